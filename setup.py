@@ -1,0 +1,32 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+
+setup(
+    name="lorakit",
+    version="0.1.0",
+    description="Fine-tune transformer models with LoRA or in full, in plain PyTorch, and measure what it costs.",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["lorakit", "lorakit.*"]),
+    install_requires=[
+        "torch>=2.11",
+        "transformers>=5.17",
+        "datasets>=3.0",
+        "seqeval>=1.2.2",
+        "nvidia-ml-py>=12",  # provides the module pynvml; the package named pynvml is its deprecated shell
+        "psutil>=5.9",
+        "safetensors>=0.5",
+        "tqdm>=4.66",
+        "matplotlib>=3.8",
+    ],
+    extras_require={"dev": ["pytest>=8", "hypothesis>=6.100", "peft>=0.21", "ruff>=0.6"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
