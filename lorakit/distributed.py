@@ -1,0 +1,61 @@
+"""Rank, world size and sums over ranks, from torchrun's environment; one process alone is the plain case of size 1."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+
+def rank() -> int:
+    """This process's number, 0 when alone."""
+    return dist.get_rank() if _active() else 0
+
+
+def world_size() -> int:
+    """How many processes train together, 1 when alone."""
+    return dist.get_world_size() if _active() else 1
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes files and speaks to the user."""
+    return rank() == 0
+
+
+def device() -> torch.device:
+    """The GPU with this process's local rank, or the CPU where there is none."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
+
+
+def all_sum(values: torch.Tensor) -> torch.Tensor:
+    """Sum a tensor over all ranks, in place."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join the group that torchrun describes (nccl on GPUs, gloo on CPUs) and leave it at the end.
+
+    Does nothing when the process is alone or already in a group.
+    """
+    if _active() or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    here = device()
+    if here.type == "cuda":
+        torch.cuda.set_device(here)
+    dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
+    try:
+        yield
+        dist.barrier()  # no rank closes its connections while another still talks
+    finally:
+        dist.destroy_process_group()
+
+
+def _active() -> bool:
+    return dist.is_available() and dist.is_initialized()
