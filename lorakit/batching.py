@@ -62,9 +62,9 @@ class Step:
 class Layout:
     """How a model wants its batches.
 
-    `first_position` is the position of a sentence's first token: RoBERTa's family counts from padding_idx + 1 = 2, others
-    from 0. `additive_mask` is the dtype in which eager attention *adds* its mask (a bool there would be added as 0 and 1);
-    None for sdpa, which takes bools. Without `packing` each window has a row of its own.
+    `first_position` is the position of a sentence's first token: RoBERTa's family counts from padding_idx + 1 = 2,
+    others from 0. `additive_mask` is the dtype in which eager attention *adds* its mask (a bool there would be added as
+    0 and 1); None for sdpa, which takes bools. Without `packing` each window has a row of its own.
     """
 
     first_position: int
@@ -201,8 +201,8 @@ def epoch_steps(
     accumulate: int,
     seed: int,
     epoch: int,
-    rank: int,
-    world_size: int,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[Step]:
     """One rank's share of every optimiser step of an epoch; all ranks together see every window exactly once."""
     order, size = epoch_order(len(encoded), seed, epoch), batch_size * accumulate * world_size

@@ -57,8 +57,9 @@ def check_tokenizer(tokenizer: Any) -> None:
     running = tokenizer("x gene", add_special_tokens=False)["input_ids"]
     if split["input_ids"] != running[-len(split["input_ids"]) :]:
         raise ValueError(
-            f"{type(tokenizer).__name__} reads the words ['x', 'gene'] as {tokenizer.convert_ids_to_tokens(split['input_ids'])}"
-            f" but the text 'x gene' as {tokenizer.convert_ids_to_tokens(running)};"
+            f"{type(tokenizer).__name__} reads the words ['x', 'gene'] as"
+            f" {tokenizer.convert_ids_to_tokens(split['input_ids'])} but the text 'x gene' as"
+            f" {tokenizer.convert_ids_to_tokens(running)};"
             " load it with AutoTokenizer.from_pretrained(..., add_prefix_space=True)"
         )
 
@@ -125,7 +126,7 @@ def split_by_sentence(per_word: Sequence[Any], encoded: Encoded) -> list[list[An
 
 
 def _subwords(tokenizer: Any, words: Iterable[str]) -> dict[str, list[int]]:
-    """The subword ids of every distinct word: pre-split words do not see their neighbours, so each is looked up once."""
+    """The subword ids of every distinct word; pre-split words do not see their neighbours, so one look-up serves all."""
     distinct = list(dict.fromkeys(words))
     if not distinct:
         return {}

@@ -27,9 +27,9 @@ class EntityScores:
 class Scores:
     """What a tagger does on one split.
 
-    `precision`, `recall`, `f1` and `by_type` are entity-level in seqeval's default mode, micro-averaged; `strict` is the
-    same in strict IOB2; `accuracy` is the share of words with the right tag; `loss` is the mean cross-entropy a word
-    (None where only tags were compared).
+    `precision`, `recall`, `f1` and `by_type` are entity-level in seqeval's default mode, micro-averaged; `strict` is
+    the same in strict IOB2; `accuracy` is the share of words with the right tag; `loss` is the mean cross-entropy a
+    word (None where only tags were compared).
     """
 
     loss: float | None

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from lorakit import distributed
-from lorakit.batching import Batch, Layout, epoch_steps, layout_for, sorted_batches, steps_per_epoch
+from lorakit.batching import Batch, Layout, epoch_steps, first_position, layout_for, sorted_batches, steps_per_epoch
 from lorakit.encoding import IGNORE, Encoded, check_tokenizer, encode, split_by_sentence
 from lorakit.metrics import Scores, score
 from lorakit.ner import NerData, Sentence
@@ -121,8 +121,8 @@ def train(
 ) -> TrainResult:
     """Train a token classifier on `data.train`, keep the epoch that is best on `data.validation`, score that one.
 
-    The model is changed in place: it moves to the process's device and ends with the best epoch's weights. Under torchrun
-    every process calls this with the same arguments.
+    The model is changed in place: it moves to the process's device and ends with the best epoch's weights. Under
+    torchrun every process calls this with the same arguments.
 
     Args:
         observe: called at every log step; what it returns (say {"power_w": 61.0}) joins the log line and the bar.
@@ -393,8 +393,6 @@ def _window(model: nn.Module, tokenizer: Tokenizer) -> int:
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is None or positions <= 0:
         return min(tokenizer.model_max_length, 512)
-    from lorakit.batching import first_position
-
     return min(tokenizer.model_max_length, positions - first_position(model))
 
 
