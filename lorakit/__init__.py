@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lorakit.energy import EnergyMeter
-    from lorakit.lora import LoRALinear, apply_lora, count_parameters
+    from lorakit.lora import (
+        LoRALinear,
+        apply_lora,
+        count_parameters,
+        disable_lora,
+        merge_lora,
+        remove_lora,
+        unmerge_lora,
+    )
     from lorakit.ner import read_ner
     from lorakit.training import TrainConfig, evaluate, predict, train
 
@@ -21,10 +29,14 @@ __all__ = [
     "TrainConfig",
     "apply_lora",
     "count_parameters",
+    "disable_lora",
     "evaluate",
+    "merge_lora",
     "predict",
     "read_ner",
+    "remove_lora",
     "train",
+    "unmerge_lora",
 ]
 
 _OWNER = {
@@ -33,10 +45,14 @@ _OWNER = {
     "TrainConfig": "training",
     "apply_lora": "lora",
     "count_parameters": "lora",
+    "disable_lora": "lora",
     "evaluate": "training",
+    "merge_lora": "lora",
     "predict": "training",
     "read_ner": "ner",
+    "remove_lora": "lora",
     "train": "training",
+    "unmerge_lora": "lora",
 }
 
 
