@@ -276,6 +276,7 @@ def test_a_bad_label_json_is_named(tmp_path: Path, text: str, message: str) -> N
     [
         "IL-2\tB-DNA\ngene\tI-DNA\n\nis\tO\n",
         "IL-2 B-DNA\ngene  I-DNA\n\nis O\n",  # spaces
+        "IL-2\tB-DNA \ngene\t I-DNA\n\nis\tO\n",  # tabs, and spaces around the tag
         "IL-2\tB-DNA\r\ngene\tI-DNA\r\n\r\nis\tO\r\n",
         "\ufeffIL-2\tB-DNA\ngene\tI-DNA\n\nis\tO",  # a byte-order mark, no last newline
         "\n\nIL-2 NN B-DNA\ngene NN I-DNA \n \t\n\n\nis VB O\n\n\n",  # three columns, more blank lines
@@ -345,14 +346,22 @@ def test_bioes_and_bilou_are_converted(tmp_path: Path, tags: str, scheme: str | 
     assert data.notes[1:] == ("read as bioes: 2 tags converted to iob2",)
 
 
-def test_label_json_of_another_scheme_is_renumbered_with_a_note(tmp_path: Path) -> None:
-    labels = {"O": 0, "S-protein": 1, "B-protein": 2, "E-protein": 3, "S-DNA": 4}
+@pytest.mark.parametrize("also", ["S-DNA", "I-protein"])  # I-protein: all iob2 tags used have an id, yet it is bioes
+def test_label_json_of_another_scheme_is_renumbered_with_a_note(tmp_path: Path, also: str) -> None:
+    labels = {"O": 0, "S-protein": 1, "B-protein": 2, "E-protein": 3, also: 4}
     rows = [{"tokens": ["a", "b", "c"], "tags": [2, 3, 1]}]
     data = read_ner(write_folder(tmp_path, labels, train=rows, valid=rows, test=rows))
-    assert data.labels == ("O", "B-DNA", "I-DNA", "B-protein", "I-protein")
+    others = ("B-DNA", "I-DNA") if also == "S-DNA" else ()
+    assert data.labels == ("O", *others, "B-protein", "I-protein")
     assert data.train[0].tags == ("B-protein", "I-protein", "B-protein")
     assert data.notes[0] == "read as bioes: 6 tags converted to iob2"
     assert data.notes[1] == "label.json's ids do not fit iob2 and were renumbered"
+
+
+def test_label_json_of_iob1_that_lacks_a_label_is_renumbered(tmp_path: Path) -> None:
+    rows = [{"tokens": ["a"], "tags": [0]}]
+    data = read_ner(write_folder(tmp_path, {"I-DNA": 0, "O": 1}, train=rows, valid=rows, test=rows))
+    assert (data.labels, data.train[0].tags) == (("O", "B-DNA", "I-DNA"), ("B-DNA",))
 
 
 def test_label_json_of_bioes_means_bioes_even_where_no_tag_shows_it(tmp_path: Path) -> None:
@@ -384,7 +393,7 @@ def test_a_named_scheme_repairs_and_counts(tmp_path: Path, scheme: str, broken: 
 
 
 def test_a_named_scheme_without_the_letter_is_refused_with_the_place(tmp_path: Path) -> None:
-    path = write_conll(tmp_path / "corpus.tsv", "a\tO\n\nb\tS-DNA\n")
+    path = write_conll(tmp_path / "corpus.tsv", "a\tO\n\nb\tS-DNA\nc\tO\n")
     with pytest.raises(ValueError, match="corpus.tsv:3: tag 'S-DNA' does not exist in scheme 'iob2'; read with"):
         read_ner(path, scheme="iob2")
 
