@@ -1,0 +1,108 @@
+"""Which GPUs a process can use, by CUDA's own rules, as UUIDs.
+
+NVML lists all GPUs of the machine by PCI bus; CUDA shows those that CUDA_VISIBLE_DEVICES names, in an order of its own.
+The rules (CUDA programming guide, "CUDA environment variables"; the same as `torch.cuda._parse_visible_devices`): a
+comma-separated list of ordinals, or of UUIDs (`GPU-…`, which may be cut short, or `MIG-…`); the first invalid entry
+ends the list; an entry given twice empties it; set but empty shows nothing.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+NUMBER = re.compile(r"\s*([+-]?\d+)")
+
+
+@dataclass(frozen=True)
+class Visible:
+    """The resolved list.
+
+    Attributes:
+        uuids: GPUs to count, each once. `notes` tell what a reader of the numbers must know.
+        problem: set if the GPUs cannot be told; `uuids` is then empty.
+    """
+
+    uuids: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+def visible_gpus(
+    environ: Mapping[str, str],
+    gpus: Sequence[tuple[str, str]],
+    mig_parents: Mapping[str, str] | None = None,
+    cuda_uuids: Sequence[str] | None = None,
+) -> Visible:
+    """Resolve CUDA_VISIBLE_DEVICES.
+
+    Args:
+        environ: the environment; CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER are read.
+        gpus: (UUID, model name) of every GPU of the machine in NVML's order, which is that of PCI bus ids.
+        mig_parents: UUID of a MIG instance -> UUID of its GPU.
+        cuda_uuids: what CUDA itself reports as its devices, if it runs already; it settles every doubt.
+
+    Returns:
+        The GPUs that the process can use.
+    """
+    if cuda_uuids is not None:
+        known = [uuid for uuid, _ in gpus]
+        return Visible(tuple(dict.fromkeys(uuid for uuid in cuda_uuids if uuid in known)))
+    value = environ.get("CUDA_VISIBLE_DEVICES")
+    if value is None:
+        return Visible(tuple(uuid for uuid, _ in gpus))
+    first = value.strip()
+    if first.startswith("MIG-"):
+        return _by_mig(value, gpus, mig_parents or {})
+    if first.startswith("GPU-"):
+        uuids, note = _by_prefix(value, [uuid for uuid, _ in gpus])
+        return Visible(tuple(uuids), (note,) if note else ())
+    ordinals, note = _ordinals(value, len(gpus))
+    chosen = tuple(gpus[ordinal][0] for ordinal in ordinals)
+    notes = (note,) if note else ()
+    mixed = len({name for _, name in gpus}) > 1
+    if mixed and 0 < len(chosen) < len(gpus) and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        problem = (
+            f"CUDA_VISIBLE_DEVICES={value} counts GPUs of several models from the fastest, which NVML does not rank: "
+            "set CUDA_DEVICE_ORDER=PCI_BUS_ID or name the GPUs by UUID (nvidia-smi -L)"
+        )
+        return Visible((), notes, problem)
+    return Visible(chosen, notes)
+
+
+def _ordinals(value: str, count: int) -> tuple[list[int], str]:
+    """Ordinals up to the first invalid one, and a note if the list was cut."""
+    chosen: list[int] = []
+    for entry in value.split(","):
+        match = NUMBER.match(entry)  # as C's strtol: digits, then anything
+        ordinal = int(match.group(1)) if match else -1
+        if ordinal in chosen:
+            return [], f"CUDA_VISIBLE_DEVICES={value} names {ordinal} twice: CUDA shows no GPU"
+        if not 0 <= ordinal < count:
+            if value.strip() in ("", "-1"):
+                return [], f"CUDA_VISIBLE_DEVICES={value!r} hides every GPU"
+            return chosen, f"CUDA_VISIBLE_DEVICES={value} ends at {entry.strip()!r}: the GPUs are 0 to {count - 1}"
+        chosen.append(ordinal)
+    return chosen, ""
+
+
+def _by_prefix(value: str, known: Sequence[str]) -> tuple[list[str], str]:
+    chosen: list[str] = []
+    for entry in (part.strip() for part in value.split(",")):
+        matches = [uuid for uuid in known if uuid.startswith(entry)] if entry.startswith("GPU-") else []
+        if len(matches) != 1:
+            why = "fits several GPUs" if matches else "is no GPU here"
+            return chosen, f"CUDA_VISIBLE_DEVICES={value} ends at {entry!r}, which {why}"
+        if matches[0] in chosen:
+            return [], f"CUDA_VISIBLE_DEVICES={value} names {matches[0]} twice: CUDA shows no GPU"
+        chosen.append(matches[0])
+    return chosen, ""
+
+
+def _by_mig(value: str, gpus: Sequence[tuple[str, str]], parents: Mapping[str, str]) -> Visible:
+    entry = value.split(",")[0].strip()  # CUDA uses one MIG instance, the first
+    old_form = entry.removeprefix("MIG-").split("/")[0]  # MIG-GPU-<uuid>/<instance>/<instance>
+    parent = parents.get(entry) or (old_form if old_form in {uuid for uuid, _ in gpus} else None)
+    if parent is None:
+        return Visible((), problem=f"CUDA_VISIBLE_DEVICES={value}: NVML knows no MIG instance {entry}")
+    note = f"{entry} is a part of {parent}: NVML has no power of a MIG instance, so the whole GPU is counted"
+    return Visible((parent,), (note,))

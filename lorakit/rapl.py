@@ -1,0 +1,215 @@
+"""RAPL through powercap: which zone holds what, and a counter for those that are counted.
+
+The sysfs tree is not the energy tree. `dram` is a child of its package but not part of its energy; `psys` stands beside
+the packages and contains them; `intel-rapl-mmio` repeats a package; die zones may repeat each other; ids are
+hexadecimal. So a zone's role comes from its `name` and its control type, never from its path.
+Sources: Documentation/power/powercap, drivers/powercap/intel_rapl_common.c.
+"""
+
+import errno
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ZONE = re.compile(r"^(?P<control>[a-z][a-z0-9_-]*?)(?P<ids>(:[0-9a-f]+)+)$")
+CONTROL = re.compile(r"^[a-z]+[_-]rapl[a-z0-9_-]*$")
+PACKAGE = re.compile(r"^package-(?P<package>[0-9a-f]+)(-die-(?P<die>[0-9a-f]+))?$")
+MAX_SOCKET_W = 1000.0  # with no better knowledge; 65 kJ counters then need a reading a minute
+LAG_S = 0.002  # the register is renewed about every millisecond
+
+
+@dataclass(frozen=True)
+class Zone:
+    """One powercap zone.
+
+    `role` is package, core, uncore, dram, psys or unknown; `counted` says whether its energy enters a quantity and
+    `why` gives the reason.
+    """
+
+    key: str  # "intel-rapl:0:1"
+    path: Path
+    name: str  # "dram"
+    role: str
+    socket: str  # "package-0"
+    counted: bool
+    why: str
+
+    @property
+    def kind(self) -> str | None:
+        """The quantity the zone belongs to."""
+        return {"package": "cpu", "dram": "ram", "psys": "platform"}.get(self.role)
+
+
+@dataclass(frozen=True)
+class Access:
+    """Whether CPU energy can be read here: measured, denied, masked, absent or vm; why, and the command that helps."""
+
+    state: str
+    reason: str
+    fix: str
+
+
+def find_zones(root: Path) -> list[Zone]:
+    """All RAPL zones under a powercap folder, each with its role, sorted by key; empty if there are none."""
+    folders: dict[str, Path] = {}
+    _collect(Path(root), folders, depth=4)
+    named: list[tuple[str, Path, str, str, str]] = []
+    names = {key: _text(path / "name") or "" for key, path in folders.items()}
+    for key in sorted(folders, key=_zone_order):
+        control, parent = key.split(":")[0], key.rsplit(":", 1)[0]
+        package = PACKAGE.match(names[key])
+        role = "package" if package else names[key] if names[key] in ("core", "uncore", "dram", "psys") else "unknown"
+        socket = names[key] if package else names.get(parent, "") or key
+        named.append((key, folders[key], role, socket, control))
+    return [_judge(entry, names[entry[0]], named) for entry in named]
+
+
+def _judge(entry: tuple[str, Path, str, str, str], name: str, all_zones: list[tuple[str, Path, str, str, str]]) -> Zone:
+    key, path, role, socket, control = entry
+
+    def zone(counted: bool, why: str) -> Zone:
+        return Zone(key, path, name, role, socket, counted, why)
+
+    if role in ("core", "uncore"):
+        return zone(False, f"part of {socket}")
+    if role == "unknown":
+        return zone(False, f"no known RAPL domain is named {name!r}")
+    for other_key, _, other_role, other_socket, other_control in all_zones:
+        same = (other_role, other_socket) == (role, socket) and other_key != key
+        if same and control == "intel-rapl-mmio" and other_control != control:
+            return zone(False, f"repeats {other_key}")
+        if same and other_control == control and _zone_order(other_key) < _zone_order(key):
+            return zone(False, f"has the name of {other_key}")
+        if role == "package" and "-die-" in name and other_role == role and other_socket == name.split("-die-")[0]:
+            return zone(False, f"part of {other_key}")
+    if role == "psys":
+        return zone(False, "contains the packages; shown beside them")
+    return zone(True, "beside its package, not part of it" if role == "dram" else "one package or die")
+
+
+def _collect(folder: Path, found: dict[str, Path], depth: int) -> None:
+    try:
+        entries = sorted(os.listdir(folder))
+    except OSError:
+        return
+    for entry in entries:
+        is_zone = ZONE.match(entry) and "rapl" in entry
+        if not is_zone and not CONTROL.match(entry):
+            continue
+        path = folder / entry
+        if not path.is_dir():
+            continue  # a dangling link of a masked container
+        if is_zone:
+            found.setdefault(entry, path)
+        if depth > 1:
+            _collect(path, found, depth - 1)
+
+
+def _zone_order(key: str) -> tuple:
+    control, *ids = key.split(":")
+    return control, *(int(part, 16) for part in ids)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return None
+
+
+class RaplCounter:
+    """A zone's running energy.
+
+    The file is opened once and its descriptor kept: reading it again costs microseconds and goes on working when the
+    permission is taken away.
+
+    Raises:
+        OSError: the counter cannot be opened or read (EACCES: denied).
+        ValueError: the zone has no usable `max_energy_range_uj`.
+    """
+
+    method = "counter"
+    unit_j = 1e-6
+    lag_s = LAG_S
+
+    def __init__(self, zone: Zone) -> None:
+        self.zone = zone
+        self.kind = zone.kind or "other"
+        self.id = zone.key
+        self.name = zone.name if zone.role != "dram" else f"dram of {zone.socket}"
+        self.scope = "node" if zone.role == "psys" else "socket"
+        self.source = f"RAPL {zone.key} ({self.name})"
+        limit_uw = tdp_uw(zone)
+        self.max_w = MAX_SOCKET_W if limit_uw is None or zone.role != "package" else max(MAX_SOCKET_W, limit_uw * 2e-6)
+        if zone.role == "psys":
+            self.max_w = 4 * MAX_SOCKET_W
+        text = _text(zone.path / "max_energy_range_uj") or ""
+        if not text.isdigit() or int(text) == 0:
+            raise ValueError(f"{zone.path}/max_energy_range_uj holds {text!r}, not a count of microjoules")
+        self.modulus = int(text) + 1
+        self._file: int | None = None
+        self._pid = os.getpid()
+        self.read()
+
+    def read(self) -> int:
+        """Microjoules since some start; the modulus is `max_energy_range_uj` + 1."""
+        try:
+            if self._file is None:
+                self._file = os.open(self.zone.path / "energy_uj", os.O_RDONLY | os.O_CLOEXEC)
+            text = os.pread(self._file, 64, 0)
+        except OSError as error:
+            self.close()  # the zone may come back as another file
+            code = errno.EIO if error.errno == errno.ENODEV else error.errno
+            raise OSError(code, f"{self.id}: {error.strerror}") from error
+        digits = text.strip()
+        if not digits.isdigit() or not digits.isascii():
+            raise OSError(errno.EIO, f"{self.id}: energy_uj holds {text!r}, not one whole number")
+        return int(digits)
+
+    def busy(self) -> bool | None:
+        return None
+
+    def close(self) -> None:
+        """Let go of the descriptor; `read` opens it again."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def tdp_uw(zone: Zone) -> int | None:
+    """A package's long-term power limit in µW; readable by everyone where the energy is not."""
+    for name in ("constraint_0_max_power_uw", "constraint_0_power_limit_uw"):
+        text = _text(zone.path / name) or ""
+        if text.isdigit() and int(text) > 0:
+            return int(text)
+    return None
+
+
+def diagnose(root: Path, proc: Path = Path("/proc"), dockerenv: Path = Path("/.dockerenv")) -> Access:
+    """Say whether CPU energy can be read here, and if not, why and what to do."""
+    zones = [zone for zone in find_zones(root) if zone.role == "package"]
+    errors = []
+    for zone in zones:
+        try:
+            RaplCounter(zone).close()
+        except PermissionError as error:
+            errors.append(error)
+        except (OSError, ValueError) as error:
+            return Access("absent", f"the counter of {zone.name} cannot be read: {error}", "sudo dmesg | grep -i rapl")
+        else:
+            return Access("measured", f"{len(zones)} package zones", "")
+    if errors:
+        fix = f"sudo chmod a+r {root}/intel-rapl*/energy_uj"
+        return Access("denied", f"{zones[0].path}/energy_uj may be read by root only (CVE-2020-8694)", fix)
+    if _in_container(proc, dockerenv):
+        fix = f"docker run --security-opt systempaths=unconfined -v {root}:{root}:ro ..."
+        return Access("masked", f"{root} has no RAPL zone: container runtimes hide them", fix)
+    if "hypervisor" in (_text(Path(proc) / "cpuinfo") or ""):
+        return Access("vm", f"{root} has no RAPL zone: a virtual machine does not see them", "measure on the host")
+    return Access("absent", f"{root} has no RAPL zone", "sudo modprobe intel_rapl_msr")
+
+
+def _in_container(proc: Path, dockerenv: Path) -> bool:
+    groups = _text(Path(proc) / "1" / "cgroup") or ""
+    return Path(dockerenv).exists() or any(word in groups for word in ("docker", "kubepods", "containerd", "lxc"))

@@ -1,0 +1,305 @@
+"""GPU sensors through NVML, and estimates where there is no sensor: each says what it is.
+
+NVML is imported when it is first needed. Its facts, from NVIDIA's reference: the energy counter (Volta and later)
+counts millijoules since the driver was loaded and is renewed every 20 to 100 ms; power is instantaneous up to GA100 and a
+one-second average on later chips; a MIG instance has no power of its own; a GH200's counter holds its CPU as well.
+"""
+
+import errno
+import os
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+NOT_SUPPORTED, NO_PERMISSION, GPU_IS_LOST, UNINITIALIZED = 3, 4, 15, 1
+FIELD_POWER_AVERAGE = 185
+COUNTER_LAG_S = 0.1
+UNKNOWN_GPU_W = 3000.0  # no board draws more; used where the limit cannot be read
+PEAK = 1.25  # a board may pass its limit by this for a tenth of a second
+
+
+class SensorUnavailable(Exception):
+    """There is no such sensor here; the text says why and what would help."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as NVML lists it."""
+
+    index: int
+    uuid: str
+    name: str
+    handle: Any
+
+
+def open_nvml(nvml: Any = None) -> Any:
+    """Start NVML and return it (pynvml's functions); `close_nvml` ends it.
+
+    Raises:
+        SensorUnavailable: no pynvml, no driver, or another version of it.
+    """
+    if nvml is None:
+        try:
+            nvml = import_module("pynvml")
+        except ImportError as error:
+            raise SensorUnavailable(f"pynvml cannot be imported ({error}): pip install nvidia-ml-py") from error
+    missing = [name for name in ("nvmlInit", "NVMLError", "nvmlDeviceGetCount") if not hasattr(nvml, name)]
+    if missing:
+        raise SensorUnavailable(f"the module pynvml has no {missing[0]}: pip install nvidia-ml-py")
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        raise SensorUnavailable(f"NVML: {error}") from error
+    return nvml
+
+
+def close_nvml(nvml: Any) -> None:
+    """Give the session back; errors at this point harm nobody."""
+    try:
+        nvml.nvmlShutdown()
+    except nvml.NVMLError:
+        pass
+
+
+def list_gpus(nvml: Any) -> tuple[list[Gpu], list[str]]:
+    """All GPUs of the machine in NVML's order, and a note for each that cannot be opened."""
+    gpus, notes = [], []
+    try:
+        count = nvml.nvmlDeviceGetCount()
+    except nvml.NVMLError as error:
+        raise SensorUnavailable(f"NVML: {error}") from error
+    for index in range(count):
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            uuid, name = nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle)
+        except nvml.NVMLError as error:
+            notes.append(f"GPU {index} cannot be opened: {error}")
+            continue
+        gpus.append(Gpu(index, _text(uuid), _text(name), handle))
+    return gpus, notes
+
+
+def open_gpu(nvml: Any, gpu: Gpu) -> "GpuEnergy | GpuPower":
+    """The best sensor of this GPU: its energy counter, else its power.
+
+    Raises:
+        SensorUnavailable: it has neither.
+    """
+    reasons = []
+    for sensor in (GpuEnergy, GpuPower):
+        try:
+            return sensor(nvml, gpu)
+        except OSError as error:
+            reasons.append(str(error))
+    raise SensorUnavailable(f"GPU {gpu.index} ({gpu.name}): {'; '.join(reasons)}")
+
+
+class _NvmlSensor:
+    """What both GPU sensors share: identity, power bound, and NVML's errors as OSError."""
+
+    kind = "gpu"
+    modulus: int | None = None
+
+    def __init__(self, nvml: Any, gpu: Gpu) -> None:
+        self.nvml, self.gpu = nvml, gpu
+        self.id, self.name = gpu.uuid, gpu.name
+        self.scope = "module" if "GH200" in gpu.name or "GB200" in gpu.name else "device"
+        try:
+            limits_mw = self._call("nvmlDeviceGetPowerManagementLimitConstraints")
+            self.max_w = max(limits_mw) / 1e3 * PEAK
+        except OSError:
+            self.max_w = UNKNOWN_GPU_W
+        if self.scope == "module" or self.max_w <= 0:
+            self.max_w = UNKNOWN_GPU_W
+        self.read()
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self.nvml, function)(self.gpu.handle, *arguments)
+        except AttributeError as error:
+            raise OSError(errno.ENOTSUP, f"this pynvml has no {function}") from error
+        except self.nvml.NVMLError as error:
+            code = getattr(error, "value", None)
+            if code == UNINITIALIZED:  # someone else in this process shut NVML down once too often
+                try:
+                    self.nvml.nvmlInit()
+                except self.nvml.NVMLError:
+                    pass
+            known = {NOT_SUPPORTED: errno.ENOTSUP, NO_PERMISSION: errno.EACCES, GPU_IS_LOST: errno.ENODEV}
+            raise OSError(known.get(code, errno.EIO), f"{function}: {error}") from error
+
+    def busy(self) -> bool | None:
+        try:
+            return self._call("nvmlDeviceGetUtilizationRates").gpu > 0
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        """Nothing is held; NVML's session is closed by the meter."""
+
+
+class GpuEnergy(_NvmlSensor):
+    """NVML's total energy counter, mJ."""
+
+    method = "counter"
+    source = "NVML total energy"
+    unit_j = 1e-3
+    lag_s = COUNTER_LAG_S
+
+    def read(self) -> int:
+        return int(self._call("nvmlDeviceGetTotalEnergyConsumption"))
+
+
+class GpuPower(_NvmlSensor):
+    """NVML's power, W: the one-second average where the chip has one, else what `nvmlDeviceGetPowerUsage` gives."""
+
+    method = "sampled"
+    unit_j = 1.0
+    lag_s = 1.0
+
+    def __init__(self, nvml: Any, gpu: Gpu) -> None:
+        self._averages = True
+        super().__init__(nvml, gpu)
+        self.source = "NVML power, 1 s average" if self._averages else "NVML power"
+
+    def read(self) -> float:
+        if self._averages:
+            try:
+                field = self._call("nvmlDeviceGetFieldValues", [FIELD_POWER_AVERAGE])[0]
+                if field.nvmlReturn == 0:  # the call succeeds even where this one field does not
+                    return field.value.uiVal / 1e3
+                self._averages = False
+            except OSError as error:
+                if error.errno != errno.ENOTSUP:
+                    raise
+                self._averages = False
+        return self._call("nvmlDeviceGetPowerUsage") / 1e3
+
+
+def gpu_conditions(nvml: Any, gpu: Gpu) -> dict[str, Any]:
+    """What makes two runs comparable; what NVML does not tell is None."""
+
+    def ask(function: str, *arguments: Any) -> Any:
+        try:
+            return getattr(nvml, function)(gpu.handle, *arguments)
+        except (nvml.NVMLError, AttributeError):
+            return None
+
+    limit_mw = ask("nvmlDeviceGetPowerManagementLimit")
+    persistence = ask("nvmlDeviceGetPersistenceMode")
+    return {
+        "name": gpu.name,
+        "temperature_c": ask("nvmlDeviceGetTemperature", 0),
+        "power_limit_w": None if limit_mw is None else limit_mw / 1e3,
+        "sm_clock_mhz": ask("nvmlDeviceGetClockInfo", 1),
+        "memory_clock_mhz": ask("nvmlDeviceGetClockInfo", 2),
+        "persistence": None if persistence is None else bool(persistence),
+    }
+
+
+@dataclass(frozen=True)
+class PowerRange:
+    """An estimate: between `low_w` and `high_w`; `source` says from what."""
+
+    low_w: float
+    high_w: float
+    source: str
+
+
+def estimate_cpu(tdp_w: float | None, threads: int) -> PowerRange:
+    """CPU power between idle and full load, W.
+
+    With the packages' TDP: a tenth of it to all of it. Without: 0.5 to 8 W per logical CPU, which spans laptops (28 W
+    for 8) to servers (280 W for 128) and desktops (125 W for 16).
+
+    Args:
+        tdp_w: long-term limit of all packages, W, None if unknown.
+        threads: logical CPUs that the kernel shows.
+    """
+    if tdp_w is not None:
+        return PowerRange(0.1 * tdp_w, tdp_w, f"10 to 100 % of {tdp_w:g} W (constraint_0_max_power_uw), by load")
+    return PowerRange(0.5 * threads, 8.0 * threads, f"0.5 to 8 W for each of {threads} logical CPUs, by load")
+
+
+def estimate_ram(total_bytes: int, dimms: int | None) -> PowerRange:
+    """RAM power, W: 2 to 6 W per DIMM where their number is known, else 0.1 to 0.4 W per GiB."""
+    if dimms:
+        return PowerRange(2.0 * dimms, 6.0 * dimms, f"2 to 6 W for each of {dimms} DIMMs")
+    gib = total_bytes / 2**30
+    return PowerRange(0.1 * gib, 0.4 * gib, f"0.1 to 0.4 W for each of {gib:.1f} GiB")
+
+
+def count_dimms(edac: Path) -> int | None:
+    """DIMMs that the memory controllers list (ECC servers only), None if there is no such list."""
+    sizes = [_read(path) for path in Path(edac).glob("mc*/dimm*/size")]
+    filled = sum(1 for size in sizes if size and size.strip() not in ("", "0"))
+    return filled or None
+
+
+def memory_bytes(proc: Path) -> int | None:
+    """Installed memory less the kernel's reservation (MemTotal)."""
+    for line in (_read(Path(proc) / "meminfo") or "").splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+class CpuLoad:
+    """Busy CPU-seconds of the machine, a count that an estimate turns into energy.
+
+    Its joules are the part above idle: (high − low)/CPUs for each busy CPU-second. The constant low part is added for
+    the time that the window lasted.
+
+    Raises:
+        OSError: there is no /proc/stat.
+    """
+
+    kind = "cpu"
+    id = "cpu-load"
+    name = "CPU load"
+    method = "estimated"
+    scope = "node"
+    modulus: int | None = None
+    lag_s = 0.05
+
+    def __init__(self, power: PowerRange, threads: int, proc: Path) -> None:
+        self.power, self.source = power, power.source
+        self._path = Path(proc) / "stat"
+        self._ticks = os.sysconf("SC_CLK_TCK")
+        self.unit_j = (power.high_w - power.low_w) / threads
+        self.max_w = (power.high_w - power.low_w) * 4  # the ticks of the kernel are not exact
+        self.read()
+
+    def read(self) -> float:
+        return busy_cpu_s(self._path, self._ticks)
+
+    def busy(self) -> bool | None:
+        return False  # a machine that does nothing is no fault
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def busy_cpu_s(stat: Path, ticks: int) -> float:
+    """CPU-seconds that the machine spent working since boot: all but idle and waiting for disks.
+
+    Raises:
+        OSError: the file is missing or not in the kernel's format.
+    """
+    line = stat.read_text(encoding="ascii").split("\n", 1)[0].split()
+    if len(line) < 8 or line[0] != "cpu":
+        raise OSError(errno.EIO, f"{stat} does not start with the sum over CPUs")
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, line[1:8])
+    return (user + nice + system + irq + softirq) / ticks
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None

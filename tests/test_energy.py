@@ -1,0 +1,171 @@
+"""The meter: windows, totals and what it says about them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from energy_world import FakeGpu, Profile, World
+
+import lorakit
+from lorakit.readings import Quantity, Reading
+
+GPU = Profile((0, 100.0), (7, 300.0), (20, 50.0))
+CPU = Profile((0, 60.0), (11, 90.0))
+DRAM = Profile((0, 12.0))
+ZONES = [
+    ("intel-rapl:0", "package-0", CPU),
+    ("intel-rapl:0:0", "dram", DRAM),
+]
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path, [FakeGpu("GPU-a", GPU)], ZONES)
+
+
+def test_counters_give_the_true_energy_within_the_stated_error(world):
+    world.advance(1)
+    with world.meter() as meter:
+        world.run(meter, 30)
+    for quantity, profile in [(meter.reading.gpu, GPU), (meter.reading.cpu, CPU), (meter.reading.ram, DRAM)]:
+        truth_wh = profile.between(1, 31) / 3600
+        assert quantity.method == "counter"
+        assert quantity.coverage == 1.0
+        assert abs(quantity.wh - truth_wh) <= quantity.uncertainty_wh
+    assert meter.reading.ram.wh * 3600 == pytest.approx(12 * 30, abs=1e-3)
+
+
+def test_window_gets_its_own_part(world):
+    with world.meter() as meter:
+        world.run(meter, 3)
+        with meter.window("epoch 1"):
+            world.run(meter, 10)
+        world.run(meter, 4)
+    window = meter.windows["epoch 1"]
+    assert isinstance(window, Reading)
+    assert window.duration_s == 10
+    assert window.cpu.wh * 3600 == pytest.approx(CPU.between(3, 13), abs=1e-3)
+
+
+def test_windows_nest_by_path_and_repeated_ones_add_up(world):
+    with world.meter() as meter, meter.window("train"):
+        for _ in range(3):
+            with meter.window("step"):
+                world.run(meter, 2)
+            world.run(meter, 1)
+    assert list(meter.windows) == ["train", "train/step"]
+    step = meter.windows["train/step"]
+    assert (step.count, step.duration_s) == (3, 6)
+    truth = CPU.between(0, 2) + CPU.between(3, 5) + CPU.between(6, 8)
+    assert step.cpu.wh * 3600 == pytest.approx(truth, abs=1e-3)
+
+
+def test_measured_total_holds_no_estimate(tmp_path):
+    world = World(tmp_path, [FakeGpu("GPU-a", GPU)])
+    with world.meter() as meter:
+        world.run(meter, 10)
+    reading = meter.reading
+    assert (reading.gpu.method, reading.cpu.method, reading.ram.method) == ("counter", "estimated", "estimated")
+    assert reading.measured_wh == reading.gpu.wh
+    assert reading.estimated_wh == pytest.approx(reading.cpu.wh + reading.ram.wh)
+    low, high = reading.estimated_range_wh
+    assert low < reading.estimated_wh < high
+
+
+def test_no_sensor_gives_null_and_labelled_ranges(tmp_path):
+    world = World(tmp_path)
+    world.nvml.init_fault = 12
+    with world.meter() as meter:
+        world.run(meter, 3600)
+    reading = meter.reading
+    assert reading.gpu.wh is None
+    assert reading.gpu.method == "unavailable"
+    assert "NVML error 12" in reading.gpu.source
+    assert reading.measured_wh is None
+    assert reading.ram.range_wh == pytest.approx((3.2, 12.8))  # 32 GiB at 0.1 to 0.4 W for an hour
+    assert reading.to_json()["gpu"]["kwh"] is None
+    assert reading.to_json()["measured_kwh"] is None
+
+
+def test_reading_is_there_while_the_block_runs(world):
+    with world.meter() as meter:
+        world.run(meter, 10)
+        assert meter.reading.cpu.wh * 3600 == pytest.approx(600, abs=1e-3)
+        assert meter.reading.duration_s == 10
+        world.run(meter, 1)
+    assert meter.reading.cpu.wh * 3600 == pytest.approx(660, abs=1e-3)
+
+
+def test_mean_power_is_energy_over_duration(world):
+    with world.meter() as meter:
+        for seconds in (0.5, 20, 1, 7.3):  # unequal intervals, a short one first
+            world.run(meter, seconds, every_s=seconds)
+    for quantity in (meter.reading.gpu, meter.reading.cpu, meter.reading.ram):
+        assert quantity.mean_w == pytest.approx(quantity.wh * 3600 / meter.reading.duration_s)
+
+
+def test_power_of_the_last_interval_needs_no_sensor_call(world):
+    with world.meter() as meter:
+        assert meter.power_w() is None
+        world.run(meter, 5)
+        calls = len(world.nvml.calls)
+        assert meter.power_w() == pytest.approx(100 + 60 + 12, rel=0.01)
+        assert len(world.nvml.calls) == calls
+
+
+def test_power_is_unknown_where_nothing_is_measured(tmp_path):
+    world = World(tmp_path)
+    with world.meter() as meter:
+        world.run(meter, 10)
+        assert meter.power_w() is None
+
+
+def test_json_has_the_keys_of_the_comparison_and_no_number_without_method(world):
+    with world.meter() as meter:
+        world.run(meter, 10)
+    data = json.loads(json.dumps(meter.reading.to_json(), allow_nan=False))
+    assert {"gpu", "cpu", "ram", "measured_kwh", "estimated_kwh", "duration_s"} <= set(data)
+    for kind in ("gpu", "cpu", "ram"):
+        assert {"kwh", "mean_w", "method", "source"} <= set(data[kind])
+        assert data[kind]["method"] == "counter"
+    assert data["measured_kwh"] == pytest.approx(sum(data[kind]["kwh"] for kind in ("gpu", "cpu", "ram")))
+    assert data["estimated_kwh"] is None
+
+
+def test_a_number_needs_a_method_and_an_unavailable_one_has_none():
+    with pytest.raises(ValueError, match="'guess' is none of counter, sampled, estimated, unavailable"):
+        Quantity("guess", wh=1.0)
+    with pytest.raises(ValueError, match="does not fit method 'unavailable'"):
+        Quantity("unavailable", wh=0.0)
+    with pytest.raises(ValueError, match="does not fit method 'counter'"):
+        Quantity("counter")
+
+
+def test_meter_works_on_this_machine_whatever_it_has():
+    with lorakit.EnergyMeter() as meter, meter.window("all"):
+        pass
+    assert {meter.reading.gpu.method, meter.reading.cpu.method} <= {"counter", "sampled", "estimated", "unavailable"}
+    json.dumps(meter.reading.to_json(), allow_nan=False)
+    assert str(meter.reading).startswith("GPU: ")
+
+
+def test_energy_is_imported_and_used_without_torch():
+    code = (
+        "import sys, lorakit.energy as e\nwith e.EnergyMeter() as m: pass\nm.reading\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_wrong_use_is_told_plainly(world):
+    meter = world.meter()
+    with pytest.raises(RuntimeError, match="has not run yet"):
+        _ = meter.reading
+    with pytest.raises(RuntimeError, match="'early' was opened outside"), meter.window("early"):
+        pass
+    with meter, pytest.raises(ValueError, match="must not be empty nor hold a '/', got 'a/b'"), meter.window("a/b"):
+        pass
+    with pytest.raises(RuntimeError, match="used already"), meter:
+        pass
+    with pytest.raises(ValueError, match="period_s=0 is not above 0"):
+        world.meter(period_s=0)
