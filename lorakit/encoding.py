@@ -126,7 +126,7 @@ def split_by_sentence(per_word: Sequence[Any], encoded: Encoded) -> list[list[An
 
 
 def _subwords(tokenizer: Any, words: Iterable[str]) -> dict[str, list[int]]:
-    """The subword ids of every distinct word; pre-split words do not see their neighbours, so one look-up serves all."""
+    """The subword ids of every distinct word; pre-split words do not see their neighbours, one look-up serves all."""
     distinct = list(dict.fromkeys(words))
     if not distinct:
         return {}

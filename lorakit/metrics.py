@@ -74,8 +74,9 @@ def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], los
 
 
 def _report(gold: list[list[str]], predicted: list[list[str]], **mode: Any) -> dict[str, EntityScores]:
-    if all(tag == "O" for tags in (*gold, *predicted) for tag in tags):
-        return {"micro avg": EntityScores(0.0, 0.0, 0.0, 0)}  # seqeval fails where no side has any entity
+    opens = ("B-",) if mode else ("B-", "I-")
+    if not any(tag.startswith(opens) for tags in (*gold, *predicted) for tag in tags):
+        return {"micro avg": EntityScores(0.0, 0.0, 0.0, 0)}  # seqeval fails where neither side has an entity
     rows = classification_report(gold, predicted, output_dict=True, zero_division=0, **mode)
     return {
         name: EntityScores(float(row["precision"]), float(row["recall"]), float(row["f1-score"]), int(row["support"]))

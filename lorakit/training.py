@@ -98,6 +98,7 @@ class TrainResult:
     computed_tokens: int  # the same with padding
     train_seconds: float  # in training steps alone
     duration_s: float  # evaluation included
+    history: tuple[Scores, ...]  # on validation, after each epoch
 
     @property
     def train_tokens_per_s(self) -> float:
@@ -174,6 +175,7 @@ class _Run:
     def run(self) -> TrainResult:
         config, began = self.config, time.perf_counter()
         best, best_weights, best_epoch, epoch = None, None, 0, 0
+        history: list[Scores] = []
         with tqdm(total=self.steps_per_epoch * config.epochs, unit="step", disable=self.log.quiet) as bar:
             for epoch in range(1, config.epochs + 1):
                 self.train_epoch(epoch, bar)
@@ -182,6 +184,7 @@ class _Run:
                     continue
                 scores = evaluate(self.model, self.tokenizer, self.data.validation, config.precision, config.packing)
                 self.log.evaluation("validation", epoch, self.step, scores)
+                history.append(scores)
                 if best is None or scores.f1 > best.f1:
                     best, best_epoch = scores, epoch
                     best_weights = [p.detach().clone() for p in self.trained] if epoch < config.epochs else None
@@ -208,6 +211,7 @@ class _Run:
             computed_tokens=tokens[1],
             train_seconds=self.train_seconds,
             duration_s=time.perf_counter() - began,
+            history=tuple(history),
         )
 
     def train_epoch(self, epoch: int, bar: tqdm) -> None:

@@ -1,0 +1,293 @@
+"""Full fine-tuning beside LoRA: one record, two tables, one picture.
+
+`comparison.json` holds the record; the tables and the picture are drawn from it alone and cannot say anything else.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lorakit.energy import Reading
+from lorakit.lora import ParameterCount
+from lorakit.training import TrainConfig, TrainResult
+
+SCHEMA = 1
+NAMES = {"full": "full", "lora": "LoRA"}
+PARTS = {"ram": ("RAM", "RAM"), "gpu": ("all GPUs", "GPU"), "cpu": ("all CPUs", "CPU")}  # in the study's order
+
+STUDY: dict[str, Any] = {
+    # roberta-base on the hub's BioNLP2004, 8 x V100, ten epochs, validation set; energy by CodeCarbon 2.x, of which the
+    # GPU row is measured and the RAM and CPU rows are constants times time
+    "full": {
+        "trainable_parameters": None,
+        "validation": {
+            "loss": 0.158031,
+            "precision": 0.791423,
+            "recall": 0.827481,
+            "f1": 0.809050,
+            "accuracy": 0.950083,
+        },
+        "energy": {
+            "ram": {"kwh": 0.597710, "mean_w": 188.9085144996643, "method": "estimated"},
+            "gpu": {"kwh": 1.585529, "mean_w": 477.46172772572896, "method": "counter"},
+            "cpu": {"kwh": 0.134576, "mean_w": 42.5, "method": "estimated"},
+            "measured_kwh": 1.585529,
+            "estimated_kwh": 0.732286,
+        },
+    },
+    "lora": {
+        "trainable_parameters": 700427,
+        "validation": {
+            "loss": 0.151547,
+            "precision": 0.784485,
+            "recall": 0.827120,
+            "f1": 0.805224,
+            "accuracy": 0.949415,
+        },
+        "energy": {
+            "ram": {"kwh": 0.687351, "mean_w": 188.9085144996643, "method": "estimated"},
+            "gpu": {"kwh": 1.874576, "mean_w": 476.03178951650114, "method": "counter"},
+            "cpu": {"kwh": 0.154766, "mean_w": 42.5, "method": "estimated"},
+            "measured_kwh": 1.874576,
+            "estimated_kwh": 0.842117,
+        },
+    },
+}
+
+
+def mode_record(
+    result: TrainResult,
+    parameters: ParameterCount,
+    reading: Reading,
+    config: TrainConfig,
+    adapter: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One mode's part of `comparison.json`.
+
+    Args:
+        reading: the energy of the training, evaluation included.
+        adapter: for LoRA its options, and `peft_total_parameters`.
+    """
+    return {
+        "trainable_parameters": parameters.trainable,
+        "total_parameters": parameters.total,
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "seed": config.seed,
+        "learning_rate": config.learning_rate,
+        "batch_size": config.batch_size,
+        "adapter": dict(adapter) if adapter else None,
+        "steps": result.steps,
+        "train_tokens": result.train_tokens,
+        "computed_tokens": result.computed_tokens,
+        "train_seconds": result.train_seconds,
+        "train_tokens_per_s": result.train_tokens_per_s,
+        "duration_s": result.duration_s,
+        "validation": result.validation.to_json() if result.validation else None,
+        "test": result.test.to_json() if result.test else None,
+        "history": [{"epoch": i, **asdict(scores)} for i, scores in enumerate(result.history, start=1)],
+        "energy": reading.to_json(),
+    }
+
+
+def comparison_record(
+    command: str,
+    environment: Mapping[str, Any],
+    model: str,
+    dataset: str,
+    modes: Mapping[str, Any],
+    study: bool = False,
+) -> dict[str, Any]:
+    """The whole of `comparison.json`; `study` puts the study's published figures beside ours."""
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "environment": dict(environment),
+        "model": model,
+        "dataset": dataset,
+        "modes": dict(modes),
+        **({"study": STUDY} if study else {}),
+    }
+
+
+def write_comparison(record: Mapping[str, Any], folder: str | os.PathLike[str]) -> None:
+    """Write comparison.json, .md and .png into a folder, each whole or not at all."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    _replace(folder / "comparison.json", lambda path: path.write_text(text, encoding="utf-8"))
+    _replace(folder / "comparison.md", lambda path: path.write_text(as_markdown(record), encoding="utf-8"))
+    _replace(folder / "comparison.png", lambda path: draw(record, path))
+
+
+def as_markdown(record: Mapping[str, Any]) -> str:
+    """The two tables of the study, the parameters, and how the figures came about."""
+    lines = [f"# {record['model']} on {record['dataset']}", ""]
+    for split in ("validation", "test"):
+        if any(mode[split] for mode in record["modes"].values()):
+            lines += [f"## Metrics, {split} set", "", metrics_table(record, split), ""]
+    lines += ["## Energy", "", energy_table(record), "", *energy_notes(record), ""]
+    lines += ["## Trainable parameters", "", *parameter_lines(record), ""]
+    environment = ", ".join(f"{name} {value}" for name, value in record["environment"].items())
+    lines += [f"Command: `{record['command']}`", "", f"Environment: {environment}", ""]
+    return "\n".join(lines)
+
+
+def metrics_table(record: Mapping[str, Any], split: str) -> str:
+    """Loss, precision, recall, F1 and accuracy of each mode, and the difference."""
+    rows: list[tuple[str, Callable[[Any], float | None]]] = [
+        (f"{split} loss", lambda s: s["loss"]),
+        ("precision", lambda s: s["precision"]),
+        ("recall", lambda s: s["recall"]),
+        ("F1", lambda s: s["f1"]),
+        ("accuracy", lambda s: s["accuracy"]),
+        ("precision, strict IOB2", lambda s: s["strict"]["precision"] if "strict" in s else None),
+        ("recall, strict IOB2", lambda s: s["strict"]["recall"] if "strict" in s else None),
+        ("F1, strict IOB2", lambda s: s["strict"]["f1"] if "strict" in s else None),
+    ]
+    return _comparison_table(
+        record, "metric", [(name, lambda mode, get=get: get(mode[split]), 6) for name, get in rows], split
+    )
+
+
+def energy_table(record: Mapping[str, Any]) -> str:
+    """kWh and mean W of RAM, GPUs and CPUs of each mode, the totals apart by how they were obtained."""
+    rows: list[tuple[str, Callable[[Any], float | None], int]] = []
+    for part, (devices, device) in PARTS.items():
+        rows.append((f"{devices} (kWh)", lambda mode, p=part: mode["energy"][p].get("kwh"), 6))
+        rows.append((f"{device} power (W)", lambda mode, p=part: mode["energy"][p].get("mean_w"), 2))
+    rows.append(("total measured (kWh)", lambda mode: mode["energy"]["measured_kwh"], 6))
+    rows.append(("total estimated (kWh)", lambda mode: mode["energy"]["estimated_kwh"], 6))
+    rows.append(("training (s)", lambda mode: mode.get("train_seconds"), 1))
+    rows.append(("training tokens/s", lambda mode: mode.get("train_tokens_per_s"), 0))
+    return _comparison_table(record, "energy", rows)
+
+
+def energy_notes(record: Mapping[str, Any]) -> list[str]:
+    """One line a component: how its figure was obtained."""
+    energy = next(iter(record["modes"].values()))["energy"]
+    return [f"- {device}: {energy[part]['method']} ({energy[part]['source']})" for part, (_, device) in PARTS.items()]
+
+
+def parameter_lines(record: Mapping[str, Any]) -> list[str]:
+    """What each mode trains, and why PEFT counts more."""
+    lines = []
+    for mode, values in record["modes"].items():
+        trained, total = values["trainable_parameters"], values["total_parameters"]
+        lines.append(
+            f"- {NAMES[mode]}: {trained:,} of {total:,} parameters are trained ({100 * trained / total:.4f} %)"
+        )
+        peft = (values["adapter"] or {}).get("peft_total_parameters")
+        if peft and peft != total:
+            lines.append(
+                f"  (PEFT would print {trained:,} of {peft:,}: it counts the untrained copy of the head that it keeps)"
+            )
+    if "study" in record:
+        lines.append("- study: 700,427 of 124,661,782 with LoRA (it prints 56.19 %; the value is 0.5619 %)")
+    return lines
+
+
+def draw(record: Mapping[str, Any], path: Path) -> None:
+    """Four panels: F1 by epoch, trained parameters, speed, energy by component (hatched: estimated)."""
+    from matplotlib.figure import Figure
+
+    modes = record["modes"]
+    names, colours = [NAMES[mode] for mode in modes], {"full": "#4c72b0", "lora": "#dd8452"}
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    figure.suptitle(f"{record['model']} on {record['dataset']}")
+    (curve, parameters), (speed, energy) = figure.subplots(2, 2)
+    for mode, values in modes.items():
+        epochs = [row["epoch"] for row in values["history"]]
+        curve.plot(epochs, [row["f1"] for row in values["history"]], "o-", color=colours[mode], label=NAMES[mode])
+        curve.xaxis.get_major_locator().set_params(integer=True)
+    curve.set(title="Validation F1 (seqeval, default mode)", xlabel="epoch")
+    if any(values["history"] for values in modes.values()):
+        curve.legend()
+    for axes, key, title in (
+        (parameters, "trainable_parameters", "Trained parameters"),
+        (speed, "train_tokens_per_s", "Training, real tokens per second"),
+    ):
+        bars = axes.bar(names, [values[key] for values in modes.values()], color=[colours[mode] for mode in modes])
+        axes.bar_label(bars, fmt="{:,.0f}")
+        axes.set_title(title)
+        axes.margins(y=0.15)
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+    bottom = [0.0] * len(modes)
+    for part, colour in (("gpu", "#55a868"), ("cpu", "#8172b3"), ("ram", "#937860")):
+        parts = [values["energy"][part] for values in modes.values()]
+        heights = [1000 * (values["kwh"] or 0.0) for values in parts]  # a part that is unknown is not drawn
+        if not any(heights):
+            continue
+        hatches = ["//" if values["method"] == "estimated" else "" for values in parts]
+        label = f"{part.upper()}, {parts[0]['method']}"
+        energy.bar(names, heights, bottom=bottom, color=colour, hatch=hatches, edgecolor="white", label=label)
+        bottom = [a + b for a, b in zip(bottom, heights, strict=True)]
+    energy.set(title="Energy of the run, evaluation included", ylabel="Wh")
+    energy.margins(y=0.25)
+    if any(bottom):
+        energy.legend(loc="upper right", ncols=3, fontsize="small")
+    else:
+        energy.text(0.5, 0.5, "nothing could be measured", ha="center", transform=energy.transAxes)
+    figure.savefig(path, dpi=110, format="png")
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table that reads well as plain text, too: first column left, the others right."""
+    cells = [list(header), *map(list, rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        return "| " + " | ".join(padded) + " |"
+
+    return "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])])
+
+
+def _comparison_table(
+    record: Mapping[str, Any],
+    corner: str,
+    rows: Sequence[tuple[str, Callable[[Any], float | None], int]],
+    split: str | None = None,
+) -> str:
+    """Rows of one number per mode, with the difference where there are both, then the study's columns."""
+    groups = [("", record["modes"])]
+    if "study" in record and split != "test":  # the study published validation figures only
+        groups.append(("study, ", {mode: STUDY[mode] for mode in record["modes"]}))
+    header, body = [corner], [[name] for name, _, _ in rows]
+    for prefix, modes in groups:
+        header += [prefix + NAMES[mode] for mode in modes]
+        both = "full" in modes and "lora" in modes
+        header += [prefix + "difference"] * both
+        for line, (_, get, digits) in zip(body, rows, strict=True):
+            values = {mode: get(fields) for mode, fields in modes.items()}
+            line += [_number(value, digits) for value in values.values()]
+            if both:
+                known = None not in values.values()
+                line.append(_number(values["lora"] - values["full"], digits, sign=True) if known else "–")
+    return markdown_table(header, body)
+
+
+def _number(value: float | None, digits: int, sign: bool = False) -> str:
+    """Fixed digits; two more where a small number would lose its figures; a dash for what is unknown."""
+    if value is None:
+        return "–"
+    if digits == 6 and 0 < abs(value) < 0.01:
+        digits = 8
+    return f"{value:{'+' if sign else ''},.{digits}f}"
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

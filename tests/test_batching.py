@@ -1,0 +1,209 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorakit.batching import (
+    MAX_PADDING,
+    balance,
+    collate,
+    epoch_order,
+    epoch_steps,
+    first_position,
+    layout_for,
+    pack,
+    sorted_batches,
+    steps_per_epoch,
+)
+from lorakit.encoding import encode
+from lorakit.ner import read_ner
+
+PACKED = [
+    ("roberta", "sdpa"),
+    ("roberta", "eager"),
+    ("bert", "sdpa"),
+    ("bert", "eager"),
+    ("electra", "sdpa"),
+    ("xlm-roberta", "sdpa"),
+    ("camembert", "eager"),
+    ("mpnet", "eager"),
+    ("distilbert", "sdpa"),
+]
+some_lengths = st.lists(st.integers(1, 340), min_size=1, max_size=48)
+
+
+@pytest.fixture(scope="module")
+def encoded(tokenizer):
+    generator = np.random.default_rng(0)
+    words = ["IL-2", "gene", "expression", "NF-kappaB", "activates", "of", "T", "cells", "."]
+    sentences = [[words[i] for i in generator.integers(0, 9, generator.integers(1, 30))] for _ in range(37)]
+    tags = [["O"] * len(sentence) for sentence in sentences]
+    return encode(tokenizer, sentences, 512, tags, ["O"])
+
+
+@given(some_lengths, st.integers(1, 12))
+@settings(deadline=None, derandomize=True)
+def test_balance_deals_every_item_once_and_evenly(lengths, bins):
+    dealt = balance(lengths, bins)
+    assert sorted(item for items in dealt for item in items) == list(range(len(lengths)))
+    loads = [sum(lengths[i] for i in items) for items in dealt]
+    assert max(loads) - min(loads) <= max(lengths)
+
+
+@given(some_lengths)
+@settings(deadline=None, derandomize=True)
+def test_packing_pads_at_most_five_percent(lengths):
+    rows = pack(lengths)
+    assert sorted(item for row in rows for item in row) == list(range(len(lengths)))
+    width = max(sum(lengths[i] for i in row) for row in rows)
+    assert len(rows) * width <= (1 + MAX_PADDING) * sum(lengths)
+
+
+def test_the_real_corpus_is_padded_by_at_most_five_percent_in_every_batch(tokenizer, bionlp2004, tiny_model):
+    sentences = [sentence.words for sentence in read_ner(bionlp2004).validation]
+    corpus = encode(tokenizer, sentences, 512)
+    steps = epoch_steps(corpus, layout_for(tiny_model()), 32, 1, seed=0, epoch=1)
+    factors = [batch.computed_tokens / batch.tokens for step in steps for batch in step.micros]
+    assert len(factors) == 61
+    assert max(factors) <= 1.05
+
+
+@pytest.mark.parametrize(("architecture", "attention"), PACKED)
+def test_packed_output_equals_each_sentence_alone(encoded, tiny_model, architecture, attention):
+    model = tiny_model(architecture, attention=attention)
+    layout = layout_for(model)
+    batch = collate(encoded, range(12), layout)
+    assert len(batch.input_ids) < 12
+    with torch.no_grad():
+        together = model(**layout.inputs(batch)).logits
+        for window in range(12):
+            ids = torch.from_numpy(encoded.ids[encoded.offsets[window] : encoded.offsets[window + 1]])
+            torch.testing.assert_close(
+                together[batch.segments == window], model(ids[None]).logits[0], rtol=0, atol=1e-5
+            )
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_changing_one_sentence_leaves_its_neighbours_in_the_row_bit_for_bit(encoded, tiny_model, attention):
+    model = tiny_model(attention=attention)
+    layout = layout_for(model)
+    batch = collate(encoded, range(12), layout)
+    ids = batch.input_ids.clone()
+    ids[batch.segments == 5] = 77
+    with torch.no_grad():
+        before, after = (model(**layout.inputs(b)).logits for b in (batch, replace(batch, input_ids=ids)))
+    assert torch.equal(before[batch.segments != 5], after[batch.segments != 5])
+    assert not torch.equal(before[batch.segments == 5], after[batch.segments == 5])
+
+
+def test_positions_start_at_two_for_roberta_and_at_zero_for_bert(encoded, tiny_model):
+    for architecture, start in (("roberta", 2), ("bert", 0)):
+        model = tiny_model(architecture)
+        assert first_position(model) == start
+        batch = collate(encoded, range(3), layout_for(model))
+        for window in range(3):
+            positions = batch.position_ids[batch.segments == window]
+            assert positions.tolist() == list(range(start, start + len(positions)))
+
+
+@pytest.mark.parametrize("architecture", ["distilbert", "roberta", "mpnet"])
+def test_without_packing_every_model_gets_plain_rows(encoded, tiny_model, architecture):
+    model = tiny_model(architecture, **({"attention": "eager"} if architecture == "mpnet" else {}))
+    layout = layout_for(model, packing=False)
+    batch = collate(encoded, range(4), layout)
+    assert len(batch.input_ids) == 4
+    with torch.no_grad():
+        together = model(**layout.inputs(batch)).logits
+        for window in range(4):
+            ids = torch.from_numpy(encoded.ids[encoded.offsets[window] : encoded.offsets[window + 1]])
+            torch.testing.assert_close(
+                together[batch.segments == window], model(ids[None]).logits[0], rtol=0, atol=1e-5
+            )
+
+
+def test_a_model_that_would_mix_packed_sentences_is_refused_with_the_way_out(tiny_model):
+    with pytest.raises(ValueError, match=r"DebertaV2.* does not take a packed batch .*TrainConfig\(packing=False\)"):
+        layout_for(tiny_model("deberta-v2", attention="eager"))
+    deaf = tiny_model()
+    deaf.roberta._create_attention_masks = lambda **_: (None, None)
+    with pytest.raises(ValueError, match=r"'sdpa' attention mixes packed sentences .*TrainConfig\(packing=False\)"):
+        layout_for(deaf)
+
+
+def test_an_attention_that_cannot_be_packed_is_refused_by_name(tiny_model):
+    model = tiny_model()
+    model.config._attn_implementation = "flex_attention"
+    with pytest.raises(ValueError, match="attention 'flex_attention' cannot be packed; it can with sdpa and eager"):
+        layout_for(model)
+
+
+def test_a_sliding_window_is_refused(tiny_model):
+    model = tiny_model()
+    model.config.sliding_window = 128
+    with pytest.raises(ValueError, match="roberta attends in a sliding window"):
+        layout_for(model)
+
+
+def test_the_proof_of_packing_leaves_modes_and_random_numbers_alone(tiny_model):
+    model = tiny_model(dropout=0.5).train()
+    model.classifier.eval()
+    modes, state = [m.training for m in model.modules()], torch.get_rng_state()
+    layout_for(model)
+    assert [m.training for m in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 9), st.integers(0, 3))
+def test_all_ranks_together_see_every_window_once_in_the_same_steps(
+    encoded, tiny_layout, world, accumulate, size, seed
+):
+    per_rank = [
+        list(epoch_steps(encoded, tiny_layout, size, accumulate, seed, 1, rank, world)) for rank in range(world)
+    ]
+    assert {len(steps) for steps in per_rank} == {steps_per_epoch(len(encoded), size, accumulate, world)}
+    order, global_size = epoch_order(len(encoded), seed, 1), size * accumulate * world
+    for number, ranks in enumerate(zip(*per_rank, strict=True)):
+        batches = [batch for step in ranks for batch in step.micros]
+        words = sorted(w for batch in batches for w in batch.words[batch.words >= 0].tolist())
+        chosen = order[number * global_size : (number + 1) * global_size]
+        wanted = [encoded.words[encoded.offsets[w] : encoded.offsets[w + 1]] for w in chosen]
+        assert words == sorted(n for window in wanted for n in window[window >= 0].tolist())
+        assert {step.targets for step in ranks} == {sum(batch.targets for batch in batches)} == {len(words)}
+        assert all(len(step.micros) == accumulate for step in ranks)
+
+
+@pytest.fixture(scope="module")
+def tiny_layout():
+    from lorakit.batching import Layout
+
+    return Layout(first_position=2, pad_token_id=1)
+
+
+def test_the_order_is_new_each_epoch_and_the_same_for_the_same_seed():
+    assert (epoch_order(50, 0, 1) == epoch_order(50, 0, 1)).all()
+    assert (epoch_order(50, 0, 1) != epoch_order(50, 0, 2)).any()
+    assert (epoch_order(50, 0, 1) != epoch_order(50, 1, 1)).any()
+
+
+def test_the_order_does_not_follow_length(encoded, tiny_layout):
+    order = epoch_order(2000, 0, 1)
+    assert abs(np.corrcoef(order, np.arange(2000))[0, 1]) < 0.1
+
+
+def test_a_rank_with_nothing_to_do_gets_a_batch_of_weight_zero(encoded, tiny_layout):
+    steps = [next(epoch_steps(encoded, tiny_layout, 10, 1, 0, 1, rank, 50)) for rank in range(50)]
+    idle = [step for step in steps if step.micros[0].targets == 0]
+    assert len(idle) == 50 - len(encoded)
+    assert idle[0].micros[0].tokens == 0
+    assert (idle[0].micros[0].words == -1).all()
+
+
+def test_evaluation_batches_hold_every_window_once_within_the_budget(encoded, tiny_layout):
+    batches = [b for rank in range(3) for b in sorted_batches(encoded, tiny_layout, 120, rank, 3)]
+    words = sorted(w for batch in batches for w in batch.words[batch.words >= 0].tolist())
+    assert words == list(range(encoded.sentence_lengths.sum()))
+    assert max(batch.tokens for batch in batches) <= max(120, encoded.lengths.max())

@@ -1,0 +1,361 @@
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import lorakit
+from lorakit.batching import epoch_order
+from lorakit.ner import NerData, Sentence
+from lorakit.training import TrainConfig, build_optimizer, build_scheduler
+
+from .tiny import LABELS, ROOT
+
+NAMES = ["IL-2", "GATA-1", "NF-kappaB", "c-Fos", "Stat5", "TNF-alpha"]
+PLAIN = ["the", "cells", "of", "activates", "in", "binding", "was", "increased", ".", ""]
+
+
+def toy_sentences(count: int, seed: int) -> tuple[Sentence, ...]:
+    """Half of the names are genes, mostly followed by that word; the others are proteins."""
+    draw = np.random.default_rng(seed)
+    sentences = []
+    for _ in range(count):
+        words, tags = [], []
+        for _ in range(draw.integers(1, 6)):
+            words.append(str(draw.choice(PLAIN)))
+            tags.append("O")
+            if draw.random() < 0.6:
+                name = str(draw.choice(NAMES))
+                dna = name in NAMES[:3]
+                words += [name] + ["gene"] * dna
+                tags += ["B-DNA", "I-DNA"] if dna else ["B-protein"]
+        sentences.append(Sentence(tuple(words), tuple(tags)))
+    return tuple(sentences)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return NerData(toy_sentences(96, 0), toy_sentences(40, 1), toy_sentences(40, 2), LABELS, "toy")
+
+
+def quick(**changes):
+    return TrainConfig(**{"epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "progress": False, **changes})
+
+
+def weights(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def step_lines(folder):
+    return [line for line in read_log(folder) if line["event"] == "step"]
+
+
+def read_log(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def reference_losses(model, tokenizer, data, config, steps):
+    """Fine-tuning as a textbook writes it: one padded batch, the model's own mask, plain AdamW."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, foreach=False)
+    per_epoch = math.ceil(len(data.train) / config.batch_size)
+    total = per_epoch * config.epochs
+    warmup = math.ceil(config.warmup_ratio * total)
+    model.train()
+    losses = []
+    for epoch in range(1, config.epochs + 1):
+        order = epoch_order(len(data.train), config.seed, epoch)
+        for start in range(0, len(order), config.batch_size):
+            if len(losses) == steps:
+                return losses
+            sentences = [data.train[i] for i in order[start : start + config.batch_size]]
+            words = [[word or "<unk>" for word in sentence.words] for sentence in sentences]
+            inputs = tokenizer(words, is_split_into_words=True, padding=True, return_tensors="pt")
+            labels = torch.full_like(inputs["input_ids"], -100)
+            for row, sentence in enumerate(sentences):
+                ids = inputs.word_ids(row)
+                for column, word in enumerate(ids):
+                    if word is not None and word != ids[column - 1]:
+                        labels[row, column] = LABELS.index(sentence.tags[word])
+            rate = min((len(losses) + 1) / (warmup + 1), (total - len(losses)) / (total - warmup))
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * rate
+            logits = model(**inputs).logits
+            loss = F.cross_entropy(logits.view(-1, len(LABELS)), labels.view(-1))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
+            optimizer.step()
+            losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_thirty_steps_equal_a_plain_hand_written_loop(tiny_model, tokenizer, data, tmp_path, mode):
+    config = quick(epochs=3, learning_rate=3e-3, log_every=1, output_dir=tmp_path)
+    curves = []
+    for run in ("ours", "reference"):
+        model = tiny_model()
+        if mode == "lora":
+            lorakit.apply_lora(model, r=8, bias="all")
+        if run == "ours":
+            lorakit.train(model, tokenizer, data, config)
+            curves.append([line["loss"] for line in step_lines(tmp_path)][:30])
+        else:
+            curves.append(reference_losses(model, tokenizer, data, config, 30))
+    ours, reference = curves
+    assert len(ours) == 30
+    assert ours[-1] < 0.8 * ours[0]
+    assert ours == pytest.approx(reference, abs=1e-5)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_one_batch_equals_any_split_into_micro_batches(tiny_model, tokenizer, data, tmp_path, packing):
+    runs = []
+    for batch_size, accumulate in ((16, 1), (8, 2), (4, 4)):
+        model = tiny_model()
+        sizes = {"batch_size": batch_size, "accumulate": accumulate, "packing": packing}
+        lorakit.train(model, tokenizer, data, quick(**sizes, epochs=1, log_every=1, output_dir=tmp_path))
+        curve = [(line["loss"], line["grad_norm"]) for line in step_lines(tmp_path)]
+        runs.append((np.array(curve), weights(model)))
+    for curve, trained in runs[1:]:
+        np.testing.assert_allclose(curve, runs[0][0], rtol=1e-3)
+        np.testing.assert_allclose(curve[0], runs[0][0][0], rtol=1e-5)
+        for name, expected in runs[0][1].items():
+            if not name.endswith("key.bias"):  # softmax does not see it: its gradient is rounding, which Adam blows up
+                torch.testing.assert_close(trained[name], expected, rtol=0, atol=1e-3)
+
+
+def test_lora_changes_what_requires_grad_and_nothing_else_bit_for_bit(tiny_model, tokenizer, data):
+    model = lorakit.apply_lora(tiny_model(), r=4)
+    before, trainable = weights(model), {n for n, p in model.named_parameters() if p.requires_grad}
+    lorakit.train(model, tokenizer, data, quick())
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == trainable
+    assert {name.rsplit(".", 1)[-1] for name in trainable} == {"lora_A", "lora_B", "weight", "bias"}
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_model, tokenizer, data):
+    runs = []
+    for seed in (0, 0, 1):
+        model = tiny_model(dropout=0.1)
+        lorakit.train(model, tokenizer, data, quick(seed=seed, epochs=1))
+        runs.append(weights(model))
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    assert not all(torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
+
+
+def test_the_model_ends_with_the_best_epochs_weights(tiny_model, tokenizer, data):
+    model = tiny_model()
+    result = lorakit.train(model, tokenizer, data, quick(epochs=6, learning_rate=0.3, max_grad_norm=1e9))
+    f1 = [scores.f1 for scores in result.history]
+    assert result.best_epoch == 1 + f1.index(max(f1)) < 6, "choose a learning rate with which the last epoch is worse"
+    assert lorakit.evaluate(model, tokenizer, data.validation) == result.validation == result.history[f1.index(max(f1))]
+    assert lorakit.evaluate(model, tokenizer, data.test) == result.test
+
+
+def test_patience_stops_early(tiny_model, tokenizer, data):
+    result = lorakit.train(tiny_model(), tokenizer, data, quick(epochs=9, learning_rate=1e-9, patience=2))
+    assert (result.best_epoch, result.epochs, len(result.history)) == (1, 3, 3)
+
+
+def test_it_learns_the_toy_corpus(tiny_model, tokenizer, data):
+    result = lorakit.train(tiny_model(), tokenizer, data, quick(epochs=6))
+    assert result.test.f1 > 0.9
+
+
+def test_tokens_are_counted_with_and_without_padding(tiny_model, tokenizer, data):
+    result = lorakit.train(tiny_model(), tokenizer, data, quick())
+    words = [[word or "<unk>" for word in sentence.words] for sentence in data.train]
+    real = sum(len(ids) for ids in tokenizer(words, is_split_into_words=True)["input_ids"])
+    assert result.train_tokens == 2 * real
+    assert real * 2 <= result.computed_tokens <= 1.05 * 2 * real
+    assert (result.steps, result.epochs) == (24, 2)
+    assert result.train_tokens_per_s == result.train_tokens / result.train_seconds
+
+
+def test_metrics_jsonl_has_a_line_a_log_step_and_evaluation(tiny_model, tokenizer, data, tmp_path):
+    config = quick(log_every=5, output_dir=tmp_path / "new" / "folder")
+    result = lorakit.train(tiny_model(), tokenizer, data, config, observe=lambda: {"power_w": 61.0})
+    lines = read_log(tmp_path / "new" / "folder")
+    assert [line.get("step") for line in lines if line["event"] == "step"] == [5, 10, 12, 17, 22, 24]
+    assert set(lines[0]) == {
+        "event", "epoch", "step", "loss", "learning_rate", "grad_norm", "tokens_per_s", "power_w",
+    }  # fmt: skip
+    assert [line["split"] for line in lines if line["event"] == "evaluation"] == ["validation", "validation", "test"]
+    assert lines[-1]["f1"] == result.test.f1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_stays_near_fp32_and_keeps_weights_in_fp32(tiny_model, tokenizer, data, tmp_path, precision):
+    losses = []
+    for chosen in ("fp32", precision):
+        model = lorakit.apply_lora(tiny_model(), r=4)
+        lorakit.train(model, tokenizer, data, quick(precision=chosen, epochs=1, output_dir=tmp_path, log_every=1))
+        losses.append([line["loss"] for line in step_lines(tmp_path)])
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+def test_gradients_are_clipped_after_unscaling(tiny_model, tokenizer, data, tmp_path):
+    """fp16 scales the loss by 65536; clipping the scaled gradients would shrink every step to nothing."""
+    norms = []
+    for precision in ("fp32", "fp16"):
+        config = quick(precision=precision, epochs=1, output_dir=tmp_path, log_every=1)
+        lorakit.train(tiny_model(), tokenizer, data, config)
+        norms.append([line["grad_norm"] for line in step_lines(tmp_path)][:3])
+    assert norms[1] == pytest.approx(norms[0], rel=0.1)
+
+
+def test_matrices_decay_and_vectors_do_not(tiny_model):
+    model = tiny_model()
+    optimizer = build_optimizer(model, TrainConfig(weight_decay=0.3))
+    decay = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {name: decay[p] for name, p in model.named_parameters()} == {
+        name: 0.0 if name.endswith("bias") or "LayerNorm" in name else 0.3 for name, _ in model.named_parameters()
+    }
+
+
+def test_the_rate_rises_then_falls_to_zero():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = build_scheduler(optimizer, TrainConfig(warmup_ratio=0.2), 10)
+    rates = []
+    for _ in range(10):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([1 / 3, 2 / 3, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+    assert scheduler.get_last_lr() == [0.0]
+
+
+def test_evaluation_does_not_depend_on_how_sentences_lie_in_batches(tiny_model, tokenizer, data, monkeypatch):
+    model = tiny_model()
+    together = lorakit.evaluate(model, tokenizer, data.test)
+    monkeypatch.setattr("lorakit.training.EVALUATION_TOKENS", 1)
+    alone = lorakit.evaluate(model, tokenizer, data.test, packing=False)
+    assert alone.loss == pytest.approx(together.loss, abs=1e-6)
+    assert replace(alone, loss=None) == replace(together, loss=None)
+
+
+def test_evaluation_keeps_modes_and_gradients_as_they_were(tiny_model, tokenizer, data):
+    model = tiny_model(dropout=0.5).train()
+    model.classifier.eval()
+    modes = [m.training for m in model.modules()]
+    assert lorakit.evaluate(model, tokenizer, data.test) == lorakit.evaluate(model, tokenizer, data.test)
+    assert [m.training for m in model.modules()] == modes
+
+
+def test_predict_gives_a_tag_for_every_word_even_odd_and_beyond_the_window(tiny_model, tokenizer):
+    sentences = [["IL-2", "", "gene"], [], ["\u200b"], ["interleukin"] * 700]
+    tags = lorakit.predict(tiny_model(), tokenizer, sentences)
+    assert [len(row) for row in tags] == [3, 0, 1, 700]
+    assert {tag for row in tags for tag in row} <= set(LABELS)
+
+
+def test_predict_refuses_a_text_that_is_not_split(tiny_model, tokenizer):
+    with pytest.raises(ValueError, match="split into words"):
+        lorakit.predict(tiny_model(), tokenizer, ["IL-2 gene"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", 0, "epochs is 0; it must be a whole number of at least 1"),
+        ("batch_size", 1.5, "batch_size is 1.5"),
+        ("accumulate", True, "accumulate is True"),
+        ("patience", -1, "patience is -1"),
+        ("learning_rate", 0.0, "learning_rate 0.0 and max_grad_norm 1.0 must be above 0"),
+        ("learning_rate", float("nan"), "learning_rate is nan; it must be a number from 0 to inf"),
+        ("learning_rate", "1e-3", "learning_rate is '1e-3'"),
+        ("warmup_ratio", 1.5, "warmup_ratio is 1.5; it must be a number from 0 to 1"),
+        ("weight_decay", -0.1, "weight_decay is -0.1"),
+        ("precision", "int8", "precision is 'int8'; it must be one of auto, fp32, bf16, fp16"),
+        ("resume", True, "resume=True is not available"),
+    ],
+)
+def test_settings_out_of_range_are_named(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{field: value})
+
+
+def test_a_model_with_other_labels_is_refused(tiny_model, tokenizer, data):
+    with pytest.raises(ValueError, match=r"the model's labels are \['O', 'B-DNA'.*id2label=dict"):
+        lorakit.train(tiny_model(), tokenizer, replace(data, labels=LABELS[::-1]), quick())
+
+
+def test_half_precision_parameters_are_refused(tiny_model, tokenizer, data):
+    with pytest.raises(ValueError, match=r"is torch.float16.*dtype=torch.float32"):
+        lorakit.train(tiny_model().half(), tokenizer, data, quick())
+
+
+def test_nothing_to_train_is_refused(tiny_model, tokenizer, data):
+    with pytest.raises(ValueError, match="nothing to train"):
+        lorakit.train(tiny_model().requires_grad_(False), tokenizer, data, quick())
+    with pytest.raises(ValueError, match="no training sentence"):
+        lorakit.train(tiny_model(), tokenizer, replace(data, train=()), quick())
+    with pytest.raises(ValueError, match="no sentence to evaluate"):
+        lorakit.evaluate(tiny_model(), tokenizer, ())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_model, tokenizer, data):
+    model = tiny_model()
+    with torch.no_grad():
+        model.classifier.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"the loss is nan after step 10 .*lower learning rate"):
+        lorakit.train(model, tokenizer, data, quick())
+
+
+TWO_RANKS = """
+import json, sys
+import torch
+from transformers import AutoTokenizer
+import lorakit
+from lorakit import distributed
+from lorakit.ner import NerData
+from tests.test_training import LABELS, quick, toy_sentences
+from tests.tiny import MINI, make_tiny_model
+
+corpus = NerData(toy_sentences(45, 0), toy_sentences(7, 1), toy_sentences(1, 2), LABELS, "toy")
+with distributed.process_group():
+    model = lorakit.apply_lora(make_tiny_model(), r=4)
+    size = 16 // distributed.world_size()
+    config = quick(batch_size=size, output_dir=sys.argv[1], log_every=1)
+    result = lorakit.train(model, AutoTokenizer.from_pretrained(MINI), corpus, config)
+    if distributed.is_main():
+        torch.save({n: p.detach() for n, p in model.named_parameters()}, sys.argv[1] + "/weights.pt")
+        print(json.dumps([result.test.to_json(), result.validation.to_json(), result.train_tokens, result.steps]))
+"""
+
+
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
+    """45 sentences and 1 test sentence do not divide by 2: the last step and the evaluation are uneven."""
+    results = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        script = tmp_path / "two_ranks.py"
+        script.write_text(TWO_RANKS)
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+        done = subprocess.run(
+            [sys.executable, *launch, str(script), str(folder)],
+            capture_output=True, text=True, timeout=300, cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        losses = [line["loss"] for line in step_lines(folder)]
+        results.append((losses, torch.load(folder / "weights.pt", weights_only=True), json.loads(done.stdout)))
+    (losses, trained, scores), (losses2, trained2, scores2) = results
+    assert losses2 == pytest.approx(losses, abs=1e-5)
+    for name, expected in trained.items():
+        torch.testing.assert_close(trained2[name], expected, rtol=0, atol=1e-4)
+    assert scores2[2:] == scores[2:]
+    assert scores2[0]["loss"] == pytest.approx(scores[0]["loss"], abs=1e-4)
+    assert scores2[1]["f1"] == pytest.approx(scores[1]["f1"], abs=1e-6)
