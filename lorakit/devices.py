@@ -39,14 +39,13 @@ def visible_gpus(
         environ: the environment; CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER are read.
         gpus: (UUID, model name) of every GPU of the machine in NVML's order, which is that of PCI bus ids.
         mig_parents: UUID of a MIG instance -> UUID of its GPU.
-        cuda_uuids: what CUDA itself reports as its devices, if it runs already; it settles every doubt.
+        cuda_uuids: what CUDA itself reports as its devices, without prefix, if it runs already; it settles every doubt.
 
     Returns:
         The GPUs that the process can use.
     """
     if cuda_uuids is not None:
-        known = [uuid for uuid, _ in gpus]
-        return Visible(tuple(dict.fromkeys(uuid for uuid in cuda_uuids if uuid in known)))
+        return _by_cuda(cuda_uuids, [uuid for uuid, _ in gpus], mig_parents or {})
     value = environ.get("CUDA_VISIBLE_DEVICES")
     if value is None:
         return Visible(tuple(uuid for uuid, _ in gpus))
@@ -67,6 +66,16 @@ def visible_gpus(
         )
         return Visible((), notes, problem)
     return Visible(chosen, notes)
+
+
+def _by_cuda(cuda_uuids: Sequence[str], known: Sequence[str], parents: Mapping[str, str]) -> Visible:
+    chosen, unknown = [], []
+    for uuid in cuda_uuids:
+        gpu = f"GPU-{uuid}" if f"GPU-{uuid}" in known else parents.get(f"MIG-{uuid}")
+        (chosen if gpu else unknown).append(gpu or uuid)
+    if unknown:
+        return Visible((), problem=f"CUDA uses {', '.join(unknown)}, which NVML does not list")
+    return Visible(tuple(dict.fromkeys(chosen)))
 
 
 def _ordinals(value: str, count: int) -> tuple[list[int], str]:

@@ -6,63 +6,69 @@
     print(meter.reading)
 
 Sensors are read by one daemon thread every few seconds and at the edges of windows; `lorakit.ledger` turns the readings
-into energy. A window with `exact=False` costs its caller no sensor call at all: its edges are put between the
-thread's readings afterwards. The meter never starts CUDA, and synchronises it only at exact edges if it already runs.
+into energy. A window with `exact=False` costs its caller no sensor call at all: its edges are put between the thread's
+readings afterwards. The meter never starts CUDA, and synchronises it at exact edges only if it runs already.
+
+In a distributed job each device is counted by one process (`lorakit.claims`), so that the sum over ranks is the job's
+energy; on a usual node the first local rank counts everything. `EnergyMeter.gather` adds up the ranks.
 """
 
-import errno
+import json
 import logging
 import os
+import platform
 import random
+import statistics
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lorakit.claims import Claims, claims_folder, find_job, forget_after_fork
 from lorakit.clock import Clock, SystemClock
 from lorakit.devices import visible_gpus
-from lorakit.ledger import Ledger, Total
+from lorakit.journal import Journal
+from lorakit.ledger import Books, Ledger, mirrored
 from lorakit.rapl import RaplCounter, diagnose, find_zones, tdp_uw
-from lorakit.readings import Quantity, Reading
+from lorakit.readings import (
+    DeviceEnergy,
+    Quantity,
+    Reading,
+    add_readings,
+    estimated_quantity,
+    measured_quantity,
+)
 from lorakit.sensors import (
     CpuLoad,
     Gpu,
     PowerRange,
     SensorUnavailable,
+    busy_cpu_s,
     close_nvml,
+    compute_processes,
     count_dimms,
+    driver_version,
     estimate_cpu,
     estimate_ram,
+    gpu_conditions,
     list_gpus,
     memory_bytes,
+    mig_parents,
     open_gpu,
     open_nvml,
+    process_tree_cpu_s,
 )
 
-JOULES_PER_WH = 3600.0
-WHOLE = ""  # the meter's own window
+KINDS = ("gpu", "cpu", "ram")
+WHOLE, IDLE = "", "/idle"  # the meter's own windows; users' names are not empty and hold no slash
+LEADER_WAIT_S = 10.0  # so long other ranks let the first one claim the devices
+ASLEEP_S = 0.5  # a smaller step of the boot-time clock is no suspension
 log = logging.getLogger("lorakit.energy")
-
-
-class _Account:
-    """A window name: how often and how long it was open."""
-
-    def __init__(self) -> None:
-        self.count = self.open = self.errors = 0
-        self.seconds = 0.0
-        self.since = 0.0
-
-    def change(self, by: int, time: float) -> None:
-        self.seconds += self.open * (time - self.since)
-        self.since = time
-        self.open += by
-        self.count += by > 0
-
-    def duration_s(self, now: float) -> float:
-        return self.seconds + self.open * (now - self.since)
+_running: "weakref.WeakSet[EnergyMeter]" = weakref.WeakSet()
 
 
 class EnergyMeter:
@@ -72,15 +78,23 @@ class EnergyMeter:
         powercap: the kernel's powercap folder.
         nvml: a module with pynvml's functions; None imports pynvml when the meter starts.
         clock: time, see `lorakit.clock.Clock`.
-        period_s: mean time between readings; it is jittered by half, so that it cannot beat with the training step.
-            GPUs without an energy counter are read once a second.
+        out: a journal to append to (JSON lines, see `lorakit.journal`): what was measured survives a killed process.
+        out_every_s: time between its lines, s.
+        period_s: mean time between readings, s; jittered by half, so that it cannot beat with the training step. GPUs
+            without an energy counter are read once a second.
+        idle_s: measure the idle machine for so long before the block, s; 0 does not.
+        idle: the `idle` of another meter, in place of measuring again.
         proc, edac: where the kernel tells load, memory and DIMMs.
-        environ: the environment that names the visible GPUs.
+        environ: the environment that names the visible GPUs and the rank.
+        claims: folder of the job's lock files; None is the system's temporary folder.
         thread: False leaves the readings to `sample`.
         seed: of the jitter.
 
+    Attributes:
+        idle: device id -> its idle power and that power's standard error, W.
+
     Raises:
-        ValueError: `period_s` is not above 0 or greater than 30 (RAPL counters could wrap unseen).
+        ValueError: `period_s` is not above 0 and at most 30 (RAPL counters could wrap unseen), or `idle_s` is negative.
     """
 
     def __init__(
@@ -89,70 +103,110 @@ class EnergyMeter:
         nvml: Any = None,
         clock: Clock | None = None,
         *,
+        out: str | Path | None = None,
+        out_every_s: float = 10.0,
         period_s: float = 5.0,
+        idle_s: float = 0.0,
+        idle: Mapping[str, tuple[float, float]] | None = None,
         proc: str | Path = "/proc",
         edac: str | Path = "/sys/devices/system/edac/mc",
         environ: Mapping[str, str] | None = None,
+        claims: str | Path | None = None,
         thread: bool = True,
         seed: int | None = None,
     ) -> None:
         if not 0 < period_s <= 30:
             raise ValueError(f"period_s={period_s!r} is not above 0 and at most 30 s; 5 is a good value")
+        if not 0 <= idle_s < float("inf"):
+            raise ValueError(f"idle_s={idle_s!r} is not a number of seconds, 0 or more; 30 is a good value")
         self._powercap, self._proc, self._edac = Path(powercap), Path(proc), Path(edac)
         self._nvml_given, self._nvml = nvml, None
         self._clock: Clock = clock or SystemClock()
+        self._out, self._out_every_s = out, out_every_s
         self._period_s, self._use_thread, self._random = period_s, thread, random.Random(seed)
+        self._idle_s = idle_s
+        self.idle: dict[str, tuple[float, float]] = dict(idle or {})
         self._environ = os.environ if environ is None else environ
-        self._lock = threading.RLock()
-        self._events: deque[tuple[str, int, float]] = deque()
-        self._accounts: dict[str, _Account] = {}
-        self._ledgers: list[Ledger] = []
+        self._claims_folder = claims
+        self._claims: Claims | None = None
+        self._settled = True  # whether it is known which devices this process counts
+        self._books = Books(self._clock.monotonic)
+        self._gpus: list[Gpu] = []
+        self._unread: dict[str, list[DeviceEnergy]] = {kind: [] for kind in KINDS}  # ought to count, cannot be read
+        self._not_counted: dict[str, list[dict[str, str]]] = {kind: [] for kind in KINDS}
         self._missing: dict[str, str] = {}  # kind -> why it has no number
         self._ranges: dict[str, PowerRange] = {}
         self._notes: list[str] = []
+        self._conditions: dict[str, Any] = {}
+        self._cpu_start: tuple[float, float] | None = None
+        self._process_share: float | None = None
+        self._journal: Journal | None = None
+        self._lines: deque[tuple[str, dict[str, Any]]] = deque()
         self._state = "new"
+        self._pid = os.getpid()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._path = threading.local()
         self._power_w: float | None = None
-        self._tick_joules: dict[int, tuple[float, float]] = {}
+        self._last_tick: dict[str, tuple[float, float]] = {}
 
     # ---- the block
 
     def __enter__(self) -> "EnergyMeter":
         if self._state != "new":
             raise RuntimeError("this EnergyMeter was used already: make a new one for each block")
-        self._started, self._boot_started = self._clock.monotonic(), self._clock.boottime()
+        self._pid = os.getpid()
+        self._books.started, self._boot_started = self._clock.monotonic(), self._clock.boottime()
+        self._asleep_s = self._boot_started - self._books.started
         self._open_gpus()
         self._open_rapl()
         self._open_estimates()
+        self._open_claims()
         self._state = "running"
+        _running.add(self)
+        if self._idle_s > 0:
+            self._measure_idle()
+        self._conditions = {"driver": driver_version(self._nvml) if self._nvml else None, "start": self._look()}
+        self._cpu_start = self._cpu_seconds()
         self._synchronize()
-        self._edge(WHOLE, +1)
+        self._books.edge(WHOLE, +1)
+        self._open_journal()
         if self._use_thread:
             self._thread = threading.Thread(target=self._run, name="lorakit-energy", daemon=True)
             self._thread.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        self._synchronize()
-        self._edge(WHOLE, -1, error=kind is not None)
+        if os.getpid() != self._pid:
+            return  # a forked child leaves the block too; the meter is its parent's
+        if error is None:
+            self._synchronize()
+        self._books.edge(WHOLE, -1, error=error is not None)
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=10)
-        self._ended = self._clock.monotonic()
-        self._boot_ended = self._clock.boottime()
-        self._state = "finished"
-        for ledger in self._ledgers:
-            ledger.source.close()
-        if self._nvml is not None:
-            close_nvml(self._nvml)
+        with self._books.lock:
+            self._settle_claims(force=True)
+            self._ended, self._boot_ended = self._clock.monotonic(), self._clock.boottime()
+            self._conditions["end"] = self._look()
+            self._process_share = self._share_of_cpu()
+            self._check_cuda()
+            self._state = "finished"
+            _running.discard(self)
+            self._write_end(None if kind is None else kind.__name__)
+            for ledger in self._books.ledgers:
+                ledger.source.close()
+            if self._nvml is not None:
+                close_nvml(self._nvml)
+            if self._claims is not None:
+                self._claims.release()
 
     @contextmanager
     def window(self, name: str, *, exact: bool = True) -> Iterator[None]:
         """Measure a part of the block under a name; windows may nest, overlap and repeat.
 
-        A window inside another is called "outer/inner"; one that is entered again adds up.
+        A window inside another is called "outer/inner"; one that is entered again adds up. In a forked child it does
+        nothing.
 
         Args:
             name: not empty, without "/".
@@ -167,35 +221,60 @@ class EnergyMeter:
             raise ValueError(f"a window's name must not be empty nor hold a '/', got {name!r}")
         if self._state != "running":
             raise RuntimeError(f"the window {name!r} was opened outside `with EnergyMeter()`")
+        if os.getpid() != self._pid:
+            yield
+            return
         outer = getattr(self._path, "names", ())
         self._path.names = (*outer, name)
         path = "/".join(self._path.names)
         if exact:
             self._synchronize()
-        self._edge(path, +1, exact)
+        self._books.edge(path, +1, exact)
         failed = True
         try:
             yield
             failed = False
         finally:
             self._path.names = outer
-            if exact:
-                self._synchronize()
-            self._edge(path, -1, exact, error=failed)
+            if os.getpid() == self._pid:
+                if exact and not failed:
+                    self._synchronize()
+                self._books.edge(path, -1, exact, error=failed)
+                if exact and self._journal is not None:
+                    with self._books.lock:
+                        line = {"name": path, "reading": self._reading_of(path).to_json()}
+                    self._lines.append(("window", line))
 
     # ---- what it found
 
     @property
     def reading(self) -> Reading:
-        """The whole block; while it runs, up to now (this reads the sensors)."""
-        return self._read_window(WHOLE)
+        """The whole block; while it runs, up to now (this reads the sensors).
+
+        Raises:
+            RuntimeError: the meter has not started, or belongs to a parent process.
+        """
+        self._refresh()
+        with self._books.lock:
+            return self._reading_of(WHOLE)
 
     @property
     def windows(self) -> dict[str, Reading]:
-        """All windows by name, in the order of their first entry."""
+        """All windows by name, in the order of their first entry; raises as `reading` does."""
         self._refresh()
-        with self._lock:
-            return {name: self._reading_of(name) for name in self._accounts if name != WHOLE}
+        with self._books.lock:
+            return {name: self._reading_of(name) for name in self._books.accounts if name not in (WHOLE, IDLE)}
+
+    def gather(self) -> Reading:
+        """The whole job: the sum over all ranks, where torch.distributed runs; else `reading`.
+
+        Every rank must call it, and each gets the sum.
+        """
+        reading = self.reading
+        torch = sys.modules.get("torch")
+        if torch is None or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return reading
+        return add_readings([Reading.from_json(data) for data in _all_gather(torch, reading.to_json())])
 
     def power_w(self) -> float | None:
         """Measured power over the sampler's last interval, W; None before it and where nothing is measured."""
@@ -203,8 +282,11 @@ class EnergyMeter:
 
     def sample(self) -> None:
         """Take one reading of everything now; the meter's thread does so by itself."""
-        with self._lock:
+        if os.getpid() != self._pid:
+            return
+        with self._books.lock:
             self._collect()
+            self._settle_claims()
             self._update_power()
 
     # ---- sensors
@@ -212,252 +294,350 @@ class EnergyMeter:
     def _open_gpus(self) -> None:
         try:
             self._nvml = open_nvml(self._nvml_given)
-            gpus, notes = list_gpus(self._nvml)
+            self._gpus, notes = list_gpus(self._nvml)
         except SensorUnavailable as error:
             self._missing["gpu"] = str(error)
             return
-        self._notes += notes
-        visible = visible_gpus(self._environ, [(gpu.uuid, gpu.name) for gpu in gpus], cuda_uuids=_cuda_uuids())
-        self._notes += visible.notes
-        if visible.problem or not visible.uuids:
-            self._missing["gpu"] = visible.problem or "; ".join(visible.notes) or "NVML lists no GPU"
-        self._gpus = {gpu.uuid: gpu for gpu in gpus}
-        uncounted = [gpu.uuid for gpu in gpus if gpu.uuid not in visible.uuids]
-        if uncounted:
-            self._notes.append(f"not counted, as CUDA does not show them: {', '.join(uncounted)}")
-        for uuid in visible.uuids:
-            self._open_gpu(self._gpus[uuid])
-
-    def _open_gpu(self, gpu: Gpu) -> None:
-        try:
-            self._add(open_gpu(self._nvml, gpu))
-        except SensorUnavailable as error:
-            self._notes.append(str(error))
-            self._missing["gpu"] = str(error)
+        listed = [(gpu.uuid, gpu.name) for gpu in self._gpus]
+        visible = visible_gpus(self._environ, listed, mig_parents(self._nvml, self._gpus), _cuda_uuids())
+        self._notes += [*notes, *visible.notes]
+        self._missing["gpu"] = visible.problem or "; ".join(visible.notes) or "NVML lists no GPU"
+        for gpu in self._gpus:
+            if gpu.uuid not in visible.uuids:
+                why = visible.problem or "CUDA does not show it to this process"
+                self._not_counted["gpu"].append({"id": gpu.uuid, "name": gpu.name, "why": why})
+                continue
+            try:
+                self._books.add(open_gpu(self._nvml, gpu))
+            except SensorUnavailable as error:
+                self._unread["gpu"].append(DeviceEnergy(gpu.uuid, gpu.name, "unavailable", str(error), "device"))
 
     def _open_rapl(self) -> None:
         self._zones = find_zones(self._powercap)
         for zone in self._zones:
+            kind = zone.kind if zone.kind in KINDS else "cpu"
+            if not zone.counted:
+                self._not_counted[kind].append({"id": zone.key, "name": zone.name, "why": zone.why})
             if zone.counted or zone.role == "psys":
                 try:
-                    self._add(RaplCounter(zone))
+                    self._books.add(RaplCounter(zone))
                 except (OSError, ValueError) as error:
-                    self._notes.append(f"{zone.key} ({zone.name}) is not read: {error}")
-        if not self._has("cpu"):
+                    if zone.counted:
+                        reason = f"not read: {error}"
+                        self._unread[kind].append(DeviceEnergy(zone.key, zone.name, "unavailable", reason, "socket"))
+        if not self._books.of("cpu"):
             access = diagnose(self._powercap, self._proc)
             self._missing["cpu"] = f"{access.state}: {access.reason}; {access.fix}"
 
     def _open_estimates(self) -> None:
+        """Ranges for CPU and RAM where there is no counter at all."""
         threads = os.cpu_count() or 1
-        if not self._has("cpu"):
-            if any(ledger.source.scope == "module" for ledger in self._ledgers):
+        if not self._books.of("cpu"):
+            if any(ledger.source.scope == "module" for ledger in self._books.ledgers):
                 self._missing["cpu"] = "inside the GPU's counter, which holds the whole module"
+                self._unread["cpu"] = []
             else:
                 limits = [tdp_uw(zone) for zone in self._zones if zone.counted and zone.role == "package"]
                 known = bool(limits) and None not in limits
                 power = estimate_cpu(sum(limits) / 1e6 if known else None, threads)
                 try:
-                    self._add(CpuLoad(power, threads, self._proc))
+                    self._books.add(CpuLoad(power, threads, self._proc))
                     self._ranges["cpu"] = power
                 except (OSError, ValueError) as error:
                     self._missing["cpu"] += f"; no estimate either: {error}"
-        if not self._has("ram"):
+        if not self._books.of("ram"):
             total = memory_bytes(self._proc)
             if total is None:
                 self._missing["ram"] = f"no DRAM counter, and {self._proc}/meminfo does not tell the size"
             else:
                 self._ranges["ram"] = estimate_ram(total, count_dimms(self._edac))
 
-    def _add(self, source: Any) -> None:
-        self._ledgers.append(Ledger(source, self._started))
+    def _look(self) -> dict[str, Any]:
+        """The conditions that make two runs comparable, now."""
+        counted = [ledger.source.id for ledger in self._books.ledgers]
+        return {gpu.uuid: gpu_conditions(self._nvml, gpu) for gpu in self._gpus if gpu.uuid in counted}
 
-    def _has(self, kind: str) -> bool:
-        return any(ledger.source.kind == kind for ledger in self._ledgers)
+    def _measure_idle(self) -> None:
+        """Mean power and its standard error before the block, from readings about a second apart."""
+        busy = {pid for gpu in self._gpus for pid in compute_processes(self._nvml, gpu)} - {os.getpid()}
+        if busy:
+            self._notes.append(f"not idle during the baseline: processes {sorted(busy)} compute on the GPUs")
+        rounds = max(3, round(self._idle_s))
+        powers: dict[str, list[float]] = {}
+        self._books.edge(IDLE, +1)
+        for _ in range(rounds):
+            before = self._books.progress()
+            self._clock.wait(self._stop, self._idle_s / rounds)
+            self._collect()
+            for source, watts in _powers(before, self._books.progress()).items():
+                powers.setdefault(source, []).append(watts)
+        self._books.edge(IDLE, -1)
+        now = self._clock.monotonic()
+        for ledger in self._books.ledgers:
+            total, watts = ledger.total(IDLE, now), powers.get(ledger.source.id, [])
+            if total.joules is not None and len(watts) >= 2:
+                error = statistics.stdev(watts) / len(watts) ** 0.5
+                self.idle[ledger.source.id] = (total.joules / total.covered_s, error)
+
+    def _cpu_seconds(self) -> tuple[float, float] | None:
+        """CPU-seconds of this process tree, and of the machine."""
+        tree = process_tree_cpu_s(self._proc, os.getpid())
+        try:
+            return None if tree is None else (tree, busy_cpu_s(self._proc / "stat", os.sysconf("SC_CLK_TCK")))
+        except (OSError, ValueError):
+            return None
+
+    def _share_of_cpu(self) -> float | None:
+        now = self._cpu_seconds()
+        if now is None or self._cpu_start is None or now[1] <= self._cpu_start[1]:
+            return None
+        return min(1.0, max(0.0, now[0] - self._cpu_start[0]) / (now[1] - self._cpu_start[1]))
 
     # ---- readings
 
-    def _edge(self, path: str, change: int, exact: bool = True, error: bool = False) -> None:
-        if not exact:
-            self._events.append((path, change, self._clock.monotonic()))
-        else:
-            with self._lock:
-                before = self._clock.monotonic()
-                read = self._collect()
-                time = self._clock.monotonic() if change > 0 else before  # what reading costs is not the window's
-                self._account(path, change, time)
-                for ledger in self._ledgers:
-                    ledger.edge(path, change, time, exact=ledger in read)
-        if error:
-            with self._lock:
-                self._drain(self._ledgers)
-                self._accounts[path].errors += 1
-
-    def _collect(self) -> list[Ledger]:
-        """Read every sensor and book it; returns the ledgers that took the reading."""
-        values: list[tuple[Ledger, float, float, float | None]] = []
-        for ledger in self._ledgers:
-            if ledger.lost:
-                continue
-            before = self._clock.monotonic()
-            value: float | None = None
-            try:
-                value = ledger.source.read()
-            except OSError as error:
-                ledger.fail(str(error.strerror or error), lost=error.errno == errno.ENODEV)
-            after = self._clock.monotonic()
-            values.append((ledger, (before + after) / 2, (after - before) / 2, value))
-        times = {id(ledger): time for ledger, time, _, _ in values}
-        late = self._drain(self._ledgers, times)
-        read = [
-            ledger for ledger, time, slack, value in values if value is not None and ledger.sample(time, value, slack)
-        ]
-        for ledger, path, change, time in late:
-            ledger.edge(path, change, time)
-        return read
-
-    def _drain(self, ledgers: list[Ledger], times: Mapping[int, float] | None = None) -> list:
-        """Book the waiting inexact edges; those after a ledger's coming reading are returned for later."""
-        events, late = [], []
-        while self._events:
-            events.append(self._events.popleft())
-        for path, change, time in sorted(events, key=lambda event: event[2]):
-            self._account(path, change, time)
-            for ledger in ledgers:
-                if times is not None and time > times.get(id(ledger), time):
-                    late.append((ledger, path, change, time))
-                else:
-                    ledger.edge(path, change, time)
-        return late
-
-    def _account(self, path: str, change: int, time: float) -> None:
-        self._accounts.setdefault(path, _Account()).change(change, time)
-
     def _run(self) -> None:
-        sampled = any(ledger.source.method == "sampled" for ledger in self._ledgers)
+        sampled = any(ledger.source.method == "sampled" for ledger in self._books.ledgers)
         period_s = min(self._period_s, 1.0) if sampled else self._period_s
         delay_s = min(1.0, period_s)  # a progress bar wants watts soon
+        complained = False
         while not self._clock.wait(self._stop, delay_s):
             try:
                 self.sample()
+                self._write_reading()
             except Exception:  # the thread must never take the training down with it
-                log.exception("the energy meter could not take a reading")
+                if not complained:
+                    log.exception("the energy meter could not take a reading; it goes on trying")
+                complained = True
             delay_s = period_s * self._random.uniform(0.5, 1.5)
 
+    def _collect(self) -> None:
+        """Read everything; what was measured across a suspension becomes a gap."""
+        with self._books.lock:
+            asleep_s = self._clock.boottime() - self._clock.monotonic()
+            if asleep_s - self._asleep_s > ASLEEP_S:
+                for ledger in self._books.ledgers:
+                    ledger.interrupt(f"the machine was suspended for {asleep_s - self._asleep_s:.3g} s")
+                self._asleep_s = asleep_s
+            self._books.collect()
+
     def _update_power(self) -> None:
-        watts, known = 0.0, False
-        for index, ledger in enumerate(self._ledgers):
-            if ledger.source.kind in ("gpu", "cpu", "ram") and ledger.source.method != "estimated":
-                joules_before, measured_before = self._tick_joules.get(index, (0.0, 0.0))
-                seconds = ledger.measured_s - measured_before
-                if seconds > 0:
-                    watts, known = watts + (ledger.joules - joules_before) / seconds, True
-            self._tick_joules[index] = (ledger.joules, ledger.measured_s)
-        self._power_w = watts if known else None
+        powers = _powers(self._last_tick, self._books.progress())
+        repeated = mirrored(self._books.ledgers)
+        counted = [ledger for ledger in self._books.ledgers if ledger.source.kind in KINDS and ledger not in repeated]
+        measured = [ledger.source.id for ledger in counted if ledger.source.method != "estimated"]
+        watts = [powers[source] for source in measured if source in powers]
+        self._last_tick = self._books.progress()
+        self._power_w = sum(watts) if watts else None
 
     def _refresh(self) -> None:
-        if self._state == "running":
-            with self._lock:
-                self._collect()
-
-    def _read_window(self, path: str) -> Reading:
+        if os.getpid() != self._pid:
+            raise RuntimeError(f"this EnergyMeter belongs to process {self._pid}; a forked child has no reading")
         if self._state == "new":
             raise RuntimeError("the meter has not run yet: use `with EnergyMeter() as meter:`")
-        self._refresh()
-        with self._lock:
-            return self._reading_of(path)
+        if self._state == "running":
+            with self._books.lock:
+                self._settle_claims(force=True)
+                self._collect()
 
     def _reading_of(self, path: str) -> Reading:
         running = self._state == "running"
         now = self._clock.monotonic() if running else self._ended
         boot_now = self._clock.boottime() if running else self._boot_ended
-        account = self._accounts[path]
+        account = self._books.accounts[path]
         duration_s = account.duration_s(now)
-        parts = {kind: self._quantity(kind, path, duration_s, now) for kind in ("gpu", "cpu", "ram")}
-        others = {"psys": self._quantity("platform", path, duration_s, now)} if self._has("platform") else {}
+        parts = {kind: self._quantity(kind, path, duration_s, now) for kind in KINDS}
+        others = {"psys": self._quantity("platform", path, duration_s, now)} if self._books.of("platform") else {}
+        whole = path == WHOLE
         return Reading(
             **parts,
             duration_s=duration_s,
-            suspended_s=max(0.0, (boot_now - self._boot_started) - (now - self._started)),
+            suspended_s=max(0.0, (boot_now - self._boot_started) - (now - self._books.started)) if whole else 0.0,
             count=account.count,
             errors=account.errors,
             others=others,
-            notes=tuple(self._notes),
+            process_share=(self._share_of_cpu() if running else self._process_share) if whole else None,
+            conditions=self._conditions if whole else {},
+            notes=tuple(self._notes) if whole else (),
         )
 
     def _quantity(self, kind: str, path: str, duration_s: float, now: float) -> Quantity:
-        ledgers = [ledger for ledger in self._ledgers if ledger.source.kind == kind]
-        totals = [(ledger, ledger.total(path, now)) for ledger in ledgers]
+        ledgers = self._books.of(kind)
         if kind in self._ranges:
-            busy_j = sum(total.joules or 0.0 for _, total in totals)
-            return _estimate(self._ranges[kind], busy_j, duration_s)
-        known = [(ledger, total) for ledger, total in totals if total.joules is not None]
-        if not known:
-            troubles = [f"{ledger.source.id}: {ledger.trouble or 'not read yet'}" for ledger in ledgers]
-            reason = "; ".join(troubles) or self._missing.get(kind, "there is no sensor")
-            return Quantity("unavailable", source=reason, devices=tuple(_device(*pair) for pair in totals))
-        return _measured(totals, known, duration_s)
+            power = self._ranges[kind]
+            load_j = sum(ledger.total(path, now).joules or 0.0 for ledger in ledgers) if ledgers else None
+            return estimated_quantity(power.low_w, power.high_w, power.source, duration_s, load_j)
+        mirrors = mirrored(ledgers)
+        devices = [self._device(ledger, path, now) for ledger in ledgers if ledger not in mirrors]
+        devices += self._unread.get(kind, [])
+        not_counted = self._not_counted.get(kind, []) + [
+            {"id": ledger.source.id, "name": ledger.source.name, "why": "repeats another die's counter"}
+            for ledger in mirrors
+        ]
+        if not devices:
+            reason = self._missing.get(kind, "there is no sensor")
+            return Quantity("unavailable", source=reason, not_counted=tuple(not_counted))
+        return measured_quantity(devices, duration_s, not_counted)
 
-    # ---- CUDA
+    def _device(self, ledger: Ledger, path: str, now: float) -> DeviceEnergy:
+        source, total = ledger.source, ledger.total(path, now)
+        return DeviceEnergy(
+            id=source.id,
+            name=source.name,
+            method=source.method,
+            source=source.source if total.joules is not None else ledger.trouble or "not read yet",
+            scope=source.scope,
+            joules=total.joules,
+            covered_s=total.covered_s,
+            wanted_s=total.wanted_s,
+            uncertainty_j=total.uncertainty_j,
+            uncertainty_kind=total.uncertainty_kind,
+            gaps=tuple(vars(gap) for gap in total.gaps),
+            gap_count=total.gap_count,
+            failed_readings=ledger.failures,
+            longest_interval_s=ledger.longest_s,
+            wrap_risks=ledger.wrap_risks,
+            idle=self.idle.get(source.id),
+        )
+
+    # ---- one count per node
+
+    def _open_claims(self) -> None:
+        job = find_job(self._environ)
+        if job is None:
+            return
+        folder = Path(self._claims_folder) if self._claims_folder else claims_folder(job, boot_id(self._proc))
+        try:
+            self._claims = Claims(job, folder)
+        except OSError as error:
+            self._notes.append(f"ranks cannot tell each other what they count ({error}): do not add up their energies")
+            return
+        self._settled = False
+        if job.local_rank == 0:
+            self._settle_claims(force=True)
+            self._claims.take("leader")
+
+    def _settle_claims(self, force: bool = False) -> None:
+        """Keep the devices that no other process of the job counts; nothing is lost by deciding late."""
+        if self._settled:
+            return
+        waited_s = self._clock.monotonic() - self._books.started
+        if not (force or waited_s >= LEADER_WAIT_S or self._claims.leader_is_there()):
+            return
+        for ledger in list(self._books.ledgers):
+            source = ledger.source
+            if not self._claims.take(source.id):
+                self._books.ledgers.remove(ledger)
+                source.close()
+                holder = f"counted by {self._claims.holder(source.id)}"
+                kind = source.kind if source.kind in KINDS else "cpu"
+                self._not_counted[kind].append({"id": source.id, "name": source.name, "why": holder})
+                self._missing[kind] = holder
+                if source.method == "estimated":
+                    self._ranges.pop(kind)
+        if "ram" in self._ranges and not self._claims.take("ram-estimate"):
+            self._ranges.pop("ram")
+            self._missing["ram"] = f"counted by {self._claims.holder('ram-estimate')}"
+        self._settled = True
+
+    # ---- the journal
+
+    def _open_journal(self) -> None:
+        self._last_line = self._clock.monotonic()
+        if self._out is None:
+            return
+        node = boot_id(self._proc)
+        self._journal = Journal(self._out, f"{node}-{os.getpid()}-{self._boot_started:.6f}")
+        start = {"boot_id": node, "host": platform.node(), "pid": os.getpid(), **self._times()}
+        self._journal.write("start", start)
+
+    def _times(self) -> dict[str, float]:
+        return {"boottime_s": self._clock.boottime(), "wall_s": self._clock.wall()}
+
+    def _write_reading(self) -> None:
+        """Append the energy so far, if it is time, and the windows closed since; called by the meter's thread."""
+        if self._journal is None or self._clock.monotonic() - self._last_line < self._out_every_s or not self._settled:
+            return
+        self._last_line = self._clock.monotonic()
+        with self._books.lock:
+            if self._state != "running":
+                return
+            line = {"reading": self._reading_of(WHOLE).to_json(), **self._times()}
+        while self._lines:
+            self._journal.write(*self._lines.popleft())
+        self._journal.write("reading", line)
+
+    def _write_end(self, error: str | None) -> None:
+        if self._journal is not None:
+            windows = {name: reading.to_json() for name, reading in self.windows.items()}
+            whole = self._reading_of(WHOLE).to_json()
+            self._journal.write("end", {"reading": whole, "windows": windows, "error": error, **self._times()})
+
+    # ---- CUDA and forks
 
     def _synchronize(self) -> None:
         torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-            torch.cuda.synchronize()  # the current device only: others may have no context, and must not get one
+        if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_initialized():
+            try:
+                torch.cuda.synchronize()  # the current device only: another may have no context, and must not get one
+            except RuntimeError as error:  # a broken CUDA is the caller's to meet, not the meter's to raise
+                log.warning("CUDA could not be synchronised at a window's edge: %s", error)
+
+    def _check_cuda(self) -> None:
+        used, counted = _cuda_uuids(), " ".join(ledger.source.id for ledger in self._books.ledgers)
+        foreign = [uuid for uuid in used or () if uuid not in counted]
+        if foreign and self._nvml is not None and self._claims is None:
+            self._notes.append(f"CUDA used GPUs that are not counted: {', '.join(foreign)}")
+
+    def _after_fork(self) -> None:
+        self._books.lock = threading.RLock()  # the parent's sampler may have held it at the fork
+
+
+def boot_id(proc: Path = Path("/proc")) -> str:
+    """What tells this machine, since its last start, from all others."""
+    try:
+        return (Path(proc) / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return platform.node()
+
+
+def _powers(before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Mean power of each source between two looks at `Books.progress`, W; those that did not move on are left out."""
+    powers = {}
+    for source, (joules, seconds) in after.items():
+        joules_before, seconds_before = before.get(source, (0.0, 0.0))
+        if seconds > seconds_before:
+            powers[source] = (joules - joules_before) / (seconds - seconds_before)
+    return powers
 
 
 def _cuda_uuids() -> list[str] | None:
-    """UUIDs of CUDA's devices if CUDA runs in this process already, else None."""
+    """UUIDs of CUDA's devices, without prefix, if CUDA runs in this process already, else None."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
+    if torch is None or not hasattr(torch, "cuda") or not torch.cuda.is_initialized():
         return None
-    return [f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in range(torch.cuda.device_count())]
+    return [str(torch.cuda.get_device_properties(index).uuid) for index in range(torch.cuda.device_count())]
 
 
-def _estimate(power: PowerRange, busy_j: float, duration_s: float) -> Quantity:
-    low_j, high_j = power.low_w * duration_s, power.high_w * duration_s
-    by_load = power.source.endswith("by load")
-    joules = min(low_j + busy_j, high_j) if by_load else (low_j + high_j) / 2
-    return Quantity(
-        "estimated",
-        wh=joules / JOULES_PER_WH,
-        mean_w=joules / duration_s if duration_s > 0 else None,
-        source=power.source,
-        scope="node",
-        range_wh=(low_j / JOULES_PER_WH, high_j / JOULES_PER_WH),
-    )
+def _all_gather(torch: Any, data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every rank's JSON, as bytes in tensors: torch's own object collectives would unpickle."""
+    on_gpu = torch.distributed.get_backend() == "nccl"
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    text = json.dumps(data).encode()
+    size = torch.tensor([len(text)], device=device)
+    sizes = [torch.zeros_like(size) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(sizes, size)
+    longest = int(max(sizes))
+    padded = torch.frombuffer(bytearray(text.ljust(longest)), dtype=torch.uint8).to(device)
+    parts = [torch.empty_like(padded) for _ in sizes]
+    torch.distributed.all_gather(parts, padded)
+    return [json.loads(part.cpu().numpy().tobytes()) for part in parts]
 
 
-def _measured(totals: list, known: list, duration_s: float) -> Quantity:
-    joules = sum(total.joules for _, total in known)
-    wanted_s = sum(total.wanted_s for _, total in totals)
-    coverage = min(1.0, sum(total.covered_s for _, total in totals) / wanted_s)
-    kinds = {total.uncertainty_kind for _, total in known}
-    return Quantity(
-        "sampled" if any(ledger.source.method == "sampled" for ledger, _ in known) else "counter",
-        wh=joules / JOULES_PER_WH,
-        mean_w=joules / (duration_s * coverage) if duration_s * coverage > 0 else None,
-        source="; ".join(dict.fromkeys(ledger.source.source for ledger, _ in known)),
-        scope=known[0][0].source.scope,
-        devices=tuple(_device(*pair) for pair in totals),
-        coverage=coverage,
-        gaps=tuple(vars(gap) for _, total in totals for gap in total.gaps),
-        gap_count=sum(total.gap_count for _, total in totals),
-        uncertainty_wh=sum(total.uncertainty_j for _, total in known) / JOULES_PER_WH,
-        uncertainty_kind=kinds.pop() if len(kinds) == 1 else "3 standard errors",
-    )
+def _forked() -> None:
+    for meter in _running:
+        meter._after_fork()
+    if _running:
+        forget_after_fork()
 
 
-def _device(ledger: Ledger, total: Total) -> dict[str, Any]:
-    source, known = ledger.source, total.joules is not None
-    return {
-        "id": source.id,
-        "name": source.name,
-        "method": source.method if known else "unavailable",
-        "source": source.source if known else ledger.trouble or "not read yet",
-        "scope": source.scope,
-        "kwh": total.joules / JOULES_PER_WH / 1e3 if known else None,
-        "coverage": total.covered_s / total.wanted_s if total.wanted_s > 0 else None,
-        "uncertainty_kwh": total.uncertainty_j / JOULES_PER_WH / 1e3 if known else None,
-        "failed_readings": ledger.failures,
-        "wrap_risks": ledger.wrap_risks,
-    }
+os.register_at_fork(after_in_child=_forked)

@@ -14,7 +14,11 @@ One accumulator does it all, from its own last reading: wrap, reset, failed and 
 place (`Ledger.sample`). A failed reading keeps the old baseline, for the counter went on counting.
 """
 
+import errno
 import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -105,10 +109,12 @@ class Ledger:
     """Accumulates one source; every method expects times that do not decrease.
 
     Attributes:
+        first: the first reading.
         joules: energy since the first reading, over the intervals without a gap.
         lost: the device is gone and is not read any more.
         trouble: why the newest reading was not taken, None if it was.
-        failures: readings that failed and cost nothing or a gap.
+        failures: readings that failed. wrap_risks: intervals in which the counter may have gone round unseen.
+        longest_s: the longest interval.
     """
 
     def __init__(self, source: Source, start_s: float) -> None:
@@ -116,7 +122,10 @@ class Ledger:
         self.start_s = start_s
         self.time = start_s  # of the last accepted reading
         self.value: float | None = None
-        self.slack_s = 0.0  # how far that reading's true time may lie from `time`
+        self.first: float | None = None
+        self.slack_s = 0.0  # how far that reading may be from the edges that it stands for
+        self._read_slack_s = 0.0  # half the time that it took
+        self._interrupted: str | None = None
         self.moved_at = start_s  # when the counter last changed
         self.joules = 0.0
         self.measured_s = 0.0
@@ -124,6 +133,7 @@ class Ledger:
         self.trouble: str | None = None
         self.failures = 0
         self.wrap_risks = 0
+        self.longest_s = 0.0
         self._shares: dict[str, _Share] = {}
 
     def edge(self, name: str, change: int, time: float, exact: bool = False) -> None:
@@ -136,17 +146,17 @@ class Ledger:
         if share is None:
             share = self._shares[name] = _Share(since=self.time)
         if exact or time <= self.time:
-            if exact or share.open_s == 0.0:
-                self.slack_s = max(self.slack_s, abs(time - self.time))
-            share.open += change
-            share.low = share.high = share.open
-            share.since = self.time
-            return
+            self.slack_s = max(self.slack_s, self._read_slack_s + abs(time - self.time))
+            time = self.time
+        time = max(time, share.since)
         share.open_s += share.open * (time - share.since)
         share.since = time
         share.open += change
-        share.low = min(share.low, share.open)
-        share.high = max(share.high, share.open)
+        if time == self.time:  # nothing of the interval has passed
+            share.low = share.high = share.open
+        else:
+            share.low = min(share.low, share.open)
+            share.high = max(share.high, share.open)
 
     def fail(self, reason: str, lost: bool = False) -> None:
         """Note a reading that did not come; the old baseline stays."""
@@ -154,12 +164,17 @@ class Ledger:
         self.trouble = reason
         self.lost = self.lost or lost
 
+    def interrupt(self, reason: str) -> None:
+        """What happens until the next reading cannot be trusted (the machine slept): make it a gap."""
+        self._interrupted = reason
+
     def sample(self, time: float, value: float, slack_s: float = 0.0) -> bool:
         """Take a reading; returns whether it closed an interval (a window's edge may then lie on it)."""
         if time <= self.time and self.value is not None:
             return time == self.time
-        if self.value is None:
-            self._close_gap(time, self.trouble or "no reading before this time")
+        reason = self._interrupted or (self.value is None and (self.trouble or "no reading before this time"))
+        if reason:
+            self._close_gap(time, reason)
             self._rebase(time, value, slack_s)
             return True
         taken = self._sample_power if self.source.method == "sampled" else self._sample_counter
@@ -207,8 +222,11 @@ class Ledger:
         return True
 
     def _rebase(self, time: float, value: float, slack_s: float) -> None:
-        self.time, self.value, self.slack_s, self.moved_at = time, value, slack_s, time
-        self.trouble = None
+        self.longest_s = max(self.longest_s, time - self.time)
+        self.first = value if self.first is None else self.first
+        self.time, self.value, self.moved_at = time, value, time
+        self.slack_s = self._read_slack_s = slack_s
+        self.trouble = self._interrupted = None
 
     def _close(self, time: float, joules: float, lost_j: float = 0.0, worst_j: float = 0.0, spread_j2: float = 0.0):
         seconds, source = time - self.time, self.source
@@ -287,3 +305,129 @@ def _split_error(joules: float, seconds: float, share: _Share, max_w: float) -> 
     most = min(span * joules, max_w * inside_s)
     least = max(0.0, span * joules - max_w * outside_s)
     return max(most - guess, guess - least, 0.0)
+
+
+class _Account:
+    """A window's name: how often and how long it was open."""
+
+    def __init__(self) -> None:
+        self.count = self.open = self.errors = 0
+        self.seconds = self.since = 0.0
+
+    def change(self, by: int, time: float) -> None:
+        self.seconds += self.open * (time - self.since)
+        self.since = time
+        self.open += by
+        self.count += by > 0
+
+    def duration_s(self, now: float) -> float:
+        return self.seconds + self.open * (now - self.since)
+
+
+class Books:
+    """All ledgers of a meter and the windows over them.
+
+    Exact edges are readings; inexact ones are put in a queue, which costs their thread nothing, and booked at the next
+    reading. Whoever reads holds `lock`.
+
+    Args:
+        now: the monotonic clock, s.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.started = now()
+        self.ledgers: list[Ledger] = []
+        self.accounts: dict[str, _Account] = {}
+        self.lock = threading.RLock()
+        self._waiting: deque[tuple[str, int, float]] = deque()
+
+    def add(self, source: Source) -> None:
+        """Begin a ledger for a source."""
+        self.ledgers.append(Ledger(source, self.started))
+
+    def of(self, kind: str) -> list[Ledger]:
+        """The ledgers of one kind of device."""
+        return [ledger for ledger in self.ledgers if ledger.source.kind == kind]
+
+    def edge(self, name: str, change: int, exact: bool = True, error: bool = False) -> None:
+        """Open (+1) or close (−1) a window now; `error` if an exception closes it."""
+        if not exact and not error:
+            self._waiting.append((name, change, self.now()))
+            return
+        with self.lock:
+            before = self.now()
+            read = self.collect() if exact else []
+            if not exact:
+                self._drain()
+            time = self.now() if change > 0 else before  # what reading costs is not the window's
+            self._change(name, change, time)
+            for ledger in self.ledgers:
+                ledger.edge(name, change, time, exact=ledger in read)
+            self.accounts[name].errors += error
+
+    def collect(self) -> list[Ledger]:
+        """Read every sensor and book it; returns the ledgers that took the reading."""
+        values: list[tuple[Ledger, float, float, float]] = []
+        for ledger in self.ledgers:
+            if ledger.lost:
+                continue
+            before = self.now()
+            try:
+                value = ledger.source.read()
+            except OSError as error:
+                ledger.fail(str(error.strerror or error), lost=error.errno == errno.ENODEV)
+                continue
+            after = self.now()
+            values.append((ledger, (before + after) / 2, (after - before) / 2, value))
+        late = self._drain({id(ledger): time for ledger, time, _, _ in values})
+        read = [ledger for ledger, time, slack, value in values if ledger.sample(time, value, slack)]
+        for ledger, name, change, time in late:
+            ledger.edge(name, change, time)
+        return read
+
+    def _drain(self, times: Mapping[int, float] | None = None) -> list[tuple[Ledger, str, int, float]]:
+        """Book the waiting edges; those after a ledger's coming reading are returned for later."""
+        edges, late = [], []
+        while self._waiting:
+            edges.append(self._waiting.popleft())
+        for name, change, time in sorted(edges, key=lambda edge: edge[2]):
+            self._change(name, change, time)
+            for ledger in self.ledgers:
+                if times is not None and time > times.get(id(ledger), time):
+                    late.append((ledger, name, change, time))
+                else:
+                    ledger.edge(name, change, time)
+        return late
+
+    def _change(self, name: str, change: int, time: float) -> None:
+        self.accounts.setdefault(name, _Account()).change(change, time)
+
+    def progress(self) -> dict[str, tuple[float, float]]:
+        """Joules and measured seconds of each source so far, by id."""
+        return {ledger.source.id: (ledger.joules, ledger.measured_s) for ledger in self.ledgers}
+
+
+def mirrored(ledgers: Iterable[Ledger]) -> list[Ledger]:
+    """Die zones that show the register of another die: the same start and, since then, the same energy.
+
+    Threadripper and first EPYCs do so; a sum would count the package once per die.
+    """
+    dies: dict[tuple[str, str], list[Ledger]] = {}
+    for ledger in ledgers:
+        package, _, die = ledger.source.name.partition("-die-")
+        if die:
+            dies.setdefault((ledger.source.kind, package), []).append(ledger)
+    repeated: list[Ledger] = []
+    for group in dies.values():
+        for index, ledger in enumerate(group):
+            if any(other not in repeated and _same_register(ledger, other) for other in group[:index]):
+                repeated.append(ledger)
+    return repeated
+
+
+def _same_register(one: Ledger, other: Ledger) -> bool:
+    if one.first is None or other.first is None:
+        return False
+    same_start = abs(one.first - other.first) * one.source.unit_j <= 1.0  # they are read microseconds apart
+    return same_start and abs(one.joules - other.joules) <= 0.1 + 1e-4 * one.joules

@@ -1,8 +1,8 @@
 """GPU sensors through NVML, and estimates where there is no sensor: each says what it is.
 
 NVML is imported when it is first needed. Its facts, from NVIDIA's reference: the energy counter (Volta and later)
-counts millijoules since the driver was loaded and is renewed every 20 to 100 ms; power is instantaneous up to GA100 and a
-one-second average on later chips; a MIG instance has no power of its own; a GH200's counter holds its CPU as well.
+counts millijoules since the driver was loaded and is renewed every 20 to 100 ms; power is instantaneous up to GA100
+and a one-second average on later chips; a MIG instance has no power of its own; a GH200's counter holds its CPU too.
 """
 
 import errno
@@ -177,6 +177,35 @@ class GpuPower(_NvmlSensor):
         return self._call("nvmlDeviceGetPowerUsage") / 1e3
 
 
+def mig_parents(nvml: Any, gpus: list[Gpu]) -> dict[str, str]:
+    """UUID of each MIG instance -> UUID of its GPU."""
+    parents = {}
+    for gpu in gpus:
+        try:
+            for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu.handle)):
+                instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu.handle, index)
+                parents[_text(nvml.nvmlDeviceGetUUID(instance))] = gpu.uuid
+        except (nvml.NVMLError, AttributeError):
+            continue  # no MIG, or fewer instances than there may be
+    return parents
+
+
+def compute_processes(nvml: Any, gpu: Gpu) -> list[int]:
+    """Ids of the processes that compute on a GPU; empty where NVML does not tell."""
+    try:
+        return [process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle)]
+    except (nvml.NVMLError, AttributeError):
+        return []
+
+
+def driver_version(nvml: Any) -> str | None:
+    """NVIDIA's driver, None where NVML does not tell."""
+    try:
+        return _text(nvml.nvmlSystemGetDriverVersion())
+    except (nvml.NVMLError, AttributeError):
+        return None
+
+
 def gpu_conditions(nvml: Any, gpu: Gpu) -> dict[str, Any]:
     """What makes two runs comparable; what NVML does not tell is None."""
 
@@ -292,6 +321,30 @@ def busy_cpu_s(stat: Path, ticks: int) -> float:
         raise OSError(errno.EIO, f"{stat} does not start with the sum over CPUs")
     user, nice, system, _idle, _iowait, irq, softirq = map(int, line[1:8])
     return (user + nice + system + irq + softirq) / ticks
+
+
+def process_tree_cpu_s(proc: Path, root: int) -> float | None:
+    """CPU-seconds of a process and all its descendants, alive or waited for; None where /proc does not tell.
+
+    Children that lived and died between two looks are in their parent's sum, so none is missed.
+    """
+    parent: dict[int, int] = {}
+    ticks: dict[int, int] = {}
+    for entry in Path(proc).iterdir() if Path(proc).is_dir() else ():
+        text = _read(entry / "stat") if entry.name.isdigit() else None
+        if text:
+            fields = text.rpartition(")")[2].split()  # the name before may hold anything
+            parent[int(entry.name)] = int(fields[1])
+            ticks[int(entry.name)] = sum(map(int, fields[11:15]))  # utime stime cutime cstime
+    if root not in ticks:
+        return None
+    total = 0
+    for pid, count in ticks.items():
+        ancestor = pid
+        while ancestor not in (root, 0) and ancestor in parent:
+            ancestor = parent[ancestor]
+        total += count if ancestor == root else 0
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def _text(value: str | bytes) -> str:

@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from energy_world import FakeGpu, Profile, World
 
 import lorakit
 from lorakit.readings import Quantity, Reading
+from tests.energy_world import FakeGpu, Profile, World
 
 GPU = Profile((0, 100.0), (7, 300.0), (20, 50.0))
 CPU = Profile((0, 60.0), (11, 90.0))

@@ -1,9 +1,9 @@
 """GPU sensors and estimates."""
 
 import pytest
-from energy_world import FakeGpu, FakeNvml, Profile, VirtualClock
 
 from lorakit.sensors import SensorUnavailable, estimate_cpu, estimate_ram, list_gpus, open_gpu, open_nvml
+from tests.energy_world import FakeGpu, FakeNvml, Profile, VirtualClock
 
 
 def fake(**options):
