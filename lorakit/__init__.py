@@ -8,14 +8,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lorakit.adapters import load_adapter, save_adapter
     from lorakit.energy import EnergyMeter
     from lorakit.lora import (
         LoRALinear,
+        adapter_names,
         apply_lora,
+        combine_adapters,
         count_parameters,
+        delete_adapter,
         disable_lora,
         merge_lora,
         remove_lora,
+        set_adapter,
         unmerge_lora,
     )
     from lorakit.ner import read_ner
@@ -27,14 +32,20 @@ __all__ = [
     "EnergyMeter",
     "LoRALinear",
     "TrainConfig",
+    "adapter_names",
     "apply_lora",
+    "combine_adapters",
     "count_parameters",
+    "delete_adapter",
     "disable_lora",
     "evaluate",
+    "load_adapter",
     "merge_lora",
     "predict",
     "read_ner",
     "remove_lora",
+    "save_adapter",
+    "set_adapter",
     "train",
     "unmerge_lora",
 ]
@@ -43,14 +54,20 @@ _OWNER = {
     "EnergyMeter": "energy",
     "LoRALinear": "lora",
     "TrainConfig": "training",
+    "adapter_names": "lora",
     "apply_lora": "lora",
+    "combine_adapters": "lora",
     "count_parameters": "lora",
+    "delete_adapter": "lora",
     "disable_lora": "lora",
     "evaluate": "training",
+    "load_adapter": "adapters",
     "merge_lora": "lora",
     "predict": "training",
     "read_ner": "ner",
     "remove_lora": "lora",
+    "save_adapter": "adapters",
+    "set_adapter": "lora",
     "train": "training",
     "unmerge_lora": "lora",
 }

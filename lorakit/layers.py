@@ -1,15 +1,32 @@
 """The adapted layers: a frozen layer plus a trainable low-rank update, and their maths.
 
-A layer becomes its LoRA form by class swap (`module.__class__ = LoRALinear`): it stays the same object, so its
-hooks, its parameters' names and identities and every reference to it (shared modules, optimisers) stay valid.
+A layer becomes its LoRA form by class swap (`module.__class__ = LoRALinear`): it stays the same object, so its hooks,
+its parameters' names and identities and every reference to it (shared modules, optimisers) stay valid.
 """
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ADAPTER_PARAMETERS = ("lora_A", "lora_B")
-"""Names of the parameters that a LoRA form adds to its layer."""
+CONV1D = "transformers.pytorch_utils.Conv1D"
+"""GPT-2's linear layer with a transposed weight, known by its name: this file does not import transformers."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """The values of one layer's update, float32: what an adapter file holds for the layer, and its constants."""
+
+    A: Tensor  # (r, in); embedding (r, rows); convolution (r, in, height, width)
+    B: Tensor  # (out, r); embedding (width, r); convolution (out, r, 1, 1)
+    lora_alpha: float  # only shown and saved
+    scaling: float  # the factor on BA
+    magnitude: Tensor | None = None  # (out,), convolution (1, out, 1, 1): DoRA's
+    start: tuple[Tensor, Tensor] | None = None  # A and B to subtract: what PiSSA and OLoRA take out of the weight
 
 
 class LoRALayer(nn.Module):
@@ -18,18 +35,68 @@ class LoRALayer(nn.Module):
     `lora_A` and `lora_B` are float32 parameters beside the layer's own; the update is cast to the input's dtype, never
     the input to the update's. Dropout acts on the update's input only, follows `training` and draws from torch's
     default generator (a private one would not be restored when gradient checkpointing runs the forward again).
+
+    With DoRA (arXiv:2402.09353) the adapted weight W + scale·BA is rescaled to the trained `lora_magnitude` in each
+    output; its norm counts as a constant in backward (§4.3). With PiSSA and OLoRA the weight stays as it is and the
+    update is counted from its start: scale·(BA - B₀A₀).
     """
 
     base_class: type[nn.Module]
 
+    weight: nn.Parameter
     lora_A: nn.Parameter
     lora_B: nn.Parameter
+    lora_magnitude: nn.Parameter | None
     lora_original: Tensor | None  # the untouched weight while merged
+    lora_start_A: Tensor | None
+    lora_start_B: Tensor | None
     r: int
     lora_alpha: float
     scaling: float
+    scaling_is_exact: bool  # a power of two
     lora_dropout: float
     lora_off: bool  # True inside disable_lora(): compute what the untouched layer computes
+
+    def forward(self, x: Tensor, *rest: Any) -> Tensor:
+        y = self.base_output(x, self.base_weight(), *rest)
+        if self.lora_off:
+            return y
+        if self.merged:
+            return refuse_backward(y, self.lora_A)
+        return self.add_update(x, y)
+
+    def base_output(self, x: Tensor, weight: Tensor) -> Tensor:
+        """What the layer computes with this weight and its own bias."""
+        raise NotImplementedError
+
+    def update_output(self, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
+        """BA applied to x, unscaled, in x's dtype."""
+        raise NotImplementedError
+
+    def add_update(self, x: Tensor, y: Tensor) -> Tensor:
+        """The output with the update on top of the layer's own output y."""
+        dropped = F.dropout(x, self.lora_dropout) if self.lora_dropout and self.training else x
+        update = self.update_output(dropped, self.lora_A, self.lora_B)
+        if self.lora_start_A is not None:
+            update = update - self.update_output(x, self.lora_start_A, self.lora_start_B)
+        if self.lora_magnitude is None:
+            return y + update * self.scaling
+        # the sums below, here and in the other layers, are in PEFT's order: the same adapter gives the same bits
+        bare = self.bare_output(dropped) if dropped is not x else self.without_bias(y)
+        factor = self.along_outputs(self.magnitude_factor()).to(y.dtype)
+        return y + ((factor - 1) * bare + factor * update * self.scaling)
+
+    def bare_output(self, x: Tensor) -> Tensor:
+        """What the untouched layer computes without its bias."""
+        return self.without_bias(self.base_output(x, self.weight))
+
+    def without_bias(self, y: Tensor) -> Tensor:
+        bias = getattr(self, "bias", None)
+        return y if bias is None else y - self.along_outputs(bias).to(y.dtype)
+
+    def along_outputs(self, values: Tensor) -> Tensor:
+        """One value per output, shaped to multiply the layer's output."""
+        return values
 
     @property
     def merged(self) -> bool:
@@ -40,16 +107,54 @@ class LoRALayer(nn.Module):
         """The weight to compute with: the untouched one where the update is off although it is merged."""
         return self.lora_original if self.lora_off and self.lora_original is not None else self.weight
 
+    def product(self, A: Tensor, B: Tensor) -> Tensor:
+        """BA in float32, in the shape of `weight`."""
+        return B.float() @ A.float()
+
     def delta_weight(self) -> Tensor:
-        """The update scale·BA in float32, in the shape of `weight`."""
-        raise NotImplementedError
+        """The update scale·BA (from its start, if it has one) in float32, in the shape of `weight`; without DoRA."""
+        delta = self.product(self.lora_A, self.lora_B)
+        if self.lora_start_A is not None:
+            delta = delta - self.product(self.lora_start_A, self.lora_start_B)
+        return self.scaling * delta
+
+    def output_norms(self, weight: Tensor) -> Tensor:
+        """Norm of each output's weights."""
+        return torch.linalg.norm(weight, dim=1)
+
+    @torch.no_grad()
+    def adapted_norms(self) -> Tensor:
+        """Norm of each output's weights with the update, float32."""
+        return self.output_norms(plain_weight(self).float() + self.delta_weight())
+
+    def magnitude_factor(self) -> Tensor:
+        """DoRA's factor per output: the trained magnitude over the adapted weight's norm."""
+        return self.lora_magnitude / self.adapted_norms()
+
+    @torch.no_grad()
+    def merged_weight(self) -> Tensor:
+        """Weight and update in one, float32."""
+        weight = plain_weight(self).float() + self.delta_weight()
+        return weight if self.lora_magnitude is None else weight * self.along_rows(self.magnitude_factor())
+
+    def along_rows(self, values: Tensor) -> Tensor:
+        """One value per output, shaped to multiply the weight."""
+        return values[:, None]
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add the update to `weight` (computed in float32) and keep the original for a bit-exact `unmerge`."""
-        if not self.merged:
-            self.register_buffer("lora_original", self.weight.detach().clone(), persistent=False)
-            self.weight.copy_(self.weight.float() + self.delta_weight())
+        """Add the update to `weight` (computed in float32) and keep the original for a bit-exact `unmerge`.
+
+        Raises:
+            ValueError: The sum is not finite in the weight's dtype.
+        """
+        if self.merged:
+            return
+        merged = self.merged_weight().to(self.weight.dtype)
+        if not torch.isfinite(merged).all():
+            raise ValueError(f"merging gives weights that are not finite in {self.weight.dtype}")
+        self.register_buffer("lora_original", self.weight.detach().clone(), persistent=False)
+        self.weight.copy_(merged)
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -64,7 +169,7 @@ class LoRALayer(nn.Module):
         if self.merged:
             destination[f"{prefix}weight"] = self.lora_original
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *rest: object) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *rest: Any) -> None:
         if self.merged and f"{prefix}weight" in state_dict:
             raise RuntimeError(f"cannot load into {prefix[:-1]!r} while LoRA is merged; call unmerge_lora first")
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -85,59 +190,220 @@ class LoRALinear(LoRALayer, nn.Linear):
 
     base_class = nn.Linear
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.base_weight(), in_dtype_of(x, self.bias))
-        if self.lora_off:
-            return y
-        if self.merged:
-            return refuse_backward(y, self.lora_A)
+    def base_output(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(x, weight, in_dtype_of(x, self.bias))
+
+    def bare_output(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+    def update_output(self, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
+        return F.linear(F.linear(x, in_dtype_of(x, A)), in_dtype_of(x, B))
+
+    def add_update(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.lora_magnitude is not None or self.lora_start_A is not None or not self.scaling_is_exact:
+            return super().add_update(x, y)
         if self.lora_dropout and self.training:
             x = F.dropout(x, self.lora_dropout)
         xA = F.linear(x, in_dtype_of(x, self.lora_A)).reshape(-1, self.r)  # (tokens, r)
         B = in_dtype_of(x, self.lora_B)
+        # one addmm: scaling and sum cost no pass of their own over the (tokens, out) output; a scaling by a power of
+        # two rounds nothing, so the bits are still those of PEFT's separate operations
         return torch.addmm(y.reshape(-1, self.out_features), xA, B.T, alpha=self.scaling).view(y.shape)
 
-    def delta_weight(self) -> Tensor:
-        return self.scaling * (self.lora_B.float() @ self.lora_A.float())
+
+class LoRAEmbedding(LoRALayer, nn.Embedding):
+    """A frozen table plus a trainable update: y = W[i] + scale·Aᵀ[i]Bᵀ. A starts at zero; dropout does not apply.
+
+    Shape:
+        i (...) -> (..., embedding_dim); lora_A (r, num_embeddings); lora_B (embedding_dim, r).
+    """
+
+    base_class = nn.Embedding
+
+    def base_output(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self._look_up(x, weight)
+
+    def _look_up(self, x: Tensor, table: Tensor) -> Tensor:
+        return F.embedding(x, table, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
+
+    def add_update(self, x: Tensor, y: Tensor) -> Tensor:
+        A, B = in_dtype_of(y, self.lora_A), in_dtype_of(y, self.lora_B)
+        update = F.linear(self._look_up(x, A.T), B)
+        if self.lora_magnitude is None:
+            return (y + update * self.scaling).to(y.dtype)  # under autocast the update alone is in lower precision
+        factor = self.magnitude_factor()
+        return (factor * y + factor * update * self.scaling).to(y.dtype)
+
+    def product(self, A: Tensor, B: Tensor) -> Tensor:
+        return A.float().T @ B.float().T
+
+    def output_norms(self, weight: Tensor) -> Tensor:
+        return torch.linalg.norm(weight, dim=0)
+
+    def along_rows(self, values: Tensor) -> Tensor:
+        return values
 
 
-LORA_CLASS: dict[type[nn.Module], type[LoRALayer]] = {nn.Linear: LoRALinear}
-"""The LoRA form of each kind of layer that can carry an update."""
+class LoRAConv2d(LoRALayer, nn.Conv2d):
+    """A frozen convolution plus a trainable update: A convolves like the layer itself, B is 1 x 1.
+
+    Shape:
+        x (..., in, height, width) -> (..., out, height', width'); lora_A (r, in, *kernel); lora_B (out, r, 1, 1).
+    """
+
+    base_class = nn.Conv2d
+
+    def base_output(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self._conv_forward(x, weight, in_dtype_of(x, self.bias))
+
+    def update_output(self, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
+        return F.conv2d(self._conv_forward(x, in_dtype_of(x, A), None), in_dtype_of(x, B))
+
+    def along_outputs(self, values: Tensor) -> Tensor:
+        return values.reshape(-1, 1, 1)
+
+    def product(self, A: Tensor, B: Tensor) -> Tensor:
+        return (B.float().flatten(1) @ A.float().flatten(1)).view(self.weight.shape)
+
+    def output_norms(self, weight: Tensor) -> Tensor:
+        return weight.norm(p=2, dim=(1, 2, 3), keepdim=True).transpose(1, 0)
+
+    def along_rows(self, values: Tensor) -> Tensor:
+        return values.reshape(-1, 1, 1, 1)
+
+
+@cache
+def _lora_conv1d() -> type[LoRALayer]:
+    """`LoRAConv1D`, made when first needed because its base class is transformers'."""
+    from transformers.pytorch_utils import Conv1D
+
+    class LoRAConv1D(LoRALayer, Conv1D):
+        """GPT-2's linear layer, whose weight is stored transposed, plus a trainable update.
+
+        Shape:
+            x (..., nx) -> (..., nf); weight (nx, nf); lora_A (r, nx); lora_B (nf, r).
+        """
+
+        base_class = Conv1D
+
+        def base_output(self, x: Tensor, weight: Tensor) -> Tensor:
+            y = torch.addmm(in_dtype_of(x, self.bias), x.reshape(-1, x.size(-1)), weight)
+            return y.view(*x.shape[:-1], self.nf)
+
+        def bare_output(self, x: Tensor) -> Tensor:
+            return x @ self.weight
+
+        def update_output(self, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
+            return F.linear(F.linear(x, in_dtype_of(x, A)), in_dtype_of(x, B))
+
+        def product(self, A: Tensor, B: Tensor) -> Tensor:
+            return (B.float() @ A.float()).T
+
+        def output_norms(self, weight: Tensor) -> Tensor:
+            return torch.linalg.norm(weight, dim=0)
+
+        def along_rows(self, values: Tensor) -> Tensor:
+            return values
+
+    LoRAConv1D.__qualname__ = "LoRAConv1D"  # pickle finds it as lorakit.layers.LoRAConv1D
+    return LoRAConv1D
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LoRAConv1D":
+        return _lora_conv1d()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+LORA_CLASS: dict[type[nn.Module], type[LoRALayer]] = {
+    nn.Linear: LoRALinear,
+    nn.Embedding: LoRAEmbedding,
+    nn.Conv2d: LoRAConv2d,
+}
+"""The LoRA form of each kind of layer that can carry an update; Conv1D's is made when first met."""
 
 
 def lora_class(module: nn.Module) -> type[LoRALayer] | None:
     """The LoRA form for exactly this kind of layer, else None (a subclass may compute something else)."""
-    return LORA_CLASS.get(type(module))
+    kind = type(module)
+    if isinstance(module, LoRALayer):
+        return kind
+    if f"{kind.__module__}.{kind.__qualname__}" == CONV1D:
+        return _lora_conv1d()
+    if isinstance(module, nn.Conv2d) and module.groups > 1 or isinstance(module, nn.Embedding) and module.max_norm:
+        return None  # BA is no grouped kernel; max_norm rescales rows in place, frozen or not
+    return LORA_CLASS.get(kind)
 
 
-def attach(module: nn.Module, A: Tensor, B: Tensor, lora_alpha: float, scaling: float, lora_dropout: float) -> None:
+def update_shapes(module: nn.Module, r: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of A and B of rank r for this layer."""
+    if isinstance(module, nn.Embedding):
+        return (r, module.num_embeddings), (module.embedding_dim, r)
+    if isinstance(module, nn.Conv2d):
+        return (r, module.in_channels, *module.kernel_size), (module.out_channels, r, 1, 1)
+    if isinstance(module, nn.Linear):
+        return (r, module.in_features), (module.out_features, r)
+    return (r, module.nx), (module.nf, r)
+
+
+def magnitude_shape(module: nn.Module) -> tuple[int, ...]:
+    """Shape of the DoRA magnitude of this layer: one value per output."""
+    outputs = update_shapes(module, 1)[1][0]
+    return (1, outputs, 1, 1) if isinstance(module, nn.Conv2d) else (outputs,)
+
+
+def attach(module: nn.Module, update: Update, lora_dropout: float, use_dora: bool = False) -> None:
     """Turn `module` into its LoRA form in place.
 
     Args:
         module: A layer for which `lora_class` has a form.
-        A: (r, in), float32.
-        B: (out, r), float32.
-        lora_alpha: Only shown and saved; `scaling` is what computes.
-        scaling: Factor on BA.
+        update: Its values; a missing DoRA magnitude starts at the adapted weight's own norms.
         lora_dropout: Probability in [0, 1) of zeroing an input of the update.
+        use_dora: Train a magnitude per output.
     """
     form = lora_class(module)
     assert form is not None, f"{type(module).__name__} has no LoRA form"
     module.__class__ = form
-    module.r, module.lora_alpha, module.scaling, module.lora_dropout = len(A), lora_alpha, scaling, lora_dropout
-    module.lora_off = False
-    module.lora_A, module.lora_B = nn.Parameter(A), nn.Parameter(B)
+    module.lora_off, module.lora_dropout = False, float(lora_dropout)
     module.register_buffer("lora_original", None, persistent=False)
+    module.register_parameter("lora_magnitude", None)
+    set_update(module, update)
+    if use_dora and update.magnitude is None:
+        module.lora_magnitude = nn.Parameter(module.adapted_norms())
+
+
+@torch.no_grad()
+def set_update(layer: LoRALayer, update: Update) -> None:
+    """Give the layer other values: into the same parameters where the shapes agree, else into new ones."""
+    for name, value in (("lora_A", update.A), ("lora_B", update.B), ("lora_magnitude", update.magnitude)):
+        old = getattr(layer, name, None)
+        if old is not None and value is not None and old.shape == value.shape:
+            old.copy_(value)
+        else:
+            new = value.detach().to(layer.weight.device, torch.float32, copy=True) if value is not None else None
+            layer.register_parameter(name, None if new is None else nn.Parameter(new))
+    layer.r, layer.lora_alpha, layer.scaling = len(update.A), update.lora_alpha, update.scaling
+    layer.scaling_is_exact = math.frexp(update.scaling)[0] == 0.5
+    start_A, start_B = update.start or (None, None)
+    layer.register_buffer("lora_start_A", start_A, persistent=False)
+    layer.register_buffer("lora_start_B", start_B, persistent=False)
 
 
 def detach(module: LoRALayer) -> None:
     """Take the LoRA form off again: class, attributes and parameters as they were; `weight` stays as it is."""
-    for name in ADAPTER_PARAMETERS:
+    for name in ("lora_A", "lora_B", "lora_magnitude", "lora_original", "lora_start_A", "lora_start_B"):
         delattr(module, name)
-    del module.lora_original
-    for name in ("r", "lora_alpha", "scaling", "lora_dropout", "lora_off"):
+    module._non_persistent_buffers_set -= {"lora_original", "lora_start_A", "lora_start_B"}
+    for name in ("r", "lora_alpha", "scaling", "scaling_is_exact", "lora_dropout", "lora_off"):
         delattr(module, name)
     module.__class__ = module.base_class
+
+
+def plain_weight(module: nn.Module) -> Tensor:
+    """The layer's untouched weight; a quantised one is unpacked."""
+    weight = getattr(module, "lora_original", None)
+    weight = module.weight if weight is None else weight
+    return weight.dequantize() if hasattr(weight, "dequantize") and type(weight.data) is not Tensor else weight
 
 
 def in_dtype_of(x: Tensor, parameter: Tensor | None) -> Tensor | None:
@@ -149,11 +415,11 @@ def in_dtype_of(x: Tensor, parameter: Tensor | None) -> Tensor | None:
 
 class _RefuseBackward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: object, y: Tensor, parameter: Tensor) -> Tensor:
+    def forward(ctx: Any, y: Tensor, parameter: Tensor) -> Tensor:
         return y.view_as(y)
 
     @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> None:
+    def backward(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError(
             "backward through a merged LoRA layer: a merged update gets no gradient, so nothing would be trained; "
             "call unmerge_lora(model) before training"

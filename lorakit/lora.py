@@ -1,21 +1,26 @@
 """LoRA on an existing model: inject, count, merge, switch off, take out again (arXiv:2106.09685).
 
 The model stays the same object of the same class; every parameter keeps its name and its identity. What lorakit has to
-remember (the configuration, the untouched values of what is trained in place) hangs on the model as one plain record.
+remember (configurations, other adapters' values, the untouched values of what is trained in place) hangs on the model
+as one plain record. One adapter is in the model at a time; the others wait in the record.
 """
 
-import hashlib
 import math
-from collections.abc import Iterator, Sequence
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from lorakit.layers import LoRALayer, attach, detach
+from lorakit.combine import COMBINATIONS, combine_updates
+from lorakit.initial import check_init, initial_update
+from lorakit.layers import LoRALayer, Update, attach, detach, set_update, update_shapes
 from lorakit.layers import LoRALinear as LoRALinear
-from lorakit.targets import default_targets, find_head, find_modules, find_targets
+from lorakit.masters import demote, promote
+from lorakit.targets import default_targets, find_head, find_modules, find_targets, keep_layers, unmatched
 
 BIASES = ("none", "all", "lora_only")
 STATE = "_lora_state"
@@ -33,41 +38,105 @@ class LoRAConfig:
     bias: str = "none"
     modules_to_save: tuple[str, ...] | None = None  # None: the detected head
     exclude_modules: str | tuple[str, ...] = ()
+    layers_to_transform: tuple[int, ...] | None = None  # None: all
+    layers_pattern: tuple[str, ...] = ()  # names of the lists that hold the layers; (): any
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)  # regex for a name's last parts -> its r
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     use_rslora: bool = False  # scale by alpha/√r instead (arXiv:2312.03732)
+    use_dora: bool = False  # train a magnitude per output (arXiv:2402.09353)
+    init_lora_weights: bool | str = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
-            raise ValueError(f"r must be a whole number of at least 1, got {self.r!r}")
-        if isinstance(self.lora_alpha, bool) or not (0 < self.lora_alpha < math.inf):
-            raise ValueError(f"lora_alpha must be a positive number, got {self.lora_alpha!r}")
+        _check_rank("r", self.r)
+        _check_alpha("lora_alpha", self.lora_alpha)
         if isinstance(self.lora_dropout, bool) or not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora_dropout must be a probability from 0 to below 1, got {self.lora_dropout!r}")
         if self.bias not in BIASES:
             raise ValueError(f"bias must be one of {', '.join(BIASES)}, got {self.bias!r}")
         if isinstance(self.modules_to_save, str):
             raise ValueError(f"modules_to_save must be a list of names, got {self.modules_to_save!r}")
-        for name in ("target_modules", "modules_to_save", "exclude_modules"):
+        if isinstance(self.layers_to_transform, int):
+            object.__setattr__(self, "layers_to_transform", (self.layers_to_transform,))
+        if isinstance(self.layers_pattern, str):
+            object.__setattr__(self, "layers_pattern", (self.layers_pattern,))
+        for name in ("target_modules", "modules_to_save", "exclude_modules", "layers_to_transform", "layers_pattern"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
         if self.target_modules is not None and not self.target_modules:
             raise ValueError("target_modules is empty; leave it out for the architecture's default")
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise ValueError(
+                "layers_to_transform goes with a list of target_modules; a regex can name the layers itself"
+            )
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("layers_pattern says where layers_to_transform counts; give both")
+        for key, value in self.rank_pattern.items():
+            _check_rank(f"rank_pattern[{key!r}]", value)
+        for key, value in self.alpha_pattern.items():
+            _check_alpha(f"alpha_pattern[{key!r}]", value)
+        for rank in (self.r, *self.rank_pattern.values()):
+            check_init(self.init_lora_weights, rank)
+
+    def rank_of(self, name: str) -> int:
+        """Rank of the update of the layer with this full name."""
+        return _first_match(self.rank_pattern, name, self.r)
+
+    def alpha_of(self, name: str) -> float:
+        """lora_alpha of the layer with this full name."""
+        return _first_match(self.alpha_pattern, name, self.lora_alpha)
 
     def scaling(self, r: int, lora_alpha: float) -> float:
         """The factor on BA for a layer of this rank and alpha."""
         return lora_alpha / math.sqrt(r) if self.use_rslora else lora_alpha / r
 
 
+def _check_rank(what: str, r: object) -> None:
+    if isinstance(r, bool) or not isinstance(r, int) or r < 1:
+        raise ValueError(f"{what} must be a whole number of at least 1, got {r!r}")
+
+
+def _check_alpha(what: str, alpha: object) -> None:
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not (0 < alpha < math.inf):
+        raise ValueError(f"{what} must be a positive number, got {alpha!r}")
+
+
+def pattern_matches(pattern: str, name: str) -> bool:
+    """PEFT's rule for rank_pattern and alpha_pattern: a regex for the last parts of the name."""
+    return re.match(rf"(.*\.)?({pattern})$", name) is not None
+
+
+def _first_match(patterns: Mapping[str, float], name: str, default: float) -> float:
+    return next((value for pattern, value in patterns.items() if pattern_matches(pattern, name)), default)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter outside the model: its configuration and values. While it is active only the names count."""
+
+    config: LoRAConfig
+    saved: tuple[str, ...]  # full names of the modules trained whole
+    targets: tuple[str, ...]  # full names of the adapted layers
+    updates: Mapping[str, Update]  # by layer
+    values: Mapping[str, Tensor]  # parameters and buffers of the base that are trained in place, by full name
+
+
 @dataclass
 class LoRAState:
     """What an adapted model remembers: names, never references to modules, so that copies and pickles stay whole."""
 
-    config: LoRAConfig
-    targets: tuple[str, ...]  # full names of the adapted layers
-    saved: tuple[str, ...]  # full names of the modules trained whole
-    originals: dict[str, Tensor] = field(default_factory=dict)  # untouched values of the base's trained parameters
-    required_grad: dict[str, bool] = field(default_factory=dict)  # the base's flags before apply_lora
+    active: str
+    adapters: dict[str, Adapter]  # the active one's values are the model's, not these
+    required_grad: dict[str, bool]  # the base's flags before apply_lora
+    originals: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # untouched values of what the active one trains in place
     disabled: bool = False  # inside disable_lora()
+
+    @property
+    def current(self) -> Adapter:
+        """The active adapter's record."""
+        return self.adapters[self.active]
 
 
 @dataclass(frozen=True)
@@ -101,7 +170,10 @@ def peft_total(model: nn.Module) -> int:
     with 11 labels, r=16, query+value and bias="all": lorakit 700,427 of 124,653,323; PEFT 700,427 of 124,661,782, which
     are 8,459 (768 x 11 + 11) more.
     """
-    saved = {id(p): p.numel() for name in lora_state(model).saved for p in model.get_submodule(name).parameters()}
+    model = unwrap(model)
+    saved = {
+        id(p): p.numel() for name in lora_state(model).current.saved for p in model.get_submodule(name).parameters()
+    }
     return count_parameters(model).total + sum(saved.values())
 
 
@@ -115,10 +187,20 @@ def apply_lora(
     modules_to_save: Sequence[str] | None = None,
     *,
     exclude_modules: str | Sequence[str] = (),
+    layers_to_transform: int | Sequence[int] | None = None,
+    layers_pattern: str | Sequence[str] = (),
+    rank_pattern: Mapping[str, int] | None = None,
+    alpha_pattern: Mapping[str, float] | None = None,
     use_rslora: bool = False,
+    use_dora: bool = False,
+    init_lora_weights: bool | str = True,
     seed: int = 0,
+    adapter_name: str = "default",
 ) -> nn.Module:
     """Freeze `model` and add trainable low-rank updates to its layers, in place; the first output is unchanged.
+
+    What is trained is float32 whatever the base's type. A model that has an adapter takes another one under another
+    `adapter_name`; it becomes the active one.
 
     Args:
         model: Any module. Keeps its class, signature, parameter names and identities.
@@ -131,18 +213,23 @@ def apply_lora(
         modules_to_save: Modules trained whole besides the head. None means the detected head alone, [] nothing, not
             even the head.
         exclude_modules: Suffixes, or one regex, of targets to leave out.
+        layers_to_transform: Indices of the layers to adapt, with a list of target_modules.
+        layers_pattern: Names of the lists that hold those layers; () means the first number in a name.
+        rank_pattern: Regex for a name's last parts -> another r for the layers it matches.
+        alpha_pattern: The same for lora_alpha.
         use_rslora: Scale by lora_alpha/√r.
+        use_dora: Train the norm of each output's weights apart from their direction.
+        init_lora_weights: True, False, "gaussian", "orthogonal", "pissa", "pissa_niter_[steps]" or "olora".
         seed: The initial A of a layer depends on this and the layer's name only; the global generators are not used.
+        adapter_name: Name of this adapter among several.
 
     Returns:
         The same object.
 
     Raises:
-        ValueError: An argument out of range; a name that matches nothing; a layer that cannot be adapted; a model that
-            was adapted before. The model is then unchanged.
+        ValueError: An argument out of range; a name that matches nothing; a layer that cannot be adapted; an adapter of
+            this name is there already. The model is then unchanged.
     """
-    if hasattr(model, STATE):
-        raise ValueError("this model has LoRA already; call remove_lora(model) before another apply_lora")
     config = LoRAConfig(
         r=r,
         lora_alpha=lora_alpha,
@@ -151,24 +238,72 @@ def apply_lora(
         bias=bias,
         modules_to_save=modules_to_save,
         exclude_modules=exclude_modules,
+        layers_to_transform=layers_to_transform,
+        layers_pattern=layers_pattern,
+        rank_pattern=dict(rank_pattern or {}),
+        alpha_pattern=dict(alpha_pattern or {}),
         use_rslora=use_rslora,
+        use_dora=use_dora,
+        init_lora_weights=init_lora_weights,
     )
-    saved = _modules_trained_whole(model, config)
+    state = getattr(model, STATE, None)
+    if state is not None and adapter_name in state.adapters:
+        raise ValueError(
+            f"this model has LoRA already; call remove_lora(model) before another apply_lora, or add an adapter under "
+            f"another adapter_name than {adapter_name!r}"
+        )
+    adapter = new_adapter(model, config, _modules_trained_whole(model, config), seed)
+    _warn_of_large_ranks(model, adapter)
+    return add_adapter(model, adapter_name, adapter)
+
+
+def new_adapter(model: nn.Module, config: LoRAConfig, saved: tuple[str, ...], seed: int = 0) -> Adapter:
+    """A fresh adapter for `model`, outside of it: the layers that `config` means, with their initial updates.
+
+    Raises:
+        ValueError: As `apply_lora`.
+    """
     wanted = default_targets(model) if config.target_modules is None else config.target_modules
     targets = find_targets(model, wanted, config.exclude_modules, saved)
-
-    state = LoRAState(config, targets, saved)
-    state.required_grad = {name: p.requires_grad for name, p in model.named_parameters()}
-    trained = {id(p): p for p in _trained_in_place(model, state)}
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(id(parameter) in trained)
-        if id(parameter) in trained:
-            state.originals[name] = parameter.detach().clone()
+    if config.layers_to_transform is not None:
+        targets = keep_layers(targets, config.layers_to_transform, config.layers_pattern)
+    for what in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(config, what):
+            if not any(pattern_matches(pattern, name) for name in targets):
+                raise unmatched(what, pattern, (name.rpartition(".")[2] for name in targets))
+    updates = {}
     for name in targets:
+        r, alpha = config.rank_of(name), config.alpha_of(name)
         module = model.get_submodule(name)
-        attach(module, *_fresh_update(module, name, r, seed), lora_alpha, config.scaling(r, lora_alpha), lora_dropout)
-    setattr(model, STATE, state)
+        scaling = config.scaling(r, alpha)
+        updates[name] = initial_update(module, name, r, alpha, scaling, config.init_lora_weights, seed)
+    return Adapter(config, saved, targets, updates, {})
+
+
+def add_adapter(model: nn.Module, name: str, adapter: Adapter) -> nn.Module:
+    """Put an adapter made for `model` into it under `name`, as the active one; one of that name is replaced."""
+    state = getattr(model, STATE, None)
+    if state is None:
+        state = LoRAState(name, {}, {n: p.requires_grad for n, p in model.named_parameters()})
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        setattr(model, STATE, state)
+        state.adapters[name] = adapter
+        _put_in(model, state)
+        return model
+    _switch(model, state, name, adapter)
     return model
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile's and DistributedDataParallel's wrappers."""
+    while True:
+        if "_orig_mod" in model._modules:
+            model = model._orig_mod
+        elif isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
 
 
 def lora_state(model: nn.Module) -> LoRAState:
@@ -177,6 +312,7 @@ def lora_state(model: nn.Module) -> LoRAState:
     Raises:
         ValueError: The model has no LoRA.
     """
+    model = unwrap(model)
     state = getattr(model, STATE, None)
     if state is None:
         raise ValueError(f"this {type(model).__name__} has no LoRA; call apply_lora(model) or load_adapter first")
@@ -185,14 +321,121 @@ def lora_state(model: nn.Module) -> LoRAState:
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALayer]]:
     """The adapted layers with their full names, each once."""
-    for name in lora_state(model).targets:
+    model = unwrap(model)
+    for name in lora_state(model).current.targets:
         yield name, model.get_submodule(name)
 
 
+def adapter_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of all adapters of the model, the active one first."""
+    state = lora_state(model)
+    return (state.active, *(name for name in state.adapters if name != state.active))
+
+
+def set_adapter(model: nn.Module, name: str) -> nn.Module:
+    """Make another adapter the active one, in place; head and biases change with it.
+
+    Where both adapters have the same shapes the values go into the same parameters: an optimiser keeps working on them
+    and a compiled model need not be compiled again. A merged model is merged with the new adapter.
+    """
+    model = unwrap(model)
+    state = lora_state(model)
+    _known(state, name)
+    if name != state.active:
+        _switch(model, state, name, state.adapters[name])
+    return model
+
+
+def delete_adapter(model: nn.Module, name: str) -> nn.Module:
+    """Forget an adapter that is not the active one."""
+    state = lora_state(model)
+    _known(state, name)
+    if name == state.active:
+        raise ValueError(f"adapter {name!r} is active; set_adapter another one first, or remove_lora(model)")
+    del state.adapters[name]
+    return model
+
+
+def combine_adapters(
+    model: nn.Module, weights: Mapping[str, float], name: str, how: str = "cat", r: int | None = None
+) -> nn.Module:
+    """Make a new adapter, not yet active, whose change of the base is the weighted sum of others' changes.
+
+    Args:
+        model: An adapted model.
+        weights: Adapter name -> its factor, any sign.
+        name: Of the new adapter.
+        how: "cat" is exact and its rank is the sum of the ranks; "svd" is the best approximation of rank `r`; "linear"
+            adds A's and B's of one rank, PEFT's rough rule.
+        r: Rank for "svd"; None means the largest of the adapters' ranks.
+
+    Raises:
+        ValueError: A name that is unknown or taken; a rule that does not exist; DoRA, whose changes do not add.
+    """
+    model = unwrap(model)
+    state = lora_state(model)
+    if name in state.adapters:
+        raise ValueError(f"adapter {name!r} is there already; delete_adapter it first")
+    if how not in COMBINATIONS:
+        raise ValueError(f"how must be one of {', '.join(COMBINATIONS)}, got {how!r}")
+    if not weights:
+        raise ValueError("weights is empty; give at least one adapter and its factor")
+    parts = []
+    for part, weight in weights.items():
+        _known(state, part)
+        adapter = captured(model) if part == state.active else state.adapters[part]
+        if adapter.config.use_dora:
+            raise ValueError(f"adapter {part!r} uses DoRA, whose changes do not add; merge it instead")
+        parts.append((adapter, float(weight)))
+
+    targets = tuple(dict.fromkeys(t for adapter, _ in parts for t in adapter.targets))
+    updates = {}
+    for target in targets:
+        mine = [(adapter.updates[target], weight) for adapter, weight in parts if target in adapter.updates]
+        updates[target] = combine_updates(mine, how, r)
+    values = {}
+    for key in dict.fromkeys(k for adapter, _ in parts for k in adapter.values):
+        base = _untouched(model, state, key)
+        change = sum((w * (a.values[key].to(base) - base) for a, w in parts if key in a.values), torch.zeros_like(base))
+        values[key] = base + change
+    saved = tuple(dict.fromkeys(s for adapter, _ in parts for s in adapter.saved))
+    first = updates[targets[0]]
+    config = replace(
+        parts[0][0].config,
+        r=len(first.A),
+        lora_alpha=first.lora_alpha,
+        rank_pattern={},
+        alpha_pattern={},
+        use_rslora=False,
+        init_lora_weights=True,
+        bias=max((a.config.bias for a, _ in parts), key=("none", "lora_only", "all").index),
+    )
+    state.adapters[name] = Adapter(config, saved, targets, updates, values)
+    return model
+
+
 def merge_lora(model: nn.Module) -> nn.Module:
-    """Add the updates to the weights, in place: plain speed, the same outputs to rounding. The originals are kept."""
-    for _, layer in lora_layers(model):
-        layer.merge()
+    """Add the updates to the weights, in place: plain speed, the same outputs to rounding. The originals are kept.
+
+    Raises:
+        ValueError: An adapted weight is tied to another module's, which would change too; or the sum is not finite.
+    """
+    plain = unwrap(model)
+    layers = dict(lora_layers(plain))
+    owned = {id(layer.weight): name for name, layer in layers.items()}
+    for name, parameter in plain.named_parameters(remove_duplicate=False):
+        if owner := owned.get(id(parameter)):
+            holder = plain.get_submodule(name.rpartition(".")[0])
+            if holder is not layers[owner]:
+                raise ValueError(
+                    f"{owner}.weight is tied to {name}: merging would change both; run unmerged, or untie them first"
+                )
+    try:
+        for layer in layers.values():
+            layer.merge()
+    except ValueError:
+        unmerge_lora(plain)
+        raise
     return model
 
 
@@ -207,23 +450,25 @@ def remove_lora(model: nn.Module, merge: bool = False) -> nn.Module:
     """Take LoRA out again, in place: plain layers, and the parameters require grad as they did before.
 
     Args:
-        model: An adapted model.
+        model: An adapted model. Adapters that are not active are lost.
         merge: Keep what was learned: updates are added to the weights, trained biases and head stay. False puts back
             the untouched model, bit for bit, head and biases included.
     """
-    state = lora_state(model)
-    if state.disabled:
-        raise RuntimeError("remove_lora inside disable_lora(); leave the context first")
-    unmerge_lora(model)
+    plain = unwrap(model)
+    state = lora_state(plain)
+    _refuse_while_disabled(state, "remove_lora")
+    unmerge_lora(plain)
     if merge:
-        merge_lora(model)
-    for _, layer in list(lora_layers(model)):
-        detach(layer)
-    for name, parameter in model.named_parameters():
-        if name in state.originals and not merge:
-            parameter.data = state.originals[name].to(parameter.device)
+        merge_lora(plain)
+    learned = dict(captured(plain).values)
+    _take_out(plain, state, keep=())
+    tensors = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
+    with torch.no_grad():
+        for name, value in learned.items() if merge else ():
+            tensors[name].copy_(value)
+    for name, parameter in plain.named_parameters():
         parameter.requires_grad_(state.required_grad[name])
-    delattr(model, STATE)
+    delattr(plain, STATE)
     return model
 
 
@@ -233,12 +478,13 @@ def disable_lora(model: nn.Module) -> Iterator[nn.Module]:
 
     Trained biases and heads are replaced by their untouched values too; nothing is copied or lost, and contexts nest.
     """
-    state = lora_state(model)
+    plain = unwrap(model)
+    state = lora_state(plain)
     if state.disabled:
         yield model
         return
-    swapped = _swap_in_originals(model, state)
-    layers = [layer for _, layer in lora_layers(model)]
+    layers = [layer for _, layer in lora_layers(plain)]
+    swapped = _swap_in_originals(plain, state)
     try:
         state.disabled = True
         for layer in layers:
@@ -247,28 +493,135 @@ def disable_lora(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for layer in layers:
             layer.lora_off = False
-        for module, key, parameter in swapped:
-            module._parameters[key] = parameter
+        for registry, key, tensor in swapped:
+            registry[key] = tensor
         state.disabled = False
 
 
-def _swap_in_originals(model: nn.Module, state: LoRAState) -> list[tuple[nn.Module, str, nn.Parameter]]:
-    """Replace each parameter trained in place by its untouched values, wherever registered; returns what was there.
+def _swap_in_originals(model: nn.Module, state: LoRAState) -> list[tuple[dict, str, Tensor]]:
+    """Replace each tensor trained in place by its untouched values, wherever registered; returns what was there.
 
     Other parameter objects rather than other values in the same ones: a graph recorded outside stays valid.
     """
-    named = dict(model.named_parameters())
-    originals = {
-        id(named[name]): nn.Parameter(value.to(named[name].device), requires_grad=False)
-        for name, value in state.originals.items()
-    }
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    originals = {}
+    for name, value in state.originals.items():
+        value = value.to(named[name].device)
+        trained = named[name]
+        if hasattr(trained, "full_tensor"):
+            raise ValueError(f"disable_lora cannot put back {name!r}, which FSDP has sharded")
+        originals[id(trained)] = nn.Parameter(value, False) if isinstance(trained, nn.Parameter) else value
     swapped = []
     for module in model.modules():
-        for key, parameter in module._parameters.items():
-            if id(parameter) in originals:
-                swapped.append((module, key, parameter))
-                module._parameters[key] = originals[id(parameter)]
+        for registry in (module._parameters, module._buffers):
+            for key, tensor in registry.items():
+                if id(tensor) in originals:
+                    swapped.append((registry, key, tensor))
+                    registry[key] = originals[id(tensor)]
     return swapped
+
+
+def captured(model: nn.Module) -> Adapter:
+    """The active adapter with copies of its values, as it stands in the model."""
+    state = lora_state(model)
+    updates = {}
+    for name, layer in lora_layers(model):
+        A, B, magnitude = (
+            None if p is None else whole(p).clone() for p in (layer.lora_A, layer.lora_B, layer.lora_magnitude)
+        )
+        start = None if layer.lora_start_A is None else (layer.lora_start_A, layer.lora_start_B)
+        updates[name] = Update(A, B, layer.lora_alpha, layer.scaling, magnitude, start)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    if state.disabled:
+        raise RuntimeError("the adapter is switched off; leave disable_lora() first")
+    values = {name: whole(tensors[name]).clone() for name in state.originals}
+    return replace(state.current, updates=updates, values=values)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor's values without its graph; gathered from all ranks where FSDP has sharded it."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def _switch(model: nn.Module, state: LoRAState, name: str, adapter: Adapter) -> None:
+    """Take the active adapter out of the model and put `adapter` in under `name`."""
+    _refuse_while_disabled(state, "switching adapters")
+    merged = any(layer.merged for _, layer in lora_layers(model))
+    unmerge_lora(model)
+    state.adapters[state.active] = captured(model)
+    _take_out(model, state, keep=adapter.targets)
+    state.active, state.adapters[name] = name, adapter
+    _put_in(model, state)
+    if merged:
+        merge_lora(model)
+
+
+def _put_in(model: nn.Module, state: LoRAState) -> None:
+    """Put the active adapter's values into the model, whose tensors trained in place are untouched."""
+    adapter = state.current
+    for name in adapter.targets:
+        module, update = model.get_submodule(name), adapter.updates[name]
+        if isinstance(module, LoRALayer):
+            set_update(module, update)
+            module.lora_dropout = float(adapter.config.lora_dropout)
+        else:
+            attach(module, update, adapter.config.lora_dropout)
+        if adapter.config.use_dora and module.lora_magnitude is None:
+            module.lora_magnitude = nn.Parameter(module.adapted_norms())
+    trained = dict(trained_in_place(model, adapter))
+    state.originals = {name: tensor.detach().clone() for name, tensor in trained.items()}
+    parameters = [tensor for tensor in trained.values() if isinstance(tensor, nn.Parameter)]
+    promote(model, parameters, casts_itself=LoRALayer)
+    with torch.no_grad():
+        for name, value in adapter.values.items():
+            trained[name].copy_(value)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    state.adapters[state.active] = replace(adapter, updates={}, values={})
+
+
+def _take_out(model: nn.Module, state: LoRAState, keep: Sequence[str]) -> None:
+    """Leave the untouched base; the layers in `keep` stay in their LoRA form, to be given other values."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, original in state.originals.items():
+        tensor = tensors[name]
+        if isinstance(tensor, nn.Parameter):
+            demote(model, tensor, original)
+            tensor.requires_grad_(False)
+        else:
+            tensor.copy_(original)
+    state.originals = {}
+    for name, layer in list(lora_layers(model)):
+        if name not in keep:
+            detach(layer)
+
+
+def trained_in_place(model: nn.Module, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
+    """The base's own tensors that change in training: modules trained whole (buffers too), and the biases asked for."""
+    bias, targets = adapter.config.bias, set(adapter.targets)
+    own = ("lora_A", "lora_B", "lora_magnitude")
+    for name, parameter in model.named_parameters():
+        owner, _, key = name.rpartition(".")
+        if key in own and isinstance(model.get_submodule(owner), LoRALayer):
+            continue
+        if (
+            any(name.startswith(f"{module}.") for module in adapter.saved)
+            or (bias == "all" and is_bias(name))
+            or (bias == "lora_only" and key == "bias" and owner in targets)
+        ):
+            yield name, parameter
+    for module in adapter.saved:
+        persistent = model.get_submodule(module).state_dict().keys()
+        for name, buffer in model.get_submodule(module).named_buffers(prefix=module):
+            if name.removeprefix(f"{module}.") in persistent:
+                yield name, buffer
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter is a bias: by its own name, or its module's (T5's `relative_attention_bias.weight`)."""
+    owner, _, own = name.rpartition(".")
+    return "bias" in own or owner.endswith("bias")
 
 
 def _modules_trained_whole(model: nn.Module, config: LoRAConfig) -> tuple[str, ...]:
@@ -288,29 +641,28 @@ def _modules_trained_whole(model: nn.Module, config: LoRAConfig) -> tuple[str, .
     return saved
 
 
-def _trained_in_place(model: nn.Module, state: LoRAState) -> Iterator[nn.Parameter]:
-    """The base's own parameters that are trained: the modules trained whole, and the biases asked for."""
-    for name in state.saved:
-        yield from model.get_submodule(name).parameters()
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owner, _, own = name.rpartition(".")
-        if state.config.bias == "all" and is_bias(name):
-            yield parameter
-        elif state.config.bias == "lora_only" and own == "bias" and owner in state.targets:
-            yield parameter
+def _warn_of_large_ranks(model: nn.Module, adapter: Adapter) -> None:
+    """Warn where an update has a higher rank than its weight can have."""
+    for name in adapter.targets:
+        r = adapter.config.rank_of(name)
+        A, B = update_shapes(model.get_submodule(name), r)
+        limit = min(math.prod(A[1:]), B[0])
+        if r > limit:
+            warnings.warn(f"r={r} is more than {name!r} can use: its weight has rank {limit} at most", stacklevel=3)
+            return
 
 
-def is_bias(name: str) -> bool:
-    """Whether a parameter is a bias: by its own name, or its module's (T5's `relative_attention_bias.weight`)."""
-    owner, _, own = name.rpartition(".")
-    return "bias" in own or owner.endswith("bias")
+def _untouched(model: nn.Module, state: LoRAState, name: str) -> Tensor:
+    if name in state.originals:
+        return state.originals[name].float()
+    return whole(dict(model.named_parameters()).get(name, dict(model.named_buffers()).get(name))).float()
 
 
-def _fresh_update(module: nn.Module, name: str, r: int, seed: int) -> tuple[Tensor, Tensor]:
-    """A (r, in) drawn as nn.Linear draws its weight, B (out, r) zero; both float32 on the layer's device."""
-    device = module.weight.device
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-    A = torch.empty(r, module.in_features, dtype=torch.float32)
-    nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator)
-    return A.to(device), torch.zeros(module.out_features, r, dtype=torch.float32, device=device)
+def _known(state: LoRAState, name: str) -> None:
+    if name not in state.adapters:
+        raise unmatched("adapter", name, state.adapters)
+
+
+def _refuse_while_disabled(state: LoRAState, what: str) -> None:
+    if state.disabled:
+        raise RuntimeError(f"{what} inside disable_lora(); leave the context first")

@@ -190,6 +190,29 @@ def find_targets(
     return tuple(matched)
 
 
+def keep_layers(targets: Sequence[str], indices: Sequence[int], lists: Sequence[str] = ()) -> tuple[str, ...]:
+    """The targets in the layers with these indices.
+
+    Args:
+        targets: Full names.
+        indices: Layer indices, each of which must hold a target.
+        lists: Names of the module lists whose index counts, such as `layer`; () means the first number in a name.
+
+    Raises:
+        ValueError: An index without a target, or a list that no target is in.
+    """
+    patterns = [rf"(?:^|.*?\.){name}\.(\d+)\." for name in lists] or [r".*?\.[^.]*\.(\d+)\."]
+    for name, pattern in zip(lists, patterns, strict=False):
+        if not any(re.match(pattern, target) for target in targets):
+            raise unmatched("layers_pattern", name, (p for t in targets for p in t.split(".") if not p.isdigit()))
+    index = {t: next((int(m[1]) for p in patterns if (m := re.match(p, t))), None) for t in targets}
+    there = sorted({i for i in index.values() if i is not None})
+    for wanted in indices:
+        if wanted not in there:
+            raise ValueError(f"layers_to_transform {wanted!r} matches no layer; the targets are in {there}")
+    return tuple(t for t in targets if index[t] in set(indices))
+
+
 def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 

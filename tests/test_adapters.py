@@ -1,0 +1,295 @@
+"""Adapter files: both ways with PEFT, strict about everything that would compute something else, atomic, no pickle."""
+
+import copy
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lorakit.adapters import CONFIG, OWN, TENSORS, fingerprint, load_adapter, save_adapter
+from lorakit.lora import adapter_names, apply_lora, count_parameters, disable_lora, merge_lora
+from tests.test_lora import logits, perturb, tiny_roberta
+
+LABELS = ["O", *(f"{kind}-{name}" for name in ("DNA", "RNA", "protein", "line", "type") for kind in "BI")]
+
+
+def labelled_roberta(labels: list[str] = LABELS) -> nn.Module:
+    return tiny_roberta(id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)})
+
+
+def trained(**options: object) -> nn.Module:
+    model = apply_lora(labelled_roberta(), **options)
+    perturb(model)
+    return model
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return save_adapter(trained(bias="all", lora_alpha=8), tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bias": "all", "lora_dropout": 0.1},
+        {"bias": "lora_only", "use_dora": True},
+        {"target_modules": "all-linear", "rank_pattern": {"key": 3}, "alpha_pattern": {"value": 5}},
+        {"modules_to_save": []},
+        {"target_modules": ["word_embeddings", "query"], "use_rslora": True},
+        {"layers_to_transform": [1], "modules_to_save": ["LayerNorm"]},
+        {"init_lora_weights": "pissa", "r": 4},
+    ],
+)
+def test_a_saved_adapter_loads_into_a_fresh_base_with_the_same_output(options: dict, tmp_path: Path) -> None:
+    model = trained(**options)
+    fresh = load_adapter(labelled_roberta(), save_adapter(model, tmp_path))
+    torch.testing.assert_close(logits(fresh), logits(model), rtol=1e-6, atol=1e-6)
+    if "init_lora_weights" not in options:
+        assert torch.equal(logits(fresh), logits(model))
+        assert count_parameters(fresh) == count_parameters(model)
+
+
+def test_a_merged_or_copied_model_saves_the_same_files(tmp_path: Path) -> None:
+    model = trained()
+    plain = save_adapter(model, tmp_path / "plain")
+    merged = save_adapter(merge_lora(copy.deepcopy(model)), tmp_path / "merged")
+    for name in (CONFIG, TENSORS, OWN):
+        assert (plain / name).read_bytes() == (merged / name).read_bytes()
+
+
+def test_saving_needs_no_network(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    load_adapter(labelled_roberta(), save_adapter(trained(), tmp_path / "again"))
+
+
+def test_the_tensors_are_those_that_were_trained_in_float32(saved: Path) -> None:
+    tensors = load_file(saved / TENSORS)
+    # A and B of 4 layers, 8 biases in each of 2 layers, the embeddings' bias, the head: PEFT's without its head copies
+    assert len(tensors) == 8 + 2 * 8 + 1 + 2
+    assert {t.dtype for t in tensors.values()} == {torch.float32}
+    assert "base_model.model.roberta.encoder.layer.0.attention.self.query.base_layer.bias" in tensors
+
+
+def test_the_model_card_tells_labels_metrics_and_energy(tmp_path: Path) -> None:
+    save_adapter(trained(), tmp_path, metrics={"test": {"f1": 0.75}}, energy={"gpu": {"wh": None}, "cpu": {"wh": 1.5}})
+    card = (tmp_path / "README.md").read_text()
+    assert "3 B-RNA" in card
+    assert "| test.f1 | 0.75 |" in card
+    assert "| gpu.wh | None |" in card
+    assert card.startswith("---\nlibrary_name: peft\n")
+
+
+def test_labels_are_taken_over_by_a_base_without_names(saved: Path) -> None:
+    model = load_adapter(tiny_roberta(), saved)
+    assert model.config.id2label == dict(enumerate(LABELS))
+    assert model.config.label2id["I-type"] == 10
+
+
+def test_another_order_of_labels_is_refused(saved: Path) -> None:
+    swapped = [LABELS[0], LABELS[2], LABELS[1], *LABELS[3:]]
+    with pytest.raises(ValueError, match="label 1 is 'B-DNA' in the adapter and 'I-DNA' in this model; .* O, B-"):
+        load_adapter(labelled_roberta(swapped), saved)
+
+
+def test_another_base_is_refused_unless_allowed(saved: Path) -> None:
+    model = labelled_roberta()
+    with torch.no_grad():
+        model.roberta.encoder.layer[0].output.dense.weight[0, 0] += 1e-6
+    with pytest.raises(ValueError, match="another base: .* pass check_base=False"):
+        load_adapter(model, saved)
+    assert all(p.requires_grad for p in model.parameters())
+    load_adapter(model, saved, check_base=False)
+
+
+def test_the_same_base_in_half_precision_is_the_same_base(saved: Path) -> None:
+    load_adapter(labelled_roberta().to(torch.bfloat16), saved)
+    other = labelled_roberta().to(torch.bfloat16)
+    with torch.no_grad():
+        other.roberta.encoder.layer[0].output.dense.weight[0, 0] += 1
+    with pytest.raises(ValueError, match="another base"):
+        load_adapter(other, saved)
+
+
+def test_the_fingerprint_is_of_the_untouched_base() -> None:
+    base = labelled_roberta()
+    expected = fingerprint(base, saved=("classifier",))
+    model = trained(bias="all")
+    assert fingerprint(model) == expected
+    assert fingerprint(merge_lora(model)) == expected
+
+
+def test_a_base_of_another_name_is_refused_where_there_is_no_fingerprint(saved: Path) -> None:
+    _forget_who_wrote(saved)
+    config = json.loads((saved / CONFIG).read_text()) | {"base_model_name_or_path": "some/roberta-base"}
+    (saved / CONFIG).write_text(json.dumps(config))
+    model = labelled_roberta()
+    model.config._name_or_path = "other/roberta-large"
+    with pytest.raises(ValueError, match="trained on 'some/roberta-base', this model is 'other/roberta-large'"):
+        load_adapter(model, saved)
+    model.config._name_or_path = "/home/me/roberta-base"
+    load_adapter(model, saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora_alpha": None}, "lora_alpha is missing"),
+        ({"r": None}, "r is missing"),
+        ({"target_modules": None}, "target_modules is missing"),
+        ({"peft_type": "LOHA"}, "peft_type is 'LOHA'; lorakit reads 'LORA'"),
+        ({"r": 16}, r"is \(8, 32\), this model needs \(16, 32\)"),
+        ({"bias": "none"}, "unexpected: .*bias"),
+        ({"bias": "lora_only"}, "unexpected: .*bias"),
+        ({"use_dora": True}, "missing: .*lora_magnitude_vector"),
+        ({"target_modules": ["query"]}, "unexpected: .*value.lora_A.weight"),
+        ({"target_modules": ["query", "value", "key"]}, "missing: .*key.lora_A.weight"),
+        ({"modules_to_save": ["scorer"]}, "modules_to_save 'scorer' of the adapter is not in this"),
+        ({"megatron_config": {"a": 1}}, "megatron_config=.* is a feature that lorakit does not have"),
+        ({"lora_bias": True}, "lora_bias=True is a feature"),
+        ({"init_lora_weights": "pissa_niter_4"}, "changed at random"),
+        ({"rank_pattern": {"quary": 4}}, "rank_pattern 'quary' matches nothing"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(changes: dict, message: str, saved: Path) -> None:
+    _forget_who_wrote(saved)
+    config = json.loads((saved / CONFIG).read_text()) | changes
+    (saved / CONFIG).write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    model = labelled_roberta()
+    with pytest.raises(ValueError, match=message):
+        load_adapter(model, saved)
+    assert all(p.requires_grad for p in model.parameters())  # the model is as it was
+
+
+def test_a_pickle_is_never_read(saved: Path) -> None:
+    (saved / TENSORS).rename(saved / "adapter_model.bin")
+    with pytest.raises(ValueError, match="adapter_model.bin is a pickle, which can run any code"):
+        load_adapter(labelled_roberta(), saved)
+
+
+def test_an_absent_folder_is_said_to_be_absent(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no adapter folder .*/there"):
+        load_adapter(labelled_roberta(), tmp_path / "there")
+    with pytest.raises(FileNotFoundError, match="adapter_config.json is not there"):
+        load_adapter(labelled_roberta(), tmp_path)
+
+
+def test_saving_a_model_without_lora_raises(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no LoRA; call apply_lora"):
+        save_adapter(labelled_roberta(), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_full_disk_leaves_the_earlier_adapter_whole(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    calls = iter(range(9))
+
+    def fsync(_: int) -> None:
+        if next(calls) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space left"):
+        save_adapter(trained(r=4), saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+    with pytest.raises(OSError, match="No space left"):
+        calls = iter([2])
+        save_adapter(trained(r=4), saved.parent / "new")
+    assert not (saved.parent / "new").exists()
+
+
+def test_an_adapter_is_exchanged_in_a_running_model_without_touching_the_base(saved: Path, tmp_path: Path) -> None:
+    model = load_adapter(labelled_roberta(), saved)
+    first, ids = logits(model), {name: id(p) for name, p in model.named_parameters()}
+    with disable_lora(model):
+        base = logits(model)
+    other = trained(bias="all", lora_alpha=8, seed=3)
+    with torch.no_grad():
+        other.classifier.bias += 1
+    load_adapter(model, save_adapter(other, tmp_path / "other"))
+    assert torch.equal(logits(model), logits(other))
+    assert {name: id(p) for name, p in model.named_parameters()} == ids
+    load_adapter(model, saved, "first")
+    assert adapter_names(model) == ("first", "default")
+    assert torch.equal(logits(model), first)
+    with disable_lora(model):
+        assert torch.equal(logits(model), base)
+
+
+def _forget_who_wrote(folder: Path) -> None:
+    """Leave what PEFT would have written."""
+    (folder / OWN).unlink()
+    save_file(load_file(folder / TENSORS), folder / TENSORS, metadata={"format": "pt"})
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_adapter(trained(bias="all", lora_alpha=8), tmp_path_factory.mktemp("fuzz") / "adapter")
+
+
+FAULTS = ("drop", "rename", "permute", "truncate", "flip", "reshape", "config", "bytes", "missing file")
+
+
+@settings(
+    max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(fault=st.sampled_from(FAULTS), peft=st.booleans(), at=st.integers(0, 10**6), data=st.data())
+def test_any_one_fault_in_the_files_is_refused(
+    fault: str, peft: bool, at: int, data: st.DataObject, original: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Drop, rename, permute, truncate or flip one thing: loading raises, with and without lorakit's own metadata."""
+    folder = tmp_path_factory.mktemp("copy")
+    for path in original.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    if peft:
+        _forget_who_wrote(folder)
+    with safe_open(folder / TENSORS, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(folder / TENSORS)
+    keys = sorted(tensors)
+    key = keys[at % len(keys)]
+    if fault == "drop":
+        del tensors[key]
+    elif fault == "rename":
+        tensors[f"{key}x"] = tensors.pop(key)
+    elif fault == "reshape":
+        tensors[key] = tensors[key].flatten()[:-1].clone()
+    elif fault == "permute" and not peft:  # PEFT's own files have nothing to notice these by
+        one, other = (k for k in keys if f"{at % 2}.attention.self" in k and "lora_A" in k)
+        tensors[one], tensors[other] = tensors[other], tensors[one]
+    elif fault == "flip" and not peft:
+        tensors[key].view(-1)[at % tensors[key].numel()] *= -1
+    elif fault == "config":
+        config = json.loads((folder / CONFIG).read_text())
+        if peft:
+            gone = data.draw(st.sampled_from(["r", "lora_alpha", "target_modules", "peft_type", "bias"]))
+            del config[gone]
+        else:
+            config[data.draw(st.sampled_from(["r", "lora_alpha", "use_rslora", "lora_dropout", "bias"]))] = 3
+        (folder / CONFIG).write_text(json.dumps(config))
+    elif fault == "missing file":
+        present = [TENSORS, CONFIG] if peft else [TENSORS, CONFIG, OWN]
+        (folder / data.draw(st.sampled_from(present))).unlink()
+    elif fault == "truncate" or peft:
+        path = folder / data.draw(st.sampled_from([TENSORS, CONFIG]))
+        path.write_bytes(path.read_bytes()[: at % (path.stat().st_size - 2)])
+    else:
+        path = folder / data.draw(st.sampled_from([TENSORS, CONFIG, OWN]))
+        changed = bytearray(path.read_bytes())
+        changed[at % len(changed)] ^= 1 << data.draw(st.integers(0, 7))
+        path.write_bytes(changed)
+    if fault in ("drop", "rename", "reshape") or fault in ("permute", "flip") and not peft:
+        save_file(tensors, folder / TENSORS, metadata=metadata)
+    with pytest.raises((ValueError, FileNotFoundError), match=r"."):
+        load_adapter(labelled_roberta(), folder)
