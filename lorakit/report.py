@@ -156,12 +156,14 @@ def metrics_table(record: Mapping[str, Any], split: str) -> str:
 
 def energy_table(record: Mapping[str, Any]) -> str:
     """kWh and mean W of RAM, GPUs and CPUs of each mode, the totals apart by how they were obtained."""
+    totals = [mode["energy"][name] for mode in record["modes"].values() for name in ("measured_kwh", "estimated_kwh")]
+    digits = 6 if max(filter(None, totals), default=0.0) > 0.1 else 8  # the study's six, two more for small runs
     rows: list[tuple[str, Callable[[Any], float | None], int]] = []
     for part, (devices, device) in PARTS.items():
-        rows.append((f"{devices} (kWh)", lambda mode, p=part: mode["energy"][p].get("kwh"), 6))
+        rows.append((f"{devices} (kWh)", lambda mode, p=part: mode["energy"][p].get("kwh"), digits))
         rows.append((f"{device} power (W)", lambda mode, p=part: mode["energy"][p].get("mean_w"), 2))
-    rows.append(("total measured (kWh)", lambda mode: mode["energy"]["measured_kwh"], 6))
-    rows.append(("total estimated (kWh)", lambda mode: mode["energy"]["estimated_kwh"], 6))
+    rows.append(("total measured (kWh)", lambda mode: mode["energy"]["measured_kwh"], digits))
+    rows.append(("total estimated (kWh)", lambda mode: mode["energy"]["estimated_kwh"], digits))
     rows.append(("training (s)", lambda mode: mode.get("train_seconds"), 1))
     rows.append(("training tokens/s", lambda mode: mode.get("train_tokens_per_s"), 0))
     return _comparison_table(record, "energy", rows)
@@ -193,7 +195,8 @@ def parameter_lines(record: Mapping[str, Any]) -> list[str]:
 
 def draw(record: Mapping[str, Any], path: Path) -> None:
     """Four panels: F1 by epoch, trained parameters, speed, energy by component (hatched: estimated)."""
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # heavy: only when a picture is drawn
+    from matplotlib.ticker import MaxNLocator
 
     modes = record["modes"]
     names, colours = [NAMES[mode] for mode in modes], {"full": "#4c72b0", "lora": "#dd8452"}
@@ -201,10 +204,12 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
     figure.suptitle(f"{record['model']} on {record['dataset']}")
     (curve, parameters), (speed, energy) = figure.subplots(2, 2)
     for mode, values in modes.items():
-        epochs = [row["epoch"] for row in values["history"]]
-        curve.plot(epochs, [row["f1"] for row in values["history"]], "o-", color=colours[mode], label=NAMES[mode])
-        curve.xaxis.get_major_locator().set_params(integer=True)
-    curve.set(title="Validation F1 (seqeval, default mode)", xlabel="epoch")
+        epochs, f1 = [row["epoch"] for row in values["history"]], [row["f1"] for row in values["history"]]
+        curve.plot(epochs, f1, "o-", color=colours[mode], label=NAMES[mode])
+        if f1:
+            curve.annotate(f"{f1[-1]:.3f}", (epochs[-1], f1[-1]), xytext=(6, -3), textcoords="offset points")
+    curve.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    curve.margins(x=0.15)
     if any(values["history"] for values in modes.values()):
         curve.legend()
     for axes, key, title in (
@@ -273,12 +278,8 @@ def _comparison_table(
 
 
 def _number(value: float | None, digits: int, sign: bool = False) -> str:
-    """Fixed digits; two more where a small number would lose its figures; a dash for what is unknown."""
-    if value is None:
-        return "–"
-    if digits == 6 and 0 < abs(value) < 0.01:
-        digits = 8
-    return f"{value:{'+' if sign else ''},.{digits}f}"
+    """Fixed digits, so that a column can be compared at a glance; a dash for what is unknown."""
+    return "–" if value is None else f"{value:{'+' if sign else ''},.{digits}f}"
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -176,7 +176,7 @@ class _Run:
         config, began = self.config, time.perf_counter()
         best, best_weights, best_epoch, epoch = None, None, 0, 0
         history: list[Scores] = []
-        with tqdm(total=self.steps_per_epoch * config.epochs, unit="step", disable=self.log.quiet) as bar:
+        with tqdm(total=self.steps_per_epoch * config.epochs, unit="step", disable=self.log.quiet or None) as bar:
             for epoch in range(1, config.epochs + 1):
                 self.train_epoch(epoch, bar)
                 if not self.data.validation:
@@ -217,6 +217,7 @@ class _Run:
     def train_epoch(self, epoch: int, bar: tqdm) -> None:
         config = self.config
         self.model.train()
+        bar.set_description(f"epoch {epoch}/{config.epochs}")
         began = logged = time.perf_counter()
         losses, tokens, steps = torch.zeros((), device=self.device), 0, 0
         for step in epoch_steps(
