@@ -9,6 +9,7 @@ ends the list; an entry given twice empties it; set but empty shows nothing.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 NUMBER = re.compile(r"\s*([+-]?\d+)")
 
@@ -80,30 +81,43 @@ def _by_cuda(cuda_uuids: Sequence[str], known: Sequence[str], parents: Mapping[s
 
 def _ordinals(value: str, count: int) -> tuple[list[int], str]:
     """Ordinals up to the first invalid one, and a note if the list was cut."""
+    if value.strip() in ("", "-1"):
+        return [], f"CUDA_VISIBLE_DEVICES={value!r} hides every GPU"
     chosen: list[int] = []
     for entry in value.split(","):
         match = NUMBER.match(entry)  # as C's strtol: digits, then anything
         ordinal = int(match.group(1)) if match else -1
         if ordinal in chosen:
             return [], f"CUDA_VISIBLE_DEVICES={value} names {ordinal} twice: CUDA shows no GPU"
-        if not 0 <= ordinal < count:
-            if value.strip() in ("", "-1"):
-                return [], f"CUDA_VISIBLE_DEVICES={value!r} hides every GPU"
-            return chosen, f"CUDA_VISIBLE_DEVICES={value} ends at {entry.strip()!r}: the GPUs are 0 to {count - 1}"
+        if ordinal < 0:
+            return _existing(chosen, count, f"CUDA_VISIBLE_DEVICES={value} ends at {entry.strip()!r}", value)
         chosen.append(ordinal)
-    return chosen, ""
+    return _existing(chosen, count, "", value)
+
+
+def _existing(ordinals: list[int], count: int, note: str, value: str) -> tuple[list[int], str]:
+    for place, ordinal in enumerate(ordinals):
+        if ordinal >= count:
+            return ordinals[:place], f"CUDA_VISIBLE_DEVICES={value} ends at {ordinal}: there are {count} GPUs, from 0"
+    return ordinals, note
 
 
 def _by_prefix(value: str, known: Sequence[str]) -> tuple[list[str], str]:
     chosen: list[str] = []
-    for entry in (part.strip() for part in value.split(",")):
+    entries = [part.strip() for part in value.split(",")]
+    own = list(takewhile(lambda entry: entry.startswith("GPU-"), entries))
+    twice = [entry for entry in own if own.count(entry) > 1]
+    for entry in entries if not twice else []:
         matches = [uuid for uuid in known if uuid.startswith(entry)] if entry.startswith("GPU-") else []
         if len(matches) != 1:
             why = "fits several GPUs" if matches else "is no GPU here"
             return chosen, f"CUDA_VISIBLE_DEVICES={value} ends at {entry!r}, which {why}"
         if matches[0] in chosen:
-            return [], f"CUDA_VISIBLE_DEVICES={value} names {matches[0]} twice: CUDA shows no GPU"
+            twice = matches
+            break
         chosen.append(matches[0])
+    if twice:
+        return [], f"CUDA_VISIBLE_DEVICES={value} names {twice[0]} twice: CUDA shows no GPU"
     return chosen, ""
 
 
