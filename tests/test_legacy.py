@@ -9,7 +9,7 @@ STUDY_BYTES = 540_903_927_808
 # duration by the CPU column, time that 8 GPU readings took, GPU kWh; then the study's RAM, CPU, GPU and total
 ROWS = {
     "without LoRA": (11_399.38, 8.91 / 759, 1.585529, ("0.597710", "0.134576", "1.585529", "2.317815")),
-    "with LoRA": (13_109.57, 10.85 / 873, 1.874576, ("0.687351", "0.154766", "1.874576", "2.716692")),
+    "with LoRA": (13_109.57, 10.83 / 873, 1.8745757, ("0.687351", "0.154766", "1.874576", "2.716692")),
 }
 
 
