@@ -227,6 +227,8 @@ def _peft_config(model: nn.Module, adapter: Adapter) -> dict[str, Any]:
     heads = (*adapter.saved, *PEFT_HEADS.get(task, ()))
     if set(_wrapped_by_peft(names, heads)) != set(adapter.saved):
         task = None  # PEFT would train another head
+    if getattr(model, "main_input_name", "input_ids") != "input_ids":
+        task = None  # PEFT's classes for a task pass input_ids, which Whisper does not take
     r = Counter(len(u.A) for u in updates.values()).most_common(1)[0][0]
     alpha = Counter(u.lora_alpha for u in updates.values()).most_common(1)[0][0]
     return {
@@ -419,6 +421,13 @@ def _read_adapter(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[
     values = {_value_key(adapter.targets, n): (n, t) for n, t in trained_in_place(model, adapter)}
     expected.update((key, tuple(tensor.shape)) for key, (_, tensor) in values.items())
     tensors = {key: t for key, t in tensors.items() if not _is_copy(key, saved)}
+    for alias, key in _other_names(model, adapter, values).items():
+        if alias in tensors and key in tensors and torch.equal(tensors[alias], tensors[key]):
+            del tensors[alias]
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        key = _value_key(adapter.targets, name)  # PEFT also writes the whole table beside an adapted embedding
+        if key not in expected and key in tensors and torch.equal(tensors[key], whole(parameter).cpu()):
+            del tensors[key]
     _compare(expected, tensors)
 
     updates = {}
@@ -426,6 +435,13 @@ def _read_adapter(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[
         A, B, magnitude = _update_keys(model, name)
         updates[name] = replace(update, A=tensors[A], B=tensors[B], magnitude=tensors.get(magnitude))
     return replace(adapter, updates=updates, values={name: tensors[key] for key, (name, _) in values.items()})
+
+
+def _other_names(model: nn.Module, adapter: Adapter, values: Mapping[str, tuple[str, Tensor]]) -> dict[str, str]:
+    """Further names of tied tensors -> the one we use: PEFT writes a tied bias under each of its names."""
+    keys = {id(tensor): key for key, (_, tensor) in values.items()}
+    names = ((_value_key(adapter.targets, n), id(p)) for n, p in model.named_parameters(remove_duplicate=False))
+    return {alias: keys[i] for alias, i in names if i in keys and alias != keys[i]}
 
 
 def _is_copy(key: str, saved: Iterable[str]) -> bool:
@@ -455,7 +471,7 @@ def _compare(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tens
 
 def _lorakit_config(config: Mapping[str, Any], names: Iterable[str], saved: tuple[str, ...]) -> LoRAConfig:
     """PEFT's configuration as ours. Targets that PEFT passed over in silence are passed over: the tensors decide."""
-    names = list(names)
+    names = [name for name in names if not any(_within(name, module) for module in saved)]
 
     def known(wanted: str | list[str] | None) -> str | tuple[str, ...]:
         if isinstance(wanted, str):

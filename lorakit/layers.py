@@ -53,7 +53,7 @@ class LoRALayer(nn.Module):
     r: int
     lora_alpha: float
     scaling: float
-    scaling_is_exact: bool  # a power of two
+    fused: bool  # whether one addmm gives the bits of separate operations
     lora_dropout: float
     lora_off: bool  # True inside disable_lora(): compute what the untouched layer computes
 
@@ -200,7 +200,7 @@ class LoRALinear(LoRALayer, nn.Linear):
         return F.linear(F.linear(x, in_dtype_of(x, A)), in_dtype_of(x, B))
 
     def add_update(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.lora_magnitude is not None or self.lora_start_A is not None or not self.scaling_is_exact:
+        if self.lora_magnitude is not None or self.lora_start_A is not None or not self.fused:
             return super().add_update(x, y)
         if self.lora_dropout and self.training:
             x = F.dropout(x, self.lora_dropout)
@@ -383,7 +383,7 @@ def set_update(layer: LoRALayer, update: Update) -> None:
             new = value.detach().to(layer.weight.device, torch.float32, copy=True) if value is not None else None
             layer.register_parameter(name, None if new is None else nn.Parameter(new))
     layer.r, layer.lora_alpha, layer.scaling = len(update.A), update.lora_alpha, update.scaling
-    layer.scaling_is_exact = math.frexp(update.scaling)[0] == 0.5
+    layer.fused = layer.r > 1 and math.frexp(update.scaling)[0] == 0.5  # r = 1 is a rank-1 update: fused multiply-add
     start_A, start_B = update.start or (None, None)
     layer.register_buffer("lora_start_A", start_A, persistent=False)
     layer.register_buffer("lora_start_B", start_B, persistent=False)
@@ -394,7 +394,7 @@ def detach(module: LoRALayer) -> None:
     for name in ("lora_A", "lora_B", "lora_magnitude", "lora_original", "lora_start_A", "lora_start_B"):
         delattr(module, name)
     module._non_persistent_buffers_set -= {"lora_original", "lora_start_A", "lora_start_B"}
-    for name in ("r", "lora_alpha", "scaling", "scaling_is_exact", "lora_dropout", "lora_off"):
+    for name in ("r", "lora_alpha", "scaling", "fused", "lora_dropout", "lora_off"):
         delattr(module, name)
     module.__class__ = module.base_class
 

@@ -607,7 +607,7 @@ def trained_in_place(model: nn.Module, adapter: Adapter) -> Iterator[tuple[str, 
             continue
         if (
             any(name.startswith(f"{module}.") for module in adapter.saved)
-            or (bias == "all" and is_bias(name))
+            or (bias == "all" and key == "bias")
             or (bias == "lora_only" and key == "bias" and owner in targets)
         ):
             yield name, parameter
@@ -616,12 +616,6 @@ def trained_in_place(model: nn.Module, adapter: Adapter) -> Iterator[tuple[str, 
         for name, buffer in model.get_submodule(module).named_buffers(prefix=module):
             if name.removeprefix(f"{module}.") in persistent:
                 yield name, buffer
-
-
-def is_bias(name: str) -> bool:
-    """Whether a parameter is a bias: by its own name, or its module's (T5's `relative_attention_bias.weight`)."""
-    owner, _, own = name.rpartition(".")
-    return "bias" in own or owner.endswith("bias")
 
 
 def _modules_trained_whole(model: nn.Module, config: LoRAConfig) -> tuple[str, ...]:

@@ -162,7 +162,7 @@ def find_targets(
             owner would bypass the update.
     """
     modules = {name: module for name, module in model.named_modules() if name}
-    layers = {name: module for name, module in modules.items() if lora_class(module) or _is_linear(module)}
+    layers = {name: module for name, module in modules.items() if lora_class(module) or _is_kin(module)}
     free = [n for n in layers if not any(n == head or n.startswith(f"{head}.") for head in trained_whole)]
 
     if target_modules == ALL_LINEAR:
@@ -184,7 +184,7 @@ def find_targets(
         _refuse_bypassed(modules, name)
         if lora_class(layers[name]) is None:
             raise ValueError(
-                f"target {name!r} is a {type(layers[name]).__name__}, which may compute something else than its base "
+                f"target {name!r} is a {type(layers[name]).__name__}, which computes something else than its base "
                 "class and cannot be adapted; leave it out with exclude_modules"
             )
     return tuple(matched)
@@ -213,6 +213,11 @@ def keep_layers(targets: Sequence[str], indices: Sequence[int], lists: Sequence[
     return tuple(t for t in targets if index[t] in set(indices))
 
 
+def _is_kin(module: nn.Module) -> bool:
+    """Whether it looks like a layer that can be adapted: named as a target it must not be passed over in silence."""
+    return isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d) or _is_linear(module)
+
+
 def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
@@ -225,10 +230,11 @@ def _fullmatch(pattern: str, name: str, what: str) -> bool:
 
 
 def _regex_unmatched(pattern: str, names: Sequence[str]) -> ValueError:
-    hint = f"; for a list of names pass {pattern.replace(' ', '').split(',')}" if "," in pattern else ""
+    plain = re.fullmatch(r"[\w., ]+", pattern)  # names, so meant as a list
+    hint = f"; for a list of names pass {[p for p in re.split('[, ]+', pattern) if p]}" if plain else ""
     return ValueError(
         f"target_modules {pattern!r} matches no layer: one string is a regular expression for the full name, such as "
-        f"{listing(names, 3)}{hint}; for a name's last part pass a list: {[pattern]}"
+        f"{listing(names, 3)}{hint}"
     )
 
 
