@@ -181,7 +181,7 @@ class EnergyMeter:
             return  # a forked child leaves the block too; the meter is its parent's
         if error is None:
             self._synchronize()
-        self._books.edge(WHOLE, -1, error=error is not None)
+        self._edge(WHOLE, -1, error=error is not None)
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=10)
@@ -191,6 +191,7 @@ class EnergyMeter:
             self._conditions["end"] = self._look()
             self._process_share = self._share_of_cpu()
             self._check_cuda()
+            self._check_dram()
             self._state = "finished"
             _running.discard(self)
             self._write_end(None if kind is None else kind.__name__)
@@ -229,7 +230,7 @@ class EnergyMeter:
         path = "/".join(self._path.names)
         if exact:
             self._synchronize()
-        self._books.edge(path, +1, exact)
+        self._edge(path, +1, exact)
         failed = True
         try:
             yield
@@ -239,7 +240,7 @@ class EnergyMeter:
             if os.getpid() == self._pid:
                 if exact and not failed:
                     self._synchronize()
-                self._books.edge(path, -1, exact, error=failed)
+                self._edge(path, -1, exact, failed)
                 if exact and self._journal is not None:
                     with self._books.lock:
                         line = {"name": path, "reading": self._reading_of(path).to_json()}
@@ -410,15 +411,24 @@ class EnergyMeter:
                 complained = True
             delay_s = period_s * self._random.uniform(0.5, 1.5)
 
+    def _edge(self, path: str, change: int, exact: bool = True, error: bool = False) -> None:
+        if exact:
+            self._notice_sleep()
+        self._books.edge(path, change, exact, error)
+
     def _collect(self) -> None:
-        """Read everything; what was measured across a suspension becomes a gap."""
+        with self._books.lock:
+            self._notice_sleep()
+            self._books.collect()
+
+    def _notice_sleep(self) -> None:
+        """What is measured across a suspension becomes a gap."""
         with self._books.lock:
             asleep_s = self._clock.boottime() - self._clock.monotonic()
             if asleep_s - self._asleep_s > ASLEEP_S:
                 for ledger in self._books.ledgers:
                     ledger.interrupt(f"the machine was suspended for {asleep_s - self._asleep_s:.3g} s")
                 self._asleep_s = asleep_s
-            self._books.collect()
 
     def _update_power(self) -> None:
         powers = _powers(self._last_tick, self._books.progress())
@@ -587,6 +597,14 @@ class EnergyMeter:
         foreign = [uuid for uuid in used or () if uuid not in counted]
         if foreign and self._nvml is not None and self._claims is None:
             self._notes.append(f"CUDA used GPUs that are not counted: {', '.join(foreign)}")
+
+    def _check_dram(self) -> None:
+        """New platforms were seen to report 200 W for one idle socket's DRAM and 6 W for the other's."""
+        zones = [ledger for ledger in self._books.of("ram") if ledger.source.method == "counter" and ledger.measured_s]
+        watts = {ledger.source.id: ledger.joules / ledger.measured_s for ledger in zones}
+        if watts and max(watts.values()) > 50 and max(watts.values()) > 10 * min(watts.values()):
+            shown = ", ".join(f"{zone} {power:.3g} W" for zone, power in watts.items())
+            self._notes.append(f"implausible DRAM powers, do not trust them: {shown}")
 
     def _after_fork(self) -> None:
         self._books.lock = threading.RLock()  # the parent's sampler may have held it at the fork

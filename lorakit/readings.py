@@ -132,6 +132,11 @@ class Reading:
         return _total(quantity.wh for quantity in self._parts if quantity.method in MEASURED)
 
     @property
+    def measured_uncertainty_wh(self) -> float | None:
+        """Sum of the measured parts' uncertainties, None if nothing was measured."""
+        return _total(part.uncertainty_wh for part in self._parts if part.method in MEASURED)
+
+    @property
     def estimated_wh(self) -> float | None:
         """Sum of the estimates, None if there is none."""
         return _total(quantity.wh for quantity in self._estimates)
@@ -175,6 +180,7 @@ class Reading:
             "ram": self.ram.to_json(),
             "others": {name: quantity.to_json() for name, quantity in self.others.items()},
             "measured_kwh": _kwh(self.measured_wh),
+            "measured_uncertainty_kwh": _kwh(self.measured_uncertainty_wh),
             "estimated_kwh": _kwh(self.estimated_wh),
             "estimated_range_kwh": None if span is None else [_kwh(wh) for wh in span],
             "above_idle_kwh": _kwh(self.above_idle_wh),

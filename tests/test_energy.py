@@ -133,6 +133,34 @@ def test_json_has_the_keys_of_the_comparison_and_no_number_without_method(world)
     assert data["estimated_kwh"] is None
 
 
+def numbers(data):
+    """Every part of the JSON that carries an energy."""
+    if isinstance(data, dict):
+        if "kwh" in data:
+            yield data
+        for value in data.values():
+            yield from numbers(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from numbers(value)
+
+
+@pytest.mark.parametrize("faults", [{}, {"nvmlDeviceGetTotalEnergyConsumption": 3}, {"*": 15}])
+@pytest.mark.parametrize("zones", [ZONES, ZONES[:1], []])
+def test_every_number_in_the_json_has_its_method_and_unknown_is_null(tmp_path, faults, zones):
+    world = World(tmp_path, [FakeGpu("GPU-a", GPU), FakeGpu("GPU-b", GPU)], zones)
+    world.nvml.gpus[0].faults = faults
+    with world.meter() as meter:
+        world.run(meter, 10)
+    parts = list(numbers(meter.reading.to_json()))
+    assert len(parts) >= 4
+    for part in parts:
+        assert part["method"] in ("counter", "sampled", "estimated", "unavailable")
+        assert (part["kwh"] is None) == (part["method"] == "unavailable")
+        assert part["source"]
+    assert Reading.from_json(meter.reading.to_json()).to_json() == meter.reading.to_json()
+
+
 def test_a_number_needs_a_method_and_an_unavailable_one_has_none():
     with pytest.raises(ValueError, match="'guess' is none of counter, sampled, estimated, unavailable"):
         Quantity("guess", wh=1.0)

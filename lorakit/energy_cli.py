@@ -1,0 +1,246 @@
+"""`lorakit energy`: measure any command, say what can be measured here, add up runs."""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lorakit.energy import EnergyMeter
+from lorakit.journal import Run, read_journal
+from lorakit.legacy import codecarbon_v2_model
+from lorakit.rapl import diagnose
+from lorakit.readings import Quantity, Reading, add_readings, describe
+from lorakit.sensors import memory_bytes
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands run, doctor and merge; `execute` takes what the parser returns."""
+    commands = parser.add_subparsers(dest="energy_command", required=True, metavar="run|doctor|merge")
+    run = commands.add_parser("run", help="measure a command: lorakit energy run -- python train.py")
+    run.add_argument("--json", type=Path, help="write the result here")
+    run.add_argument("--out", type=Path, help="append readings here as they come; survives a kill")
+    run.add_argument("--baseline", type=_seconds, default=0.0, help="measure the idle machine first, for so many s")
+    run.add_argument("--co2", type=_seconds, help="your grid's grams of CO2 per kWh; there is no default")
+    run.add_argument("--codecarbon2", action="store_true", help="also print what CodeCarbon 2.x would have said")
+    run.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command")
+    doctor = commands.add_parser("doctor", help="what can be measured here, what is missing, how to enable it")
+    doctor.add_argument("--seconds", type=_seconds, default=1.0, help="how long to measure (1)")
+    merge = commands.add_parser("merge", help="add up journals; a device is never counted twice")
+    merge.add_argument("files", nargs="+", type=Path)
+    merge.add_argument("--json", type=Path, help="write the sum here")
+    for command in (run, doctor):
+        command.add_argument("--powercap", type=Path, default=Path("/sys/class/powercap"), help="the kernel's folder")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Run a subcommand; returns the exit status."""
+    try:
+        return {"run": _run, "doctor": _doctor, "merge": _merge}[arguments.energy_command](arguments)
+    except (OSError, ValueError) as error:
+        print(f"lorakit energy {arguments.energy_command}: {error}", file=sys.stderr)
+        return 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m lorakit.energy_cli …`."""
+    parser = argparse.ArgumentParser(prog="lorakit energy", description=__doc__)
+    add_arguments(parser)
+    return execute(parser.parse_args(argv))
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return value
+
+
+# ---- run
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    if not command:
+        raise ValueError("no command is given: lorakit energy run -- python train.py")
+    if arguments.json is not None and not (
+        arguments.json.parent.is_dir() and os.access(arguments.json.parent, os.W_OK)
+    ):
+        raise ValueError(f"--json {arguments.json}: the folder {arguments.json.parent} cannot be written")
+    if shutil.which(command[0]) is None:
+        known = Path(command[0]).exists()
+        print(f"lorakit energy run: {command[0]}: {'permission denied' if known else 'not found'}", file=sys.stderr)
+        return 126 if known else 127  # as a shell says it
+    meter = EnergyMeter(arguments.powercap, out=arguments.out, idle_s=arguments.baseline)
+    with meter:
+        status = run_command(command)
+    reading = meter.reading
+    print(report(reading, arguments.co2), file=sys.stderr)
+    total_bytes = memory_bytes(Path("/proc"))
+    if arguments.codecarbon2 and total_bytes is not None:
+        gpu_kwh = None if reading.gpu.wh is None else reading.gpu.wh / 1e3
+        print(codecarbon_v2_model(reading.duration_s, total_bytes, gpu_kwh=gpu_kwh), file=sys.stderr)
+    if arguments.json is not None:
+        _write_json(arguments.json, {"command": command, "exit_status": status, **reading.to_json()})
+    return status
+
+
+def run_command(command: Sequence[str]) -> int:
+    """Run a command as a shell would; returns its exit status, 128 + n if signal n ended it.
+
+    Its stdin, stdout and stderr are ours, untouched. Signals sent to us are passed on; what the terminal sends it gets
+    by itself.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+
+    def forward(number: int, _frame: Any) -> None:
+        from_terminal = number == signal.SIGINT and os.isatty(0)
+        if children and not from_terminal:
+            children[0].send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in FORWARDED} if _in_main_thread() else {}
+    try:
+        children.append(subprocess.Popen(list(command)))
+        status = children[0].wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 - status if status < 0 else status
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def report(reading: Reading, co2_g_per_kwh: float | None = None) -> str:
+    """The reading for people: the three parts, then each total by what it holds."""
+    lines = [f"energy over {reading.duration_s:.1f} s", *(f"  {line}" for line in str(reading).splitlines())]
+    lines += [f"  {name}: {describe(part)} (in no measured total)" for name, part in reading.others.items()]
+    measured = "nothing" if reading.measured_wh is None else f"{reading.measured_wh:.4g} Wh"
+    if reading.above_idle_wh is not None:
+        measured += f", {reading.above_idle_wh:.4g} Wh above idle"
+    lines.append(f"  measured in total: {measured}")
+    if reading.estimated_wh is not None:
+        low, high = reading.estimated_range_wh
+        lines.append(f"  estimated besides: {low:.3g} to {high:.3g} Wh")
+    if reading.process_share is not None:
+        lines.append(f"  the command's share of the machine's CPU time: {reading.process_share:.0%}")
+    if co2_g_per_kwh is not None and reading.measured_wh is not None:
+        lines.append(f"  CO2 of the measured part at {co2_g_per_kwh:g} g/kWh: {reading.co2_kg(co2_g_per_kwh):.4g} kg")
+    lines += [f"  note: {note}" for note in reading.notes]
+    return "\n".join(lines)
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+# ---- doctor
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    meter = EnergyMeter(arguments.powercap, thread=False)
+    with meter:
+        threading.Event().wait(arguments.seconds)
+    reading, access = meter.reading, diagnose(arguments.powercap)
+    lines = [f"GPU  {_state(reading.gpu)}"]
+    if reading.gpu.method == "unavailable" and not reading.gpu.not_counted:
+        lines.append("     enable: install NVIDIA's driver; in a container: docker run --gpus all ...")
+    lines.append(f"CPU  {_state(reading.cpu)}")
+    if reading.cpu.method not in ("counter", "sampled"):
+        lines += [f"     {access.state}: {access.reason}", f"     enable: {access.fix}"]
+    lines.append(f"RAM  {_state(reading.ram)}")
+    if reading.ram.method != "counter":
+        has_rapl = access.state == "measured"
+        lines.append("     this CPU has no DRAM counter" if has_rapl else "     with RAPL, as for the CPU")
+    for quantity in (reading.gpu, reading.cpu, reading.ram):
+        lines += [f"     counted: {part['id']} {part['name']}" for part in quantity.devices if part["kwh"] is not None]
+        lines += [f"     not counted: {part['id']} {part['name']}: {part['why']}" for part in quantity.not_counted]
+    lines += [f"note {note}" for note in reading.notes]
+    print("\n".join(lines))
+    return 0 if reading.measured_wh is not None else 1
+
+
+def _state(quantity: Quantity) -> str:
+    return ("measured: " if quantity.method in ("counter", "sampled") else "") + describe(quantity)
+
+
+# ---- merge
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    runs = [(path, run) for path in arguments.files for run in read_journal(path)]
+    reading = merge_runs(runs)
+    for path, run in runs:
+        state = "complete" if run.complete else "incomplete: ended without its last line"
+        print(f"{path}: {run.start['host']}, process {run.start['pid']}, {state}")
+    print(report(reading))
+    if arguments.json is not None:
+        data = {"files": [str(path) for path in arguments.files], "complete": all(run.complete for _, run in runs)}
+        _write_json(arguments.json, {**data, **reading.to_json()})
+    return 0
+
+
+def merge_runs(runs: Sequence[tuple[Path, Run]]) -> Reading:
+    """Sum runs of any nodes and times.
+
+    The duration is the time in which at least one of them ran, and mean powers are over that.
+
+    Raises:
+        ValueError: a run has no reading, or a device is counted twice over the same time.
+    """
+    seen: dict[tuple[str, str], list[tuple[float, float, Path]]] = {}
+    for path, run in runs:
+        if run.reading is None or not run.start:
+            raise ValueError(f"{path}: the run {run.run} ended before its first reading; leave it out")
+        begin, end = run.start["boottime_s"], run.boottime_s
+        for device in _counted(run.reading):
+            others = seen.setdefault((run.start["boot_id"], device), [])
+            for other_begin, other_end, other in others:
+                if begin < other_end and other_begin < end:
+                    raise ValueError(
+                        f"{device} of {run.start['host']} is counted in {other} and in {path} over the same "
+                        f"{min(end, other_end) - max(begin, other_begin):.1f} s: merge only one of them"
+                    )
+            others.append((begin, end, path))
+    total = add_readings([Reading.from_json(run.reading) for _, run in runs])
+    duration_s = _union((run.start["wall_s"], run.wall_s) for _, run in runs)
+    parts = {kind: _over(getattr(total, kind), duration_s) for kind in ("gpu", "cpu", "ram")}
+    others = {name: _over(part, duration_s) for name, part in total.others.items()}
+    return replace(total, **parts, others=others, duration_s=duration_s)
+
+
+def _counted(reading: dict[str, Any]) -> Iterable[str]:
+    for kind in ("gpu", "cpu", "ram"):
+        if reading[kind]["method"] == "estimated":
+            yield f"the {kind.upper()} (estimate)"
+        yield from (part["id"] for part in reading[kind]["devices"] if part["kwh"] is not None)
+
+
+def _over(quantity: Quantity, duration_s: float) -> Quantity:
+    mean_w = quantity.wh * 3600 / duration_s if quantity.wh is not None and duration_s > 0 else None
+    return replace(quantity, mean_w=mean_w)
+
+
+def _union(spans: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of intervals, s."""
+    total, reached = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""`lorakit energy run | doctor | merge`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lorakit.energy_cli import main
+from tests.energy_world import FakeGpu, FakeZone, Profile, World
+
+CLI = [sys.executable, "-m", "lorakit.energy_cli"]
+
+
+def energy(*arguments, **options):
+    return subprocess.run([*CLI, *map(str, arguments)], capture_output=True, text=True, timeout=60, **options)
+
+
+def test_run_passes_output_input_and_status_through(tmp_path):
+    code = "import sys; print(sys.stdin.read().upper(), end=''); sys.exit(7)"
+    done = energy("run", "--json", tmp_path / "r.json", "--", sys.executable, "-c", code, input="hello\n")
+    assert done.returncode == 7
+    assert done.stdout == "HELLO\n"
+    assert "energy over" in done.stderr
+    assert "measured in total: nothing" in done.stderr or "Wh" in done.stderr
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["exit_status"] == 7
+    assert result["command"][0] == sys.executable
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_run_counts_the_childrens_cpu_time(tmp_path):
+    busy = "import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass"
+    done = energy("run", "--json", tmp_path / "r.json", sys.executable, "-c", busy)
+    assert done.returncode == 0
+    share = json.loads((tmp_path / "r.json").read_text())["cpu"]["process_share"]
+    assert share > 0.05
+
+
+def test_run_gives_a_signals_status_and_passes_signals_on(tmp_path):
+    assert energy("run", "--", "sh", "-c", "kill -9 $$").returncode == 128 + 9
+    marker = tmp_path / "up"
+    child = "import signal, sys, time, pathlib\nsignal.signal(15, lambda *_: sys.exit(42))\n"
+    child += f"pathlib.Path({str(marker)!r}).touch()\ntime.sleep(60)"
+    process = subprocess.Popen([*CLI, "run", "--", sys.executable, "-c", child], stderr=subprocess.PIPE, text=True)
+    while not marker.exists():
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, report = process.communicate(timeout=30)
+    assert process.returncode == 42
+    assert "energy over" in report
+
+
+def test_run_tells_bad_input_in_one_line_before_it_runs_anything(tmp_path):
+    for arguments, status, words in [
+        (["run"], 2, "no command is given"),
+        (["run", "--json", tmp_path / "no" / "r.json", "--", "touch", tmp_path / "ran"], 2, "cannot be written"),
+        (["run", "--", "no-such-command-here"], 127, "no-such-command-here: not found"),
+        (["run", "--", tmp_path], 126, "permission denied"),
+        (["merge", tmp_path / "none.jsonl"], 2, "No such file"),
+    ]:
+        done = energy(*arguments)
+        assert done.returncode == status
+        (line,) = done.stderr.splitlines()
+        assert words in line
+        assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_prints_codecarbon_beside_and_never_in_the_totals(tmp_path):
+    done = energy("run", "--codecarbon2", "--json", tmp_path / "r.json", "--", "true")
+    assert "CodeCarbon 2.x would have said (a guess, in no total here)" in done.stderr
+    result = json.loads((tmp_path / "r.json").read_text())
+    parts = [result[kind]["kwh"] for kind in ("gpu", "cpu", "ram") if result[kind]["method"] == "estimated"]
+    assert result["estimated_kwh"] == (pytest.approx(sum(parts)) if parts else None)
+
+
+def test_doctor_says_what_is_missing_and_how_to_enable_it(tmp_path, capsys):
+    status = main(["doctor", "--seconds", "0.1", "--powercap", str(tmp_path / "none")])
+    out = capsys.readouterr().out
+    assert "GPU  " in out
+    assert "CPU  " in out
+    assert "enable: " in out
+    assert status == (0 if "measured: " in out else 1)
+
+
+def test_doctor_finds_a_counter(tmp_path, capsys):
+    zone = FakeZone(tmp_path, "intel-rapl:0", "package-0")
+    FakeZone(tmp_path, "intel-rapl:0:0", "core")
+    real = zone.file.read_text
+
+    def move(*_):
+        zone.file.write_text(f"{int(real()) + 100_000}\n")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("threading.Event.wait", move)
+        assert main(["doctor", "--powercap", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "CPU  measured: " in out
+    assert "counted: intel-rapl:0 package-0" in out
+    assert "not counted: intel-rapl:0:0 core: part of package-0" in out
+    assert "this CPU has no DRAM counter" in out
+
+
+@pytest.fixture
+def world(tmp_path):
+    gpus = [FakeGpu(f"GPU-{name}", Profile((0, 100.0))) for name in "ab"]
+    return World(tmp_path, gpus, [("intel-rapl:0", "package-0", Profile((0, 50.0)))])
+
+
+def journal(world, path, seconds, boot="boot-1", **environ):
+    (world.proc / "sys/kernel/random").mkdir(parents=True, exist_ok=True)
+    (world.proc / "sys/kernel/random/boot_id").write_text(boot)
+    with world.meter(out=path, environ=environ) as meter:
+        world.clock.wall_s += seconds
+        world.run(meter, seconds)
+    return meter.reading
+
+
+def test_merge_adds_runs_that_follow_each_other(world, tmp_path, capsys):
+    first = journal(world, tmp_path / "1.jsonl", 10)
+    second = journal(world, tmp_path / "2.jsonl", 20)
+    assert main(["merge", *(str(tmp_path / f"{k}.jsonl") for k in (1, 2)), "--json", str(tmp_path / "sum.json")]) == 0
+    total = json.loads((tmp_path / "sum.json").read_text())
+    assert total["measured_kwh"] * 1e3 == pytest.approx(first.measured_wh + second.measured_wh)
+    assert total["duration_s"] == pytest.approx(30)
+    assert total["gpu"]["mean_w"] == pytest.approx(200, rel=0.01)
+    assert total["complete"] is True
+    assert "measured in total" in capsys.readouterr().out
+
+
+def overlapping(world, tmp_path, **second):
+    """Two meters at the same time: the second run starts and ends inside the first."""
+    paths = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    with world.meter(out=paths[0], environ={"CUDA_VISIBLE_DEVICES": "0"}) as meter:
+        world.run(meter, 5)
+        journal(world, paths[1], 10, **second)
+    return paths
+
+
+def test_merge_refuses_to_count_a_device_twice(world, tmp_path, capsys):
+    (world.proc / "sys/kernel/random").mkdir(parents=True)
+    (world.proc / "sys/kernel/random/boot_id").write_text("boot-1")
+    paths = overlapping(world, tmp_path)
+    assert main(["merge", *paths]) == 2
+    assert "GPU-a of " in (error := capsys.readouterr().err)
+    assert "over the same 10.0 s: merge only one of them" in error
+    assert main(["merge", paths[0], paths[0]]) == 2
+
+
+def test_merge_of_two_nodes_adds_equal_zone_names(world, tmp_path):
+    (world.proc / "sys/kernel/random").mkdir(parents=True)
+    (world.proc / "sys/kernel/random/boot_id").write_text("boot-1")
+    paths = overlapping(world, tmp_path, boot="boot-2")  # another machine, whose package has the same name
+    assert main(["merge", *paths, "--json", str(tmp_path / "sum.json")]) == 0
+    total = json.loads((tmp_path / "sum.json").read_text())
+    assert total["cpu"]["kwh"] * 3.6e6 == pytest.approx(50 * 15 + 50 * 10, abs=0.01)
+
+
+def test_merge_says_which_run_was_killed(world, tmp_path, capsys):
+    journal(world, tmp_path / "1.jsonl", 10)
+    lines = (tmp_path / "1.jsonl").read_text().splitlines(keepends=True)
+    end = json.loads(lines[-1])
+    (tmp_path / "1.jsonl").write_text(lines[0] + json.dumps({**end, "type": "reading"}) + "\n")
+    assert main(["merge", str(tmp_path / "1.jsonl")]) == 0
+    assert "incomplete: ended without its last line" in capsys.readouterr().out
+    (tmp_path / "1.jsonl").write_text(lines[0])
+    assert main(["merge", str(tmp_path / "1.jsonl")]) == 2
+    assert "ended before its first reading; leave it out" in capsys.readouterr().err
+
+
+def test_cli_needs_no_torch():
+    code = "import sys\nfrom lorakit.energy_cli import main\nmain(['run', '--', 'true'])\n"
+    code += "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.DEVNULL, env=os.environ)

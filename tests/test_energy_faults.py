@@ -1,0 +1,518 @@
+"""Every fault that a sensor, the machine or the user's code can produce, and what the meter makes of it."""
+
+import errno
+import os
+import sys
+import threading
+import time
+import types
+
+import pytest
+
+import lorakit.sensors
+from lorakit.energy import EnergyMeter
+from tests.energy_world import FakeGpu, Profile, World
+
+P100, P200 = Profile((0, 100.0)), Profile((0, 200.0))
+ZONE = [("intel-rapl:0", "package-0", P100)]
+
+
+def two_gpus(tmp_path, **options):
+    return World(tmp_path, [FakeGpu("GPU-a", P100, **options), FakeGpu("GPU-b", P200)], ZONE)
+
+
+def device(reading, name):
+    return next(part for part in reading.gpu.devices if part["id"] == name)
+
+
+# ---- NVML
+
+
+def test_gpu_without_counter_is_sampled_and_said_so(tmp_path):
+    world = two_gpus(tmp_path, counter=False)
+    with world.meter() as meter:
+        world.run(meter, 20, every_s=1.0)
+    assert meter.reading.gpu.method == "sampled"
+    assert device(meter.reading, "GPU-a")["method"] == "sampled"
+    assert device(meter.reading, "GPU-b")["method"] == "counter"
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(6000, rel=0.01)
+
+
+def test_average_power_is_preferred_where_the_chip_has_it(tmp_path):
+    profile = Profile(*[(k * 0.5, 90.0 if k % 2 else 330.0) for k in range(100)])
+    world = World(tmp_path, [FakeGpu("GPU-a", profile, counter=False)])
+    world.nvml.has_average = True
+    with world.meter() as meter:
+        world.run(meter, 40, every_s=1.0)
+    assert meter.reading.gpu.source == "NVML power, 1 s average"
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(210 * 40, rel=0.02)  # read at one phase of the wave only
+
+
+@pytest.mark.parametrize("code", [10, 999, 1, 3])
+def test_failing_nvml_call_is_tried_again_and_nothing_is_lost(tmp_path, code):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        world.run(meter, 10)
+        world.nvml.gpus[0].faults["nvmlDeviceGetTotalEnergyConsumption"] = code
+        world.run(meter, 10)
+        world.nvml.gpus[0].faults.clear()
+        world.run(meter, 10)
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(9000, abs=0.01)
+    assert meter.reading.gpu.coverage == 1.0
+    assert device(meter.reading, "GPU-a")["failed_readings"] == 2
+
+
+def test_lost_gpu_does_not_stop_the_others(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        world.run(meter, 10)
+        world.nvml.gpus[0].faults["*"] = 15
+        world.run(meter, 10)
+        world.nvml.calls.clear()
+        world.run(meter, 20)
+        asked = [call for call in world.nvml.calls if call[0] == "nvmlDeviceGetTotalEnergyConsumption"]
+    assert len(asked) == 4  # the other GPU's
+    assert device(meter.reading, "GPU-a")["kwh"] * 3.6e6 == pytest.approx(1000, abs=0.01)
+    assert device(meter.reading, "GPU-a")["coverage"] == 0.25
+    assert device(meter.reading, "GPU-b")["kwh"] * 3.6e6 == pytest.approx(8000, abs=0.01)
+    assert meter.reading.gpu.coverage == pytest.approx(0.625)
+    assert "NVML error 15" in meter.reading.gpu.gaps[0]["reason"]
+
+
+def test_gpu_that_cannot_be_read_lowers_the_coverage_and_is_named(tmp_path):
+    world = two_gpus(tmp_path)
+    world.nvml.gpus[0].faults = {"nvmlDeviceGetTotalEnergyConsumption": 4, "nvmlDeviceGetPowerUsage": 4}
+    with world.meter() as meter:
+        world.run(meter, 10)
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(2000, abs=0.01)
+    assert meter.reading.gpu.coverage == 0.5
+    assert "NVML error 4" in device(meter.reading, "GPU-a")["source"]
+    assert device(meter.reading, "GPU-a")["method"] == "unavailable"
+
+
+def test_gpu_counter_that_goes_back_is_a_reset(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        world.run(meter, 10)
+        world.nvml.gpus[0].counter_shift_mj = -5_500_000  # driver reload
+        world.run(meter, 20)
+    part = device(meter.reading, "GPU-a")
+    assert part["kwh"] * 3.6e6 == pytest.approx(2500, abs=0.01)
+    assert part["coverage"] == pytest.approx(25 / 30)
+    assert "counter reset" in meter.reading.gpu.gaps[0]["reason"]
+
+
+def test_gpu_counter_that_jumps_a_megajoule_is_a_gap(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        world.run(meter, 10)
+        world.nvml.gpus[0].counter_shift_mj = 1_000_000_000
+        world.run(meter, 10)
+    assert device(meter.reading, "GPU-a")["kwh"] * 3.6e6 == pytest.approx(1500, abs=0.01)
+    assert "implausible jump" in meter.reading.gpu.gaps[0]["reason"]
+
+
+def test_frozen_gpu_counter_is_told_if_the_gpu_works(tmp_path):
+    world = two_gpus(tmp_path)
+    world.nvml.gpus[0].frozen_at = 0
+    with world.meter() as meter:
+        world.run(meter, 20)
+    assert device(meter.reading, "GPU-a")["kwh"] is None
+    assert "stands still" in meter.reading.gpu.gaps[0]["reason"]
+    assert meter.reading.gpu.coverage == 0.5
+
+
+def test_sleeping_gpu_is_zero_not_unknown(tmp_path):
+    world = two_gpus(tmp_path)
+    world.nvml.gpus[0].frozen_at = 0
+    world.nvml.gpus[0].utilization = 0
+    with world.meter() as meter:
+        world.run(meter, 20)
+    assert device(meter.reading, "GPU-a")["kwh"] == 0.0
+    assert meter.reading.gpu.coverage == 1.0
+
+
+def test_grace_hopper_module_counter_holds_the_cpu(tmp_path):
+    world = World(tmp_path, [FakeGpu("GPU-a", Profile((0, 900.0)), name="NVIDIA GH200 480GB")])
+    with world.meter() as meter:
+        world.run(meter, 10)
+    assert meter.reading.gpu.scope == "module"
+    assert meter.reading.cpu.wh is None
+    assert "inside the GPU's counter" in meter.reading.cpu.source
+
+
+def test_only_visible_gpus_count_and_the_others_are_listed(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter(environ={"CUDA_VISIBLE_DEVICES": "GPU-b"}) as meter:
+        world.run(meter, 10)
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(2000, abs=0.01)
+    assert [part["id"] for part in meter.reading.gpu.devices] == ["GPU-b"]
+    assert [part["id"] for part in meter.reading.gpu.not_counted] == ["GPU-a"]
+
+
+def test_no_visible_gpu_is_unavailable_with_its_reason(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter(environ={"CUDA_VISIBLE_DEVICES": "-1"}) as meter:
+        world.run(meter, 10)
+    assert (meter.reading.gpu.method, meter.reading.gpu.wh) == ("unavailable", None)
+    assert "hides every GPU" in meter.reading.gpu.source
+
+
+def module(**names):
+    fake = types.ModuleType("pynvml")
+    vars(fake).update(names)
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (None, "pynvml cannot be imported"),  # sys.modules[...] = None makes the import fail
+        (module(), "the module pynvml has no nvmlInit: pip install nvidia-ml-py"),
+    ],
+)
+def test_missing_or_foreign_pynvml_is_named(tmp_path, monkeypatch, found, reason):
+    monkeypatch.setitem(sys.modules, "pynvml", found)
+    with EnergyMeter(tmp_path, thread=False) as meter:
+        pass
+    assert reason in meter.reading.gpu.source
+    assert meter.reading.gpu.wh is None
+
+
+@pytest.mark.parametrize("code", [9, 12, 18])  # no driver, no library, versions that differ
+def test_nvml_that_does_not_start_is_named(tmp_path, code):
+    world = two_gpus(tmp_path)
+    world.nvml.init_fault = code
+    with world.meter() as meter:
+        world.run(meter, 10)
+    assert meter.reading.gpu.source == f"NVML: NVML error {code}"
+    assert meter.reading.cpu.method == "counter"
+
+
+def test_nvml_session_stays_open_for_the_block_and_is_closed(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        assert world.nvml.sessions == 1
+        with world.meter():  # two meters do not disturb each other
+            world.advance(5)
+        assert world.nvml.sessions == 1
+        world.run(meter, 5)
+    assert world.nvml.sessions == 0
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(3000, abs=0.01)
+
+
+# ---- RAPL
+
+
+def test_unreadable_sample_in_the_middle_loses_nothing(tmp_path, monkeypatch):
+    world = World(tmp_path, zones=ZONE)
+    with world.meter() as meter:
+        world.run(meter, 5)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pread", lambda *_: (_ for _ in ()).throw(OSError(errno.EINVAL, "Invalid argument")))
+            world.run(meter, 5)
+        world.run(meter, 5)
+    assert meter.reading.cpu.wh * 3600 == pytest.approx(1500, abs=0.01)
+    assert meter.reading.cpu.coverage == 1.0
+    assert meter.reading.cpu.devices[0]["failed_readings"] == 1
+
+
+def test_zone_that_vanishes_for_good_keeps_its_value(tmp_path, monkeypatch):
+    world = World(tmp_path, zones=ZONE)
+    with world.meter() as meter:
+        world.run(meter, 5)
+        monkeypatch.setattr(os, "pread", lambda *_: (_ for _ in ()).throw(OSError(errno.ENODEV, "No such device")))
+        world.run(meter, 15)
+    assert meter.reading.cpu.wh * 3600 == pytest.approx(500, abs=0.01)
+    assert meter.reading.cpu.coverage == 0.25
+    assert "No such device" in meter.reading.cpu.gaps[-1]["reason"]
+
+
+def test_wrap_during_the_block_is_exact(tmp_path):
+    zone = ("intel-rapl:0", "package-0", P200, {"max_range": 65_532_610_987, "start_uj": 65_000_000_000})
+    world = World(tmp_path, zones=[zone])
+    with world.meter() as meter:
+        world.run(meter, 900)
+    assert meter.reading.cpu.wh * 3600 == pytest.approx(180_000, abs=0.01)
+    assert meter.reading.cpu.gap_count == 0
+
+
+def test_stalled_sampler_is_exact_on_counters_and_reported(tmp_path):
+    world = World(tmp_path, zones=[("intel-rapl:0", "package-0", P200, {"max_range": 65_532_610_987})])
+    with world.meter() as meter:
+        world.run(meter, 5)
+        world.advance(100)  # the process was stopped
+        world.run(meter, 5)
+    assert meter.reading.cpu.wh * 3600 == pytest.approx(22_000, abs=0.01)
+    assert meter.reading.cpu.devices[0]["longest_interval_s"] == 105
+    assert meter.reading.cpu.devices[0]["wrap_risks"] == 1  # 1 kW could have passed 65.5 kJ
+
+
+def test_implausible_dram_is_noted(tmp_path):
+    zones = [
+        ("intel-rapl:0", "package-0", P100),
+        ("intel-rapl:0:0", "dram", Profile((0, 200.0))),
+        ("intel-rapl:1", "package-1", P200),
+        ("intel-rapl:1:0", "dram", Profile((0, 6.0))),
+    ]
+    world = World(tmp_path, zones=zones)
+    with world.meter() as meter:
+        world.run(meter, 10)
+    assert meter.reading.notes == (
+        "implausible DRAM powers, do not trust them: intel-rapl:0:0 200 W, intel-rapl:1:0 6 W",
+    )
+
+
+# ---- time
+
+
+def test_wall_clock_jumps_change_nothing(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        world.run(meter, 5)
+        world.clock.wall_s -= 3600
+        world.run(meter, 5)
+        world.clock.wall_s += 7200
+    assert meter.reading.duration_s == 10
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(3000, abs=0.01)
+
+
+def test_suspension_is_a_gap_and_both_times_are_told(tmp_path):
+    world = World(tmp_path, zones=ZONE)
+    with world.meter() as meter:
+        world.run(meter, 10)
+        world.clock.asleep_s += 3600
+        world.run(meter, 10)
+    assert meter.reading.duration_s == 20
+    assert meter.reading.suspended_s == 3600
+    assert meter.reading.cpu.gaps[0]["reason"] == "the machine was suspended for 3.6e+03 s"
+    assert meter.reading.cpu.coverage == 0.75
+    assert meter.reading.cpu.mean_w == pytest.approx(100, abs=0.01)
+
+
+def test_suspension_noticed_at_the_last_edge_is_a_gap_too(tmp_path):
+    world = World(tmp_path, zones=ZONE)
+    with world.meter() as meter:
+        world.run(meter, 10)
+        world.clock.asleep_s += 60
+        world.advance(1)
+    assert meter.reading.cpu.gap_count == 1
+
+
+# ---- the user's code
+
+
+def test_exception_in_the_block_passes_unchanged_and_the_window_knows(tmp_path):
+    world = two_gpus(tmp_path)
+    boom = KeyError("boom")
+    with pytest.raises(KeyError, match="boom") as caught, world.meter() as meter, meter.window("epoch"):
+        world.run(meter, 5)
+        raise boom
+    assert caught.value is boom
+    assert meter.windows["epoch"].errors == 1
+    assert meter.reading.errors == 1
+    assert meter.windows["epoch"].cpu.wh * 3600 == pytest.approx(500, abs=0.01)
+
+
+def test_exception_in_an_inexact_window_is_counted(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        with pytest.raises(KeyError, match="boom"), meter.window("step", exact=False):
+            world.run(meter, 5)
+            raise KeyError("boom")
+        with meter.window("step", exact=False):
+            world.run(meter, 5)
+    step = meter.windows["step"]
+    assert (step.count, step.errors, step.duration_s) == (2, 1, 10)
+
+
+def test_every_source_removed_leaves_no_number(tmp_path):
+    world = World(tmp_path)
+    world.nvml.init_fault = 12
+    (world.proc / "stat").unlink()
+    (world.proc / "meminfo").unlink()
+    with world.meter() as meter:
+        world.advance(10)
+    data = meter.reading.to_json()
+    assert {data[kind]["method"] for kind in ("gpu", "cpu", "ram")} == {"unavailable"}
+    assert [data[kind]["kwh"] for kind in ("gpu", "cpu", "ram")] == [None] * 3
+    assert (data["measured_kwh"], data["estimated_kwh"]) == (None, None)
+    assert all(data[kind]["source"] for kind in ("gpu", "cpu", "ram"))
+
+
+# ---- what the meter itself costs
+
+
+def test_inexact_windows_call_no_sensor(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        world.nvml.calls.clear()
+        for _ in range(100):
+            with meter.window("step", exact=False):
+                world.advance(0.01)
+        assert world.nvml.calls == []
+    assert meter.windows["step"].count == 100
+
+
+def test_an_hour_of_sampling_costs_less_than_a_thousandth(tmp_path):
+    world = World(tmp_path, [FakeGpu(f"GPU-{k}", P100) for k in range(8)], ZONE)
+    with world.meter() as meter:
+        before = time.thread_time()
+        for _ in range(720):  # one reading every 5 s
+            world.clock.now += 5
+            meter.sample()
+        assert time.thread_time() - before < 3.6
+
+
+def test_sampler_thread_sleeps_between_its_readings(tmp_path):
+    world = World(tmp_path, zones=ZONE)
+    reads = []
+    meter = EnergyMeter(world.root, world.nvml, period_s=0.05, seed=1)
+    with meter:
+        real = meter.sample
+        meter.sample = lambda: (reads.append(threading.current_thread()), real())
+        time.sleep(0.5)
+    assert 4 <= len(reads) <= 20
+    assert {thread.name for thread in reads} == {"lorakit-energy"}
+    assert all(thread.daemon for thread in reads)
+    assert not any(thread.name == "lorakit-energy" for thread in threading.enumerate())
+
+
+def test_meter_never_starts_cuda(tmp_path):
+    torch = pytest.importorskip("torch")
+    with EnergyMeter(tmp_path) as meter, meter.window("w"):
+        pass
+    assert not torch.cuda.is_initialized()
+
+
+class FakeTorch:
+    """As much of torch as the meter looks at."""
+
+    def __init__(self, initialized):
+        self.synchronized = 0
+        self.cuda = types.SimpleNamespace(
+            is_initialized=lambda: initialized, synchronize=self.count, device_count=lambda: 0
+        )
+
+    def count(self):
+        self.synchronized += 1
+
+
+def test_cuda_is_waited_for_at_exact_edges_only_and_only_if_it_runs(tmp_path, monkeypatch):
+    for running, expected in [(True, 4), (False, 0)]:
+        torch = FakeTorch(running)
+        monkeypatch.setitem(sys.modules, "torch", torch)
+        with EnergyMeter(tmp_path, thread=False) as meter:
+            with meter.window("exact"):
+                pass
+            with meter.window("step", exact=False):
+                pass
+        assert torch.synchronized == expected
+
+
+def test_broken_cuda_at_an_edge_does_not_hide_the_callers_error(tmp_path, monkeypatch, caplog):
+    torch = FakeTorch(True)
+    torch.cuda.synchronize = lambda: (_ for _ in ()).throw(RuntimeError("CUDA error: device-side assert"))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    with pytest.raises(KeyError, match="mine"), EnergyMeter(tmp_path, thread=False):
+        raise KeyError("mine")
+    assert "could not be synchronised" in caplog.text
+
+
+# ---- idle baseline, conditions, share
+
+
+def test_idle_baseline_gives_energy_above_idle(tmp_path):
+    gpu = Profile((0, 50.0), (30, 250.0))
+    world = World(tmp_path, [FakeGpu("GPU-a", gpu)], [("intel-rapl:0", "package-0", Profile((0, 20.0), (30, 80.0)))])
+    world.clock.wait = lambda _event, seconds: world.advance(seconds)
+    with world.meter(idle_s=30) as meter:
+        world.run(meter, 60)
+    reading = meter.reading
+    assert reading.duration_s == 60
+    assert reading.gpu.idle_w == pytest.approx(50, rel=0.01)
+    assert reading.gpu.idle_error_w < 1
+    assert reading.above_idle_wh * 3600 == pytest.approx((200 + 60) * 60, rel=0.01)
+    assert reading.measured_wh * 3600 == pytest.approx((250 + 80) * 60, rel=0.01)
+    assert list(meter.windows) == []
+    with world.meter(idle=meter.idle) as again:
+        world.run(again, 10)
+    assert again.reading.above_idle_wh * 3600 == pytest.approx(2600, rel=0.02)
+
+
+def test_without_baseline_above_idle_is_unknown(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        world.run(meter, 5)
+    assert meter.reading.above_idle_wh is None
+
+
+def test_busy_baseline_is_noted(tmp_path):
+    world = two_gpus(tmp_path)
+    world.clock.wait = lambda _event, seconds: world.advance(seconds)
+    world.nvml.gpus[1].processes = [4711]
+    with world.meter(idle_s=3) as meter:
+        world.advance(1)
+    assert meter.reading.notes == ("not idle during the baseline: processes [4711] compute on the GPUs",)
+
+
+def test_conditions_of_both_ends_are_recorded(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        world.run(meter, 100)
+    conditions = meter.reading.conditions
+    assert conditions["driver"] == "570.1"
+    assert conditions["start"]["GPU-a"] == {
+        "name": "Tesla V100",
+        "temperature_c": 40,
+        "power_limit_w": 400.0,
+        "sm_clock_mhz": 1530,
+        "memory_clock_mhz": 877,
+        "persistence": True,
+    }
+    assert conditions["end"]["GPU-a"]["temperature_c"] == 50
+
+
+def test_share_of_cpu_time_counts_children_that_lived_shortly(tmp_path):
+    """Fourteen children of 0.1 s: each is gone before a sampler could see it."""
+    before = lorakit.sensors.process_tree_cpu_s("/proc", os.getpid())
+    busy = "import time\nend = time.process_time() + 0.1\nwhile time.process_time() < end: pass"
+    for _ in range(14):
+        os.waitpid(os.posix_spawn(sys.executable, [sys.executable, "-S", "-c", busy], os.environ), 0)
+    assert lorakit.sensors.process_tree_cpu_s("/proc", os.getpid()) - before >= 1.3
+
+
+def test_share_of_cpu_time_sees_living_grandchildren_and_odd_names(tmp_path):
+    def process(pid, parent, *ticks):
+        (tmp_path / str(pid)).mkdir()
+        fields = ["S", str(parent), *["0"] * 9, *map(str, ticks), "0"]
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) b (c) {' '.join(fields)}\n")
+
+    process(10, 1, 100, 50, 25, 25)
+    process(11, 10, 100, 0, 0, 0)
+    process(12, 11, 100, 0, 0, 0)
+    process(13, 1, 999, 0, 0, 0)
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert lorakit.sensors.process_tree_cpu_s(tmp_path, 10) == 400 / ticks
+    assert lorakit.sensors.process_tree_cpu_s(tmp_path, 99) is None
+
+
+def test_process_share_is_a_figure_of_its_own(tmp_path):
+    with EnergyMeter(tmp_path) as meter:
+        end = time.process_time() + 0.2
+        while time.process_time() < end:
+            pass
+    assert 0 < meter.reading.process_share <= 1
+    assert meter.reading.to_json()["cpu"]["process_share"] == meter.reading.process_share
+
+
+def test_co2_needs_the_users_factor(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        world.run(meter, 3600)
+    assert meter.reading.measured_wh == pytest.approx(400, abs=0.01)
+    assert meter.reading.co2_kg(250.0) == pytest.approx(0.1, abs=1e-5)
+    with pytest.raises(ValueError, match="grams_per_kwh=-1 is not"):
+        meter.reading.co2_kg(-1)
+    with pytest.raises(TypeError, match="grams_per_kwh"):
+        meter.reading.co2_kg()

@@ -1,0 +1,103 @@
+"""The file that survives the process."""
+
+import json
+import os
+
+import pytest
+
+from lorakit.journal import Journal, read_journal
+from tests.energy_world import FakeGpu, Profile, World
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path, [FakeGpu("GPU-a", Profile((0, 100.0)))], [("intel-rapl:0", "package-0", Profile((0, 50.0)))])
+
+
+def run(world, meter, seconds):
+    """The sampler at work, with its writing."""
+    for _ in range(seconds // 5):
+        world.advance(5)
+        meter.sample()
+        meter._write_reading()
+
+
+def test_finished_run_is_complete(world, tmp_path):
+    path = tmp_path / "run.jsonl"
+    with world.meter(out=path) as meter, meter.window("epoch 1"):
+        run(world, meter, 30)
+    (found,) = read_journal(path)
+    assert found.complete
+    assert found.error is None
+    assert found.reading == json.loads(json.dumps(meter.reading.to_json()))
+    assert found.windows == {"epoch 1": json.loads(json.dumps(meter.windows["epoch 1"].to_json()))}
+    assert found.start["pid"] == os.getpid()
+
+
+def test_every_prefix_of_the_file_gives_the_energy_so_far(world, tmp_path):
+    path = tmp_path / "run.jsonl"
+    with world.meter(out=path, out_every_s=10) as meter:
+        with meter.window("epoch 1"):
+            run(world, meter, 30)
+        run(world, meter, 30)
+    text = path.read_bytes()
+    wh = []
+    for length in range(text.index(b"\n") + 1, len(text) - 1, 97):
+        path.write_bytes(text[:length])
+        (found,) = read_journal(path)
+        assert not found.complete
+        wh.append(0.0 if found.reading is None else found.reading["measured_kwh"] * 1e3)
+    assert wh == sorted(wh)
+    assert wh[-1] * 3600 == pytest.approx(150 * 60, abs=0.01)
+    assert found.windows["epoch 1"]["measured_kwh"] * 3.6e6 == pytest.approx(150 * 30, abs=0.01)
+
+
+def test_two_runs_may_share_a_file(world, tmp_path):
+    path = tmp_path / "run.jsonl"
+    for seconds in (10, 20):
+        world.clock.now += 1
+        with world.meter(out=path) as meter:
+            run(world, meter, seconds)
+    assert [found.reading["duration_s"] for found in read_journal(path)] == [10, 20]
+
+
+def test_line_after_a_cut_one_stands_alone(tmp_path, monkeypatch, caplog):
+    journal = Journal(tmp_path / "j", "r")
+    real = os.write
+    journal.write("start", {"host": "h"})
+    monkeypatch.setattr(os, "write", lambda file, data: real(file, data[:20]))  # the disk is nearly full
+    journal.write("reading", {"reading": {}, "boottime_s": 1, "wall_s": 1})
+    monkeypatch.undo()
+    journal.write("reading", {"reading": {"n": 2}, "boottime_s": 2, "wall_s": 2})
+    (found,) = read_journal(tmp_path / "j")
+    assert found.reading == {"n": 2}
+    assert caplog.text.count("the disk is full") == 1
+
+
+def test_full_or_read_only_disk_costs_one_warning(world, tmp_path, monkeypatch, caplog):
+    def full(*_arguments, **_options):
+        raise OSError(28, "No space left on device")
+
+    with world.meter(out=tmp_path / "run.jsonl", out_every_s=5) as meter:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            run(world, meter, 60)
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(6000, abs=0.01)
+    assert caplog.text.count("No space left on device") == 1
+    with world.meter(out=tmp_path / "missing" / "run.jsonl") as meter:
+        run(world, meter, 10)
+    assert "No such file or directory" in caplog.text
+
+
+def test_failed_block_is_told(world, tmp_path):
+    with pytest.raises(ZeroDivisionError), world.meter(out=tmp_path / "j") as meter:
+        run(world, meter, 10)
+        _ = 1 / 0
+    (found,) = read_journal(tmp_path / "j")
+    assert (found.complete, found.error) == (True, "ZeroDivisionError")
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "x").write_text('{"a": 1}\nnot json\n[3]\n')
+    with pytest.raises(ValueError, match="holds no energy readings"):
+        read_journal(tmp_path / "x")
