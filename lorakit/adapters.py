@@ -22,11 +22,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lorakit.combine import without_start
-from lorakit.layers import magnitude_shape
+from lorakit.layers import magnitude_shape, unpacked
 from lorakit.lora import (
     STATE,
     Adapter,
-    LoRAConfig,
     add_adapter,
     captured,
     new_adapter,
@@ -34,6 +33,7 @@ from lorakit.lora import (
     unwrap,
     whole,
 )
+from lorakit.lora_config import LoRAConfig
 from lorakit.targets import default_targets, name_matches
 
 CONFIG, TENSORS, OWN, CARD = "adapter_config.json", "adapter_model.safetensors", "lorakit.json", "README.md"
@@ -177,8 +177,7 @@ def fingerprint(model: nn.Module, saved: Iterable[str] | None = None) -> dict[st
         if inside or name.rpartition(".")[2] in ("lora_A", "lora_B", "lora_magnitude"):
             continue
         tensor = whole(originals.get(name, merged.get(id(parameter), parameter)))
-        if type(tensor.data) is not Tensor and hasattr(tensor, "dequantize"):
-            tensor = tensor.dequantize()  # torchao's packed weights
+        tensor = unpacked(tensor)
         about = f"{name}:{tuple(tensor.shape)};".encode()
         types.update(f"{name}:{tensor.dtype};".encode())
         for digest, values in ((exact, tensor), (rounded, tensor.to(torch.bfloat16))):

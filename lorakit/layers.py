@@ -153,14 +153,21 @@ class LoRALayer(nn.Module):
         merged = self.merged_weight().to(self.weight.dtype)
         if not torch.isfinite(merged).all():
             raise ValueError(f"merging gives weights that are not finite in {self.weight.dtype}")
-        self.register_buffer("lora_original", self.weight.detach().clone(), persistent=False)
-        self.weight.copy_(merged)
+        if is_packed(self.weight):  # quantised: merging in its few bits would lose most of the update
+            self.register_buffer("lora_original", self.weight.detach(), persistent=False)
+            self.weight = nn.Parameter(merged, requires_grad=False)
+        else:
+            self.register_buffer("lora_original", self.weight.detach().clone(), persistent=False)
+            self.weight.copy_(merged)
 
     @torch.no_grad()
     def unmerge(self) -> None:
         """Put the original weight back, bit for bit."""
         if self.merged:
-            self.weight.copy_(self.lora_original)
+            if is_packed(self.lora_original):
+                self.weight = nn.Parameter(self.lora_original, requires_grad=False)
+            else:
+                self.weight.copy_(self.lora_original)
             self.register_buffer("lora_original", None, persistent=False)
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
@@ -226,9 +233,13 @@ class LoRAEmbedding(LoRALayer, nn.Embedding):
     def _look_up(self, x: Tensor, table: Tensor) -> Tensor:
         return F.embedding(x, table, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)
 
+    def _update(self, x: Tensor, y: Tensor, A: Tensor, B: Tensor) -> Tensor:
+        return F.linear(self._look_up(x, in_dtype_of(y, A).T), in_dtype_of(y, B))
+
     def add_update(self, x: Tensor, y: Tensor) -> Tensor:
-        A, B = in_dtype_of(y, self.lora_A), in_dtype_of(y, self.lora_B)
-        update = F.linear(self._look_up(x, A.T), B)
+        update = self._update(x, y, self.lora_A, self.lora_B)
+        if self.lora_start_A is not None:
+            update = update - self._update(x, y, self.lora_start_A, self.lora_start_B)
         if self.lora_magnitude is None:
             return (y + update * self.scaling).to(y.dtype)  # under autocast the update alone is in lower precision
         factor = self.magnitude_factor()
@@ -403,7 +414,19 @@ def plain_weight(module: nn.Module) -> Tensor:
     """The layer's untouched weight; a quantised one is unpacked."""
     weight = getattr(module, "lora_original", None)
     weight = module.weight if weight is None else weight
-    return weight.dequantize() if hasattr(weight, "dequantize") and type(weight.data) is not Tensor else weight
+    return unpacked(weight)
+
+
+def unpacked(weight: Tensor) -> Tensor:
+    """The weight's values where torchao has quantised it, else itself."""
+    if not is_packed(weight):
+        return weight
+    return weight.get_original_weight() if hasattr(weight, "get_original_weight") else weight.dequantize()
+
+
+def is_packed(weight: Tensor) -> bool:
+    """Whether the weight is one of torchao's quantised tensors."""
+    return type(weight.data).__module__.startswith("torchao.")
 
 
 def in_dtype_of(x: Tensor, parameter: Tensor | None) -> Tensor | None:

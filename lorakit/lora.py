@@ -6,108 +6,25 @@ as one plain record. One adapter is in the model at a time; the others wait in t
 """
 
 import math
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lorakit.combine import COMBINATIONS, combine_updates
-from lorakit.initial import check_init, initial_update
+from lorakit.initial import initial_update
 from lorakit.layers import LoRALayer, Update, attach, detach, set_update, update_shapes
 from lorakit.layers import LoRALinear as LoRALinear
+from lorakit.lora_config import LoRAConfig, pattern_matches
 from lorakit.masters import demote, promote
 from lorakit.targets import default_targets, find_head, find_modules, find_targets, keep_layers, unmatched
 
-BIASES = ("none", "all", "lora_only")
 STATE = "_lora_state"
 """Attribute of an adapted model that holds its `LoRAState`."""
-
-
-@dataclass(frozen=True)
-class LoRAConfig:
-    """What `apply_lora` was asked for, checked; the names are those of PEFT's LoraConfig."""
-
-    r: int = 8  # rank of the update
-    lora_alpha: float = 16  # the update is scaled by alpha/r
-    lora_dropout: float = 0.0  # probability
-    target_modules: str | tuple[str, ...] | None = None  # None: by architecture
-    bias: str = "none"
-    modules_to_save: tuple[str, ...] | None = None  # None: the detected head
-    exclude_modules: str | tuple[str, ...] = ()
-    layers_to_transform: tuple[int, ...] | None = None  # None: all
-    layers_pattern: tuple[str, ...] = ()  # names of the lists that hold the layers; (): any
-    rank_pattern: Mapping[str, int] = field(default_factory=dict)  # regex for a name's last parts -> its r
-    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
-    use_rslora: bool = False  # scale by alpha/√r instead (arXiv:2312.03732)
-    use_dora: bool = False  # train a magnitude per output (arXiv:2402.09353)
-    init_lora_weights: bool | str = True
-
-    def __post_init__(self) -> None:
-        _check_rank("r", self.r)
-        _check_alpha("lora_alpha", self.lora_alpha)
-        if isinstance(self.lora_dropout, bool) or not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"lora_dropout must be a probability from 0 to below 1, got {self.lora_dropout!r}")
-        if self.bias not in BIASES:
-            raise ValueError(f"bias must be one of {', '.join(BIASES)}, got {self.bias!r}")
-        if isinstance(self.modules_to_save, str):
-            raise ValueError(f"modules_to_save must be a list of names, got {self.modules_to_save!r}")
-        if isinstance(self.layers_to_transform, int):
-            object.__setattr__(self, "layers_to_transform", (self.layers_to_transform,))
-        if isinstance(self.layers_pattern, str):
-            object.__setattr__(self, "layers_pattern", (self.layers_pattern,))
-        for name in ("target_modules", "modules_to_save", "exclude_modules", "layers_to_transform", "layers_pattern"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                object.__setattr__(self, name, tuple(value))
-        if self.target_modules is not None and not self.target_modules:
-            raise ValueError("target_modules is empty; leave it out for the architecture's default")
-        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
-            raise ValueError(
-                "layers_to_transform goes with a list of target_modules; a regex can name the layers itself"
-            )
-        if self.layers_pattern and self.layers_to_transform is None:
-            raise ValueError("layers_pattern says where layers_to_transform counts; give both")
-        for key, value in self.rank_pattern.items():
-            _check_rank(f"rank_pattern[{key!r}]", value)
-        for key, value in self.alpha_pattern.items():
-            _check_alpha(f"alpha_pattern[{key!r}]", value)
-        for rank in (self.r, *self.rank_pattern.values()):
-            check_init(self.init_lora_weights, rank)
-
-    def rank_of(self, name: str) -> int:
-        """Rank of the update of the layer with this full name."""
-        return _first_match(self.rank_pattern, name, self.r)
-
-    def alpha_of(self, name: str) -> float:
-        """lora_alpha of the layer with this full name."""
-        return _first_match(self.alpha_pattern, name, self.lora_alpha)
-
-    def scaling(self, r: int, lora_alpha: float) -> float:
-        """The factor on BA for a layer of this rank and alpha."""
-        return lora_alpha / math.sqrt(r) if self.use_rslora else lora_alpha / r
-
-
-def _check_rank(what: str, r: object) -> None:
-    if isinstance(r, bool) or not isinstance(r, int) or r < 1:
-        raise ValueError(f"{what} must be a whole number of at least 1, got {r!r}")
-
-
-def _check_alpha(what: str, alpha: object) -> None:
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not (0 < alpha < math.inf):
-        raise ValueError(f"{what} must be a positive number, got {alpha!r}")
-
-
-def pattern_matches(pattern: str, name: str) -> bool:
-    """PEFT's rule for rank_pattern and alpha_pattern: a regex for the last parts of the name."""
-    return re.match(rf"(.*\.)?({pattern})$", name) is not None
-
-
-def _first_match(patterns: Mapping[str, float], name: str, default: float) -> float:
-    return next((value for pattern, value in patterns.items() if pattern_matches(pattern, name)), default)
 
 
 @dataclass(frozen=True)
@@ -175,6 +92,53 @@ def peft_total(model: nn.Module) -> int:
         id(p): p.numel() for name in lora_state(model).current.saved for p in model.get_submodule(name).parameters()
     }
     return count_parameters(model).total + sum(saved.values())
+
+
+def without_gradient(model: nn.Module) -> tuple[str, ...]:
+    """Names of parameters that should be trained but have no gradient: call it after a first backward pass.
+
+    A frozen embedding under reentrant checkpointing, or a layer that the model's output does not use, trains nothing
+    and says nothing; DistributedDataParallel stops at it.
+    """
+    return tuple(name for name, p in unwrap(model).named_parameters() if p.requires_grad and p.grad is None)
+
+
+def lora_plus_groups(
+    model: nn.Module,
+    learning_rate: float,
+    ratio: float = 16.0,
+    weight_decay: float = 0.0,
+    embedding_learning_rate: float = 1e-6,
+) -> list[dict[str, Any]]:
+    """Parameter groups for any torch optimiser in which B learns `ratio` times as fast as A (LoRA+, arXiv:2402.12354).
+
+    As in the paper's code, vectors (biases, DoRA magnitudes) go with B, without weight decay; the head's matrices go
+    with A, and adapted embeddings have a rate of their own.
+
+    Raises:
+        ValueError: `ratio` is below 1.
+    """
+    if not ratio >= 1:
+        raise ValueError(f"ratio must be at least 1, got {ratio!r}")
+    model = unwrap(model)
+    A, B, vectors, embeddings = [], [], [], []
+    for name, parameter in model.named_parameters():
+        owner, _, own = name.rpartition(".")
+        if not parameter.requires_grad:
+            continue
+        if own in ("lora_A", "lora_B", "lora_magnitude") and isinstance(model.get_submodule(owner), nn.Embedding):
+            embeddings.append(parameter)
+        elif parameter.ndim == 1:
+            vectors.append(parameter)
+        else:
+            (B if own == "lora_B" else A).append(parameter)
+    groups = (
+        (A, learning_rate, weight_decay),
+        (B, learning_rate * ratio, weight_decay),
+        (vectors, learning_rate * ratio, 0.0),
+        (embeddings, embedding_learning_rate, weight_decay),
+    )
+    return [{"params": p, "lr": rate, "weight_decay": decay} for p, rate, decay in groups if p]
 
 
 def apply_lora(

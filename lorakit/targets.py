@@ -72,8 +72,8 @@ def unmatched(what: str, wanted: str, candidates: Iterable[str]) -> ValueError:
     """The error for a name that matches nothing: the nearest names first, then all there are."""
     names = list(dict.fromkeys(candidates))
     near = difflib.get_close_matches(wanted, names, n=3)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return ValueError(f"{what} {wanted!r} matches nothing in this model{hint} It has: {listing(names)}")
+    hint = f"; did you mean {' or '.join(map(repr, near))}? It" if near else "; it"
+    return ValueError(f"{what} {wanted!r} matches nothing in this model{hint} has: {listing(names)}")
 
 
 def listing(names: Sequence[str], limit: int = 30) -> str:
@@ -161,7 +161,8 @@ def find_targets(
         ValueError: A name or regex matches nothing, matches no layer that can be adapted, or matches a layer whose
             owner would bypass the update.
     """
-    modules = {name: module for name, module in model.named_modules() if name}
+    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
+    first = {id(module): name for name, module in model.named_modules()}  # a shared module goes by its first name
     layers = {name: module for name, module in modules.items() if lora_class(module) or _is_kin(module)}
     free = [n for n in layers if not any(n == head or n.startswith(f"{head}.") for head in trained_whole)]
 
@@ -187,7 +188,8 @@ def find_targets(
                 f"target {name!r} is a {type(layers[name]).__name__}, which computes something else than its base "
                 "class and cannot be adapted; leave it out with exclude_modules"
             )
-    return tuple(matched)
+    _refuse_half_of_a_tie(layers, matched)
+    return tuple(dict.fromkeys(first[id(layers[name])] for name in matched))
 
 
 def keep_layers(targets: Sequence[str], indices: Sequence[int], lists: Sequence[str] = ()) -> tuple[str, ...]:
@@ -273,15 +275,42 @@ def _exclude(matched: list[str], exclude_modules: str | Sequence[str]) -> list[s
     return kept
 
 
+BYPASSED = {
+    "DebertaEncoder": ("rel_embeddings",),
+    "DebertaV2Encoder": ("rel_embeddings",),
+    "WavLMAttention": ("q_proj", "k_proj", "v_proj", "out_proj"),
+    "MambaMixer": ("x_proj", "dt_proj", "out_proj"),
+    "FalconMambaMixer": ("x_proj", "dt_proj", "out_proj"),
+    "JambaMambaMixer": ("x_proj", "dt_proj", "out_proj"),
+}
+"""Class in transformers -> layers whose weight it reads itself, always or in its fast path."""
+
+
 def _refuse_bypassed(modules: dict[str, nn.Module], name: str) -> None:
     """Raise where the layer's owner reads its weight directly, so that an update would never be computed."""
-    parent = name
-    while parent:
-        parent = parent.rpartition(".")[0]
-        owner = modules.get(parent)
+    owners = [modules.get(name[:i]) for i, character in enumerate(name) if character == "."]
+    for owner in owners:
         if isinstance(owner, nn.MultiheadAttention | nn.TransformerEncoderLayer):
+            when = " in eval mode" if isinstance(owner, nn.TransformerEncoderLayer) else ""
             raise ValueError(
-                f"target {name!r} is inside an nn.{type(owner).__name__}, which reads the layer's weight itself "
-                f"{'in eval mode ' if isinstance(owner, nn.TransformerEncoderLayer) else ''}and would bypass the "
-                f"update; leave it out with exclude_modules"
+                f"target {name!r} is inside an nn.{type(owner).__name__}, which reads the layer's weight itself{when} "
+                "and would bypass the update; leave it out with exclude_modules"
             )
+    if owners and name.rpartition(".")[2] in BYPASSED.get(type(owners[-1]).__name__, ()):
+        raise ValueError(
+            f"target {name!r} is in a {type(owners[-1]).__name__}, which reads the layer's weight itself and would "
+            "bypass the update; leave it out with exclude_modules"
+        )
+
+
+def _refuse_half_of_a_tie(layers: dict[str, nn.Module], targets: Sequence[str]) -> None:
+    """Raise where an embedding is a target but another embedding with the same table is not: which one is used?"""
+    for name in targets:
+        if isinstance(layers[name], nn.Embedding):
+            twins = [n for n, m in layers.items() if isinstance(m, nn.Embedding) and m.weight is layers[name].weight]
+            left = [n for n in twins if n not in targets]
+            if left:
+                raise ValueError(
+                    f"target {name!r} shares its table with {', '.join(map(repr, left))}, which would stay as it is; "
+                    "target all of them or none"
+                )
