@@ -203,12 +203,17 @@ def epoch_steps(
     epoch: int,
     rank: int = 0,
     world_size: int = 1,
+    first_step: int = 0,
 ) -> Iterator[Step]:
-    """One rank's share of every optimiser step of an epoch; all ranks together see every window exactly once."""
+    """One rank's share of every optimiser step of an epoch; all ranks together see every window exactly once.
+
+    Args:
+        first_step: steps of the epoch that are done already, when a run goes on.
+    """
     order, size = epoch_order(len(encoded), seed, epoch), batch_size * accumulate * world_size
     lengths = encoded.lengths
-    targets = np.add.reduceat(encoded.labels != IGNORE, encoded.offsets[:-1]) if len(encoded) else np.zeros(0, np.int64)
-    for start in range(0, len(order), size):
+    targets = np.add.reduceat(encoded.labels != IGNORE, encoded.offsets[:-1])
+    for start in range(first_step * size, len(order), size):
         chosen = order[start : start + size]
         shares = balance(lengths[chosen].tolist(), accumulate * world_size)
         mine = [chosen[share] for share in shares[rank * accumulate : (rank + 1) * accumulate]]
@@ -225,18 +230,26 @@ def sorted_batches(
     encoded: Encoded, layout: Layout, tokens: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
     """One rank's batches of all windows, longest first, each of at most `tokens` real tokens (or one window)."""
-    order = np.argsort(-encoded.lengths, kind="stable")
+    for group in _sorted_groups(encoded, tokens)[rank::world_size]:
+        yield collate(encoded, group, layout)
+
+
+def batch_count(encoded: Encoded, tokens: int, world_size: int = 1) -> int:
+    """The most batches that any rank gets from `sorted_batches`."""
+    return -(-len(_sorted_groups(encoded, tokens)) // world_size)
+
+
+def _sorted_groups(encoded: Encoded, tokens: int) -> list[list[int]]:
     groups: list[list[int]] = []
     room = 0
-    for window in order:
+    for window in np.argsort(-encoded.lengths, kind="stable").tolist():
         length = int(encoded.lengths[window])
         if length > room:
             groups.append([])
             room = tokens
-        groups[-1].append(int(window))
+        groups[-1].append(window)
         room -= length
-    for group in groups[rank::world_size]:
-        yield collate(encoded, group, layout)
+    return groups
 
 
 @torch.no_grad()

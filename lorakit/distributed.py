@@ -37,6 +37,21 @@ def all_sum(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def gather_bytes(mine: bytes) -> list[bytes]:
+    """Every rank's bytes, in the order of ranks, on every rank."""
+    if world_size() == 1:
+        return [mine]
+    here = device()
+    lengths = torch.zeros(world_size(), dtype=torch.long, device=here)
+    lengths[rank()] = len(mine)
+    all_sum(lengths)
+    padded = torch.zeros(int(lengths.max()), dtype=torch.uint8)
+    padded[: len(mine)] = torch.frombuffer(bytearray(mine), dtype=torch.uint8)
+    parts = [torch.zeros_like(padded, device=here) for _ in range(world_size())]
+    dist.all_gather(parts, padded.to(here))
+    return [bytes(part[:length].tolist()) for part, length in zip(parts, lengths.tolist(), strict=True)]
+
+
 @contextmanager
 def process_group() -> Iterator[None]:
     """Join the group that torchrun describes (nccl on GPUs, gloo on CPUs) and leave it at the end.

@@ -5,7 +5,7 @@ Papers quote seqeval's *default* mode (conlleval's rules: an I- tag without a B-
 entity where default counts it as a false positive. So both are reported, each under its name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,6 +43,12 @@ class Scores:
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries and Python numbers, in `comparison.json`'s layout."""
         return asdict(self)
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> "Scores":
+        """The scores that `to_json` wrote."""
+        by_type = {name: EntityScores(**row) for name, row in record["by_type"].items()}
+        return Scores(**{**record, "strict": EntityScores(**record["strict"]), "by_type": by_type})
 
 
 def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], loss: float | None = None) -> Scores:

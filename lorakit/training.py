@@ -3,19 +3,25 @@
 It trains what requires a gradient and knows nothing of why. The loss of a step is the mean cross-entropy over all the
 words of the step, whatever way they lie in rows, micro-batches and ranks: every micro-batch contributes its *sum*,
 divided by the words of the whole step.
+
+Everything that changes in a run is in `_Progress`, the optimiser and the random generators. A checkpoint holds these
+three and the trained weights, so a resumed run goes on bit for bit (on a CPU; GPU kernels may add in another order).
 """
 
+import hashlib
 import json
 import math
 import os
 import random
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -24,14 +30,19 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from lorakit import distributed
-from lorakit.batching import Batch, Layout, epoch_steps, first_position, layout_for, sorted_batches, steps_per_epoch
-from lorakit.encoding import IGNORE, Encoded, check_tokenizer, encode, split_by_sentence
-from lorakit.metrics import Scores, score
-from lorakit.ner import NerData, Sentence
+from lorakit.batching import Batch, Layout, epoch_steps, layout_for, steps_per_epoch
+from lorakit.checkpoint import Checkpoint, delete_checkpoints, load_checkpoint, save_checkpoint
+from lorakit.distributed import all_sum, device, gather_bytes, is_main, process_group, rank, world_size
+from lorakit.encoding import IGNORE, Encoded, check_tokenizer
+from lorakit.metrics import Scores
+from lorakit.ner import NerData
+from lorakit.preemption import Preempted, StopRequest
+from lorakit.tagging import Tokenizer, encode_tagged, evaluate, label_names, precision_of, predict
+
+__all__ = ["Preempted", "TrainConfig", "TrainResult", "evaluate", "predict", "train"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-EVALUATION_TOKENS = 4096  # real tokens in an evaluation batch
+GIVE_UP_AFTER = 20  # steps in a row without a finite gradient; fp16 needs up to about 16 to find its scale
 
 
 @dataclass(frozen=True)
@@ -50,20 +61,21 @@ class TrainConfig:
     accumulate: int = 1  # micro-batches a step
     max_grad_norm: float = 1.0
     precision: str = "auto"  # bf16 or else fp16 on a GPU, fp32 on the CPU
-    output_dir: str | os.PathLike[str] | None = None  # metrics.jsonl goes there
+    output_dir: str | os.PathLike[str] | None = None  # metrics.jsonl and checkpoints/ go there
     seed: int = 0
-    resume: bool = False
+    resume: bool = False  # go on from output_dir's newest checkpoint, where there is one
+    save_every: int | None = None  # steps between checkpoints, besides the one after each epoch
     patience: int | None = None  # epochs without a better validation F1 before training stops
     log_every: int = 10  # steps between log lines; the only moments at which the host waits for the device
     packing: bool = True
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "log_every", "patience"):
+        for name in ("epochs", "batch_size", "accumulate", "log_every", "patience", "save_every"):
             value = getattr(self, name)
-            if not (isinstance(value, int) and not isinstance(value, bool) and value >= 1) and not (
-                name == "patience" and value is None
-            ):
+            if value is None and name in ("patience", "save_every"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
         for name, low, high in (
             ("learning_rate", 0, math.inf),
@@ -81,8 +93,8 @@ class TrainConfig:
             )
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
-        if self.resume:
-            raise ValueError("resume=True is not available in this version; train from the start with resume=False")
+        if self.output_dir is None and (self.resume or self.save_every):
+            raise ValueError("resume and save_every need output_dir: checkpoints are kept in its folder checkpoints")
 
 
 @dataclass(frozen=True)
@@ -94,10 +106,11 @@ class TrainResult:
     best_epoch: int
     epochs: int  # run, fewer than asked for after an early stop
     steps: int
+    skipped_steps: int  # of these, without a finite gradient
     train_tokens: int  # real tokens trained on, over all epochs and ranks
     computed_tokens: int  # the same with padding
     train_seconds: float  # in training steps alone
-    duration_s: float  # evaluation included
+    duration_s: float  # evaluation included, since the start or the resume
     history: tuple[Scores, ...]  # on validation, after each epoch
 
     @property
@@ -105,47 +118,57 @@ class TrainResult:
         return self.train_tokens / self.train_seconds
 
 
-class Tokenizer(Protocol):
-    """What is needed of a Hugging Face fast tokenizer."""
-
-    model_max_length: int
-
-    def __call__(self, text: Any, **options: Any) -> Any: ...
-
-
 def train(
     model: nn.Module,
     tokenizer: Tokenizer,
     data: NerData,
     config: TrainConfig | None = None,
-    observe: Callable[[], dict[str, float]] | None = None,
+    observe: Callable[[], dict[str, float | None]] | None = None,
 ) -> TrainResult:
     """Train a token classifier on `data.train`, keep the epoch that is best on `data.validation`, score that one.
 
     The model is changed in place: it moves to the process's device and ends with the best epoch's weights. Under
-    torchrun every process calls this with the same arguments.
+    torchrun every process calls this with the same arguments. With an output_dir, SIGTERM and SIGINT save a checkpoint
+    and end the process (`Preempted`, status 143 or 130); the same call with resume=True goes on from there.
 
     Args:
         observe: called at every log step; what it returns (say {"power_w": 61.0}) joins the log line and the bar.
 
     Raises:
-        ValueError: the model cannot be trained on this corpus; the message says why.
-        FloatingPointError: the loss became infinite or NaN.
+        ValueError: the model cannot be trained on this corpus, or the checkpoint is of another run.
+        FloatingPointError: no step had a finite gradient for a while.
+        MemoryError: a batch does not fit; the message names it and what to change.
+        Preempted: a signal asked to stop.
     """
     config = config or TrainConfig()
-    with distributed.process_group():
+    with process_group():
         check_tokenizer(tokenizer)
         _check_trainable(model, data)
-        _seed_everything(config.seed, distributed.rank())
-        model.to(distributed.device())
-        layout, window = layout_for(model, config.packing), _window(model, tokenizer)
-        encoded = _encode(model, tokenizer, data.train, window)
-        with _Log(config) as log:
-            return _Run(model, tokenizer, data, config, observe, layout, encoded, log).run()
+        _seed_everything(config.seed, rank())
+        model.to(device())
+        layout, encoded = layout_for(model, config.packing), encode_tagged(model, tokenizer, data.train)
+        with StopRequest(active=config.output_dir is not None) as stop:
+            return _Run(model, tokenizer, data, config, observe, layout, encoded, stop).run()
+
+
+@dataclass
+class _Progress:
+    """How far a run is: all that is neither a tensor nor in the configuration."""
+
+    epoch: int = 1  # the one under way
+    epoch_step: int = 0  # steps done in it
+    step: int = 0
+    best_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)  # validation scores, as JSON
+    train_tokens: int = 0  # these three on this rank
+    computed_tokens: int = 0
+    train_seconds: float = 0.0
+    skipped: int = 0
+    log_bytes: int = 0  # length of metrics.jsonl
 
 
 class _Run:
-    """The state of one training run."""
+    """One training run."""
 
     def __init__(
         self,
@@ -153,150 +176,338 @@ class _Run:
         tokenizer: Tokenizer,
         data: NerData,
         config: TrainConfig,
-        observe: Callable[[], dict[str, float]] | None,
+        observe: Callable[[], dict[str, float | None]] | None,
         layout: Layout,
         encoded: Encoded,
-        log: "_Log",
+        stop: StopRequest,
     ) -> None:
         self.model, self.tokenizer, self.data, self.config = model, tokenizer, data, config
-        self.observe, self.layout, self.encoded, self.log = observe, layout, encoded, log
+        self.observe, self.layout, self.encoded, self.stop = observe, layout, encoded, stop
         self.device = next(model.parameters()).device
-        self.rank, self.world = distributed.rank(), distributed.world_size()
+        self.rank, self.world = rank(), world_size()
         self.steps_per_epoch = steps_per_epoch(len(encoded), config.batch_size, config.accumulate, self.world)
         self.autocast, scaled = precision_of(config.precision, self.device)
-        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = build_optimizer(model, config)
-        self.scheduler = build_scheduler(self.optimizer, config, self.steps_per_epoch * config.epochs)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
-        self.forward = wrap_for_ranks(model)
-        self.step = self.train_tokens = self.computed_tokens = 0
-        self.train_seconds = 0.0
+        self.best_weights: dict[str, Tensor] = {}
+        self.progress = _Progress()
+        self.checkpoints = Path(config.output_dir) / "checkpoints" if config.output_dir else None
+        self.log = _Log(config)
+        self.since_log, self.logged_at = _SinceLog(self.device), 0.0
+        self.training_since: float | None = None  # while training time runs
+        self.stop_agreed = False
 
     def run(self) -> TrainResult:
-        config, began = self.config, time.perf_counter()
-        best, best_weights, best_epoch, epoch = None, None, 0, 0
-        history: list[Scores] = []
-        with tqdm(total=self.steps_per_epoch * config.epochs, unit="step", disable=self.log.quiet or None) as bar:
-            for epoch in range(1, config.epochs + 1):
-                self.train_epoch(epoch, bar)
-                if not self.data.validation:
-                    best_epoch = epoch
-                    continue
-                scores = evaluate(self.model, self.tokenizer, self.data.validation, config.precision, config.packing)
-                self.log.evaluation("validation", epoch, self.step, scores)
-                history.append(scores)
-                if best is None or scores.f1 > best.f1:
-                    best, best_epoch = scores, epoch
-                    best_weights = [p.detach().clone() for p in self.trained] if epoch < config.epochs else None
-                elif config.patience and epoch - best_epoch >= config.patience:
-                    break
-        if best_weights is not None and best_epoch != epoch:
+        config, progress, began = self.config, self.progress, time.perf_counter()
+        if config.resume:
+            self.restore()
+        elif self.checkpoints and is_main():
+            delete_checkpoints(self.checkpoints)
+        self.forward = wrap_for_ranks(self.model)  # copies rank 0's weights to the others
+        total = self.steps_per_epoch * config.epochs
+        with (
+            self.log.open(progress.log_bytes),
+            tqdm(total=total, initial=progress.step, unit="step", disable=self.log.quiet or None) as bar,
+        ):
+            while progress.epoch <= config.epochs and not self.out_of_patience():
+                self.train_epoch(bar)
+                if self.data.validation:
+                    self.validate()
+                else:
+                    progress.best_epoch = progress.epoch
+                progress.epoch, progress.epoch_step = progress.epoch + 1, 0
+                self.save()
             with torch.no_grad():
-                for parameter, weights in zip(self.trained, best_weights, strict=True):
-                    parameter.copy_(weights)
-        test = None
-        if self.data.test:
-            test = evaluate(self.model, self.tokenizer, self.data.test, config.precision, config.packing)
-            self.log.evaluation("test", best_epoch, self.step, test)
-        tokens = distributed.all_sum(
-            torch.tensor([self.train_tokens, self.computed_tokens], device=self.device)
-        ).tolist()
+                for name, weights in self.best_weights.items():
+                    self.trained[name].copy_(weights)
+            test = None
+            if self.data.test:
+                test = self.evaluate(self.data.test)
+                self.log.evaluation("test", progress.best_epoch, progress.step, test)
+        counts = torch.tensor([progress.train_tokens, progress.computed_tokens], device=self.device)
+        train_tokens, computed_tokens = all_sum(counts).tolist()
+        history = tuple(Scores.from_json(scores) for scores in progress.history)
         return TrainResult(
-            validation=best,
+            validation=history[progress.best_epoch - 1] if history else None,
             test=test,
-            best_epoch=best_epoch,
-            epochs=epoch,
-            steps=self.step,
-            train_tokens=tokens[0],
-            computed_tokens=tokens[1],
-            train_seconds=self.train_seconds,
+            best_epoch=progress.best_epoch,
+            epochs=progress.epoch - 1,
+            steps=progress.step,
+            skipped_steps=progress.skipped,
+            train_tokens=train_tokens,
+            computed_tokens=computed_tokens,
+            train_seconds=progress.train_seconds,
             duration_s=time.perf_counter() - began,
-            history=tuple(history),
+            history=history,
         )
 
-    def train_epoch(self, epoch: int, bar: tqdm) -> None:
-        config = self.config
+    def train_epoch(self, bar: tqdm) -> None:
+        config, progress = self.config, self.progress
         self.model.train()
-        bar.set_description(f"epoch {epoch}/{config.epochs}")
-        began = logged = time.perf_counter()
-        losses, tokens, steps = torch.zeros((), device=self.device), 0, 0
+        bar.set_description(f"epoch {progress.epoch}/{config.epochs}")
+        self.training_since = self.logged_at = time.perf_counter()
         for step in epoch_steps(
-            self.encoded, self.layout, config.batch_size, config.accumulate, config.seed, epoch, self.rank, self.world
+            self.encoded,
+            self.layout,
+            config.batch_size,
+            config.accumulate,
+            config.seed,
+            progress.epoch,
+            self.rank,
+            self.world,
+            first_step=progress.epoch_step,
         ):
+            rate = learning_rate(progress.step, self.steps_per_epoch * config.epochs, config)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            step_loss = torch.zeros((), device=self.device)
             for i, micro in enumerate(step.micros, start=1):
-                batch = micro.to(self.device)
-                with sync_if(self.forward, last=i == len(step.micros)):  # DDP averages gradients once a step
-                    with self.autocast():
-                        loss = loss_sum(self.forward, self.layout, batch) / step.targets
-                    # DDP takes the mean of the ranks' gradients; the sum is meant
-                    self.scaler.scale(loss * self.world).backward()
-                losses += loss.detach()
-                tokens += micro.tokens
-                self.computed_tokens += micro.computed_tokens
+                with self.memory_errors_explained(micro):
+                    batch = micro.to(self.device)
+                    with sync_if(self.forward, last=i == len(step.micros)):  # DDP averages gradients once a step
+                        with self.autocast():
+                            loss = loss_sum(self.forward, self.layout, batch) / step.targets
+                        # DDP takes the mean of the ranks' gradients; the sum is meant
+                        self.scaler.scale(loss * self.world).backward()
+                step_loss += loss.detach()
             self.scaler.unscale_(self.optimizer)  # clip true gradients, not scaled ones
-            grad_norm = nn.utils.clip_grad_norm_(self.trained, config.max_grad_norm)
-            rate = self.optimizer.param_groups[0]["lr"]
+            grad_norm = nn.utils.clip_grad_norm_(self.trained.values(), config.max_grad_norm)
+            # of the reduced gradients, so all ranks decide alike; on the device, so nobody waits for it
+            bad = ~torch.isfinite(grad_norm)
+            self.optimizer.found_inf = bad.float()  # the fused optimiser leaves everything as it is where this is 1
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.scheduler.step()
             self.optimizer.zero_grad(set_to_none=True)
-            self.step, steps = self.step + 1, steps + 1
+            self.since_log.add(step_loss, bad, sum(micro.tokens for micro in step.micros))
+            progress.train_tokens += sum(micro.tokens for micro in step.micros)
+            progress.computed_tokens += sum(micro.computed_tokens for micro in step.micros)
+            progress.step, progress.epoch_step = progress.step + 1, progress.epoch_step + 1
             bar.update()
-            if steps == config.log_every or self.step % self.steps_per_epoch == 0:
-                mean = float(distributed.all_sum(losses)) / steps
-                if not math.isfinite(mean):
-                    raise FloatingPointError(
-                        f"the loss is {mean} after step {self.step} of epoch {epoch} (learning rate {rate:.2g},"
-                        f" precision {config.precision}); try a lower learning rate or precision='fp32'"
-                    )
-                now = time.perf_counter()
-                self.log.step(
-                    bar,
-                    epoch=epoch,
-                    step=self.step,
-                    loss=mean,
-                    learning_rate=rate,
-                    grad_norm=float(grad_norm),
-                    tokens_per_s=tokens * self.world / (now - logged),
-                    **(self.observe() if self.observe else {}),
-                )
-                self.train_tokens += tokens
-                losses, tokens, steps, logged = torch.zeros((), device=self.device), 0, 0, now
+            due = self.since_log.steps == config.log_every or progress.epoch_step == self.steps_per_epoch
+            if due:
+                self.write_log(bar, rate, grad_norm)
+            if self.stop.number if self.world == 1 else self.stop_agreed:
+                self.leave()
+            if config.save_every and progress.step % config.save_every == 0:
+                self.save()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        self.train_seconds += time.perf_counter() - began
+        self._count_time()
+        self.training_since = None
+
+    def write_log(self, bar: tqdm, rate: float, grad_norm: Tensor) -> None:
+        """One line for the steps since the last: the only moment at which host and ranks wait for each other."""
+        progress, since = self.progress, self.since_log
+        # the request to stop travels with the loss, which costs no collective of its own
+        values = torch.stack([since.loss, torch.tensor(float(self.stop.number), device=self.device)])
+        loss, stop = all_sum(values).tolist()
+        self.stop_agreed = stop > 0
+        skipped, in_a_row = int(since.skipped), int(since.in_a_row)
+        progress.skipped += skipped
+        now, good = time.perf_counter(), since.steps - skipped
+        self.log.step(
+            bar,
+            epoch=progress.epoch,
+            step=progress.step,
+            loss=loss / good if good else None,
+            learning_rate=rate,
+            grad_norm=float(grad_norm) if math.isfinite(float(grad_norm)) else None,
+            skipped=progress.skipped,
+            tokens_per_s=since.tokens * self.world / (now - self.logged_at),
+            **(self.observe() if self.observe else {}),
+        )
+        self.logged_at = now
+        if in_a_row >= GIVE_UP_AFTER:
+            kept = f"; the last good state is in {self.checkpoints}" if self.checkpoints else ""
+            raise FloatingPointError(
+                f"the last {in_a_row} steps up to step {progress.step} had no finite gradient and were skipped"
+                f" (learning rate {rate:.2g}, precision {self.config.precision}); try a lower learning rate or"
+                f" precision='fp32'{kept}"
+            )
+        self._restart_log()
+
+    def validate(self) -> None:
+        progress = self.progress
+        scores = self.evaluate(self.data.validation)
+        self.log.evaluation("validation", progress.epoch, progress.step, scores)
+        progress.history.append(scores.to_json())
+        if progress.best_epoch == 0 or scores.f1 > progress.history[progress.best_epoch - 1]["f1"]:
+            progress.best_epoch = progress.epoch
+            self.best_weights = {name: p.detach().clone() for name, p in self.trained.items()}
+
+    def evaluate(self, sentences: Any) -> Scores:
+        def leave_if_asked() -> None:
+            asked = torch.tensor(float(self.stop.number), device=self.device)
+            if self.stop.number if self.world == 1 else all_sum(asked) > 0:
+                self.leave()
+
+        config = self.config
+        return evaluate(self.model, self.tokenizer, sentences, config.precision, config.packing, leave_if_asked)
+
+    def out_of_patience(self) -> bool:
+        progress, patience = self.progress, self.config.patience
+        return bool(patience) and progress.epoch - 1 - progress.best_epoch >= patience
+
+    def leave(self) -> None:
+        self.save()
+        raise Preempted(self.stop.number or signal.SIGTERM, self.checkpoints)
+
+    def save(self) -> None:
+        """Write a checkpoint; a disk that does not take it is reported and does not end the training."""
+        if self.checkpoints is None:
+            return
+        self._count_time()
+        progress = self.progress
+        mine = {"progress": asdict(progress), "since_log": self.since_log.to_json(), "random": _random_state()}
+        ranks = gather_bytes(json.dumps(mine).encode())
+        if not is_main():
+            return
+        progress.log_bytes = self.log.length()
+        names = {id(p): name for name, p in self.trained.items()}
+        tensors = {f"model/{name}": p.detach() for name, p in self.trained.items()}
+        tensors |= {f"best/{name}": weights for name, weights in self.best_weights.items()}
+        for parameter, state in self.optimizer.state.items():
+            tensors |= {f"optimizer/{names[id(parameter)]}/{key}": value for key, value in state.items()}
+        state = {
+            "run": self.identity(),
+            "progress": asdict(progress),
+            "ranks": [json.loads(part) for part in ranks],
+            "scaler": self.scaler.state_dict(),
+        }
+        try:
+            save_checkpoint(self.checkpoints, progress.step, Checkpoint(tensors, state))
+        except OSError as error:
+            self.log.problem(f"the checkpoint of step {progress.step} could not be written ({error}); training goes on")
+
+    def restore(self) -> None:
+        """Go on from the newest whole checkpoint; nothing to do where there is none.
+
+        Raises:
+            ValueError: it belongs to another run.
+        """
+        assert self.checkpoints is not None, "TrainConfig refuses resume without output_dir"
+        found = load_checkpoint(self.checkpoints)
+        steps = [int(step) for step in gather_bytes(str(found.state["step"] if found else -1).encode())]
+        if len(set(steps)) > 1:
+            raise ValueError(
+                f"the processes find checkpoints of different steps in {self.checkpoints}: {steps}; output_dir must be"
+                " on a disk that all nodes share"
+            )
+        if found is None:
+            return
+        for name, value in self.identity().items():
+            if found.state["run"][name] != value:
+                raise ValueError(
+                    f"the checkpoint in {self.checkpoints} was written with {name} = {found.state['run'][name]!r}, now"
+                    f" it is {value!r}; resume with the former value, or train anew without resume"
+                )
+        ranks = found.state["ranks"]
+        for item in fields(_Progress):
+            setattr(self.progress, item.name, found.state["progress"][item.name])
+        same_ranks = len(ranks) == self.world
+        if same_ranks:
+            for name in ("train_tokens", "computed_tokens"):
+                setattr(self.progress, name, ranks[self.rank]["progress"][name])
+        else:  # what the other ranks did is counted once; dropout draws other numbers, order and weights stay
+            for name in ("train_tokens", "computed_tokens"):
+                total = sum(part["progress"][name] for part in ranks)
+                setattr(self.progress, name, total if self.rank == 0 else 0)
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(found.tensors[f"model/{name}"])
+                kept = {
+                    key.rsplit("/", 1)[1]: value
+                    for key, value in found.tensors.items()
+                    if key.startswith(f"optimizer/{name}/")
+                }
+                if kept:
+                    self.optimizer.state[parameter] = {key: value.to(self.device) for key, value in kept.items()}
+        self.best_weights = {
+            name: found.tensors[f"best/{name}"].to(self.device)
+            for name in self.trained
+            if f"best/{name}" in found.tensors
+        }
+        self.scaler.load_state_dict(found.state["scaler"])
+        if same_ranks:
+            self.since_log.from_json(ranks[self.rank]["since_log"])
+            _set_random_state(ranks[self.rank]["random"])
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to be continued."""
+        config = self.config
+        kept = (
+            "epochs",
+            "learning_rate",
+            "weight_decay",
+            "warmup_ratio",
+            "max_grad_norm",
+            "precision",
+            "seed",
+            "packing",
+        )
+        corpus = hashlib.sha256()
+        for part in (self.encoded.ids, self.encoded.labels, self.encoded.offsets):
+            corpus.update(part.tobytes())
+        frozen = [p for p in self.model.parameters() if not p.requires_grad]
+        return {
+            **{name: getattr(config, name) for name in kept},
+            "sentences a step (batch_size × accumulate × processes)": config.batch_size
+            * config.accumulate
+            * self.world,
+            "training corpus (hash)": corpus.hexdigest()[:16],
+            "trained parameters": {name: list(p.shape) for name, p in self.trained.items()},
+            "frozen weights (sum)": float(sum(p.double().sum() for p in frozen)) if frozen else 0.0,
+        }
+
+    @contextmanager
+    def memory_errors_explained(self, batch: Batch) -> Iterator[None]:
+        """Say which batch did not fit and what to change; alone, save first (other ranks would wait for this one)."""
+        try:
+            yield
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator has no class of its own
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            if self.world == 1:
+                self.save()
+            rows, width = batch.input_ids.shape
+            raise MemoryError(
+                f"out of memory in step {self.progress.step + 1} with {rows} rows of {width} tokens; halve batch_size"
+                f" ({self.config.batch_size}) and double accumulate ({self.config.accumulate}): the steps stay the same"
+            ) from error
+
+    def _restart_log(self) -> None:
+        self.since_log, self.logged_at = _SinceLog(self.device, self.since_log.in_a_row), time.perf_counter()
+
+    def _count_time(self) -> None:
+        if self.training_since is not None:
+            now = time.perf_counter()
+            self.progress.train_seconds += now - self.training_since
+            self.training_since = now
 
 
-def evaluate(
-    model: nn.Module,
-    tokenizer: Tokenizer,
-    sentences: Sequence[Sentence],
-    precision: str = "auto",
-    packing: bool = True,
-) -> Scores:
-    """Score a token classifier on tagged sentences; under torchrun the ranks share the work and all get the result.
+class _SinceLog:
+    """What has come together since the last log line, on the device where it would cost a wait to read it."""
 
-    Raises:
-        ValueError: there is no sentence, or a tag that the model does not know.
-    """
-    if not sentences:
-        raise ValueError("there is no sentence to evaluate on")
-    words, tags = [s[0] for s in sentences], [s[1] for s in sentences]
-    predicted, loss = _tag(model, tokenizer, words, precision, packing, tags)
-    return score(tags, predicted, loss)
+    def __init__(self, device: torch.device, in_a_row: Tensor | None = None) -> None:
+        self.loss, self.skipped = torch.zeros((), device=device), torch.zeros((), device=device)
+        self.in_a_row = torch.zeros((), device=device) if in_a_row is None else in_a_row
+        self.tokens = self.steps = 0
 
+    def add(self, loss: Tensor, bad: Tensor, tokens: int) -> None:
+        self.loss += torch.where(bad, 0.0, loss)
+        self.skipped += bad
+        self.in_a_row = (self.in_a_row + 1) * bad
+        self.tokens, self.steps = self.tokens + tokens, self.steps + 1
 
-def predict(
-    model: nn.Module,
-    tokenizer: Tokenizer,
-    sentences: Sequence[Sequence[str]],
-    precision: str = "auto",
-    packing: bool = True,
-) -> list[list[str]]:
-    """Tag pre-split sentences: one tag for every word."""
-    if any(isinstance(words, str) for words in sentences):
-        raise ValueError("predict takes sentences split into words, such as [['IL-2', 'gene']]; this one is a string")
-    return _tag(model, tokenizer, sentences, precision, packing)[0]
+    def to_json(self) -> dict[str, float]:
+        values = {name: float(getattr(self, name)) for name in ("loss", "skipped", "in_a_row")}
+        return {**values, "tokens": self.tokens, "steps": self.steps}
+
+    def from_json(self, record: Mapping[str, float]) -> None:
+        for name in ("loss", "skipped", "in_a_row"):
+            getattr(self, name).fill_(record[name])
+        self.tokens, self.steps = int(record["tokens"]), int(record["steps"])
 
 
 def loss_sum(forward: Callable[..., Any], layout: Layout, batch: Batch) -> Tensor:
@@ -315,36 +526,17 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, fused=True)
 
 
-def build_scheduler(
-    optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear rise over the first `warmup_ratio` of the steps, then linear fall to 0 at the end."""
+def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+    """The rate of a step (from 0): a linear rise over the first `warmup_ratio` of all, then a linear fall towards 0."""
     warmup = math.ceil(config.warmup_ratio * steps)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return max(0.0, (steps - step) / max(1, steps - warmup))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def precision_of(precision: str, device: torch.device) -> tuple[Callable[[], AbstractContextManager[Any]], bool]:
-    """The autocast context of a precision on a device, and whether gradients need scaling."""
-    if precision == "auto":
-        if device.type != "cuda":
-            precision = "fp32"
-        else:
-            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if precision == "fp32":
-        return nullcontext, False
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return lambda: torch.autocast(device.type, dtype), precision == "fp16"
+    if step < warmup:
+        return config.learning_rate * (step + 1) / (warmup + 1)
+    return config.learning_rate * (steps - step) / (steps - warmup)
 
 
 def wrap_for_ranks(model: nn.Module) -> nn.Module:
     """DDP when there are several processes, the model itself when alone."""
-    if distributed.world_size() == 1:
+    if world_size() == 1:
         return model
     # RoBERTa's two int64 buffers are constants; by default they would be broadcast in every forward
     return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
@@ -353,52 +545,6 @@ def wrap_for_ranks(model: nn.Module) -> nn.Module:
 def sync_if(model: nn.Module, last: bool) -> AbstractContextManager[None]:
     """Let DDP exchange gradients only in a step's last micro-batch."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
-
-
-def _tag(
-    model: nn.Module,
-    tokenizer: Tokenizer,
-    sentences: Sequence[Sequence[str]],
-    precision: str,
-    packing: bool,
-    tags: Sequence[Sequence[str]] | None = None,
-) -> tuple[list[list[str]], float | None]:
-    """Predicted tags of every sentence and, where gold tags are given, the mean loss a word."""
-    check_tokenizer(tokenizer)
-    labels, device = label_names(model), next(model.parameters()).device
-    layout = layout_for(model, packing)
-    encoded = encode(tokenizer, sentences, _window(model, tokenizer), tags, labels)
-    autocast, _ = precision_of(precision, device)
-    classes = torch.zeros(int(encoded.sentence_lengths.sum()), dtype=torch.long, device=device)
-    loss = torch.zeros((), device=device, dtype=torch.float64 if device.type == "cpu" else torch.float32)
-    with _eval_mode(model), torch.inference_mode(), autocast():
-        for batch in sorted_batches(encoded, layout, EVALUATION_TOKENS, distributed.rank(), distributed.world_size()):
-            here = batch.to(device)
-            logits = model(**layout.inputs(here))[0].float()
-            starts = here.words >= 0
-            classes[here.words[starts]] = logits[starts].argmax(-1)
-            loss += F.cross_entropy(logits[starts], here.labels[starts], ignore_index=IGNORE, reduction="sum")
-    distributed.all_sum(classes)  # a word is tagged by one rank, the others hold 0
-    distributed.all_sum(loss)
-    names = [labels[c] for c in classes.tolist()]
-    return split_by_sentence(names, encoded), float(loss) / max(1, len(names)) if tags is not None else None
-
-
-def label_names(model: nn.Module) -> list[str]:
-    """The model's tags in the order of its classes."""
-    return [model.config.id2label[i] for i in range(model.config.num_labels)]
-
-
-def _encode(model: nn.Module, tokenizer: Tokenizer, sentences: Sequence[Sentence], window: int) -> Encoded:
-    return encode(tokenizer, [s[0] for s in sentences], window, [s[1] for s in sentences], label_names(model))
-
-
-def _window(model: nn.Module, tokenizer: Tokenizer) -> int:
-    """Tokens the model can read at once, special ones included."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is None or positions <= 0:
-        return min(tokenizer.model_max_length, 512)
-    return min(tokenizer.model_max_length, positions - first_position(model))
 
 
 def _check_trainable(model: nn.Module, data: NerData) -> None:
@@ -420,44 +566,61 @@ def _check_trainable(model: nn.Module, data: NerData) -> None:
             )
 
 
-def _seed_everything(seed: int, rank: int) -> None:
-    random.seed(seed + rank)
-    np.random.seed(seed + rank)
-    torch.manual_seed(seed + rank)  # ranks draw different dropout; the order of sentences has its own generator
+def _seed_everything(seed: int, number: int) -> None:
+    random.seed(seed + number)
+    np.random.seed(seed + number)
+    torch.manual_seed(seed + number)  # ranks draw different dropout; the order of sentences has its own generator
 
 
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+def _random_state() -> dict[str, Any]:
+    """The state of every generator of this process, as JSON."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    state = {
+        "python": random.getstate(),
+        "numpy": [kind, keys.tolist(), position, has_gauss, gauss],
+        "torch": bytes(torch.get_rng_state().tolist()).hex(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = bytes(torch.cuda.get_rng_state().tolist()).hex()
+    return state
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(torch.tensor(list(bytes.fromhex(state["torch"])), dtype=torch.uint8))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(torch.tensor(list(bytes.fromhex(state["cuda"])), dtype=torch.uint8))
 
 
 class _Log:
-    """metrics.jsonl and the progress bar, on the main rank only."""
+    """metrics.jsonl and what is said to the user, on the main rank only."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.quiet = not config.progress or not distributed.is_main()
-        self.path = Path(config.output_dir) / "metrics.jsonl" if config.output_dir and distributed.is_main() else None
-        self.file = None
+        self.quiet = not config.progress or not is_main()
+        self.path = Path(config.output_dir) / "metrics.jsonl" if config.output_dir and is_main() else None
+        self.file: IO[str] | None = None
 
-    def __enter__(self) -> "_Log":
-        if self.path:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = self.path.open("w", encoding="utf-8")
-        return self
+    @contextmanager
+    def open(self, length: int) -> Iterator[None]:
+        """Write after the first `length` bytes of the file: what a resumed run will log again is cut off."""
+        if self.path is None:
+            yield
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as self.file:
+            if length < self.length():
+                self.file.truncate(length)
+            yield
 
-    def __exit__(self, *_: object) -> None:
-        if self.file:
-            self.file.close()
+    def length(self) -> int:
+        return self.path.stat().st_size if self.path else 0
 
-    def step(self, bar: tqdm, **values: float) -> None:
+    def step(self, bar: tqdm, **values: float | None) -> None:
         self._write({"event": "step", **values})
-        shown = {"loss": f"{values['loss']:.3f}", "tokens/s": f"{values['tokens_per_s']:,.0f}"}
+        loss = values["loss"]
+        shown = {"loss": "–" if loss is None else f"{loss:.3f}", "tokens/s": f"{values['tokens_per_s']:,.0f}"}
         if values.get("power_w") is not None:
             shown["W"] = f"{values['power_w']:.0f}"
         bar.set_postfix(shown)
@@ -467,6 +630,15 @@ class _Log:
         if not self.quiet:
             tqdm.write(f"epoch {epoch}: {split} loss {scores.loss:.4f}, F1 {scores.f1:.4f}", file=sys.stderr)
 
+    def problem(self, message: str) -> None:
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        self._write({"event": "problem", "message": message})
+
     def _write(self, line: dict[str, Any]) -> None:
-        if self.file:
+        if self.file is None:
+            return
+        try:
             print(json.dumps(line), file=self.file, flush=True)
+        except OSError as error:  # a full disk costs the log, not the training
+            self.file = None
+            warnings.warn(f"{self.path} cannot be written any more: {error}", RuntimeWarning, stacklevel=2)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import lorakit
 from lorakit.batching import epoch_order
 from lorakit.ner import NerData, Sentence
-from lorakit.training import TrainConfig, build_optimizer, build_scheduler
+from lorakit.training import TrainConfig, build_optimizer, learning_rate
 
 from .tiny import LABELS, ROOT
 
@@ -188,7 +188,7 @@ def test_metrics_jsonl_has_a_line_a_log_step_and_evaluation(tiny_model, tokenize
     lines = read_log(tmp_path / "new" / "folder")
     assert [line.get("step") for line in lines if line["event"] == "step"] == [5, 10, 12, 17, 22, 24]
     assert set(lines[0]) == {
-        "event", "epoch", "step", "loss", "learning_rate", "grad_norm", "tokens_per_s", "power_w",
+        "event", "epoch", "step", "loss", "learning_rate", "grad_norm", "skipped", "tokens_per_s", "power_w",
     }  # fmt: skip
     assert [line["split"] for line in lines if line["event"] == "evaluation"] == ["validation", "validation", "test"]
     assert lines[-1]["f1"] == result.test.f1
@@ -225,22 +225,15 @@ def test_matrices_decay_and_vectors_do_not(tiny_model):
     }
 
 
-def test_the_rate_rises_then_falls_to_zero():
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    scheduler = build_scheduler(optimizer, TrainConfig(warmup_ratio=0.2), 10)
-    rates = []
-    for _ in range(10):
-        rates.append(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
-    assert rates == pytest.approx([1 / 3, 2 / 3, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
-    assert scheduler.get_last_lr() == [0.0]
+def test_the_rate_rises_then_falls_towards_zero():
+    rates = [learning_rate(step, 10, TrainConfig(learning_rate=2.0, warmup_ratio=0.2)) for step in range(10)]
+    assert rates == pytest.approx([2 / 3, 4 / 3, 2.0, 14 / 8, 12 / 8, 10 / 8, 1.0, 6 / 8, 4 / 8, 2 / 8])
 
 
 def test_evaluation_does_not_depend_on_how_sentences_lie_in_batches(tiny_model, tokenizer, data, monkeypatch):
     model = tiny_model()
     together = lorakit.evaluate(model, tokenizer, data.test)
-    monkeypatch.setattr("lorakit.training.EVALUATION_TOKENS", 1)
+    monkeypatch.setattr("lorakit.tagging.EVALUATION_TOKENS", 1)
     alone = lorakit.evaluate(model, tokenizer, data.test, packing=False)
     assert alone.loss == pytest.approx(together.loss, abs=1e-6)
     assert replace(alone, loss=None) == replace(together, loss=None)
@@ -279,7 +272,8 @@ def test_predict_refuses_a_text_that_is_not_split(tiny_model, tokenizer):
         ("warmup_ratio", 1.5, "warmup_ratio is 1.5; it must be a number from 0 to 1"),
         ("weight_decay", -0.1, "weight_decay is -0.1"),
         ("precision", "int8", "precision is 'int8'; it must be one of auto, fp32, bf16, fp16"),
-        ("resume", True, "resume=True is not available"),
+        ("resume", True, "resume and save_every need output_dir"),
+        ("save_every", 0, "save_every is 0"),
     ],
 )
 def test_settings_out_of_range_are_named(field, value, message):
@@ -306,12 +300,44 @@ def test_nothing_to_train_is_refused(tiny_model, tokenizer, data):
         lorakit.evaluate(tiny_model(), tokenizer, ())
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_model, tokenizer, data):
+def test_steps_without_a_finite_gradient_are_skipped_counted_and_end_the_run(tiny_model, tokenizer, data, tmp_path):
     model = tiny_model()
     with torch.no_grad():
         model.classifier.bias.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match=r"the loss is nan after step 10 .*lower learning rate"):
-        lorakit.train(model, tokenizer, data, quick())
+    before = weights(model)
+    with pytest.raises(FloatingPointError, match=r"the last 22 steps up to step 22 had no finite gradient .*precision"):
+        lorakit.train(model, tokenizer, data, quick(output_dir=tmp_path, epochs=4))
+    assert [(line["loss"], line["skipped"]) for line in step_lines(tmp_path)] == [(None, 10), (None, 12), (None, 22)]
+    assert all(torch.equal(p, before[name]) or name == "classifier.bias" for name, p in model.named_parameters())
+
+
+def test_one_bad_step_is_skipped_and_the_run_goes_on(tiny_model, tokenizer, data, tmp_path):
+    model = tiny_model()
+    calls = []
+
+    def spoil(module, inputs, output):
+        if module.training:
+            calls.append(1)
+            if len(calls) == 3:
+                output.logits.mul_(float("inf"))
+
+    model.register_forward_hook(spoil)
+    result = lorakit.train(model, tokenizer, data, quick(output_dir=tmp_path, epochs=6))
+    assert (result.skipped_steps, result.steps) == (1, 72)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert result.test.f1 > 0.9
+
+
+def test_a_batch_that_does_not_fit_is_named_with_what_to_change(tiny_model, tokenizer, data, tmp_path, monkeypatch):
+    model = tiny_model()
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("lorakit.training.loss_sum", full)
+    with pytest.raises(MemoryError, match=r"in step 1 with \d rows of \d+ tokens; halve batch_size \(8\) and double"):
+        lorakit.train(model, tokenizer, data, quick(output_dir=tmp_path))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000000"]
 
 
 TWO_RANKS = """

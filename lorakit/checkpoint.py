@@ -1,0 +1,120 @@
+"""Training state on disk that is either whole or not there.
+
+A checkpoint is a folder `checkpoints/step-00000120` with two files: `tensors.safetensors`, and `state.json` with every
+number that is not a tensor and the SHA-256 of the first. It is written under a temporary name, flushed to the disk
+file by file and folder by folder, and then renamed: a process killed at any moment leaves the previous checkpoint as it
+was. On reading, the newest checkpoint whose hashes agree is taken; a damaged one is passed over with a warning. Nothing
+is pickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT = 1
+KEEP = 2  # the newest, and one to fall back on
+TENSORS, STATE = "tensors.safetensors", "state.json"
+
+
+class Checkpoint(NamedTuple):
+    """What a training loop needs to go on: tensors by name, and JSON values."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint of this step into `folder`, then delete all but the newest KEEP.
+
+    Raises:
+        OSError: the disk is full or cannot be written; earlier checkpoints are as they were.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target, temporary = _path(folder, step), folder / f".step-{step:08d}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, temporary / TENSORS)
+        body = {"format": FORMAT, "step": step, "tensors_sha256": _hash(temporary / TENSORS), **checkpoint.state}
+        (temporary / STATE).write_text(json.dumps({**body, "sha256": _digest(body)}), encoding="utf-8")
+        for path in (temporary / TENSORS, temporary / STATE, temporary):
+            _flush(path)
+        if target.exists():  # the same step again, after a resume from an older one
+            shutil.rmtree(target)
+        temporary.rename(target)
+        _flush(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in _all(folder)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """Read the newest checkpoint that is whole; None where there is none.
+
+    A damaged one is passed over with a warning that names it and what is wrong.
+    """
+    for path in reversed(_all(folder)):
+        try:
+            return _read(path)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            warnings.warn(f"the checkpoint {path} is damaged ({error}); an older one is taken", stacklevel=2)
+    return None
+
+
+def delete_checkpoints(folder: Path) -> None:
+    """Delete all checkpoints of a folder: a new run must not be continued by an old run's state."""
+    for path in _all(folder):
+        shutil.rmtree(path)
+
+
+def _read(path: Path) -> Checkpoint:
+    state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+    if not isinstance(state, dict) or state.pop("sha256", None) != _digest(state):
+        raise ValueError(f"{STATE} does not match its hash")
+    if state["format"] != FORMAT:
+        raise ValueError(f"its format is {state['format']}, this version reads {FORMAT}")
+    if _hash(path / TENSORS) != state["tensors_sha256"]:
+        raise ValueError(f"{TENSORS} does not match its hash")
+    return Checkpoint(load_file(path / TENSORS), state)
+
+
+def _all(folder: Path) -> list[Path]:
+    """The folder's checkpoints by step, oldest first; unfinished ones have other names."""
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Wait until the disk has a file, or a folder's list of names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

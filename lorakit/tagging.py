@@ -1,0 +1,148 @@
+"""A token classifier at work: tags for pre-split sentences, and their score.
+
+Training and prediction encode and batch sentences in the same way; each word is tagged once, by the window in which it
+has most context.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lorakit.batching import batch_count, first_position, layout_for, sorted_batches
+from lorakit.distributed import all_sum, rank, world_size
+from lorakit.encoding import IGNORE, Encoded, check_tokenizer, encode, split_by_sentence
+from lorakit.metrics import Scores, score
+
+EVALUATION_TOKENS = 4096  # real tokens in a batch
+
+
+class Tokenizer(Protocol):
+    """What is needed of a Hugging Face fast tokenizer."""
+
+    model_max_length: int
+
+    def __call__(self, text: Any, **options: Any) -> Any: ...
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    sentences: Sequence[tuple[Sequence[str], Sequence[str]]],
+    precision: str = "auto",
+    packing: bool = True,
+    between: Callable[[], None] = lambda: None,
+) -> Scores:
+    """Score a token classifier on (words, tags) pairs; under torchrun the ranks share the work and all get the result.
+
+    Args:
+        between: called after every batch, equally often on every rank; it may end the evaluation by raising.
+
+    Raises:
+        ValueError: there is no sentence, or a tag that the model does not know.
+    """
+    if not sentences:
+        raise ValueError("there is no sentence to evaluate on")
+    words, tags = [s[0] for s in sentences], [s[1] for s in sentences]
+    predicted, loss = _tag(model, tokenizer, words, precision, packing, tags, between)
+    return score(tags, predicted, loss)
+
+
+def predict(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    sentences: Sequence[Sequence[str]],
+    precision: str = "auto",
+    packing: bool = True,
+) -> list[list[str]]:
+    """Tag pre-split sentences: one tag for every word.
+
+    Raises:
+        ValueError: a sentence is a string that was not split.
+    """
+    if any(isinstance(words, str) for words in sentences):
+        raise ValueError("predict takes sentences split into words, such as [['IL-2', 'gene']]; this one is a string")
+    return _tag(model, tokenizer, sentences, precision, packing)[0]
+
+
+def label_names(model: nn.Module) -> list[str]:
+    """The model's tags in the order of its classes."""
+    return [model.config.id2label[i] for i in range(model.config.num_labels)]
+
+
+def encode_tagged(
+    model: nn.Module, tokenizer: Tokenizer, sentences: Sequence[tuple[Sequence[str], Sequence[str]]]
+) -> Encoded:
+    """Encode (words, tags) pairs for this model's window and classes."""
+    words, tags = [s[0] for s in sentences], [s[1] for s in sentences]
+    return encode(tokenizer, words, window_of(model, tokenizer), tags, label_names(model))
+
+
+def window_of(model: nn.Module, tokenizer: Tokenizer) -> int:
+    """Tokens the model can read at once, special ones included."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is None or positions <= 0:
+        return min(tokenizer.model_max_length, 512)
+    return min(tokenizer.model_max_length, positions - first_position(model))
+
+
+def precision_of(precision: str, device: torch.device) -> tuple[Callable[[], AbstractContextManager[Any]], bool]:
+    """The autocast context of a precision on a device, and whether gradients need scaling."""
+    if precision == "auto":
+        if device.type != "cuda":
+            precision = "fp32"
+        else:
+            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if precision == "fp32":
+        return nullcontext, False
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return lambda: torch.autocast(device.type, dtype), precision == "fp16"
+
+
+def _tag(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    sentences: Sequence[Sequence[str]],
+    precision: str,
+    packing: bool,
+    tags: Sequence[Sequence[str]] | None = None,
+    between: Callable[[], None] = lambda: None,
+) -> tuple[list[list[str]], float | None]:
+    """Predicted tags of every sentence and, where gold tags are given, the mean loss a word."""
+    check_tokenizer(tokenizer)
+    labels, device = label_names(model), next(model.parameters()).device
+    layout = layout_for(model, packing)
+    encoded = encode(tokenizer, sentences, window_of(model, tokenizer), tags, labels)
+    autocast, _ = precision_of(precision, device)
+    classes = torch.zeros(int(encoded.sentence_lengths.sum()), dtype=torch.long, device=device)
+    loss = torch.zeros((), device=device, dtype=torch.float64)
+    batches = sorted_batches(encoded, layout, EVALUATION_TOKENS, rank(), world_size())
+    with _eval_mode(model), torch.inference_mode():
+        for _ in range(batch_count(encoded, EVALUATION_TOKENS, world_size())):
+            batch = next(batches, None)  # some ranks have one batch less
+            if batch is not None:
+                here = batch.to(device)
+                with autocast():
+                    logits = model(**layout.inputs(here))[0].float()
+                starts = here.words >= 0
+                classes[here.words[starts]] = logits[starts].argmax(-1)
+                loss += F.cross_entropy(logits[starts], here.labels[starts], ignore_index=IGNORE, reduction="sum")
+            between()
+    all_sum(classes)  # a word is tagged by one rank, the others hold 0
+    all_sum(loss)
+    names = [labels[c] for c in classes.tolist()]
+    return split_by_sentence(names, encoded), float(loss) / max(1, len(names)) if tags is not None else None
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
