@@ -140,7 +140,10 @@ def test_ranks_and_alphas_by_pattern() -> None:
         ({"target_modules": "(query"}, "is not a regular expression"),
         ({"target_modules": ["classifier"]}, r"is inside the head, which is trained in full; .* modules_to_save=\[\]"),
         ({"target_modules": ["LayerNorm"]}, "is a LayerNorm, which cannot be adapted; these can: word_embeddings"),
-        ({"exclude_modules": ["kery"]}, "exclude_modules 'kery' matches nothing in this model; it has: query, value"),
+        (
+            {"exclude_modules": ["kery"]},
+            "exclude_modules 'kery' matches nothing .* did you mean 'query'. It has: query, value",
+        ),
         ({"exclude_modules": r".*\.nothing"}, "exclude_modules .* matches no target"),
         ({"exclude_modules": ["query", "value"]}, "exclude_modules leaves no target"),
         ({"layers_to_transform": [0, 77]}, r"layers_to_transform 77 matches no layer; the targets are in \[0, 1\]"),
