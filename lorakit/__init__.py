@@ -18,12 +18,16 @@ if TYPE_CHECKING:
         count_parameters,
         delete_adapter,
         disable_lora,
+        lora_plus_groups,
         merge_lora,
+        peft_total,
         remove_lora,
         set_adapter,
         unmerge_lora,
+        without_gradient,
     )
     from lorakit.ner import read_ner
+    from lorakit.smallbase import shrink_base
     from lorakit.training import TrainConfig, evaluate, predict, train
 
 __version__ = "0.1.0"
@@ -40,14 +44,18 @@ __all__ = [
     "disable_lora",
     "evaluate",
     "load_adapter",
+    "lora_plus_groups",
     "merge_lora",
+    "peft_total",
     "predict",
     "read_ner",
     "remove_lora",
     "save_adapter",
     "set_adapter",
+    "shrink_base",
     "train",
     "unmerge_lora",
+    "without_gradient",
 ]
 
 _OWNER = {
@@ -62,14 +70,18 @@ _OWNER = {
     "disable_lora": "lora",
     "evaluate": "training",
     "load_adapter": "adapters",
+    "lora_plus_groups": "lora",
     "merge_lora": "lora",
+    "peft_total": "lora",
     "predict": "training",
     "read_ner": "ner",
     "remove_lora": "lora",
     "save_adapter": "adapters",
     "set_adapter": "lora",
+    "shrink_base": "smallbase",
     "train": "training",
     "unmerge_lora": "lora",
+    "without_gradient": "lora",
 }
 
 
