@@ -18,9 +18,12 @@ from typing import Any, NoReturn
 import lorakit
 from lorakit import distributed
 from lorakit.adapters import save_adapter
+from lorakit.energy_cli import merge_runs
+from lorakit.journal import read_journal
 from lorakit.lora import peft_total
 from lorakit.models import load_token_classifier
 from lorakit.ner import NerData, Sentence
+from lorakit.preemption import Preempted
 from lorakit.report import (
     comparison_record,
     energy_notes,
@@ -83,9 +86,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Parser]:
     add("--epochs", type=int, help="default: each mode's own")
     add("--batch-size", type=int, default=32, help="sentences a process and step (default: %(default)s)")
     add("--learning-rate", type=float, metavar="X", help="default: each mode's own")
-    add(
-        "--dropout", type=float, metavar="X", help="in the base (default: 0 for the embedded one, else its own)"
-    )
+    add("--dropout", type=float, metavar="X", help="in the base (default: 0 for the embedded one, else its own)")
     add("--r", type=int, default=32, help="LoRA rank (default: %(default)s)")
     add(
         "--lora-alpha",
@@ -119,10 +120,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_writable(arguments.output_dir)
         except (ValueError, OSError) as error:
             parser.error(str(error))
-        records = {}
-        with lorakit.EnergyMeter() as meter:
-            for mode in modes:
-                records[mode] = run(mode, data, configs[mode], arguments, meter)
+        try:
+            records = {mode: run(mode, data, configs[mode], arguments) for mode in modes}
+        except (Preempted, FloatingPointError, MemoryError) as stopped:
+            if distributed.is_main():
+                print(f"{parser.prog}: {stopped}", file=sys.stderr)
+            if isinstance(stopped, MemoryError):  # one rank alone: do not wait for the others
+                raise SystemExit(1) from None
+            return stopped.code if isinstance(stopped, Preempted) else 1
         if distributed.is_main():
             command = shlex.join(["python", "examples/bionlp.py", *(sys.argv[1:] if argv is None else argv)])
             record = comparison_record(
@@ -133,16 +138,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(
-    mode: str, data: NerData, config: lorakit.TrainConfig, arguments: argparse.Namespace, meter: lorakit.EnergyMeter
-) -> dict[str, Any]:
+def run(mode: str, data: NerData, config: lorakit.TrainConfig, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train one mode; its part of comparison.json."""
     model, tokenizer, adapter = build(mode, data, arguments)
-    with meter.window(mode):
+    journal = arguments.output_dir / mode / "energy.jsonl" if distributed.is_main() else None
+    if journal:
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        if not arguments.resume:
+            journal.unlink(missing_ok=True)
+    with lorakit.EnergyMeter(out=journal) as meter:
         result = lorakit.train(model, tokenizer, data, config, observe=lambda: {"power_w": meter.power_w()})
+    reading = meter.reading
+    if journal and arguments.resume:  # what the interrupted runs before this one have used is part of the cost
+        reading = merge_runs([(journal, part) for part in read_journal(journal) if part.reading])
     if mode == "lora" and distributed.is_main():
         save_adapter(model, arguments.output_dir / "lora" / "adapter")
-    return mode_record(result, lorakit.count_parameters(model), meter.windows[mode], config, adapter)
+    return mode_record(result, lorakit.count_parameters(model), reading, config, adapter)
 
 
 def build(mode: str, data: NerData, arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any] | None]:

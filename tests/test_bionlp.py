@@ -3,10 +3,14 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+
+from lorakit.journal import read_journal
 
 from .tiny import LABELS, MINI, ROOT
 
@@ -70,6 +74,39 @@ def test_the_smallest_run_prints_both_tables_and_writes_its_files(tmp_path):
     for table in (out / "comparison.md").read_text().split("\n\n"):
         if table.startswith("| "):
             assert table in done.stdout
+
+
+def test_an_interrupted_run_goes_on_with_resume_and_its_energy_is_counted_whole(corpus, tmp_path):
+    arguments = [
+        "--dataset",
+        corpus,
+        "--mode",
+        "lora",
+        "--epochs",
+        60,
+        "--batch-size",
+        2,
+        "--output-dir",
+        tmp_path / "out",
+    ]
+    command = [sys.executable, str(EXAMPLE), *map(str, arguments)]
+    log = tmp_path / "out" / "lora" / "metrics.jsonl"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not (log.exists() and "evaluation" in log.read_text()):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "bionlp.py: stopped by SIGTERM; the state is in" in err
+    assert not (tmp_path / "out" / "comparison.json").exists()
+    first = read_journal(tmp_path / "out" / "lora" / "energy.jsonl")[0]
+    done = start(*arguments, "--resume")
+    assert done.returncode == 0, done.stderr
+    energy = json.loads((tmp_path / "out" / "comparison.json").read_text())["modes"]["lora"]["energy"]
+    assert energy["estimated_kwh"] > first.reading["estimated_kwh"] > 0
+    assert energy["duration_s"] > first.reading["duration_s"]
+    assert energy["measured_kwh"] is None or energy["measured_kwh"] > 0
 
 
 def test_a_corpus_of_ones_own_and_one_mode(corpus, tmp_path):
