@@ -113,8 +113,11 @@ def claims_folder(job: Job, boot_id: str) -> Path:
     return Path(tempfile.gettempdir()) / f"lorakit-energy-{os.getuid()}" / f"{boot_id}-{job.name}"
 
 
-def forget_after_fork() -> None:
-    """In a forked child: let go of the parent's descriptors; its locks stay with the parent."""
+def _forget() -> None:
+    """In a forked child: let go of the parent's descriptors; otherwise its locks would outlive it."""
     for file, _ in _held.values():
         os.close(file)
     _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

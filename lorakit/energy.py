@@ -21,14 +21,13 @@ import random
 import statistics
 import sys
 import threading
-import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lorakit.claims import Claims, claims_folder, find_job, forget_after_fork
+from lorakit.claims import Claims, claims_folder, find_job
 from lorakit.clock import Clock, SystemClock
 from lorakit.devices import visible_gpus
 from lorakit.journal import Journal
@@ -68,7 +67,6 @@ WHOLE, IDLE = "", "/idle"  # the meter's own windows; users' names are not empty
 LEADER_WAIT_S = 10.0  # so long other ranks let the first one claim the devices
 ASLEEP_S = 0.5  # a smaller step of the boot-time clock is no suspension
 log = logging.getLogger("lorakit.energy")
-_running: "weakref.WeakSet[EnergyMeter]" = weakref.WeakSet()
 
 
 class EnergyMeter:
@@ -163,7 +161,6 @@ class EnergyMeter:
         self._open_estimates()
         self._open_claims()
         self._state = "running"
-        _running.add(self)
         if self._idle_s > 0:
             self._measure_idle()
         self._conditions = {"driver": driver_version(self._nvml) if self._nvml else None, "start": self._look()}
@@ -193,7 +190,6 @@ class EnergyMeter:
             self._check_cuda()
             self._check_dram()
             self._state = "finished"
-            _running.discard(self)
             self._write_end(None if kind is None else kind.__name__)
             for ledger in self._books.ledgers:
                 ledger.source.close()
@@ -582,7 +578,7 @@ class EnergyMeter:
             whole = self._reading_of(WHOLE).to_json()
             self._journal.write("end", {"reading": whole, "windows": windows, "error": error, **self._times()})
 
-    # ---- CUDA and forks
+    # ---- CUDA
 
     def _synchronize(self) -> None:
         torch = sys.modules.get("torch")
@@ -605,9 +601,6 @@ class EnergyMeter:
         if watts and max(watts.values()) > 50 and max(watts.values()) > 10 * min(watts.values()):
             shown = ", ".join(f"{zone} {power:.3g} W" for zone, power in watts.items())
             self._notes.append(f"implausible DRAM powers, do not trust them: {shown}")
-
-    def _after_fork(self) -> None:
-        self._books.lock = threading.RLock()  # the parent's sampler may have held it at the fork
 
 
 def boot_id(proc: Path = Path("/proc")) -> str:
@@ -649,13 +642,3 @@ def _all_gather(torch: Any, data: dict[str, Any]) -> list[dict[str, Any]]:
     parts = [torch.empty_like(padded) for _ in sizes]
     torch.distributed.all_gather(parts, padded)
     return [json.loads(part.cpu().numpy().tobytes()) for part in parts]
-
-
-def _forked() -> None:
-    for meter in _running:
-        meter._after_fork()
-    if _running:
-        forget_after_fork()
-
-
-os.register_at_fork(after_in_child=_forked)

@@ -3,8 +3,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import lorakit
 from lorakit.readings import Quantity, Reading
@@ -197,3 +201,69 @@ def test_wrong_use_is_told_plainly(world):
         pass
     with pytest.raises(ValueError, match="period_s=0 is not above 0"):
         world.meter(period_s=0)
+
+
+happenings = st.one_of(
+    st.tuples(st.just("pass"), st.floats(0.01, 8)),
+    st.tuples(
+        st.sampled_from(["sample", "window", "gpu fails", "gpu works", "driver reload", "suspend"]), st.just(0.0)
+    ),
+)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    gpu=st.lists(st.tuples(st.floats(0.05, 20), st.floats(5, 400)), min_size=1, max_size=8),
+    cpu=st.lists(st.tuples(st.floats(0.05, 20), st.floats(5, 400)), min_size=1, max_size=8),
+    tick_s=st.sampled_from([0.02, 0.1]),
+    story=st.lists(happenings, max_size=25),
+)
+def test_whatever_happens_the_report_is_within_its_own_bounds(gpu, cpu, tick_s, story):
+    """Truth lies within the uncertainty, plus what the power limit allows in the time that is told as a gap."""
+
+    def profile(steps):
+        starts = [sum(width for width, _ in steps[:index]) for index in range(len(steps))]
+        return Profile(*[(start, watts) for start, (_, watts) in zip(starts, steps, strict=True)])
+
+    profiles = {"gpu": profile(gpu), "cpu": profile(cpu)}
+    with TemporaryDirectory() as folder:
+        zone = ("intel-rapl:0", "package-0", profiles["cpu"], {"max_range": 65_532_610_987, "start_uj": 65_532_000_000})
+        world = World(Path(folder), [FakeGpu("GPU-a", profiles["gpu"], tick_s=tick_s, start_mj=9_000_000_000)], [zone])
+        spans, window = [], None
+        with world.meter() as meter:
+            for what, seconds in [*story, ("pass", 5.0)]:
+                if what == "pass":
+                    world.advance(seconds)
+                elif what == "sample":
+                    meter.sample()
+                elif what == "window" and window is None:
+                    window, opened = meter.window("w"), world.time
+                    window.__enter__()
+                elif what == "window":
+                    window.__exit__(None, None, None)
+                    window = None
+                    spans.append((opened, world.time))
+                elif what == "driver reload":
+                    world.nvml.gpus[0].counter_shift_mj -= 200_000_000  # more than any energy between
+                elif what == "suspend":
+                    world.clock.asleep_s += 60
+                else:
+                    world.nvml.gpus[0].faults = {"*": 999} if what == "gpu fails" else {}
+            world.nvml.gpus[0].faults = {}
+            if window is not None:
+                window.__exit__(None, None, None)
+                spans.append((opened, world.time))
+        for reading, times in [(meter.reading, [(0, world.time)]), *((w, spans) for w in meter.windows.values())]:
+            for kind, limit_w in [("gpu", 500.0), ("cpu", 1000.0)]:
+                quantity, wanted_s = getattr(reading, kind), sum(end - start for start, end in times)
+                truth_wh = sum(profiles[kind].between(*span) for span in times) / 3600
+                if quantity.wh is None:
+                    assert quantity.method == "unavailable"
+                    continue
+                assert quantity.wh >= 0
+                assert 0 < quantity.coverage <= 1
+                gap_wh = limit_w * (1 - quantity.coverage) * wanted_s / 3600
+                assert quantity.wh <= truth_wh + quantity.uncertainty_wh + 1e-6
+                assert quantity.wh >= truth_wh - quantity.uncertainty_wh - gap_wh - 1e-6
+                if not {what for what, _ in story} & {"gpu fails", "driver reload", "suspend"}:
+                    assert quantity.coverage == 1.0

@@ -159,6 +159,7 @@ def test_merge_of_two_nodes_adds_equal_zone_names(world, tmp_path):
     assert main(["merge", *paths, "--json", str(tmp_path / "sum.json")]) == 0
     total = json.loads((tmp_path / "sum.json").read_text())
     assert total["cpu"]["kwh"] * 3.6e6 == pytest.approx(50 * 15 + 50 * 10, abs=0.01)
+    assert total["duration_s"] == 10  # by the wall clock, which stood still otherwise: once, not twice
 
 
 def test_merge_says_which_run_was_killed(world, tmp_path, capsys):

@@ -269,6 +269,30 @@ def test_forked_child_neither_keeps_nor_frees_a_claim(tmp_path):
     claims.release()
 
 
+def test_claims_of_a_killed_rank_do_not_live_on_in_its_children(tmp_path):
+    code = f"""
+        import os, time
+        from lorakit.claims import Claims, Job
+        assert Claims(Job("j", 1), {str(tmp_path)!r}).take("GPU-a")
+        child = os.fork()
+        if child:
+            print(child, flush=True)
+        time.sleep(60)
+    """
+    process = start(code)
+    worker = int(process.stdout.readline())
+    try:
+        time.sleep(0.2)  # the worker lets go at once, but nothing tells us when
+        process.kill()
+        process.wait()
+        claims = Claims(Job("j", 0), tmp_path)
+        wait_until(lambda: claims.take("GPU-a"), seconds=5)
+        claims.release()
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        process.stdout.close()
+
+
 def test_two_meters_of_one_rank_share_its_claims(tmp_path):
     world = World(tmp_path, [FakeGpu("GPU-a", Profile((0, 100.0)))])
     environ = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
@@ -276,6 +300,8 @@ def test_two_meters_of_one_rank_share_its_claims(tmp_path):
         with world.meter(environ=environ, claims=tmp_path / "c") as inner:
             world.run(inner, 10)
         world.run(outer, 10)
+        assert Claims(Job("j", 1), tmp_path / "c").leader_is_there()
+    assert not Claims(Job("j", 1), tmp_path / "c").leader_is_there()
     assert inner.reading.gpu.wh * 3600 == pytest.approx(1000, abs=0.01)
     assert outer.reading.gpu.wh * 3600 == pytest.approx(2000, abs=0.01)
 

@@ -97,6 +97,16 @@ def test_failed_block_is_told(world, tmp_path):
     assert (found.complete, found.error) == (True, "ZeroDivisionError")
 
 
+def test_forked_child_writes_nothing(tmp_path):
+    journal = Journal(tmp_path / "j", "r")
+    child = os.fork()
+    if child == 0:
+        journal.write("reading", {"reading": {}})
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert not (tmp_path / "j").exists()
+
+
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "x").write_text('{"a": 1}\nnot json\n[3]\n')
     with pytest.raises(ValueError, match="holds no energy readings"):
