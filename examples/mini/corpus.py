@@ -2,7 +2,7 @@
 
     python examples/mini/corpus.py --output DIR [--seed N] [--sentences N]
 
-The text is invented: a grammar (RULES) whose words and templates were written for this file, no sentence of any corpus.
+The text is invented: a grammar (grammar.txt) written for this file, no sentence of any corpus.
 What makes it a task and not a look-up:
     names       most gene, chemical, cell and cell-line names are put together from syllables when they are needed,
                 partly the same syllables for all, so that validation and test hold names that training never saw
@@ -34,9 +34,11 @@ TYPES = ("DNA", "protein", "cell_type", "cell_line", "RNA")
 LABELS = ("O", *(f"{prefix}-{kind}" for kind in TYPES for prefix in "BI"))  # the ids of BioNLP2004's label.json
 
 # The wanted number of words by share of sentences: BioNLP2004's own quantiles less two, because a sentence may end up
-# a few words longer, and with a thicker tail, so that 300 sentences already hold one of more than 100 words.
+# a few words longer. The tail is thicker (0.7 % here, 0.1 % there) and evenly spread: small splits have their share.
 LENGTHS = ((0.0, 3), (0.01, 6), (0.05, 10), (0.1, 12), (0.25, 16), (0.5, 22.5), (0.75, 31), (0.9, 39), (0.95, 46))
-LENGTHS += ((0.988, 61), (0.992, 105), (1.0, 140))
+LENGTHS += ((0.99, 61), (1.0, 90))
+TAIL = (105, 140)  # words wanted of one sentence in every TAIL_EVERY
+TAIL_EVERY = 150
 
 
 class Corpus(NamedTuple):
@@ -47,568 +49,10 @@ class Corpus(NamedTuple):
     test: list[tuple[list[str], list[str]]]
 
 
-# The grammar. A rule is a list of alternatives, one a line, with an optional weight in front ("4|"). {name} becomes an
-# alternative of that rule or a name that `Writer` makes; [TYPE ...] marks an entity. Words are divided by spaces.
-RULES_TEXT = """
-= clause
-9|{P} {acts} {P} {in_cells}
-6|{P} {binds} {P}
-6|{P} {binds} the {D}
-7|{P} {regulates} {transcription_of} {in_cells}
-5|{treatment} of {cells} with {agent} {changes} the {level} of {product}
-5|{P} is {adverb} {expressed} {in_cells}
-4|{agent} {changes} {process} {in_cells}
-4|{process} {in_cells} {needs} {P} and {process}
-4|{cells} {expressed_active} {P} but not {P}
-2|{R} was {detected} in {cells} but not in {cells}
-1|{R} {levels} were {changed} after {time} of {treatment} with {agent}
-1|the half-life of {R} was {number} h in {cells}
-5|the {D} contains {few} {D} for {P}
-3|{cells} were transfected with a {D} under the control of the {D}
-5|mutation of the {D} {changes} {process} {by_agent}
-4|[DNA {symbol}] {maps}
-2|{few} point mutations in [DNA {symbol}] were found in patients with {disease}
-3|{disease} is associated with {vague_of}
-3|{vague} plays {a_role} in {process}
-3|{vague} may be involved in {process} {in_cells}
-2|{method} showed that {generic} is {expressed} {in_cells}
-2|{generic} was {detected} by {method} in {number} of {number} patients with {disease}
-3|{virus} infection of {cells} {changes} {process}
-3|{virus} {changes} the {level} of {product} {in_cells}
-2|{P} encoded by {virus} {acts} {P}
-3|{cells} were {cultured} with {agent} for {time}
-3|a novel {protein_noun} , {P} , {acts} {P}
-3|we have {cloned} a {D} encoding {P}
-3|{P} and {P} form {few} complexes with {P}
-3|{inducible} {process} was {changed} by {chem} , an inhibitor of {P}
-2|{inducible} [protein {protein_noun}] {binds} the {D}
-2|antibodies against {P} {changed} {process} {in_cells}
-2|{cells} that lack {P} fail to undergo {process}
-2|phosphorylation of {P} on tyrosine {needs} {P}
-3|{chem} {changes} {process} without any effect on {P}
-2|neither {P} nor {P} {acts} {P}
-4|{generic} {changes} {process} in a manner that {needs} {process}
-4|little is known about the way in which {process} {needs} {process}
-3|the mechanism by which {disease} {changes} {process} is not well understood
-3|{number} of {number} patients with {disease} showed {changed_level} of {process}
-3|the {level} of {generic} was {changed} after {time} of {treatment}
-3|{process} was {changed} in all patients with {disease} who were treated with {chem}
-3|we measured the {level} of {product} by {method} before and {time} after {treatment}
-2|both the {D} and the {D} are {needed} for {process}
-2|the {D} , which lies upstream of the {D} , {binds_dna} {P}
-2|deletion of the {D} {changes} the activity of the {D}
-= changed_level
-high levels
-low levels
-a complete loss
-a significant increase
-= needed
-needed
-sufficient
-dispensable
-= binds_dna
-is bound by
-is recognized by
-does not bind
-= opener
-6|we show that
-4|these results suggest that
-3|our data indicate that
-3|in contrast ,
-3|in addition ,
-2|furthermore ,
-2|here we report that
-2|it is known that
-2|using {method} , we found that
-2|to understand how {P} {acts} {P} , we asked whether
-2|in {cells} ,
-1|{time} after {treatment} with {agent} ,
-2|on the basis of these and of earlier observations , we propose that
-2|although the details of this process are not yet clear ,
-2|as has been reported for other systems ,
-20|
-= joint
-5|, and
-3|, whereas
-3|, but
-2|, suggesting that
-2|, indicating that
-2|; moreover ,
-1|because
-1|, although
-1|, which implies that
-= extra
-2|in the presence of {agent}
-3|under the same experimental conditions
-3|at a concentration of {number} ng/ml
-2|in a large fraction of the samples that were examined
-3|, which may be of clinical relevance
-2|, in agreement with previous reports ,
-3|in a dose-dependent manner
-3|within {time} of {treatment}
-2|as shown by {method}
-2|( {number} % of control )
-2|independently of {P}
-2|, as well as {P} ,
-2|through activation of {P}
-2|by means of {method}
-2|in response to {agent}
-2|during {process}
-2|, including {P} , {P} and {P}
-1|when compared with {cells}
-1|in patients with {disease}
-= title
-4|{regulation} of {D} by {P}
-4|{regulation} of {P} {in_cells}
-3|role of {vague} in {process}
-2|{inducible} {process} {in_cells}
-2|effect of {chem} on {process} {in_cells}
-2|cloning of a {D} for {P}
-1|{R} in {disease}
-2|{process} in patients with {disease}
-2|{chem} and {disease} : a new approach to treatment
-2|a model of {process} and {process} in {disease}
-= list
-{P} , {P} , {P} and {P}
-{P} , {chem} , {P} , {P} and {chem}
-{C} , {C} and {C}
-{D} , {D} and {D}
-= acts
-interacts with
-3|activates
-associates with
-phosphorylates
-2|inhibits
-cooperates with
-is a substrate of
-is activated by
-is related to
-= binds
-binds to
-associates with
-is recruited to
-is a component of the complex with
-= regulates
-3|regulates
-represses
-activates
-{adverb} controls
-= transcription_of
-3|transcription of [DNA {symbol}]
-3|the {D}
-2|transcription of the {D}
-expression of the {D}
-expression of {vague}
-= vague_of
-{vague}
-deletion of {vague}
-overexpression of {vague}
-abnormal {vague}
-= vague
-16|[protein {symbol}]
-2|[DNA {symbol}]
-= in_cells
-6|in {cells}
-from {cells}
-6|
-= cells
-7|{C}
-4|{L}
-= by_agent
-by {agent}
-
-= agent
-5|{P1}
-6|{chem}
-{chem} plus {P1}
-{P1} and {chem}
-= product
-6|{P}
-2|{R}
-2|{vague}
-= treatment
-treatment
-stimulation
-incubation
-pretreatment
-= changes
-3|increased
-3|inhibited
-reduced
-2|enhanced
-blocked
-had no effect on
-markedly increased
-prevented
-= changed
-increased
-inhibited
-reduced
-blocked
-not affected
-= needs
-requires
-depends on
-is mediated by
-is independent of
-= level
-level
-amount
-production
-synthesis
-secretion
-expression
-surface expression
-= levels
-levels
-expression
-accumulation
-= expressed
-expressed
-produced
-present
-found
-inactive
-= expressed_active
-express
-produce
-secrete
-contain
-= detected
-detected
-found
-abundant
-absent
-seen
-= adverb
-constitutively
-rapidly
-selectively
-transiently
-strongly
-weakly
-= cultured
-cultured
-incubated
-stimulated
-grown
-= cloned
-cloned
-isolated
-identified
-characterized
-= a_role
-a role
-an important role
-a central part
-no role
-= few
-two
-three
-several
-multiple
-distinct
-novel
-= time
-{number} h
-{number} min
-{number} days
-several hours
-= maps
-maps to [DNA chromosome {number}]
-is located on [DNA chromosome {number}]
-has {few} exons
-is rearranged in {disease}
-= process
-3|T cell activation
-2|apoptosis
-2|cell growth
-proliferation
-differentiation
-signal transduction
-gene expression
-transcription
-calcium influx
-protein synthesis
-B cell development
-the immune response
-inflammation
-nuclear translocation
-DNA binding
-cell adhesion
-mRNA stability
-degranulation
-{symbol}-dependent signaling
-{symbol} activity
-= inducible
-2|{symbol}-induced
-{symbol}-mediated
-{chem_short}-induced
-{symbol}-dependent
-{virus}-induced
-= regulation
-regulation
-induction
-inhibition
-activation
-structure
-expression
-= generic
-2|the protein
-this gene
-the receptor
-the mRNA
-the gene product
-the complex
-these cells
-the antigen
-= method
-EMSA
-RT-PCR
-Western blotting
-Northern blot analysis
-flow cytometry
-ELISA
-immunoprecipitation
-transient transfection
-gel shift assays
-DNase I footprinting
-= disease
-asthma
-AML
-rheumatoid arthritis
-B-CLL
-multiple sclerosis
-leukemia
-AIDS
-sepsis
-lupus
-lymphoma
-Hodgkin 's disease
-= virus
-3|HIV-1
-2|EBV
-HTLV-I
-CMV
-adenovirus
-HSV-1
-influenza virus
-{virus_made}
-= chem
-3|{chem_known}
-4|{chem_made}
-2|{chem_made} ( {chem_short} )
-2|{chem_short}
-= chem_known
-2|PMA
-2|LPS
-TPA
-ionomycin
-2|dexamethasone
-cyclosporin A
-retinoic acid
-forskolin
-hydrogen peroxide
-calcium
-cAMP
-H-7
-genistein
-PDTC
-1 , 25-dihydroxyvitamin D3
-= P
-50|[protein {symbol}]
-9|[protein {long}]
-7|[protein {long}] ( [protein {short}] )
-9|[protein {symbol} {protein_noun}]
-6|[protein {symbol}] and [protein {symbol}]
-3|[protein {symbol}] , [protein {symbol}] and [protein {symbol}]
-9|[protein {protein_class}]
-4|[protein {protein_modifier} {symbol}]
-3|[protein {symbol}/{symbol} complex]
-2|[protein anti-{symbol} antibody]
-1|[protein {symbol} and {symbol} {protein_nouns}]
-2|the [protein {symbol}] {protein_noun_outside}
-2|[protein T cell receptor]
-= P1
-9|[protein {symbol}]
-2|[protein {long}]
-[protein {protein_modifier} {symbol}]
-= protein_noun
-3|protein
-3|receptor
-2|kinase
-subunit
-complex
-homodimer
-antigen
-transcription factor
-= protein_nouns
-2|proteins
-receptors
-heterodimers
-subunits
-= protein_noun_outside
-pathway
-signal
-cascade
-family
-= protein_class
-3|transcription factors
-2|cytokines
-transcription factor
-tyrosine kinases
-adhesion molecules
-immunoglobulin
-monoclonal antibodies
-protein kinase C
-G proteins
-nuclear factors
-glucocorticoid receptor
-= protein_modifier
-2|recombinant
-human
-wild-type
-soluble
-phosphorylated
-nuclear
-membrane-bound
-= D
-12|[DNA {symbol} gene]
-12|[DNA {symbol} promoter]
-5|[DNA {symbol} and {symbol} genes]
-4|[DNA {symbol} enhancer]
-6|[DNA {symbol} {site}]
-3|[DNA {long} ( {short} ) gene]
-4|[DNA {long} gene]
-3|[DNA {virus} long terminal repeat] ( [DNA LTR] )
-3|[DNA {virus} LTR]
-2|[DNA 5 ' flanking region]
-3|[DNA {symbol} cDNA]
-2|[DNA {symbol} locus]
-4|[DNA reporter gene]
-3|[DNA {cell_word} gene]
-2|[DNA T cell receptor {greek} gene]
-4|[DNA promoter]
-3|[DNA enhancer]
-1|[DNA chromatin]
-2|[DNA {symbol} promoter/enhancer]
-2|[DNA {symbol}]
-= site
-3|binding site
-2|site
-response element
-motif
-sites
-= cell_word
-cytokine
-immunoglobulin
-globin
-housekeeping
-viral
-= R
-10|[RNA {symbol} mRNA]
-3|[RNA {symbol} transcripts]
-2|[RNA {symbol} and {symbol} mRNAs]
-2|[RNA {long} mRNA]
-1|[RNA {long} ( {short} ) mRNA]
-2|[RNA {symbol} messenger RNA]
-2|[RNA mRNA]
-1|mRNA
-= C
-12|[cell_type {cell}]
-5|[cell_type {cell_modifier} {cell}]
-3|[cell_type {symbol}+ {cell}]
-2|[cell_type {cell_modifier} and {cell_modifier} {cell}]
-2|[cell_type {symbol}-expressing {cell}]
-1|{symbol}-expressing [cell_type {cell}]
-2|{virus}-infected [cell_type {cell}]
-2|[cell_type {cell}] and [cell_type {cell}]
-3|[cell_type {long_cell}] ( [cell_type {short}] )
-1|[cell_type {cell_short}]
-2|untreated [cell_type {cell}]
-1|stimulated [cell_type {cell}]
-= cell_modifier
-4|human
-2|activated
-resting
-murine
-normal
-primary
-naive
-peripheral
-circulating
-malignant
-= cell
-6|T cells
-3|B cells
-3|monocytes
-2|macrophages
-3|T lymphocytes
-NK cells
-neutrophils
-eosinophils
-2|endothelial cells
-dendritic cells
-16|{cell_made}
-4|{tissue} {tissue_cell} cells
-2|peripheral blood {blood_cell}
-2|{tissue} {cell_made}
-= cell_phrase
-2|peripheral blood {blood_cell}
-2|cytotoxic T lymphocytes
-{tissue} {tissue_cell} cells
-{cell_modifier} {tissue_cell} cells
-= cell_short
-2|PBMC
-CTL
-NK
-DC
-= blood_cell
-2|mononuclear cells
-lymphocytes
-leukocytes
-= tissue
-bone marrow
-splenic
-thymic
-synovial
-intestinal
-dermal
-umbilical vein
-alveolar
-renal
-= tissue_cell
-epithelial
-endothelial
-stromal
-progenitor
-stem
-dendritic
-mononuclear
-= L
-12|[cell_line {line} cells]
-5|[cell_line {line}]
-3|[cell_line {lineage} cell line] [cell_line {line}]
-3|[cell_line {lineage} cell line] ( [cell_line {line}] )
-3|[cell_line {lineage} cell lines]
-3|[cell_line {symbol}-dependent cell line]
-3|[cell_line {line} {lineage} cells]
-2|[cell_line {line} and {line} cells]
-2|[cell_line {symbol}-transfected {line} cells]
-2|the [cell_line {line}] clone
-2|{chem_short}-treated [cell_line {line} cells]
-= lineage
-3|T
-2|B
-monocytic
-human T
-erythroid
-myeloid
-murine pre-B
-promyelocytic
-lymphoma
-leukemia
-"""
+# Names made of syllables are Writer's, all else is grammar.txt's. There "= name" begins a rule; each line after it is
+# an alternative, with an optional weight in front ("4|"); {name} becomes an alternative of that rule or a name that
+# Writer makes; [TYPE ...] marks an entity; words are divided by spaces.
+RULES_TEXT = (Path(__file__).parent / "grammar.txt").read_text(encoding="utf-8")
 
 KNOWN_SYMBOLS = (
     "IL-2 IL-2 IL-2 IL-4 IL-4 IL-6 IL-1 IL-10 IL-12 TNF-alpha TNF-alpha IFN-gamma GM-CSF AP-1 AP-1 NFAT c-fos c-jun "
@@ -629,9 +73,9 @@ CELL_ENDS = "cytes cytes cytes blasts blasts clasts phages phils cyte blast".spl
 
 
 def _parse_rules(text: str) -> dict[str, tuple[list[str], list[float]]]:
-    """Rule name -> its alternatives and their cumulative shares; an empty line is the empty alternative of weight 1."""
+    """Rule name -> its alternatives and their cumulative shares; "4|" alone is the empty alternative of weight 4."""
     rules: dict[str, tuple[list[str], list[float]]] = {}
-    for block in text.removeprefix("\n= ").removesuffix("\n").split("\n= "):
+    for block in text.removeprefix("= ").removesuffix("\n").split("\n= "):
         name, *lines = block.split("\n")
         pairs = [re.fullmatch(r"(?:(\d+)\|)?(.*)", line).groups() for line in lines]
         weights = [int(weight or 1) for weight, _ in pairs]
@@ -650,11 +94,13 @@ class Writer:
         self._random = random.Random(seed).random
         self._used: list[str] = []  # names of the sentence at hand: they come back, often as something else
         self._short = ""  # the abbreviation of the last long name
+        self._written = 0
 
     def sentence(self) -> tuple[list[str], list[str]]:
-        """(words, tags) of about the length that is drawn from LENGTHS."""
+        """(words, tags) of about the length that is drawn from LENGTHS or, now and then, from TAIL."""
         self._used = []
-        wanted = self._length()
+        self._written += 1
+        wanted = self._number(*TAIL) if self._written % TAIL_EVERY == TAIL_EVERY // 2 else self._length()
         if wanted < 12:
             text = self._nearest("{title}", wanted)
         else:
@@ -663,7 +109,7 @@ class Writer:
         while misses < 3:
             rule = self._pick(("{joint} {clause}", "{extra}", "{extra}"))
             if wanted > 60:  # very long sentences enumerate
-                rule = self._pick((rule, "; {clause}", ", for instance {list}"))
+                rule = self._pick((rule, "; {clause}", "; {clause}", ", for instance {list}"))
             if rule == "{extra}" and extras == 2:  # two at most after a clause
                 rule = "{joint} {clause}"
             longer = f"{text} {self._expand(rule)}"
@@ -722,7 +168,7 @@ class Writer:
         share = self._random()
         if self._used and share < 0.2:
             return self._pick(self._used)
-        name = self._pick(KNOWN_SYMBOLS) if share < 0.5 else self._new_symbol()
+        name = self._pick(KNOWN_SYMBOLS) if share < 0.68 else self._new_symbol()
         self._used.append(name)
         return name
 
