@@ -24,18 +24,17 @@ from lorakit.lora import (
 def tiny_roberta(**changes: object) -> RobertaForTokenClassification:
     """Two layers of width 32, 11 labels, in eval mode; the same weights every time."""
     torch.manual_seed(0)
-    config = RobertaConfig(
-        vocab_size=100,
-        max_position_embeddings=40,
-        type_vocab_size=1,
-        num_labels=11,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        **changes,
-    )
-    return RobertaForTokenClassification(config).eval()
+    options = {
+        "vocab_size": 100,
+        "max_position_embeddings": 40,
+        "type_vocab_size": 1,
+        "num_labels": 11,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
+    return RobertaForTokenClassification(RobertaConfig(**options | changes)).eval()
 
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])
