@@ -53,6 +53,7 @@ STUDY = {
     "lora_alpha": 16.0,
     "lora_dropout": 0.1,
     "bias": "all",
+    "init_lora_weights": "kaiming",
     "target_modules": ["query", "value"],
     "epochs": 10,
 }
@@ -94,6 +95,12 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Parser]:
         default=64.0,
         metavar="X",
         help="updates are scaled by alpha/r (default: %(default)s)",
+    )
+    add(
+        "--init-lora-weights",
+        default="pissa",
+        metavar="NAME",
+        help="kaiming, gaussian, orthogonal, pissa, olora … (default: %(default)s)",
     )
     add("--lora-dropout", type=float, default=0.0, metavar="X", help="default: %(default)s")
     add("--target-modules", nargs="+", default=["all-linear"], metavar="NAME", help="default: all-linear")
@@ -171,6 +178,7 @@ def build(mode: str, data: NerData, arguments: argparse.Namespace) -> tuple[Any,
         "lora_dropout": arguments.lora_dropout,
         "target_modules": targets[0] if len(targets) == 1 else targets,
         "bias": arguments.bias,
+        "init_lora_weights": True if arguments.init_lora_weights == "kaiming" else arguments.init_lora_weights,
     }
     lorakit.apply_lora(model, **adapter, seed=arguments.seed)
     return model, tokenizer, {**adapter, "peft_total_parameters": peft_total(model)}

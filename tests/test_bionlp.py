@@ -135,6 +135,7 @@ def test_a_corpus_of_ones_own_and_one_mode(corpus, tmp_path):
         (["--batch-size", "0"], "batch_size is 0"),
         (["--sentences", "0"], "--sentences is 0"),
         (["--target-modules", "qery"], "qery"),
+        (["--init-lora-weights", "psisa"], "init_lora_weights must be True, False, gaussian, orthogonal, pissa"),
         (["--mode", "both", "--lora-dropout", "1.5"], "lora_dropout"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--study"], "tner/bionlp2004"),
