@@ -345,20 +345,41 @@ import json, sys
 import torch
 from transformers import AutoTokenizer
 import lorakit
-from lorakit import distributed
+from lorakit import distributed, training
 from lorakit.ner import NerData
 from tests.test_training import LABELS, quick, toy_sentences
 from tests.tiny import MINI, make_tiny_model
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 corpus = NerData(toy_sentences(45, 0), toy_sentences(7, 1), toy_sentences(1, 2), LABELS, "toy")
+exchanged = []
+wrap = training.wrap_for_ranks
+
+
+def wrap_and_count(model):
+    wrapped = wrap(model)
+    if distributed.world_size() > 1:
+        def count(state, bucket):
+            exchanged.append(bucket.buffer().numel())
+            return allreduce_hook(state, bucket)
+        wrapped.register_comm_hook(None, count)
+    return wrapped
+
+
+training.wrap_for_ranks = wrap_and_count
 with distributed.process_group():
-    model = lorakit.apply_lora(make_tiny_model(), r=4)
+    # more than DDP's usual first bucket of 1 MiB
+    model = lorakit.apply_lora(make_tiny_model(), r=320, target_modules="all-linear")
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 2**18
     size = 16 // distributed.world_size()
     config = quick(batch_size=size, output_dir=sys.argv[1], log_every=1)
     result = lorakit.train(model, AutoTokenizer.from_pretrained(MINI), corpus, config)
     if distributed.is_main():
         torch.save({n: p.detach() for n, p in model.named_parameters()}, sys.argv[1] + "/weights.pt")
         print(json.dumps([result.test.to_json(), result.validation.to_json(), result.train_tokens, result.steps]))
+        if exchanged:
+            trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            assert exchanged == [trained] * result.steps, exchanged  # one exchange a step
 """
 
 
