@@ -178,10 +178,12 @@ class EnergyMeter:
             return  # a forked child leaves the block too; the meter is its parent's
         if error is None:
             self._synchronize()
-        self._edge(WHOLE, -1, error=error is not None)
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
+        try:
+            self._edge(WHOLE, -1, error=error is not None)
+        finally:
+            self._stop.set()
+            if self._thread is not None:
+                self._thread.join(timeout=10)
         with self._books.lock:
             self._settle_claims(force=True)
             self._ended, self._boot_ended = self._clock.monotonic(), self._clock.boottime()

@@ -228,7 +228,9 @@ class Ledger:
         self.slack_s = self._read_slack_s = slack_s
         self.trouble = self._interrupted = None
 
-    def _close(self, time: float, joules: float, lost_j: float = 0.0, worst_j: float = 0.0, spread_j2: float = 0.0):
+    def _close(
+        self, time: float, joules: float, lost_j: float = 0.0, worst_j: float = 0.0, spread_j2: float = 0.0
+    ) -> None:
         seconds, source = time - self.time, self.source
         self.joules += joules
         self.measured_s += seconds

@@ -33,7 +33,7 @@ class LegacyEstimate:
         return (
             f"CodeCarbon 2.x would have said (a guess, in no total here): "
             f"RAM {self.ram_kwh:.6f} kWh ({self.ram_w:g} W), "
-            f"CPU {self.cpu_kwh:.6f} kWh ({self.cpu_w:g} W), all GPUs {gpu}, total {self.total_kwh:.6f} kWh"
+            f"CPU {self.cpu_kwh:.6f} kWh ({self.cpu_w:g} W), GPUs {gpu}, total {self.total_kwh:.6f} kWh"
         )
 
 

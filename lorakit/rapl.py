@@ -202,11 +202,11 @@ def diagnose(root: Path, proc: Path = Path("/proc"), dockerenv: Path = Path("/.d
     if errors:
         fix = f"sudo chmod a+r {root}/intel-rapl*/energy_uj"
         return Access("denied", f"{zones[0].path}/energy_uj may be read by root only (CVE-2020-8694)", fix)
+    if "hypervisor" in (_text(Path(proc) / "cpuinfo") or ""):  # also seen from a container, where no option helps
+        return Access("vm", f"{root} has no RAPL zone: a virtual machine does not see them", "measure on the host")
     if _in_container(proc, dockerenv):
         fix = f"docker run --security-opt systempaths=unconfined -v {root}:{root}:ro ..."
         return Access("masked", f"{root} has no RAPL zone: container runtimes hide them", fix)
-    if "hypervisor" in (_text(Path(proc) / "cpuinfo") or ""):
-        return Access("vm", f"{root} has no RAPL zone: a virtual machine does not see them", "measure on the host")
     return Access("absent", f"{root} has no RAPL zone", "sudo modprobe intel_rapl_msr")
 
 

@@ -81,18 +81,18 @@ def list_gpus(nvml: Any) -> tuple[list[Gpu], list[str]]:
 
 
 def open_gpu(nvml: Any, gpu: Gpu) -> "GpuEnergy | GpuPower":
-    """The best sensor of this GPU: its energy counter, else its power.
+    """The best sensor of this GPU: its energy counter, asked twice if it does not answer at once; else its power.
 
     Raises:
         SensorUnavailable: it has neither.
     """
     reasons = []
-    for sensor in (GpuEnergy, GpuPower):
+    for sensor in (GpuEnergy, GpuEnergy, GpuPower):
         try:
             return sensor(nvml, gpu)
         except OSError as error:
-            reasons.append(str(error))
-    raise SensorUnavailable(f"GPU {gpu.index} ({gpu.name}): {'; '.join(reasons)}")
+            reasons.append(str(error.strerror))
+    raise SensorUnavailable(f"GPU {gpu.index} ({gpu.name}): {'; '.join(dict.fromkeys(reasons))}")
 
 
 class _NvmlSensor:
@@ -182,11 +182,15 @@ def mig_parents(nvml: Any, gpus: list[Gpu]) -> dict[str, str]:
     parents = {}
     for gpu in gpus:
         try:
-            for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu.handle)):
-                instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu.handle, index)
-                parents[_text(nvml.nvmlDeviceGetUUID(instance))] = gpu.uuid
+            slots = nvml.nvmlDeviceGetMaxMigDeviceCount(gpu.handle)
         except (nvml.NVMLError, AttributeError):
-            continue  # no MIG, or fewer instances than there may be
+            continue  # a GPU without MIG
+        for slot in range(slots):
+            try:
+                instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu.handle, slot)
+                parents[_text(nvml.nvmlDeviceGetUUID(instance))] = gpu.uuid
+            except nvml.NVMLError:
+                continue  # an empty slot
     return parents
 
 

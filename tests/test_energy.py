@@ -81,7 +81,7 @@ def test_no_sensor_gives_null_and_labelled_ranges(tmp_path):
     world = World(tmp_path)
     world.nvml.init_fault = 12
     with world.meter() as meter:
-        world.run(meter, 3600)
+        world.run(meter, 3600, every_s=60)
     reading = meter.reading
     assert reading.gpu.wh is None
     assert reading.gpu.method == "unavailable"

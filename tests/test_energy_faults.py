@@ -528,7 +528,7 @@ def test_process_share_is_a_figure_of_its_own(tmp_path):
 def test_co2_needs_the_users_factor(tmp_path):
     world = two_gpus(tmp_path)
     with world.meter() as meter:
-        world.run(meter, 3600)
+        world.run(meter, 3600, every_s=60)
     assert meter.reading.measured_wh == pytest.approx(400, abs=0.01)
     assert meter.reading.co2_kg(250.0) == pytest.approx(0.1, abs=1e-5)
     with pytest.raises(ValueError, match="grams_per_kwh=-1 is not"):

@@ -59,6 +59,12 @@ def test_golden_tree(tmp_path, tree, nested):
     assert found == TREES[tree]
 
 
+def test_zones_are_in_the_order_of_their_hexadecimal_ids(tmp_path):
+    for index in (16, 15, 9, 10):
+        FakeZone(tmp_path, f"intel-rapl:{index:x}", f"package-{index}")
+    assert [zone.key for zone in find_zones(tmp_path)] == [f"intel-rapl:{ids}" for ids in ("9", "a", "f", "10")]
+
+
 def test_class_folder_of_links_is_read_once(tmp_path):
     """/sys/class/powercap holds links to the control type and to every zone."""
     real = tmp_path / "devices" / "intel-rapl"
@@ -217,7 +223,7 @@ def test_denied_zones_give_a_range_up_to_their_tdp(tmp_path, monkeypatch):
     )
     deny(monkeypatch)
     with world.meter() as meter:
-        world.run(meter, 3600)
+        world.run(meter, 3600, every_s=60)
     cpu = meter.reading.cpu
     assert cpu.method == "estimated"
     assert cpu.range_wh == pytest.approx((27.0, 270.0))
@@ -236,10 +242,11 @@ def test_absent_denied_masked_and_virtual_are_different_answers(tmp_path, monkey
 
     assert answer() == ("absent", "sudo modprobe intel_rapl_msr")
     (proc / "cpuinfo").write_text("flags : fpu sse2 hypervisor\n")
+    dockerenv.touch()
     assert answer() == ("vm", "measure on the host")
+    (proc / "cpuinfo").write_text("flags : fpu sse2\n")
     root.mkdir()
     (root / "intel-rapl:0").symlink_to(tmp_path / "devices" / "hidden")  # dangling: the runtime masks its target
-    dockerenv.touch()
     assert answer()[0] == "masked"
     assert "systempaths=unconfined" in answer()[1]
     (root / "intel-rapl:0").unlink()
