@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -352,7 +353,9 @@ GATHER = """
 def test_gather_gives_every_rank_the_sum(tmp_path):
     pytest.importorskip("torch")
     code = GATHER.format(root=str(tmp_path), claims=str(tmp_path / "c"))
-    shared = {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29577"}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    shared = {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     processes = [start(code, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
     answers = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
     assert sorted(nothing for nothing, _ in answers) == [False, True]
