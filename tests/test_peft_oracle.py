@@ -63,6 +63,9 @@ def copy_into(theirs: nn.Module, ours: nn.Module) -> None:
             parameter.copy_(values[our_name(name)])
 
 
+FACTORED = ("pissa", "olora")
+
+
 def draw_options(data: st.DataObject, name: str, dtype: torch.dtype) -> dict:
     """Arguments that mean the same to both; `targets` None is each one's own default."""
     architecture = ARCHITECTURES[name]
@@ -90,8 +93,8 @@ def draw_options(data: st.DataObject, name: str, dtype: torch.dtype) -> dict:
         options["use_rslora"] = True
     elif variant == "dora":
         options["use_dora"] = True
-    elif variant in ("pissa", "olora") and kind in ("default", "layers") and dtype is not torch.float64:
-        options["init_lora_weights"] = variant
+    elif variant in FACTORED and kind in ("default", "layers") and dtype is not torch.float64:
+        options["init_lora_weights"] = "pissa" if "gpt2" in name else variant  # PEFT's OLoRA forgets Conv1D's transpose
     elif variant == "patterns" and kind in ("default", "layers"):
         options |= {"rank_pattern": {architecture.targets[-1]: 3}, "alpha_pattern": {architecture.targets[0]: 7}}
     return options
