@@ -25,6 +25,7 @@ setup(
         "matplotlib>=3.8",
     ],
     extras_require={"dev": ["pytest>=8", "hypothesis>=6.100", "peft>=0.21", "ruff>=0.6"]},
+    entry_points={"console_scripts": ["lorakit = lorakit.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",

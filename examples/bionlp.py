@@ -106,6 +106,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Parser]:
     add("--target-modules", nargs="+", default=["all-linear"], metavar="NAME", help="default: all-linear")
     add("--bias", choices=("none", "all", "lora_only"), default="all", help="biases LoRA trains (default: %(default)s)")
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="default: %(default)s")
+    add("--strategy", choices=("ddp", "fsdp"), default="ddp", help="of several processes: replicate or shard the model")
     add("--seed", type=int, default=0, help="default: %(default)s")
     add("--output-dir", type=Path, default=Path("runs/bionlp"), metavar="DIR", help="default: %(default)s")
     add("--resume", action="store_true", help="go on where a run in the same output folder was stopped")
@@ -158,7 +159,7 @@ def run(mode: str, data: NerData, config: lorakit.TrainConfig, arguments: argpar
     reading = meter.reading
     if journal and arguments.resume:  # what the interrupted runs before this one have used is part of the cost
         reading = merge_runs([(journal, part) for part in read_journal(journal) if part.reading])
-    if mode == "lora" and distributed.is_main():
+    if mode == "lora" and (distributed.is_main() or arguments.strategy == "fsdp"):  # every rank holds a slice
         save_adapter(model, arguments.output_dir / "lora" / "adapter")
     return mode_record(result, lorakit.count_parameters(model), reading, config, adapter)
 
@@ -194,6 +195,7 @@ def config_for(mode: str, arguments: argparse.Namespace) -> lorakit.TrainConfig:
         output_dir=arguments.output_dir / mode,
         seed=arguments.seed,
         resume=arguments.resume,
+        strategy=arguments.strategy,
     )
 
 

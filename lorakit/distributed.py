@@ -3,9 +3,13 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+TIMEOUT = timedelta(minutes=10)
+"""How long a rank waits for the others; then it ends with an error that names the collective, instead of hanging."""
 
 
 def rank() -> int:
@@ -64,7 +68,7 @@ def process_group() -> Iterator[None]:
     here = device()
     if here.type == "cuda":
         torch.cuda.set_device(here)
-    dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield
         dist.barrier()  # no rank closes its connections while another still talks

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit.batching import batch_count, first_position, layout_for, sorted_batches
+from lorakit.batching import batch_count, collate, first_position, layout_for, sorted_batches
 from lorakit.distributed import all_sum, rank, world_size
 from lorakit.encoding import IGNORE, Encoded, check_tokenizer, encode, split_by_sentence
 from lorakit.metrics import Scores, score
@@ -120,16 +120,17 @@ def _tag(
     classes = torch.zeros(int(encoded.sentence_lengths.sum()), dtype=torch.long, device=device)
     loss = torch.zeros((), device=device, dtype=torch.float64)
     batches = sorted_batches(encoded, layout, EVALUATION_TOKENS, rank(), world_size())
-    with _eval_mode(model), torch.inference_mode():
+    with _eval_mode(model), torch.no_grad():  # not inference_mode, in which FSDP2 cannot gather
         for _ in range(batch_count(encoded, EVALUATION_TOKENS, world_size())):
-            batch = next(batches, None)  # some ranks have one batch less
-            if batch is not None:
-                here = batch.to(device)
-                with autocast():
-                    logits = model(**layout.inputs(here))[0].float()
-                starts = here.words >= 0
-                classes[here.words[starts]] = logits[starts].argmax(-1)
-                loss += F.cross_entropy(logits[starts], here.labels[starts], ignore_index=IGNORE, reduction="sum")
+            batch = next(batches, None)
+            if batch is None:  # some ranks have one batch less, but a sharded model's forward needs all ranks
+                batch = collate(encoded, [0], layout, counts=False)
+            here = batch.to(device)
+            with autocast():
+                logits = model(**layout.inputs(here))[0].float()
+            starts = here.words >= 0
+            classes[here.words[starts]] = logits[starts].argmax(-1)
+            loss += F.cross_entropy(logits[starts], here.labels[starts], ignore_index=IGNORE, reduction="sum")
             between()
     all_sum(classes)  # a word is tagged by one rank, the others hold 0
     all_sum(loss)

@@ -18,7 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from lorakit.batching import Batch, Layout, epoch_steps, layout_for, steps_per_epoch
@@ -36,6 +35,7 @@ from lorakit.distributed import all_sum, device, gather_bytes, is_main, process_
 from lorakit.encoding import IGNORE, Encoded, check_tokenizer
 from lorakit.metrics import Scores
 from lorakit.ner import NerData
+from lorakit.parallel import STRATEGIES, like, spread, sync_if, whole
 from lorakit.preemption import Preempted, StopRequest
 from lorakit.tagging import Tokenizer, encode_tagged, evaluate, label_names, precision_of, predict
 
@@ -65,6 +65,7 @@ class TrainConfig:
     seed: int = 0
     resume: bool = False  # go on from output_dir's newest checkpoint, where there is one
     save_every: int | None = None  # steps between checkpoints, besides the one after each epoch
+    strategy: str = "ddp"  # of several processes: "ddp" keeps the model on each, "fsdp" a slice of it
     patience: int | None = None  # epochs without a better validation F1 before training stops
     log_every: int = 10  # steps between log lines; the only moments at which the host waits for the device
     packing: bool = True
@@ -93,6 +94,10 @@ class TrainConfig:
             )
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"strategy is {self.strategy!r}; it must be one of {', '.join(STRATEGIES)}")
+        if self.strategy == "fsdp" and self.precision == "fp16":
+            raise ValueError("strategy 'fsdp' does not go with precision 'fp16'; use bf16, or fp32")
         if self.output_dir is None and (self.resume or self.save_every):
             raise ValueError("resume and save_every need output_dir: checkpoints are kept in its folder checkpoints")
 
@@ -187,12 +192,14 @@ class _Run:
         self.rank, self.world = rank(), world_size()
         self.steps_per_epoch = steps_per_epoch(len(encoded), config.batch_size, config.accumulate, self.world)
         self.autocast, scaled = precision_of(config.precision, self.device)
-        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.forward = spread(model, config.strategy)  # DDP copies rank 0's weights to the others
+        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}  # FSDP makes new ones
         self.optimizer = build_optimizer(model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.best_weights: dict[str, Tensor] = {}
         self.progress = _Progress()
         self.checkpoints = Path(config.output_dir) / "checkpoints" if config.output_dir else None
+        self.identity = self.find_identity() if self.checkpoints else {}
         self.log = _Log(config)
         self.since_log, self.logged_at = _SinceLog(self.device), 0.0
         self.training_since: float | None = None  # while training time runs
@@ -204,7 +211,6 @@ class _Run:
             self.restore()
         elif self.checkpoints and is_main():
             delete_checkpoints(self.checkpoints)
-        self.forward = wrap_for_ranks(self.model)  # copies rank 0's weights to the others
         total = self.steps_per_epoch * config.epochs
         with (
             self.log.open(progress.log_bytes),
@@ -272,7 +278,7 @@ class _Run:
                         self.scaler.scale(loss * self.world).backward()
                 step_loss += loss.detach()
             self.scaler.unscale_(self.optimizer)  # clip true gradients, not scaled ones
-            grad_norm = nn.utils.clip_grad_norm_(self.trained.values(), config.max_grad_norm)
+            grad_norm = whole(nn.utils.clip_grad_norm_(self.trained.values(), config.max_grad_norm))
             # of the reduced gradients, so all ranks decide alike; on the device, so nobody waits for it
             bad = ~torch.isfinite(grad_norm)
             self.optimizer.found_inf = bad.float()  # the fused optimiser leaves everything as it is where this is 1
@@ -361,16 +367,16 @@ class _Run:
         progress = self.progress
         mine = {"progress": asdict(progress), "since_log": self.since_log.to_json(), "random": _random_state()}
         ranks = gather_bytes(json.dumps(mine).encode())
+        tensors = {f"model/{name}": whole(p.detach()) for name, p in self.trained.items()}
+        tensors |= {f"best/{name}": whole(weights) for name, weights in self.best_weights.items()}
+        for name, parameter in self.trained.items():
+            state = self.optimizer.state.get(parameter, {})
+            tensors |= {f"optimizer/{name}/{key}": whole(value) for key, value in state.items()}
         if not is_main():
             return
         progress.log_bytes = self.log.length()
-        names = {id(p): name for name, p in self.trained.items()}
-        tensors = {f"model/{name}": p.detach() for name, p in self.trained.items()}
-        tensors |= {f"best/{name}": weights for name, weights in self.best_weights.items()}
-        for parameter, state in self.optimizer.state.items():
-            tensors |= {f"optimizer/{names[id(parameter)]}/{key}": value for key, value in state.items()}
         state = {
-            "run": self.identity(),
+            "run": self.identity,
             "progress": asdict(progress),
             "ranks": [json.loads(part) for part in ranks],
             "scaler": self.scaler.state_dict(),
@@ -396,7 +402,7 @@ class _Run:
             )
         if found is None:
             return
-        for name, value in self.identity().items():
+        for name, value in self.identity.items():
             if found.state["run"][name] != value:
                 raise ValueError(
                     f"the checkpoint in {self.checkpoints} was written with {name} = {found.state['run'][name]!r}, now"
@@ -415,17 +421,17 @@ class _Run:
                 setattr(self.progress, name, total if self.rank == 0 else 0)
         with torch.no_grad():
             for name, parameter in self.trained.items():
-                parameter.copy_(found.tensors[f"model/{name}"])
+                parameter.copy_(like(found.tensors[f"model/{name}"], parameter))
                 kept = {
                     key.rsplit("/", 1)[1]: value
                     for key, value in found.tensors.items()
                     if key.startswith(f"optimizer/{name}/")
                 }
                 if kept:
-                    self.optimizer.state[parameter] = {key: value.to(self.device) for key, value in kept.items()}
+                    self.optimizer.state[parameter] = {key: like(value, parameter) for key, value in kept.items()}
         self.best_weights = {
-            name: found.tensors[f"best/{name}"].to(self.device)
-            for name in self.trained
+            name: like(found.tensors[f"best/{name}"], parameter)
+            for name, parameter in self.trained.items()
             if f"best/{name}" in found.tensors
         }
         self.scaler.load_state_dict(found.state["scaler"])
@@ -433,8 +439,8 @@ class _Run:
             self.since_log.from_json(ranks[self.rank]["since_log"])
             _set_random_state(ranks[self.rank]["random"])
 
-    def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to be continued."""
+    def find_identity(self) -> dict[str, Any]:
+        """What must be the same for a run to be continued; a sharded model needs every rank for it."""
         config = self.config
         kept = (
             "epochs",
@@ -457,7 +463,7 @@ class _Run:
             * self.world,
             "training corpus (hash)": corpus.hexdigest()[:16],
             "trained parameters": {name: list(p.shape) for name, p in self.trained.items()},
-            "frozen weights (sum)": float(sum(p.double().sum() for p in frozen)) if frozen else 0.0,
+            "frozen weights (sum)": sum(float(whole(p.detach().double().sum())) for p in frozen),
         }
 
     @contextmanager
@@ -532,25 +538,6 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     if step < warmup:
         return config.learning_rate * (step + 1) / (warmup + 1)
     return config.learning_rate * (steps - step) / (steps - warmup)
-
-
-def wrap_for_ranks(model: nn.Module) -> nn.Module:
-    """DDP when there are several processes, the model itself when alone."""
-    if world_size() == 1:
-        return model
-    trained_mib = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad) / 2**20
-    return DistributedDataParallel(
-        model,
-        forward_sync_buffers=False,  # RoBERTa's two are constants; by default they would be broadcast in every forward
-        gradient_as_bucket_view=True,
-        # what LoRA trains is small: one exchange a step costs less than overlapping two
-        bucket_cap_mb=math.ceil(trained_mib) if trained_mib < 25 else None,
-    )
-
-
-def sync_if(model: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Let DDP exchange gradients only in a step's last micro-batch."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
 
 
 def _check_trainable(model: nn.Module, data: NerData) -> None:

@@ -71,6 +71,18 @@ def test_the_real_corpus_is_padded_by_at_most_five_percent_in_every_batch(tokeni
     assert max(factors) <= 1.05
 
 
+def test_eight_ranks_carry_nearly_the_same_load_on_the_real_corpus(tokenizer, bionlp2004):
+    """Slowest over mean rank, summed over the steps of an epoch; random batches of 32 a rank give about 1.47."""
+    lengths = encode(tokenizer, [sentence.words for sentence in read_ner(bionlp2004).train], 512).lengths
+    order = epoch_order(len(lengths), seed=0, epoch=1)
+    slowest = mean = 0.0
+    for start in range(0, len(order), 8 * 32):
+        step = lengths[order[start : start + 8 * 32]].tolist()
+        loads = [sum(step[i] for i in share) for share in balance(step, 8)]
+        slowest, mean = slowest + max(loads), mean + sum(loads) / 8
+    assert slowest / mean <= 1.05
+
+
 @pytest.mark.parametrize(("architecture", "attention"), PACKED)
 def test_packed_output_equals_each_sentence_alone(encoded, tiny_model, architecture, attention):
     model = tiny_model(architecture, attention=attention)

@@ -20,13 +20,14 @@ LAYERS = (
         "layers masters metrics distributed preemption "  # what is trained and how
         "sensors claims clock devices journal ledger legacy rapl readings",  # what it cost
     ),
-    (0, "combine initial targets"),
+    (0, "combine initial targets parallel"),
     (0, "lora_config"),
     (1, "lora energy ner encoding checkpoint"),
     (1, "batching models"),
     (2, "tagging"),
     (2, "adapters smallbase training"),
-    (3, "report cli energy_cli"),
+    (3, "report energy_cli"),
+    (3, "cli"),
 )
 ROW = {name: row for row, (_, names) in enumerate(LAYERS) for name in names.split()}
 FILES = sorted(path.stem for path in ROOT.rglob("*.py") if path.name != "__init__.py")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 
@@ -174,7 +175,7 @@ def test_a_signal_saves_and_leaves_with_its_status(tiny_model, tokenizer, data, 
 
 
 JOB = """
-import json, sys
+import json, os, sys
 from transformers import AutoTokenizer
 import lorakit
 from lorakit import distributed
@@ -186,6 +187,9 @@ folder, batch, slow = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 corpus = NerData(toy_sentences(64, 0), toy_sentences(24, 1), toy_sentences(24, 2), LABELS, "toy")
 with distributed.process_group():
     model = lorakit.apply_lora(make_tiny_model(), r=4)
+    if os.environ.get("DIE") == os.environ.get("TORCHELASTIC_RESTART_COUNT", "") + os.environ.get("RANK", ""):
+        calls = []
+        model.register_forward_hook(lambda *_: calls.append(1) or (len(calls) == 20 and os._exit(9)))
     if slow:
         import time
         model.register_forward_hook(lambda *_: time.sleep(slow))
@@ -196,18 +200,21 @@ with distributed.process_group():
 """
 
 
-def start(script, ranks, *arguments):
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+def start(script, ranks, *arguments, die="", restarts=0):
+    """Run the job; `die` = "01" ends rank 1 of the first attempt in the middle, without a word."""
+    torchrun = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+        f"--max-restarts={restarts}",
+    ]
+    launch = torchrun if ranks > 1 else []
     return subprocess.Popen(
         [sys.executable, *launch, str(script), *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DIE": die},
     )  # fmt: skip
-
-
-def children(process):
-    lines = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
-    return [int(line) for line in lines.split()]
 
 
 def test_a_signal_to_one_of_two_ranks_stops_both_and_another_number_of_ranks_goes_on(tmp_path):
@@ -220,7 +227,7 @@ def test_a_signal_to_one_of_two_ranks_stops_both_and_another_number_of_ranks_goe
     while not (log.exists() and log.read_text().count('"step"') >= 2):
         assert time.monotonic() < deadline and pair.poll() is None, pair.communicate()
         time.sleep(0.2)
-    os.kill(children(pair)[-1], signal.SIGTERM)
+    psutil.Process(pair.pid).children()[-1].terminate()
     asked = time.monotonic()
     pair.communicate(timeout=60)
     assert time.monotonic() - asked < 30  # ours and torchrun's own; the library's part is within 10 s
@@ -229,3 +236,17 @@ def test_a_signal_to_one_of_two_ranks_stops_both_and_another_number_of_ranks_goe
     resumed, expected = (json.loads(process.communicate(timeout=200)[0]) for process in (done, whole))
     assert resumed[1:] == expected[1:]
     assert resumed[0]["loss"] == pytest.approx(expected[0]["loss"], abs=1e-4)
+
+
+def test_torchrun_starts_again_by_itself_after_a_rank_has_died(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(JOB)
+    results = []
+    for name, die in (("whole", ""), ("parts", "01")):
+        process = start(script, 2, tmp_path / name, 4, 0, die=die, restarts=1)
+        out, err = process.communicate(timeout=280)
+        assert process.returncode == 0, err[-2000:]
+        assert "exitcode: 9" in err or "exitcode  : 9" in err or "Worker group failed" in err or not die, err[-2000:]
+        results.append(json.loads(out))
+    assert results[0] == results[1]
+    assert [timeless(x) for x in read_log(tmp_path / "parts")] == [timeless(x) for x in read_log(tmp_path / "whole")]

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 import lorakit
+from lorakit.adapters import load_adapter
 from lorakit.batching import epoch_order
 from lorakit.ner import NerData, Sentence
 from lorakit.training import TrainConfig, build_optimizer, learning_rate
@@ -274,6 +275,7 @@ def test_predict_refuses_a_text_that_is_not_split(tiny_model, tokenizer):
         ("precision", "int8", "precision is 'int8'; it must be one of auto, fp32, bf16, fp16"),
         ("resume", True, "resume and save_every need output_dir"),
         ("save_every", 0, "save_every is 0"),
+        ("strategy", "deepspeed", "strategy is 'deepspeed'; it must be one of ddp, fsdp"),
     ],
 )
 def test_settings_out_of_range_are_named(field, value, message):
@@ -340,69 +342,79 @@ def test_a_batch_that_does_not_fit_is_named_with_what_to_change(tiny_model, toke
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000000"]
 
 
-TWO_RANKS = """
+RANKS = """
 import json, sys
 import torch
 from transformers import AutoTokenizer
 import lorakit
 from lorakit import distributed, training
+from lorakit.adapters import save_adapter
 from lorakit.ner import NerData
+from lorakit.parallel import whole
 from tests.test_training import LABELS, quick, toy_sentences
 from tests.tiny import MINI, make_tiny_model
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+folder, strategy = sys.argv[1:]
 corpus = NerData(toy_sentences(45, 0), toy_sentences(7, 1), toy_sentences(1, 2), LABELS, "toy")
 exchanged = []
-wrap = training.wrap_for_ranks
+spread = training.spread
 
 
-def wrap_and_count(model):
-    wrapped = wrap(model)
-    if distributed.world_size() > 1:
+def spread_and_count(model, strategy):
+    spread_model = spread(model, strategy)
+    if distributed.world_size() > 1 and strategy == "ddp":
         def count(state, bucket):
             exchanged.append(bucket.buffer().numel())
             return allreduce_hook(state, bucket)
-        wrapped.register_comm_hook(None, count)
-    return wrapped
+        spread_model.register_comm_hook(None, count)
+    return spread_model
 
 
-training.wrap_for_ranks = wrap_and_count
+training.spread = spread_and_count
 with distributed.process_group():
     # more than DDP's usual first bucket of 1 MiB
     model = lorakit.apply_lora(make_tiny_model(), r=320, target_modules="all-linear")
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 2**18
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained > 2**18
     size = 16 // distributed.world_size()
-    config = quick(batch_size=size, output_dir=sys.argv[1], log_every=1)
+    config = quick(batch_size=size, output_dir=folder, log_every=1, strategy=strategy)
     result = lorakit.train(model, AutoTokenizer.from_pretrained(MINI), corpus, config)
+    weights = {n: whole(p.detach()) for n, p in model.named_parameters()}
+    if distributed.is_main() or strategy == "fsdp":
+        save_adapter(model, folder + "/adapter")
     if distributed.is_main():
-        torch.save({n: p.detach() for n, p in model.named_parameters()}, sys.argv[1] + "/weights.pt")
+        torch.save(weights, folder + "/weights.pt")
         print(json.dumps([result.test.to_json(), result.validation.to_json(), result.train_tokens, result.steps]))
         if exchanged:
-            trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
             assert exchanged == [trained] * result.steps, exchanged  # one exchange a step
 """
 
 
-def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
+def run_ranks(tmp_path, ranks, strategy):
+    script, folder = tmp_path / "ranks.py", tmp_path / f"{ranks}-{strategy}"
+    script.write_text(RANKS)
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    done = subprocess.run(
+        [sys.executable, *launch, str(script), str(folder), strategy],
+        capture_output=True, text=True, timeout=300, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses = [line["loss"] for line in step_lines(folder)]
+    return losses, torch.load(folder / "weights.pt", weights_only=True), json.loads(done.stdout), folder
+
+
+def test_two_processes_equal_one_with_twice_the_batch_replicated_and_sharded(tmp_path, tiny_model):
     """45 sentences and 1 test sentence do not divide by 2: the last step and the evaluation are uneven."""
-    results = []
-    for ranks in (1, 2):
-        folder = tmp_path / str(ranks)
-        script = tmp_path / "two_ranks.py"
-        script.write_text(TWO_RANKS)
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-        done = subprocess.run(
-            [sys.executable, *launch, str(script), str(folder)],
-            capture_output=True, text=True, timeout=300, cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        losses = [line["loss"] for line in step_lines(folder)]
-        results.append((losses, torch.load(folder / "weights.pt", weights_only=True), json.loads(done.stdout)))
-    (losses, trained, scores), (losses2, trained2, scores2) = results
-    assert losses2 == pytest.approx(losses, abs=1e-5)
-    for name, expected in trained.items():
-        torch.testing.assert_close(trained2[name], expected, rtol=0, atol=1e-4)
-    assert scores2[2:] == scores[2:]
-    assert scores2[0]["loss"] == pytest.approx(scores[0]["loss"], abs=1e-4)
-    assert scores2[1]["f1"] == pytest.approx(scores[1]["f1"], abs=1e-6)
+    losses, trained, scores, _ = run_ranks(tmp_path, 1, "ddp")
+    for strategy in ("ddp", "fsdp"):
+        losses2, trained2, scores2, folder = run_ranks(tmp_path, 2, strategy)
+        assert losses2 == pytest.approx(losses, abs=1e-5)
+        for name, expected in trained.items():
+            torch.testing.assert_close(trained2[name], expected, rtol=0, atol=1e-4)
+        assert scores2[2:] == scores[2:]
+        assert scores2[0]["loss"] == pytest.approx(scores[0]["loss"], abs=1e-4)
+        assert scores2[1]["f1"] == pytest.approx(scores[1]["f1"], abs=1e-6)
+        loaded = load_adapter(tiny_model(), folder / "adapter")
+        assert all(torch.equal(p, trained2[name]) for name, p in loaded.named_parameters() if p.requires_grad)
