@@ -4,12 +4,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import count
 
 import torch
 import torch.distributed as dist
 
 TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others; then it ends with an error that names the collective, instead of hanging."""
+
+_groups = count()  # that this process has joined
 
 
 def rank() -> int:
@@ -68,7 +71,13 @@ def process_group() -> Iterator[None]:
     here = device()
     if here.type == "cuda":
         torch.cuda.set_device(here)
-    dist.init_process_group("nccl" if here.type == "cuda" else "gloo", timeout=TIMEOUT)
+    store, number, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    # torchrun may hand the store of a failed attempt on to the next, with the addresses of dead processes in it; and
+    # one process may join a group several times. So each group keeps its keys under a name of its own.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"lorakit/{attempt}/{next(_groups)}", store)
+    backend = "nccl" if here.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=TIMEOUT)
     try:
         yield
         dist.barrier()  # no rank closes its connections while another still talks

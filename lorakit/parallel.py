@@ -30,7 +30,8 @@ def spread(model: nn.Module, strategy: str) -> nn.Module:
             if isinstance(module, nn.ModuleList):  # an encoder's layers
                 for layer in module:
                     fully_shard(layer)
-        fully_shard(model)
+        # by default the outermost group stays gathered after a forward, and would miss weights that are put back later
+        fully_shard(model, reshard_after_forward=True)
         return model
     if world_size() == 1:
         return model

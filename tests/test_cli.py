@@ -13,7 +13,7 @@ def test_energy_run_passes_the_commands_status_and_output_through(capfd):
 
 
 def test_energy_doctor_names_every_component(capsys):
-    assert main(["energy", "doctor", "--seconds", "0.1"]) == 0
+    assert main(["energy", "doctor", "--seconds", "0.1"]) in (0, 1)  # 1 where nothing can be measured
     lines = capsys.readouterr().out.splitlines()
     assert {"GPU", "CPU", "RAM"} <= {line.split()[0] for line in lines if line.strip()}
 

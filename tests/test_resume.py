@@ -187,9 +187,15 @@ folder, batch, slow = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 corpus = NerData(toy_sentences(64, 0), toy_sentences(24, 1), toy_sentences(24, 2), LABELS, "toy")
 with distributed.process_group():
     model = lorakit.apply_lora(make_tiny_model(), r=4)
-    if os.environ.get("DIE") == os.environ.get("TORCHELASTIC_RESTART_COUNT", "") + os.environ.get("RANK", ""):
+    if os.environ["DIE"] and os.environ["DIE"] == os.environ.get("TORCHELASTIC_RESTART_COUNT", "") + os.environ.get("RANK", ""):
         calls = []
-        model.register_forward_hook(lambda *_: calls.append(1) or (len(calls) == 20 and os._exit(9)))
+
+        def die(*_):
+            calls.append(1)
+            if len(calls) == 20:
+                os._exit(9)
+
+        model.register_forward_hook(die)
     if slow:
         import time
         model.register_forward_hook(lambda *_: time.sleep(slow))
@@ -246,7 +252,7 @@ def test_torchrun_starts_again_by_itself_after_a_rank_has_died(tmp_path):
         process = start(script, 2, tmp_path / name, 4, 0, die=die, restarts=1)
         out, err = process.communicate(timeout=280)
         assert process.returncode == 0, err[-2000:]
-        assert "exitcode: 9" in err or "exitcode  : 9" in err or "Worker group failed" in err or not die, err[-2000:]
+        assert ("exitcode: 9" in err) == bool(die), err[-2000:]
         results.append(json.loads(out))
     assert results[0] == results[1]
     assert [timeless(x) for x in read_log(tmp_path / "parts")] == [timeless(x) for x in read_log(tmp_path / "whole")]
