@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class Claims:
     """
 
     def __init__(self, job: Job, folder: Path) -> None:
-        self.job, self.folder = job, Path(folder)
+        self.job, self.folder, self._since = job, Path(folder), time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._mine: list[Path] = []
 
@@ -69,6 +70,10 @@ class Claims:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 return False
             raise
+        # who is late to decide may find the device free again, but counted for a part of its own time
+        if self._released_at(file) > self._since:
+            os.close(file)
+            return False
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()} {self.job.local_rank}\n".encode(), 0)
         _held[path] = (file, 1)
@@ -78,7 +83,7 @@ class Claims:
     def holder(self, device: str) -> str:
         """Who counts a device, for people."""
         try:
-            pid, rank = (self.folder / re.sub(r"[^A-Za-z0-9.-]", "_", device)).read_text(encoding="ascii").split()
+            pid, rank = (self.folder / re.sub(r"[^A-Za-z0-9.-]", "_", device)).read_text(encoding="ascii").split()[:2]
         except (OSError, ValueError):
             return "another process of the job"
         return f"process {pid} (local rank {rank})"
@@ -97,6 +102,12 @@ class Claims:
             os.close(file)
         return False
 
+    @staticmethod
+    def _released_at(file: int) -> float:
+        """When the last holder let go, on the node's monotonic clock; long ago where nobody has."""
+        words = os.pread(file, 200, 0).split()
+        return float(words[2]) if len(words) == 3 else float("-inf")
+
     def release(self) -> None:
         """Give up all claims."""
         for path in self._mine:
@@ -104,6 +115,8 @@ class Claims:
             if users > 1:
                 _held[path] = (file, users - 1)
             else:
+                os.ftruncate(file, 0)
+                os.pwrite(file, f"{os.getpid()} {self.job.local_rank} {time.monotonic()}\n".encode(), 0)
                 os.close(file)
         self._mine = []
 

@@ -393,3 +393,12 @@ def test_sum_keeps_measured_and_estimated_apart():
 def test_sum_of_nothing_is_refused():
     with pytest.raises(ValueError, match="no readings to add"):
         add_readings([])
+
+
+def test_a_rank_that_decides_late_does_not_count_what_was_counted_in_its_time(tmp_path):
+    first, late = Claims(Job("job", 0), tmp_path), Claims(Job("job", 1), tmp_path)
+    assert first.take("package-0")
+    first.release()
+    assert not late.take("package-0")
+    assert "(local rank 0)" in late.holder("package-0")
+    assert Claims(Job("job", 1), tmp_path).take("package-0")

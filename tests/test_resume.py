@@ -187,7 +187,8 @@ folder, batch, slow = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 corpus = NerData(toy_sentences(64, 0), toy_sentences(24, 1), toy_sentences(24, 2), LABELS, "toy")
 with distributed.process_group():
     model = lorakit.apply_lora(make_tiny_model(), r=4)
-    if os.environ["DIE"] and os.environ["DIE"] == os.environ.get("TORCHELASTIC_RESTART_COUNT", "") + os.environ.get("RANK", ""):
+    me = os.environ.get("TORCHELASTIC_RESTART_COUNT", "") + os.environ.get("RANK", "")
+    if me and os.environ["DIE"] == me:
         calls = []
 
         def die(*_):
