@@ -24,7 +24,10 @@ setup(
         "tqdm>=4.66",
         "matplotlib>=3.8",
     ],
-    extras_require={"dev": ["pytest>=8", "hypothesis>=6.100", "peft>=0.21", "ruff>=0.6"]},
+    extras_require={
+        "dev": ["pytest>=8", "hypothesis>=6.100", "peft>=0.21", "ruff>=0.6"],
+        "quantised": ["torchao>=0.18"],  # int8 and nf4 bases, shrink_base
+    },
     entry_points={"console_scripts": ["lorakit = lorakit.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
