@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorakit.fused import can_fuse, lora_linear, merging_pays
+
 CONV1D = "transformers.pytorch_utils.Conv1D"
 """GPT-2's linear layer with a transposed weight, known by its name: this file does not import transformers."""
 
@@ -58,12 +60,14 @@ class LoRALayer(nn.Module):
     lora_off: bool  # True inside disable_lora(): compute what the untouched layer computes
 
     def forward(self, x: Tensor, *rest: Any) -> Tensor:
-        y = self.base_output(x, self.base_weight(), *rest)
-        if self.lora_off:
-            return y
-        if self.merged:
-            return refuse_backward(y, self.lora_A)
-        return self.add_update(x, y)
+        if self.lora_off or self.merged:
+            y = self.base_output(x, self.base_weight(), *rest)
+            return y if self.lora_off else refuse_backward(y, self.lora_A)
+        return self.adapted_output(x, *rest)
+
+    def adapted_output(self, x: Tensor, *rest: Any) -> Tensor:
+        """The layer's own output with the update's on top."""
+        return self.add_update(x, self.base_output(x, self.weight, *rest))
 
     def base_output(self, x: Tensor, weight: Tensor) -> Tensor:
         """What the layer computes with this weight and its own bias."""
@@ -206,16 +210,34 @@ class LoRALinear(LoRALayer, nn.Linear):
     def update_output(self, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
         return F.linear(F.linear(x, in_dtype_of(x, A)), in_dtype_of(x, B))
 
-    def add_update(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.lora_magnitude is not None or self.lora_start_A is not None or not self.fused:
-            return super().add_update(x, y)
-        if self.lora_dropout and self.training:
-            x = F.dropout(x, self.lora_dropout)
-        xA = F.linear(x, in_dtype_of(x, self.lora_A)).reshape(-1, self.r)  # (tokens, r)
-        B = in_dtype_of(x, self.lora_B)
-        # one addmm: scaling and sum cost no pass of their own over the (tokens, out) output; a scaling by a power of
-        # two rounds nothing, so the bits are still those of PEFT's separate operations
-        return torch.addmm(y.reshape(-1, self.out_features), xA, B.T, alpha=self.scaling).view(y.shape)
+    def adapted_output(self, x: Tensor) -> Tensor:
+        y = fused_output(self, x, self.weight)
+        return super().adapted_output(x) if y is None else y
+
+
+def fused_output(layer: LoRALayer, x: Tensor, weight: Tensor) -> Tensor | None:
+    """The output of a linear layer with this weight (out, in) and its update, or None where only plain operations do.
+
+    While training in float32 a batch large enough is multiplied by the sum of weight and update. Otherwise the update's
+    output is added; then the bits are those of PEFT's operations, if there is no dropout.
+    """
+    if layer.lora_magnitude is not None or not can_fuse(x, weight, layer.lora_A):
+        return None
+    dropout = layer.lora_dropout if layer.training else 0.0
+    start = None if layer.lora_start_A is None else (layer.lora_start_A, layer.lora_start_B)
+    merged = (
+        layer.training
+        and torch.is_grad_enabled()
+        and not dropout
+        and x.dtype == weight.dtype == layer.lora_A.dtype == torch.float32
+        and not torch.is_autocast_enabled(x.device.type)
+        and merging_pays(x.numel() // x.shape[-1], x.shape[-1], weight.shape[0], products=2 if start else 1)
+    )
+    if start and not merged:
+        return None
+    return lora_linear(
+        x, weight, layer.bias, layer.lora_A, layer.lora_B, layer.scaling, dropout, layer.fused, start, merged
+    )
 
 
 class LoRAEmbedding(LoRALayer, nn.Embedding):
@@ -306,6 +328,10 @@ def _lora_conv1d() -> type[LoRALayer]:
 
         def update_output(self, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
             return F.linear(F.linear(x, in_dtype_of(x, A)), in_dtype_of(x, B))
+
+        def adapted_output(self, x: Tensor) -> Tensor:
+            y = fused_output(self, x, self.weight.T)
+            return super().adapted_output(x) if y is None else y
 
         def product(self, A: Tensor, B: Tensor) -> Tensor:
             return (B.float() @ A.float()).T

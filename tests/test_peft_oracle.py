@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lorakit.adapters import load_adapter, save_adapter
+from lorakit.fused import keep_mask
 from lorakit.layers import lora_class
 from lorakit.lora import apply_lora, lora_layers, peft_total
 from lorakit.targets import DEFAULT_TARGETS, find_head
@@ -48,6 +49,26 @@ def our_name(theirs: str) -> str | None:
     name = re.sub(r"\.lora_magnitude_vector\.default(\.weight)?$", ".lora_magnitude", name)
     name = re.sub(r"\.lora_(?:embedding_)?([AB])\.default(\.weight)?$", r".lora_\1", name)
     return name.replace(".modules_to_save.default.", ".").replace(".base_layer.", ".")
+
+
+class FastDropout(nn.Dropout):
+    """Dropout by the mask that lorakit's linear layers draw: what they drop, PEFT drops too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        mask, factor = keep_mask(x, self.p)
+        return x * mask * factor
+
+
+def drop_alike(theirs: nn.Module, options: dict) -> None:
+    if {"init_lora_weights", "use_dora"} & options.keys():
+        return  # plain operations and torch's dropout on both sides
+    for module in theirs.modules():
+        if isinstance(module, peft.tuners.lora.Linear):
+            for name, dropout in module.lora_dropout.items():
+                if isinstance(dropout, nn.Dropout):
+                    module.lora_dropout[name] = FastDropout(dropout.p)
 
 
 def trained_names(model: nn.Module) -> set[str]:
@@ -143,11 +164,13 @@ def test_targets_names_counts_outputs_gradients_and_files_are_pefts(
 
     perturb(ours)
     copy_into(theirs, ours)
-    exact = dtype is torch.float32 and "init_lora_weights" not in options
+    drop_alike(theirs, options)
+    # PEFT takes DoRA's norms from a product with the identity, which may round elsewhere
+    exact = dtype is torch.float32 and not {"init_lora_weights", "use_dora"} & options.keys()
     tolerance = 0.0 if exact else TOLERANCE[dtype]
 
-    def close(a: torch.Tensor, b: torch.Tensor, what: str) -> None:
-        scale = max(1.0, b.float().abs().max().item())
+    def close(a: torch.Tensor, b: torch.Tensor, what: str, tolerance: float = tolerance, scale: float = 1.0) -> None:
+        scale = max(scale, b.float().abs().max().item())
         torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=tolerance * scale, msg=lambda m: f"{what}: {m}")
 
     ours.train(), theirs.train()
@@ -157,16 +180,20 @@ def test_targets_names_counts_outputs_gradients_and_files_are_pefts(
         out = output_of(model, base)
         out.float().square().mean().backward()
         outputs.append(out.detach())
-    close(*outputs, "output")
+    # in training sums are made in another order: into the weight where that pays, and by one addmm in backward
+    rounding = max(tolerance, 2e-6)
+    close(*outputs, "output", rounding)
+    largest = max(p.grad.float().abs().max().item() for p in theirs.parameters() if p.grad is not None)
     theirs_by_name = {our_name(n): p for n, p in theirs.named_parameters()}
     for parameter_name, parameter in ours.named_parameters():
         if parameter.requires_grad:
             expected = theirs_by_name[parameter_name].grad
             assert (parameter.grad is None) == (expected is None), parameter_name
             if expected is not None:
-                close(parameter.grad, expected, parameter_name)
+                close(parameter.grad, expected, parameter_name, rounding, scale=largest)
 
     ours.eval(), theirs.eval()
+    close(output_of(ours, base), output_of(theirs, base), "output at rest")
     with torch.no_grad():
         expected = output_of(ours, base)
         folder = tmp_path_factory.mktemp("files")

@@ -1,0 +1,203 @@
+"""A frozen linear layer and its low-rank update as one autograd Function: fewer kernels, passes and saved tensors.
+
+Plain operations cost five kernels forward and seven backward (`F.linear`, twice; `* scaling`; `+`; and their
+gradients), two of them full passes over the (tokens, out) output. Here the factor and the sum are folded into `addmm`,
+dropout keeps a mask of one byte instead of a second copy of x, and the update's gradients have rank r throughout: the
+(out, in) gradient of the weight is never formed.
+
+With many tokens the sum W + scale·BA is cheaper than the update's own output (arXiv:2312.03415): it costs 2·in·out·r
+operations, forward and once more in backward, instead of 2·tokens·r·(in + out) and a pass over the output.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def can_fuse(x: Tensor, weight: Tensor, A: Tensor) -> bool:
+    """Whether the Function may stand for the plain operations: nothing traces, transforms or replaces them.
+
+    torch.compile fuses the plain operations itself; torch.func and forward-mode AD differentiate them; quantised and
+    sharded tensors bring operations of their own; a trained weight needs a gradient that the Function never forms.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or weight.requires_grad
+        or not x.is_floating_point()
+        or type(x) not in PLAIN
+        or type(weight) not in PLAIN
+        or type(A) not in PLAIN
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or (x.dtype == torch.float64 and torch.is_autocast_enabled(x.device.type))  # autocast leaves float64 alone
+    )
+
+
+def lora_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    scaling: float,
+    dropout: float = 0.0,
+    one_addmm: bool = True,
+    start: tuple[Tensor, Tensor] | None = None,
+    merged: bool = False,
+) -> Tensor:
+    """x·Wᵀ + b + scaling·(drop(x)·Aᵀ)·Bᵀ, to rounding what the plain operations give, with their gradients.
+
+    Differentiable once in x, bias, A and B; the weight is a constant. Under autocast it computes in autocast's type, as
+    the plain operations would.
+
+    Args:
+        dropout: Probability in [0, 1) of zeroing an input of the update; drawn from torch's default generator, which
+            gradient checkpointing restores when it runs the forward again.
+        one_addmm: False scales and adds the update in passes of their own, which PEFT does, where one addmm would give
+            other bits.
+        start: A₀ and B₀ to count the update from; only where `merged`.
+        merged: Sum weight and update first; for float32 (a sum in bfloat16 would round small updates away) and no
+            dropout.
+
+    Shape:
+        x (..., in); weight (out, in); bias (out,); A (r, in); B (out, r) -> (..., out).
+    """
+    if merged:
+        return _Merged.apply(x, weight, bias, A, B, scaling, *(start or (None, None)))
+    return _Branch.apply(x, weight, bias, A, B, scaling, dropout, one_addmm)
+
+
+def merging_pays(tokens: int, inputs: int, outputs: int, products: int = 1) -> bool:
+    """Whether `products` products BA, forward and backward, cost fewer operations than the update's output."""
+    return tokens * (inputs + outputs) > 2 * products * inputs * outputs
+
+
+def keep_mask(x: Tensor, p: float) -> tuple[Tensor, float]:
+    """A mask of one byte per value of x, and the factor that makes up for what it drops.
+
+    On the CPU torch draws one number after the other; here one 64-bit draw gives four values, three times as fast, with
+    p rounded to 1/65536 (and the factor to match).
+    """
+    if x.device.type != "cpu":
+        return torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - p), 1 / (1 - p)
+    limit = min(round(p * 65536), 65535)
+    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)  # all 64 bits are random
+    mask = draws.view(torch.int16)[: x.numel()] >= limit - 32768
+    return mask.view(x.shape), 65536 / (65536 - limit)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, tensor.shape[-1])  # not view: a gradient need not be contiguous
+
+
+class _Branch(torch.autograd.Function):
+    """The layer's output, and the update's added into it by one addmm."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        A: Tensor,
+        B: Tensor,
+        scaling: float,
+        p: float,
+        one_addmm: bool,
+    ) -> Tensor:
+        casts = torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if casts else x.dtype
+        with torch.autocast(x.device.type, enabled=False):
+            # without autocast a weight of another type than x is the caller's mistake, and an error as in nn.Linear
+            y = F.linear(x.to(dtype), weight.to(dtype) if casts else weight, None if bias is None else bias.to(dtype))
+            rows, mask, factor = _rows(x.to(dtype)), None, 1.0
+            inputs = rows
+            if p:
+                mask, factor = keep_mask(rows, p)
+                inputs = rows * mask
+            xA = inputs @ A.to(dtype).T
+            if p:
+                xA *= factor
+            if one_addmm:
+                y.view(-1, y.shape[-1]).addmm_(xA, B.to(dtype).T, alpha=scaling)
+            else:
+                y.view(-1, y.shape[-1]).add_((xA @ B.to(dtype).T).mul_(scaling))
+        ctx.save_for_backward(rows, weight, A, B, xA, mask)
+        ctx.scaling, ctx.factor, ctx.x_type, ctx.x_shape = scaling, factor, x.dtype, x.shape
+        ctx.bias_type = None if bias is None else bias.dtype
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple:
+        rows, weight, A, B, xA, mask = ctx.saved_tensors
+        need_x, _, need_bias, need_A, need_B, *_ = ctx.needs_input_grad
+        dtype, scaling = rows.dtype, ctx.scaling
+        dx = dbias = dA = dB = None
+        with torch.autocast(grad.device.type, enabled=False):
+            g = _rows(grad)
+            gB = g @ B.to(dtype) if need_A or need_x else None  # (tokens, r)
+            if need_A:
+                inputs = rows if mask is None else rows * mask
+                dA = (gB.T @ inputs).mul_(scaling * ctx.factor).to(A.dtype)
+            if need_B:
+                dB = (g.T @ xA).mul_(scaling).to(B.dtype)
+            if need_x:
+                dx = g @ weight.to(dtype)
+                if mask is None:
+                    dx.addmm_(gB, A.to(dtype), alpha=scaling)
+                else:
+                    dx.add_((gB @ A.to(dtype)).mul_(mask), alpha=scaling * ctx.factor)
+                dx = dx.view(ctx.x_shape).to(ctx.x_type)
+            if need_bias:
+                dbias = g.sum(0).to(ctx.bias_type)
+        return dx, None, dbias, dA, dB, None, None, None
+
+
+class _Merged(torch.autograd.Function):
+    """The output of the sum of weight and update; the sum is made again in backward rather than kept."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        A: Tensor,
+        B: Tensor,
+        scaling: float,
+        A0: Tensor | None,
+        B0: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, A, B, A0, B0)
+        ctx.scaling = scaling
+        return F.linear(x, _sum(weight, A, B, scaling, A0, B0), bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple:
+        x, weight, A, B, A0, B0 = ctx.saved_tensors
+        need_x, _, need_bias, need_A, need_B, *_ = ctx.needs_input_grad
+        g, rows = _rows(grad), _rows(x)
+        dx = dbias = dA = dB = None
+        if need_A:
+            dA = ((g @ B).T @ rows).mul_(ctx.scaling)
+        if need_B:
+            dB = (g.T @ (rows @ A.T)).mul_(ctx.scaling)
+        if need_x:
+            dx = (g @ _sum(weight, A, B, ctx.scaling, A0, B0)).view(x.shape)
+        if need_bias:
+            dbias = g.sum(0)
+        return dx, None, dbias, dA, dB, None, None, None
+
+
+def _sum(weight: Tensor, A: Tensor, B: Tensor, scaling: float, A0: Tensor | None, B0: Tensor | None) -> Tensor:
+    if not weight.is_contiguous():  # Conv1D's, seen transposed: the sum lies in memory as the weight does
+        transposed = (None, None) if A0 is None else (B0.T, A0.T)
+        return _sum(weight.T, B.T, A.T, scaling, *transposed).T
+    if A0 is None:
+        return torch.addmm(weight, B, A, alpha=scaling)
+    # the difference first: a fresh update is exactly its start, and the sum exactly the weight
+    return torch.add(weight, (B @ A).sub_(B0 @ A0), alpha=scaling)
