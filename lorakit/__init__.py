@@ -27,13 +27,15 @@ if TYPE_CHECKING:
         without_gradient,
     )
     from lorakit.ner import read_ner
+    from lorakit.prediction import Entity, predict
     from lorakit.smallbase import shrink_base
-    from lorakit.training import TrainConfig, evaluate, predict, train
+    from lorakit.training import TrainConfig, evaluate, train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "EnergyMeter",
+    "Entity",
     "LoRALinear",
     "TrainConfig",
     "adapter_names",
@@ -60,6 +62,7 @@ __all__ = [
 
 _OWNER = {
     "EnergyMeter": "energy",
+    "Entity": "prediction",
     "LoRALinear": "lora",
     "TrainConfig": "training",
     "adapter_names": "lora",
@@ -73,7 +76,7 @@ _OWNER = {
     "lora_plus_groups": "lora",
     "merge_lora": "lora",
     "peft_total": "lora",
-    "predict": "training",
+    "predict": "prediction",
     "read_ner": "ner",
     "remove_lora": "lora",
     "save_adapter": "adapters",

@@ -1,4 +1,4 @@
-"""A token classifier at work: tags for pre-split sentences, and their score.
+"""A token classifier at work on pre-split sentences: the tag of every word, its probability, and the score of all.
 
 Training and prediction encode and batch sentences in the same way; each word is tagged once, by the window in which it
 has most context.
@@ -6,7 +6,7 @@ has most context.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -28,6 +28,14 @@ class Tokenizer(Protocol):
     def __call__(self, text: Any, **options: Any) -> Any: ...
 
 
+class Tagged(NamedTuple):
+    """What a model says of sentences, word by word."""
+
+    tags: list[list[str]]
+    probabilities: list[list[float]]  # of each tag: its class' softmax, 0 to 1
+    loss: float | None  # mean cross-entropy a word; None without gold tags
+
+
 def evaluate(
     model: nn.Module,
     tokenizer: Tokenizer,
@@ -47,25 +55,54 @@ def evaluate(
     if not sentences:
         raise ValueError("there is no sentence to evaluate on")
     words, tags = [s[0] for s in sentences], [s[1] for s in sentences]
-    predicted, loss = _tag(model, tokenizer, words, precision, packing, tags, between)
-    return score(tags, predicted, loss)
+    found = tag_words(model, tokenizer, words, precision, packing, tags, between)
+    return score(tags, found.tags, found.loss)
 
 
-def predict(
+def tag_words(
     model: nn.Module,
     tokenizer: Tokenizer,
     sentences: Sequence[Sequence[str]],
     precision: str = "auto",
     packing: bool = True,
-) -> list[list[str]]:
-    """Tag pre-split sentences: one tag for every word.
+    tags: Sequence[Sequence[str]] | None = None,
+    between: Callable[[], None] = lambda: None,
+) -> Tagged:
+    """Tag every word of pre-split sentences in packed batches; with gold tags, also find the loss.
 
-    Raises:
-        ValueError: a sentence is a string that was not split.
+    Under torchrun the ranks share the work and all get the result.
     """
-    if any(isinstance(words, str) for words in sentences):
-        raise ValueError("predict takes sentences split into words, such as [['IL-2', 'gene']]; this one is a string")
-    return _tag(model, tokenizer, sentences, precision, packing)[0]
+    check_tokenizer(tokenizer)
+    labels, device = label_names(model), next(model.parameters()).device
+    layout = layout_for(model, packing)
+    encoded = encode(tokenizer, sentences, window_of(model, tokenizer), tags, labels)
+    autocast, _ = precision_of(precision, device)
+    classes = torch.zeros(int(encoded.sentence_lengths.sum()), dtype=torch.long, device=device)
+    probabilities = torch.zeros(len(classes), device=device)
+    loss = torch.zeros((), device=device, dtype=torch.float64)
+    batches = sorted_batches(encoded, layout, EVALUATION_TOKENS, rank(), world_size())
+    with _eval_mode(model), torch.no_grad():  # not inference_mode, in which FSDP2 cannot gather
+        for _ in range(batch_count(encoded, EVALUATION_TOKENS, world_size())):
+            batch = next(batches, None)
+            if batch is None:  # some ranks have one batch less, but a sharded model's forward needs all ranks
+                batch = collate(encoded, [0], layout, counts=False)
+            here = batch.to(device)
+            with autocast():
+                logits = model(**layout.inputs(here))[0].float()
+            starts = here.words >= 0
+            numbers, logits = here.words[starts], logits[starts]
+            classes[numbers] = best = logits.argmax(-1)
+            probabilities[numbers] = logits.softmax(-1).gather(-1, best[:, None]).squeeze(-1)
+            loss += F.cross_entropy(logits, here.labels[starts], ignore_index=IGNORE, reduction="sum")
+            between()
+    for values in (classes, probabilities, loss):  # a word is tagged by one rank, the others hold 0
+        all_sum(values)
+    names = [labels[c] for c in classes.tolist()]
+    return Tagged(
+        split_by_sentence(names, encoded),
+        split_by_sentence(probabilities.tolist(), encoded),
+        float(loss) / max(1, len(names)) if tags is not None else None,
+    )
 
 
 def label_names(model: nn.Module) -> list[str]:
@@ -100,42 +137,6 @@ def precision_of(precision: str, device: torch.device) -> tuple[Callable[[], Abs
         return nullcontext, False
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return lambda: torch.autocast(device.type, dtype), precision == "fp16"
-
-
-def _tag(
-    model: nn.Module,
-    tokenizer: Tokenizer,
-    sentences: Sequence[Sequence[str]],
-    precision: str,
-    packing: bool,
-    tags: Sequence[Sequence[str]] | None = None,
-    between: Callable[[], None] = lambda: None,
-) -> tuple[list[list[str]], float | None]:
-    """Predicted tags of every sentence and, where gold tags are given, the mean loss a word."""
-    check_tokenizer(tokenizer)
-    labels, device = label_names(model), next(model.parameters()).device
-    layout = layout_for(model, packing)
-    encoded = encode(tokenizer, sentences, window_of(model, tokenizer), tags, labels)
-    autocast, _ = precision_of(precision, device)
-    classes = torch.zeros(int(encoded.sentence_lengths.sum()), dtype=torch.long, device=device)
-    loss = torch.zeros((), device=device, dtype=torch.float64)
-    batches = sorted_batches(encoded, layout, EVALUATION_TOKENS, rank(), world_size())
-    with _eval_mode(model), torch.no_grad():  # not inference_mode, in which FSDP2 cannot gather
-        for _ in range(batch_count(encoded, EVALUATION_TOKENS, world_size())):
-            batch = next(batches, None)
-            if batch is None:  # some ranks have one batch less, but a sharded model's forward needs all ranks
-                batch = collate(encoded, [0], layout, counts=False)
-            here = batch.to(device)
-            with autocast():
-                logits = model(**layout.inputs(here))[0].float()
-            starts = here.words >= 0
-            classes[here.words[starts]] = logits[starts].argmax(-1)
-            loss += F.cross_entropy(logits[starts], here.labels[starts], ignore_index=IGNORE, reduction="sum")
-            between()
-    all_sum(classes)  # a word is tagged by one rank, the others hold 0
-    all_sum(loss)
-    names = [labels[c] for c in classes.tolist()]
-    return split_by_sentence(names, encoded), float(loss) / max(1, len(names)) if tags is not None else None
 
 
 @contextmanager

@@ -36,8 +36,9 @@ from lorakit.encoding import IGNORE, Encoded, check_tokenizer
 from lorakit.metrics import Scores
 from lorakit.ner import NerData
 from lorakit.parallel import STRATEGIES, like, spread, sync_if, whole
+from lorakit.prediction import predict
 from lorakit.preemption import Preempted, StopRequest
-from lorakit.tagging import Tokenizer, encode_tagged, evaluate, label_names, precision_of, predict
+from lorakit.tagging import Tokenizer, encode_tagged, evaluate, label_names, precision_of
 
 __all__ = ["Preempted", "TrainConfig", "TrainResult", "evaluate", "predict", "train"]
 

@@ -18,7 +18,7 @@ LAYERS = (
     (0, "fused"),
     (
         0,
-        "layers masters metrics distributed preemption "  # what is trained and how
+        "layers masters metrics distributed preemption words "  # what is trained and how
         "sensors claims clock devices journal ledger legacy rapl readings",  # what it cost
     ),
     (0, "combine initial targets parallel"),
@@ -26,6 +26,7 @@ LAYERS = (
     (1, "lora energy ner encoding checkpoint"),
     (1, "batching models"),
     (2, "tagging"),
+    (2, "prediction"),
     (2, "adapters smallbase training"),
     (3, "report energy_cli"),
     (3, "cli"),

@@ -255,11 +255,6 @@ def test_predict_gives_a_tag_for_every_word_even_odd_and_beyond_the_window(tiny_
     assert {tag for row in tags for tag in row} <= set(LABELS)
 
 
-def test_predict_refuses_a_text_that_is_not_split(tiny_model, tokenizer):
-    with pytest.raises(ValueError, match="split into words"):
-        lorakit.predict(tiny_model(), tokenizer, ["IL-2 gene"])
-
-
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
