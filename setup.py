@@ -25,7 +25,8 @@ setup(
         "matplotlib>=3.8",
     ],
     extras_require={
-        "dev": ["pytest>=8", "hypothesis>=6.100", "peft>=0.21", "ruff>=0.6"],
+        "dev": ["pytest>=8", "hypothesis>=6.100", "peft>=0.21", "ruff>=0.6", "tensorboard>=2.16"],
+        "loggers": ["tensorboard>=2.16", "wandb>=0.17"],  # TrainConfig(log_to=...)
         "quantised": ["torchao>=0.18"],  # int8 and nf4 bases, shrink_base
     },
     entry_points={"console_scripts": ["lorakit = lorakit.cli:main"]},

@@ -20,6 +20,7 @@ from lorakit import distributed
 from lorakit.adapters import save_adapter
 from lorakit.energy_cli import merge_runs
 from lorakit.journal import read_journal
+from lorakit.loggers import LOGGERS
 from lorakit.lora import peft_total
 from lorakit.models import load_token_classifier
 from lorakit.ner import NerData, Sentence
@@ -109,6 +110,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Parser]:
     add("--strategy", choices=("ddp", "fsdp"), default="ddp", help="of several processes: replicate or shard the model")
     add("--seed", type=int, default=0, help="default: %(default)s")
     add("--output-dir", type=Path, default=Path("runs/bionlp"), metavar="DIR", help="default: %(default)s")
+    add("--log-to", nargs="+", default=[], choices=tuple(LOGGERS), metavar="NAME", help="tensorboard, wandb, or both")
     add("--resume", action="store_true", help="go on where a run in the same output folder was stopped")
     add("--study", action="store_true", help="the study's settings, and its figures beside ours; other flags overrule")
     if parser.parse_known_args(argv)[0].study:
@@ -126,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for mode in modes:
                 build(mode, data, arguments)
             check_writable(arguments.output_dir)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ImportError) as error:  # the last: --log-to names what is not installed
             parser.error(str(error))
         try:
             records = {mode: run(mode, data, configs[mode], arguments) for mode in modes}
@@ -196,6 +198,7 @@ def config_for(mode: str, arguments: argparse.Namespace) -> lorakit.TrainConfig:
         seed=arguments.seed,
         resume=arguments.resume,
         strategy=arguments.strategy,
+        log_to=tuple(arguments.log_to),
     )
 
 

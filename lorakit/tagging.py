@@ -42,12 +42,13 @@ def evaluate(
     sentences: Sequence[tuple[Sequence[str], Sequence[str]]],
     precision: str = "auto",
     packing: bool = True,
-    between: Callable[[], None] = lambda: None,
+    between: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
     """Score a token classifier on (words, tags) pairs; under torchrun the ranks share the work and all get the result.
 
     Args:
-        between: called after every batch, equally often on every rank; it may end the evaluation by raising.
+        between: called after every batch with the batches done and all of them, equally often on every rank; it may
+            end the evaluation by raising.
 
     Raises:
         ValueError: there is no sentence, or a tag that the model does not know.
@@ -66,7 +67,7 @@ def tag_words(
     precision: str = "auto",
     packing: bool = True,
     tags: Sequence[Sequence[str]] | None = None,
-    between: Callable[[], None] = lambda: None,
+    between: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tagged:
     """Tag every word of pre-split sentences in packed batches; with gold tags, also find the loss.
 
@@ -81,8 +82,9 @@ def tag_words(
     probabilities = torch.zeros(len(classes), device=device)
     loss = torch.zeros((), device=device, dtype=torch.float64)
     batches = sorted_batches(encoded, layout, EVALUATION_TOKENS, rank(), world_size())
+    total = batch_count(encoded, EVALUATION_TOKENS, world_size())
     with _eval_mode(model), torch.no_grad():  # not inference_mode, in which FSDP2 cannot gather
-        for _ in range(batch_count(encoded, EVALUATION_TOKENS, world_size())):
+        for done in range(1, total + 1):
             batch = next(batches, None)
             if batch is None:  # some ranks have one batch less, but a sharded model's forward needs all ranks
                 batch = collate(encoded, [0], layout, counts=False)
@@ -94,7 +96,7 @@ def tag_words(
             classes[numbers] = best = logits.argmax(-1)
             probabilities[numbers] = logits.softmax(-1).gather(-1, best[:, None]).squeeze(-1)
             loss += F.cross_entropy(logits, here.labels[starts], ignore_index=IGNORE, reduction="sum")
-            between()
+            between(done, total)
     for values in (classes, probabilities, loss):  # a word is tagged by one rank, the others hold 0
         all_sum(values)
     names = [labels[c] for c in classes.tolist()]

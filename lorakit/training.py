@@ -18,7 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
@@ -33,11 +33,13 @@ from lorakit.batching import Batch, Layout, epoch_steps, layout_for, steps_per_e
 from lorakit.checkpoint import Checkpoint, delete_checkpoints, load_checkpoint, save_checkpoint
 from lorakit.distributed import all_sum, device, gather_bytes, is_main, process_group, rank, world_size
 from lorakit.encoding import IGNORE, Encoded, check_tokenizer
+from lorakit.loggers import Write, check_loggers, open_logger, scalars
 from lorakit.metrics import Scores
 from lorakit.ner import NerData
 from lorakit.parallel import STRATEGIES, like, spread, sync_if, whole
 from lorakit.prediction import predict
 from lorakit.preemption import Preempted, StopRequest
+from lorakit.progress import Progress
 from lorakit.tagging import Tokenizer, encode_tagged, evaluate, label_names, precision_of
 
 __all__ = ["Preempted", "TrainConfig", "TrainResult", "evaluate", "predict", "train"]
@@ -51,7 +53,7 @@ class TrainConfig:
     """How to train. A step sees batch_size × accumulate × (number of processes) sentences.
 
     Raises:
-        ValueError: a value is out of its range.
+        ValueError: a value is out of its range. ImportError: what log_to names is not installed.
     """
 
     epochs: int = 3
@@ -71,6 +73,7 @@ class TrainConfig:
     log_every: int = 10  # steps between log lines; the only moments at which the host waits for the device
     packing: bool = True
     progress: bool = True
+    log_to: tuple[str, ...] = ()  # "tensorboard", "wandb": what metrics.jsonl holds goes there, too
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "log_every", "patience", "save_every"):
@@ -101,6 +104,9 @@ class TrainConfig:
             raise ValueError("strategy 'fsdp' does not go with precision 'fp16'; use bf16, or fp32")
         if self.output_dir is None and (self.resume or self.save_every):
             raise ValueError("resume and save_every need output_dir: checkpoints are kept in its folder checkpoints")
+        check_loggers(self.log_to)
+        if self.output_dir is None and self.log_to:
+            raise ValueError("log_to needs output_dir: what it logs is kept in a folder there")
 
 
 @dataclass(frozen=True)
@@ -212,15 +218,14 @@ class _Run:
             self.restore()
         elif self.checkpoints and is_main():
             delete_checkpoints(self.checkpoints)
-        total = self.steps_per_epoch * config.epochs
         with (
-            self.log.open(progress.log_bytes),
-            tqdm(total=total, initial=progress.step, unit="step", disable=self.log.quiet or None) as bar,
+            self.log.open(progress.log_bytes, progress.step),
+            Progress(config.epochs, self.steps_per_epoch, progress.step, self.log.quiet) as bar,
         ):
             while progress.epoch <= config.epochs and not self.out_of_patience():
                 self.train_epoch(bar)
                 if self.data.validation:
-                    self.validate()
+                    self.validate(bar)
                 else:
                     progress.best_epoch = progress.epoch
                 progress.epoch, progress.epoch_step = progress.epoch + 1, 0
@@ -230,7 +235,7 @@ class _Run:
                     self.trained[name].copy_(weights)
             test = None
             if self.data.test:
-                test = self.evaluate(self.data.test)
+                test = self.evaluate(bar, "test")
                 self.log.evaluation("test", progress.best_epoch, progress.step, test)
         counts = torch.tensor([progress.train_tokens, progress.computed_tokens], device=self.device)
         train_tokens, computed_tokens = all_sum(counts).tolist()
@@ -249,10 +254,10 @@ class _Run:
             history=history,
         )
 
-    def train_epoch(self, bar: tqdm) -> None:
+    def train_epoch(self, bar: Progress) -> None:
         config, progress = self.config, self.progress
         self.model.train()
-        bar.set_description(f"epoch {progress.epoch}/{config.epochs}")
+        bar.start_epoch(progress.epoch, progress.epoch_step)
         self.training_since = self.logged_at = time.perf_counter()
         for step in epoch_steps(
             self.encoded,
@@ -303,7 +308,7 @@ class _Run:
         self._count_time()
         self.training_since = None
 
-    def write_log(self, bar: tqdm, rate: float, grad_norm: Tensor) -> None:
+    def write_log(self, bar: Progress, rate: float, grad_norm: Tensor) -> None:
         """One line for the steps since the last: the only moment at which host and ranks wait for each other."""
         progress, since = self.progress, self.since_log
         # the request to stop travels with the loss, which costs no collective of its own
@@ -334,23 +339,25 @@ class _Run:
             )
         self._restart_log()
 
-    def validate(self) -> None:
+    def validate(self, bar: Progress) -> None:
         progress = self.progress
-        scores = self.evaluate(self.data.validation)
+        scores = self.evaluate(bar, "validation")
         self.log.evaluation("validation", progress.epoch, progress.step, scores)
         progress.history.append(scores.to_json())
         if progress.best_epoch == 0 or scores.f1 > progress.history[progress.best_epoch - 1]["f1"]:
             progress.best_epoch = progress.epoch
             self.best_weights = {name: p.detach().clone() for name, p in self.trained.items()}
 
-    def evaluate(self, sentences: Any) -> Scores:
-        def leave_if_asked() -> None:
+    def evaluate(self, bar: Progress, split: str) -> Scores:
+        def leave_if_asked(done: int, total: int) -> None:
+            show(done, total)
             asked = torch.tensor(float(self.stop.number), device=self.device)
             if self.stop.number if self.world == 1 else all_sum(asked) > 0:
                 self.leave()
 
-        config = self.config
-        return evaluate(self.model, self.tokenizer, sentences, config.precision, config.packing, leave_if_asked)
+        config, sentences = self.config, getattr(self.data, split)
+        with bar.evaluation(split) as show:
+            return evaluate(self.model, self.tokenizer, sentences, config.precision, config.packing, leave_if_asked)
 
     def out_of_patience(self) -> bool:
         progress, patience = self.progress, self.config.patience
@@ -595,23 +602,27 @@ class _Log:
         self.quiet = not config.progress or not is_main()
         self.path = Path(config.output_dir) / "metrics.jsonl" if config.output_dir and is_main() else None
         self.file: IO[str] | None = None
+        self.config = {item.name: getattr(config, item.name) for item in fields(config)}
+        self.loggers: list[Write] = []
 
     @contextmanager
-    def open(self, length: int) -> Iterator[None]:
+    def open(self, length: int, step: int) -> Iterator[None]:
         """Write after the first `length` bytes of the file: what a resumed run will log again is cut off."""
         if self.path is None:
             yield
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as self.file:
+        with ExitStack() as opened, self.path.open("a", encoding="utf-8") as self.file:
             if length < self.length():
                 self.file.truncate(length)
+            for name in dict.fromkeys(self.config["log_to"]):
+                self.loggers.append(opened.enter_context(open_logger(name, self.path.parent, self.config, step)))
             yield
 
     def length(self) -> int:
         return self.path.stat().st_size if self.path else 0
 
-    def step(self, bar: tqdm, **values: float | None) -> None:
+    def step(self, bar: Progress, **values: float | None) -> None:
         self._write({"event": "step", **values})
         loss = values["loss"]
         shown = {"loss": "–" if loss is None else f"{loss:.3f}", "tokens/s": f"{values['tokens_per_s']:,.0f}"}
@@ -629,6 +640,13 @@ class _Log:
         self._write({"event": "problem", "message": message})
 
     def _write(self, line: dict[str, Any]) -> None:
+        line |= {"wall_s": time.time()}  # the energy journal's clock: a figure can be given its cost
+        for write in list(self.loggers) if "step" in line else ():
+            try:
+                write(scalars(line), line["step"], line["wall_s"])
+            except OSError as error:
+                self.loggers.remove(write)
+                warnings.warn(f"a logger of {self.config['log_to']} failed: {error}", RuntimeWarning, stacklevel=2)
         if self.file is None:
             return
         try:

@@ -137,6 +137,7 @@ def test_a_corpus_of_ones_own_and_one_mode(corpus, tmp_path):
         (["--target-modules", "qery"], "qery"),
         (["--init-lora-weights", "psisa"], "init_lora_weights must be True, False, gaussian, orthogonal, pissa"),
         (["--mode", "both", "--lora-dropout", "1.5"], "lora_dropout"),
+        (["--log-to", "mlflow"], "argument --log-to: invalid choice: 'mlflow'"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--study"], "tner/bionlp2004"),
     ],
@@ -160,6 +161,17 @@ def test_bad_input_ends_a_real_process_with_status_2_and_no_traceback(tmp_path):
     assert done.stderr.splitlines() == [
         "bionlp.py: error: there is no model folder './nowhere'; give a folder with config.json, or a hub id"
     ]
+
+
+def test_a_logger_that_is_not_installed_is_one_line_before_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lorakit.loggers.find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with pytest.raises(SystemExit, match="2"):
+        bionlp.main(["--log-to", "wandb", "--output-dir", str(tmp_path / "out")])
+    assert capsys.readouterr().err == (
+        "bionlp.py: error: log_to needs what is not installed: pip install wandb; or leave it out\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_folder_that_cannot_be_written_is_found_before_training(tmp_path, capsys):

@@ -18,7 +18,7 @@ LAYERS = (
     (0, "fused"),
     (
         0,
-        "layers masters metrics distributed preemption words "  # what is trained and how
+        "layers masters metrics distributed preemption words progress loggers "  # what is trained and how
         "sensors claims clock devices journal ledger legacy rapl readings",  # what it cost
     ),
     (0, "combine initial targets parallel"),

@@ -190,6 +190,7 @@ def test_metrics_jsonl_has_a_line_a_log_step_and_evaluation(tiny_model, tokenize
     assert [line.get("step") for line in lines if line["event"] == "step"] == [5, 10, 12, 17, 22, 24]
     assert set(lines[0]) == {
         "event", "epoch", "step", "loss", "learning_rate", "grad_norm", "skipped", "tokens_per_s", "power_w",
+        "wall_s",
     }  # fmt: skip
     assert [line["split"] for line in lines if line["event"] == "evaluation"] == ["validation", "validation", "test"]
     assert lines[-1]["f1"] == result.test.f1
