@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -29,12 +30,13 @@ from lorakit.lora import (
     add_adapter,
     captured,
     new_adapter,
+    regather,
     trained_in_place,
     unwrap,
     whole,
 )
 from lorakit.lora_config import LoRAConfig
-from lorakit.targets import default_targets, name_matches
+from lorakit.targets import default_targets, layer_indices, name_matches
 
 CONFIG, TENSORS, OWN, CARD = "adapter_config.json", "adapter_model.safetensors", "lorakit.json", "README.md"
 PREFIX = "base_model.model."
@@ -71,9 +73,9 @@ def save_adapter(
 ) -> Path:
     """Write the active adapter so that PEFT and lorakit load it: config, tensors, own metadata, and a model card.
 
-    Each file appears whole or not at all; files of an earlier adapter in the folder are replaced. A crash between two
-    of them leaves a set whose digests disagree, which `load_adapter` refuses. PiSSA and OLoRA updates are written as
-    plain ones of twice the rank, which work on the untouched base.
+    A new folder appears with all its files at once. In one that is there each file is replaced whole; a crash between
+    two of them leaves a set whose digests disagree, which `load_adapter` refuses. PiSSA and OLoRA updates are written
+    as plain ones of twice the rank, which work on the untouched base.
 
     Args:
         model: An adapted model, merged or not. One that FSDP2 has sharded is gathered: every rank has to call, and
@@ -90,6 +92,7 @@ def save_adapter(
         OSError: The folder cannot be written; what it held before is still there.
     """
     model = unwrap(model)
+    regather(model)
     adapter = captured(model)
     plain = replace(
         adapter, updates={n: without_start(u, adapter.config.use_rslora) for n, u in adapter.updates.items()}
@@ -136,7 +139,7 @@ def load_adapter(
 
     Raises:
         ValueError: Something is missing, unexpected, damaged, or made for another model; says what and what to do.
-        FileNotFoundError: There is no such folder.
+        FileNotFoundError: There is no such folder, and the hub did not give it.
     """
     plain = unwrap(model)
     folder = _find_folder(folder_or_hub_id)
@@ -182,7 +185,8 @@ def fingerprint(model: nn.Module, saved: Iterable[str] | None = None) -> dict[st
         types.update(f"{name}:{tensor.dtype};".encode())
         for digest, values in ((exact, tensor), (rounded, tensor.to(torch.bfloat16))):
             digest.update(about)
-            digest.update(values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            values = values.cpu().contiguous().clone()  # numpy would fix the storage's size, which FSDP2 changes
+            digest.update(values.reshape(-1).view(torch.uint8).numpy())
     exact.update(types.digest())
     return {"exact": exact.hexdigest(), "rounded": rounded.hexdigest(), "types": types.hexdigest()}
 
@@ -295,9 +299,24 @@ def _find_folder(source: str | Path) -> Path:
     hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not folder.parent.is_dir()
     if not hub_id:
         raise FileNotFoundError(f"no adapter folder {folder}")
-    from huggingface_hub import snapshot_download  # the user named a hub id: the one case that needs the network
+    return _download(str(source))
 
-    return Path(snapshot_download(str(source), allow_patterns=[CONFIG, TENSORS, OWN]))
+
+def _download(hub_id: str) -> Path:
+    """The folder of the hub's cache with the adapter's files: the one case that needs the network."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=[CONFIG, TENSORS, OWN]))
+    except Exception as error:  # a foreign border: httpx's, the hub's and the cache's errors share no other base class
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
+        raise FileNotFoundError(
+            f"there is no adapter folder {hub_id!r} here, and the hub did not give it ({reason}). Check the name; "
+            f"without network fetch it elsewhere (hf download {hub_id}) and pass the folder"
+        ) from None
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{hub_id!r} on the hub is no adapter: it has no {CONFIG}")
+    return folder
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -453,15 +472,17 @@ def _is_copy(key: str, saved: Iterable[str]) -> bool:
 
 
 def _compare(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:
-    faults = [f"missing: {key}" for key in expected if key not in tensors]
-    faults += [f"unexpected: {key}" for key in tensors if key not in expected]
+    missing = [f"missing: {key}" for key in expected if key not in tensors]
+    unexpected = [f"unexpected: {key}" for key in tensors if key not in expected]
+    faults = []
     for key in expected.keys() & tensors.keys():
         if tuple(tensors[key].shape) != expected[key]:
             faults.append(f"{key} is {tuple(tensors[key].shape)}, this model needs {expected[key]}")
         elif not tensors[key].is_floating_point():
             faults.append(f"{key} is {tensors[key].dtype}, not floating point")
-    if faults:
-        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+    if every := [*missing, *unexpected, *faults]:
+        few = [*missing[:3], *unexpected[:3], *faults[:3]]
+        shown = "; ".join(few) + (f"; and {len(every) - len(few)} more" if len(every) > len(few) else "")
         raise ValueError(
             f"{TENSORS} does not fit {CONFIG} and this model: {shown}. Use the base it was trained on and the "
             "configuration it was saved with"
@@ -471,12 +492,13 @@ def _compare(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tens
 def _lorakit_config(config: Mapping[str, Any], names: Iterable[str], saved: tuple[str, ...]) -> LoRAConfig:
     """PEFT's configuration as ours. Targets that PEFT passed over in silence are passed over: the tensors decide."""
     names = [name for name in names if not any(_within(name, module) for module in saved)]
-
-    def known(wanted: str | list[str] | None) -> str | tuple[str, ...]:
-        if isinstance(wanted, str):
-            return wanted if any(re.fullmatch(wanted, n) for n in names) else ()
-        return tuple(sorted(w for w in wanted or () if any(name_matches(n, w) for n in names)))
-
+    targets = _known(config["target_modules"], names)
+    matched = [n for n in names if _means(targets, n)]
+    layers, lists = config.get("layers_to_transform"), config.get("layers_pattern") or ()
+    lists = (lists,) if isinstance(lists, str) else tuple(lists)
+    if layers is not None:
+        there = set(layer_indices(matched, lists).values())
+        layers = [i for i in ([layers] if isinstance(layers, int) else layers) if i in there] or None
     init = config.get("init_lora_weights", True)
     if str(init).startswith("pissa_niter"):
         raise ValueError(f"init_lora_weights={init!r}: the base was changed at random, which PEFT did not save")
@@ -484,18 +506,32 @@ def _lorakit_config(config: Mapping[str, Any], names: Iterable[str], saved: tupl
         r=config["r"],
         lora_alpha=config["lora_alpha"],
         lora_dropout=config.get("lora_dropout") or 0.0,
-        target_modules=known(config["target_modules"]),
+        target_modules=targets,
         bias=config.get("bias") or "none",
         modules_to_save=saved,
-        exclude_modules=known(config.get("exclude_modules")),
-        layers_to_transform=config.get("layers_to_transform"),
-        layers_pattern=config.get("layers_pattern") or (),
+        exclude_modules=_known(config.get("exclude_modules"), matched),
+        layers_to_transform=layers,
+        layers_pattern=lists if layers else (),
         rank_pattern=config.get("rank_pattern") or {},
         alpha_pattern=config.get("alpha_pattern") or {},
         use_rslora=bool(config.get("use_rslora")),
         use_dora=bool(config.get("use_dora")),
         init_lora_weights=True if init in (None, "eva") else init,
     )
+
+
+def _means(wanted: str | Iterable[str], name: str) -> bool:
+    """PEFT's rule: one string is a regex for the full name, a list holds its last parts."""
+    if isinstance(wanted, str):
+        return re.fullmatch(wanted, name) is not None
+    return any(name_matches(name, w) for w in wanted)
+
+
+def _known(wanted: str | list[str] | None, names: Iterable[str]) -> str | tuple[str, ...]:
+    """What of `wanted` means something among these names."""
+    if isinstance(wanted, str):
+        return wanted if any(_means(wanted, n) for n in names) else ()
+    return tuple(sorted(w for w in wanted or () if any(name_matches(n, w) for n in names)))
 
 
 # Writing
@@ -514,28 +550,31 @@ def _same_every_time(data: bytes) -> bytes:
 
 
 def _write_all(folder: Path, files: Mapping[str, bytes]) -> Path:
-    """Write all files beside their names first, so that a full disk leaves what was there, then move them in place."""
-    made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    waiting: list[tuple[str, str]] = []
+    """Write all files aside first, so that a full disk leaves what was there; then move them in place.
+
+    A folder that is not there yet is one rename: it appears with everything in it.
+    """
+    new = not folder.exists()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent if new else folder))
     try:
         for name, data in files.items():
-            handle, path = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-            waiting.append((path, name))
-            with os.fdopen(handle, "wb") as file:
+            with open(aside / name, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(path, 0o644)
-        while waiting:
-            path, name = waiting[0]
-            os.replace(path, folder / name)
-            waiting.pop(0)
+        if new:
+            os.chmod(aside, 0o755)  # mkdtemp's is the owner's alone
+            try:
+                os.rename(aside, folder)
+                return folder
+            except OSError:
+                if not folder.is_dir():  # else another process made it meanwhile
+                    raise
+        for name in files:
+            os.replace(aside / name, folder / name)
     finally:
-        for path, _ in waiting:
-            Path(path).unlink(missing_ok=True)
-        if made and not any(folder.iterdir()):
-            folder.rmdir()
+        shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 

@@ -440,7 +440,9 @@ def remove_lora(model: nn.Module, merge: bool = False) -> nn.Module:
 def disable_lora(model: nn.Module) -> Iterator[nn.Module]:
     """Within the context the model computes what it computed before `apply_lora`, bit for bit, merged or not.
 
-    Trained biases and heads are replaced by their untouched values too; nothing is copied or lost, and contexts nest.
+    Trained biases and heads are replaced by their untouched values too; nothing is lost, and contexts nest. Where FSDP2
+    has sharded the model every rank has to enter and leave, and a graph recorded outside must be left for later: its
+    backward would gather the untouched values.
     """
     plain = unwrap(model)
     state = lora_state(plain)
@@ -448,7 +450,9 @@ def disable_lora(model: nn.Module) -> Iterator[nn.Module]:
         yield model
         return
     layers = [layer for _, layer in lora_layers(plain)]
+    regather(plain)
     swapped = _swap_in_originals(plain, state)
+    shards = _fill_shards_with_originals(plain, state)
     try:
         state.disabled = True
         for layer in layers:
@@ -459,7 +463,37 @@ def disable_lora(model: nn.Module) -> Iterator[nn.Module]:
             layer.lora_off = False
         for registry, key, tensor in swapped:
             registry[key] = tensor
+        with torch.no_grad():
+            for shard, values in shards:
+                shard.copy_(values)
+        regather(plain)
         state.disabled = False
+
+
+def regather(model: nn.Module) -> None:
+    """Let FSDP2 drop what it has gathered, such as the root's parameters after a forward, and gather anew."""
+    for module in model.modules():
+        if hasattr(module, "set_reshard_after_forward"):
+            module.reshard()
+
+
+@torch.no_grad()
+def _fill_shards_with_originals(model: nn.Module, state: LoRAState) -> list[tuple[Tensor, Tensor]]:
+    """Put this rank's part of the untouched values into what FSDP2 has sharded; returns each part with its own values.
+
+    Into the same parameters: FSDP2 computes with those that it knows, whatever the module has under their names.
+    """
+    filled = []
+    for name, parameter in model.named_parameters():
+        if name in state.originals and hasattr(parameter, "full_tensor"):
+            from torch.distributed.tensor import distribute_tensor
+
+            mesh, placements = parameter.device_mesh, parameter.placements
+            value = state.originals[name].to(parameter.device)
+            shard = parameter.to_local()
+            filled.append((shard, shard.clone()))
+            shard.copy_(distribute_tensor(value, mesh, placements, src_data_rank=None).to_local())  # no exchange
+    return filled
 
 
 def _swap_in_originals(model: nn.Module, state: LoRAState) -> list[tuple[dict, str, Tensor]]:
@@ -470,10 +504,10 @@ def _swap_in_originals(model: nn.Module, state: LoRAState) -> list[tuple[dict, s
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     originals = {}
     for name, value in state.originals.items():
-        value = value.to(named[name].device)
         trained = named[name]
         if hasattr(trained, "full_tensor"):
-            raise ValueError(f"disable_lora cannot put back {name!r}, which FSDP has sharded")
+            continue
+        value = value.to(trained.device)
         originals[id(trained)] = nn.Parameter(value, False) if isinstance(trained, nn.Parameter) else value
     swapped = []
     for module in model.modules():

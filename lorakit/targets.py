@@ -203,16 +203,22 @@ def keep_layers(targets: Sequence[str], indices: Sequence[int], lists: Sequence[
     Raises:
         ValueError: An index without a target, or a list that no target is in.
     """
-    patterns = [rf"(?:^|.*?\.){name}\.(\d+)\." for name in lists] or [r".*?\.[^.]*\.(\d+)\."]
-    for name, pattern in zip(lists, patterns, strict=False):
-        if not any(re.match(pattern, target) for target in targets):
+    for name in lists:
+        if not layer_indices(targets, [name]):
             raise unmatched("layers_pattern", name, (p for t in targets for p in t.split(".") if not p.isdigit()))
-    index = {t: next((int(m[1]) for p in patterns if (m := re.match(p, t))), None) for t in targets}
-    there = sorted({i for i in index.values() if i is not None})
+    index = layer_indices(targets, lists)
+    there = sorted(set(index.values()))
     for wanted in indices:
         if wanted not in there:
             raise ValueError(f"layers_to_transform {wanted!r} matches no layer; the targets are in {there}")
-    return tuple(t for t in targets if index[t] in set(indices))
+    return tuple(t for t in targets if index.get(t) in set(indices))
+
+
+def layer_indices(names: Iterable[str], lists: Sequence[str] = ()) -> dict[str, int]:
+    """Name -> index of the layer it is in, for those in one of `lists` (() means in any list)."""
+    patterns = [rf"(?:^|.*?\.){name}\.(\d+)\." for name in lists] or [r".*?\.[^.]*\.(\d+)\."]
+    found = {name: next((int(m[1]) for p in patterns if (m := re.match(p, name))), None) for name in names}
+    return {name: index for name, index in found.items() if index is not None}
 
 
 def _is_kin(module: nn.Module) -> bool:

@@ -172,6 +172,112 @@ def test_a_configuration_that_does_not_fit_is_refused(changes: dict, message: st
     assert all(p.requires_grad for p in model.parameters())  # the model is as it was
 
 
+def _renamed(old: str, new: str):
+    return lambda tensors: {key.replace(old, new): t for key, t in tensors.items()}
+
+
+QUERY = "base_model.model.roberta.encoder.layer.0.attention.self.query"
+FOREIGN = {
+    "no peft_type": ({"peft_type": None}, None, "peft_type is None; lorakit reads 'LORA'"),
+    "no task_type": ({"task_type": None}, None, None),
+    "no bias key": ({"bias": None}, None, "unexpected: .*bias"),
+    "no biases": (
+        {},
+        lambda t: {k: v for k, v in t.items() if "bias" not in k or "classifier" in k},
+        "missing: .*bias",
+    ),
+    "bias under its plain name": ({}, _renamed(".base_layer.", "."), "missing: .*base_layer.bias.*unexpected: .*bias"),
+    "a tensor too many": (
+        {},
+        lambda t: t | {"base_model.model.more": torch.ones(1)},
+        "unexpected: base_model.model.more",
+    ),
+    "one A missing": ({}, lambda t: {k: v for k, v in t.items() if k != f"{QUERY}.lora_A.weight"}, "missing: .*lora_A"),
+    "no head": ({}, lambda t: {k: v for k, v in t.items() if "classifier" not in k}, "missing: .*classifier.weight"),
+    "no prefix": ({}, _renamed("base_model.model.", ""), "missing: base_model.model.*unexpected: "),
+    "an unknown key": ({"future_key": True}, None, "future_key=True is a feature that lorakit does not have"),
+    "an unknown key that is off": ({"future_key": None, "other": False}, None, None),
+    "half precision": ({}, lambda t: {k: v.half().float().half() for k, v in t.items()}, None),
+    "a layer that never was": ({"layers_to_transform": [0, 1, 77], "layers_pattern": "layer"}, None, None),
+    "an empty list of layers": ({"layers_to_transform": [], "layers_pattern": []}, None, None),
+    "other layers": ({"layers_to_transform": [1]}, None, "unexpected: .*layer.0"),
+    "an exclusion of nothing": ({"exclude_modules": ["encoder", "vision"]}, None, None),
+    "an exclusion": ({"exclude_modules": ["query"]}, None, "unexpected: .*query"),
+    "a regex": ({"target_modules": r".*\.(query|value)", "exclude_modules": r".*pooler.*"}, None, None),
+    "a regex for a part": ({"target_modules": "query|value"}, None, "target_modules"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_what_others_wrote_is_the_same_adapter_or_refused(case: str, saved: Path) -> None:
+    """PEFT is silent about most of these and computes something else."""
+    changes, edit, message = FOREIGN[case]
+    _forget_who_wrote(saved)
+    tensors, config = load_file(saved / TENSORS), json.loads((saved / CONFIG).read_text()) | changes
+    save_file(edit(tensors) if edit else tensors, saved / TENSORS, metadata={"format": "pt"})
+    (saved / CONFIG).write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    model = labelled_roberta()
+    if message:
+        with pytest.raises(ValueError, match=message):
+            load_adapter(model, saved)
+        return
+    load_adapter(model, saved)
+    if edit is None:
+        assert torch.equal(logits(model), logits(trained(bias="all", lora_alpha=8)))
+    else:
+        torch.testing.assert_close(logits(model), logits(trained(bias="all", lora_alpha=8)), rtol=1e-2, atol=1e-2)
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_the_least_that_says_what_to_compute_loads(saved: Path) -> None:
+    _forget_who_wrote(saved)
+    least = {
+        "peft_type": "LORA",
+        "task_type": "TOKEN_CLS",
+        "r": 8,
+        "lora_alpha": 8,
+        "target_modules": ["query", "value"],
+    }
+    (saved / CONFIG).write_text(json.dumps(least | {"bias": "all"}))
+    assert torch.equal(logits(load_adapter(labelled_roberta(), saved)), logits(trained(bias="all", lora_alpha=8)))
+
+
+def test_a_hub_id_loads_what_the_hub_hands_over(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot_download(hub_id: str, allow_patterns: list[str]) -> str:
+        asked.append((hub_id, set(allow_patterns)))
+        return str(saved)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    model = load_adapter(labelled_roberta(), "someone/an-adapter")
+    assert torch.equal(logits(model), logits(trained(bias="all", lora_alpha=8)))
+    assert asked == [("someone/an-adapter", {CONFIG, TENSORS, OWN})]  # no pickle comes along
+    (saved / CONFIG).unlink()
+    with pytest.raises(
+        FileNotFoundError, match="'someone/an-adapter' on the hub is no adapter: it has no adapter_config"
+    ):
+        load_adapter(labelled_roberta(), "someone/an-adapter")
+
+
+@pytest.mark.parametrize("hub_id", ["someone/not-in-the-cache", "a..b/--"])
+def test_a_hub_that_gives_nothing_is_one_error_with_the_way_out(hub_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, so the hub's own errors: not in its cache, and a name that it does not allow."""
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    model = labelled_roberta()
+    with pytest.raises(
+        FileNotFoundError, match=rf"no adapter folder '{hub_id}' .* \(hf download .*pass the folder"
+    ) as caught:
+        load_adapter(model, hub_id)
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__  # not the hub's stack
+    assert "\n" not in str(caught.value)
+    assert all(p.requires_grad for p in model.parameters())
+
+
 def test_a_pickle_is_never_read(saved: Path) -> None:
     (saved / TENSORS).rename(saved / "adapter_model.bin")
     with pytest.raises(ValueError, match="adapter_model.bin is a pickle, which can run any code"):
@@ -207,6 +313,52 @@ def test_a_full_disk_leaves_the_earlier_adapter_whole(saved: Path, monkeypatch: 
         calls = iter([2])
         save_adapter(trained(r=4), saved.parent / "new")
     assert not (saved.parent / "new").exists()
+
+
+def test_a_new_folder_appears_with_everything_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, rename = tmp_path / "deep" / "adapter", os.rename
+
+    def watched(source: Path, target: Path) -> None:
+        assert not folder.exists()
+        rename(source, target)
+        assert {path.name for path in folder.iterdir()} == {CONFIG, TENSORS, OWN, "README.md"}
+
+    monkeypatch.setattr(os, "rename", watched)
+    monkeypatch.setattr(os, "replace", None)  # not one by one
+    save_adapter(trained(), folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["adapter"]
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_folder_that_another_process_made_meanwhile_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rename = trained(), os.rename
+
+    def late(source: Path, target: Path) -> None:
+        monkeypatch.undo()
+        save_adapter(model, target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    folder = save_adapter(model, tmp_path / "adapter")
+    assert {path.name for path in folder.iterdir()} == {CONFIG, TENSORS, OWN, "README.md"}
+    load_adapter(labelled_roberta(), folder)
+
+
+def test_a_crash_between_two_files_leaves_a_set_that_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, calls = os.replace, iter(range(9))
+
+    def crash(source: Path, target: Path) -> None:
+        if next(calls) == 1:
+            raise OSError("power cut")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(OSError, match="power cut"):
+        save_adapter(trained(bias="all", seed=3), saved)
+    with pytest.raises(ValueError, match="is not the file that was saved with lorakit.json"):
+        load_adapter(labelled_roberta(), saved)
 
 
 def test_an_adapter_is_exchanged_in_a_running_model_without_touching_the_base(saved: Path, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ import copy, sys, torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from lorakit.adapters import load_adapter, save_adapter
-from lorakit.lora import apply_lora, disable_lora
+from lorakit.lora import apply_lora, disable_lora, whole
 from tests.test_friends import IDS, LABELS, NO_DROPOUT, logits, perturb, tiny_roberta
 
 dist.init_process_group("gloo")
@@ -142,7 +142,7 @@ rank = dist.get_rank()
 
 
 def run(kind, out):
-    options = dict(bias="all") if kind == "ddp" else dict(target_modules="all-linear")
+    options = dict(bias="all", **({} if kind == "ddp" else {"target_modules": "all-linear"}))
     model = apply_lora(tiny_roberta(**NO_DROPOUT), **options)
     perturb(model)
     reference = copy.deepcopy(model)
@@ -167,9 +167,21 @@ def run(kind, out):
     dist.barrier()
     fresh = load_adapter(tiny_roberta(**NO_DROPOUT), out)
     torch.testing.assert_close(logits(fresh), expected, rtol=1e-4, atol=1e-5)
-    if kind == "ddp":
+    tuned = logits(parallel)
+    loss = parallel(IDS, labels=LABELS).loss
+    with disable_lora(parallel):
         with disable_lora(parallel):
-            assert torch.equal(logits(parallel.module), logits(tiny_roberta(**NO_DROPOUT)))
+            assert torch.equal(logits(parallel), logits(tiny_roberta(**NO_DROPOUT)))
+        assert torch.equal(logits(parallel), logits(tiny_roberta(**NO_DROPOUT)))
+    assert torch.equal(logits(parallel), tuned)
+    optimizer.zero_grad()
+    loss.backward()  # of a graph from before
+    plain.zero_grad()
+    reference(IDS, labels=LABELS).loss.backward()
+    wanted = {name: p.grad for name, p in reference.named_parameters() if p.requires_grad}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            torch.testing.assert_close(whole(p.grad), wanted[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
 for kind in ("ddp", "fsdp2"):

@@ -183,6 +183,37 @@ def test_a_gradient_that_is_not_contiguous_is_no_trouble() -> None:
     assert layer.lora_B.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("kind", ["linear", "linear without bias", "conv1d", "conv2d"])
+def test_double_backward_is_right_or_raises(kind: str, dropout: float) -> None:
+    """A gradient penalty must never get a silently wrong second derivative."""
+    layer, x = make(kind)
+    layer = adapted(layer, r=4, dropout=dropout).train()
+    layer.weight.requires_grad_(False)
+    x = (x[:1, :, :3] if kind == "conv2d" else x[:1]).requires_grad_()
+
+    def penalty() -> Tensor:
+        torch.manual_seed(0)
+        y = layer(x)
+        return torch.autograd.grad(y.pow(2).sum(), x, create_graph=True)[0].pow(2).sum()
+
+    try:
+        found = torch.autograd.grad(penalty(), [layer.lora_A, layer.lora_B])
+    except RuntimeError as error:
+        assert "once_differentiable" in str(error) or "double backward" in str(error)
+        return
+    for parameter, gradient in zip((layer.lora_A, layer.lora_B), found, strict=True):
+        direction = gradient / gradient.norm()
+        values = []
+        for step in (1e-2, -1e-2):
+            with torch.no_grad():
+                parameter += step * direction
+            values.append(penalty().item())
+            with torch.no_grad():
+                parameter -= step * direction
+        assert (values[0] - values[1]) / 2e-2 == pytest.approx(gradient.norm().item(), rel=1e-2)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_merging_100_times_leaves_the_weight_bit_for_bit(kind: str) -> None:
     layer, _ = make(kind, torch.bfloat16)
