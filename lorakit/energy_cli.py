@@ -47,8 +47,19 @@ def execute(arguments: argparse.Namespace) -> int:
     try:
         return {"run": _run, "doctor": _doctor, "merge": _merge}[arguments.energy_command](arguments)
     except (OSError, ValueError) as error:
-        print(f"lorakit energy {arguments.energy_command}: {error}", file=sys.stderr)
+        _say(f"lorakit energy {arguments.energy_command}: {error}")
         return 2
+    except KeyboardInterrupt:  # before or after the command; what comes while it runs is passed on to it
+        return 128 + signal.SIGINT
+
+
+def _say(text: object) -> None:
+    """To stderr only: stdout is the command's, also where stderr is closed (print would then take stdout)."""
+    try:
+        if sys.stderr is not None:
+            print(text, file=sys.stderr, flush=True)
+    except OSError:  # nobody reads it any more; the command's status counts
+        pass
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,19 +89,26 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--json {arguments.json}: the folder {arguments.json.parent} cannot be written")
     if shutil.which(command[0]) is None:
         known = Path(command[0]).exists()
-        print(f"lorakit energy run: {command[0]}: {'permission denied' if known else 'not found'}", file=sys.stderr)
+        _say(f"lorakit energy run: {command[0]}: {'permission denied' if known else 'not found'}")
         return 126 if known else 127  # as a shell says it
     meter = EnergyMeter(arguments.powercap, out=arguments.out, idle_s=arguments.baseline)
-    with meter:
-        status = run_command(command)
+    try:
+        with meter:
+            status = run_command(command)
+    except OSError as error:  # the kernel refuses it: a script whose interpreter is missing, another machine's binary
+        _say(f"lorakit energy run: {command[0]} cannot be run: {error}")
+        return 127 if isinstance(error, FileNotFoundError) else 126
     reading = meter.reading
-    print(report(reading, arguments.co2), file=sys.stderr)
+    _say(report(reading, arguments.co2))
     total_bytes = memory_bytes(Path("/proc"))
     if arguments.codecarbon2 and total_bytes is not None:
         gpu_kwh = None if reading.gpu.wh is None else reading.gpu.wh / 1e3
-        print(codecarbon_v2_model(reading.duration_s, total_bytes, gpu_kwh=gpu_kwh), file=sys.stderr)
+        _say(codecarbon_v2_model(reading.duration_s, total_bytes, gpu_kwh=gpu_kwh))
     if arguments.json is not None:
-        _write_json(arguments.json, {"command": command, "exit_status": status, **reading.to_json()})
+        try:
+            _write_json(arguments.json, {"command": command, "exit_status": status, **reading.to_json()})
+        except OSError as error:  # the command has run: its status is passed through whatever becomes of the file
+            _say(f"lorakit energy run: --json {arguments.json} was not written: {error}")
     return status
 
 
@@ -98,23 +116,47 @@ def run_command(command: Sequence[str]) -> int:
     """Run a command as a shell would; returns its exit status, 128 + n if signal n ended it.
 
     Its stdin, stdout and stderr are ours, untouched. Signals sent to us are passed on; what the terminal sends it gets
-    by itself.
+    by itself. A signal that is ignored (nohup) stays so, for the command too.
+
+    Raises:
+        OSError: the kernel cannot start it.
     """
     children: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []  # signals that came before there was a child
 
     def forward(number: int, _frame: Any) -> None:
-        from_terminal = number == signal.SIGINT and os.isatty(0)
-        if children and not from_terminal:
+        if number == signal.SIGINT and _in_foreground():
+            return
+        if children:
             children[0].send_signal(number)
+        else:
+            early.append(number)
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED} if _in_main_thread() else {}
+    caught = [number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, forward) for number in caught} if _in_main_thread() else {}
     try:
         children.append(subprocess.Popen(list(command)))
+        for number in early:
+            children[0].send_signal(number)
         status = children[0].wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     return 128 - status if status < 0 else status
+
+
+def _in_foreground() -> bool:
+    """Whether a terminal sends its Ctrl-C to our process group, and so to the command itself."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False  # there is no terminal
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
 
 
 def _in_main_thread() -> bool:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from lorakit.energy_cli import main
+from lorakit.energy_cli import main, run_command
 from tests.energy_world import FakeGpu, FakeZone, Profile, World
 
 CLI = [sys.executable, "-m", "lorakit.energy_cli"]
@@ -30,6 +30,47 @@ def test_run_passes_output_input_and_status_through(tmp_path):
     assert result["exit_status"] == 7
     assert result["command"][0] == sys.executable
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_run_leaves_stdout_alone_byte_for_byte_even_with_stderr_closed():
+    code = "import sys; sys.stdout.buffer.write(bytes(range(256)) * 1000)"
+    for close_stderr in (False, True):
+        done = subprocess.run(
+            [*CLI, "run", "--", sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=None if close_stderr else subprocess.DEVNULL,
+            preexec_fn=(lambda: os.close(2)) if close_stderr else None,
+            timeout=60,
+        )
+        assert (done.returncode, done.stdout) == (0, bytes(range(256)) * 1000)
+
+
+def test_run_leaves_ignored_signals_ignored_for_the_command():
+    """As under nohup: the terminal's end must not end the training."""
+    code = "import signal; print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)"
+    done = energy(
+        "run", "--", sys.executable, "-c", code, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    )
+    assert done.stdout == "True\n"
+
+
+def test_signal_that_comes_before_the_child_is_delivered_to_it(monkeypatch):
+    real = subprocess.Popen
+
+    def slow(command):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(command)
+
+    monkeypatch.setattr(subprocess, "Popen", slow)
+    assert run_command(["sleep", "60"]) == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_run_passes_the_status_on_though_the_result_cannot_be_written(tmp_path):
+    (tmp_path / "gone").mkdir()
+    done = energy("run", "--json", tmp_path / "gone" / "r.json", "--", "sh", "-c", f"rmdir {tmp_path / 'gone'}; exit 5")
+    assert done.returncode == 5
+    assert "was not written: " in done.stderr
 
 
 def test_run_counts_the_childrens_cpu_time(tmp_path):
@@ -57,7 +98,11 @@ def test_run_gives_a_signals_status_and_passes_signals_on(tmp_path):
 
 
 def test_run_tells_bad_input_in_one_line_before_it_runs_anything(tmp_path):
+    script = tmp_path.parent / f"{tmp_path.name}.sh"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
     for arguments, status, words in [
+        (["run", "--", script], 127, "cannot be run: [Errno 2]"),
         (["run"], 2, "no command is given"),
         (["run", "--json", tmp_path / "no" / "r.json", "--", "touch", tmp_path / "ran"], 2, "cannot be written"),
         (["run", "--", "no-such-command-here"], 127, "no-such-command-here: not found"),
