@@ -29,6 +29,7 @@ LAYERS = (
     (2, "prediction"),
     (2, "adapters smallbase training"),
     (3, "report energy_cli"),
+    (3, "flags measured_run"),
     (3, "cli"),
 )
 ROW = {name: row for row, (_, names) in enumerate(LAYERS) for name in names.split()}
