@@ -65,6 +65,21 @@ def test_windows_nest_by_path_and_repeated_ones_add_up(world):
     assert step.cpu.wh * 3600 == pytest.approx(truth, abs=1e-3)
 
 
+def test_overlapping_windows_leave_the_later_names_alone(world):
+    with world.meter() as meter:
+        first, second = meter.window("a"), meter.window("b")
+        first.__enter__()
+        world.run(meter, 1)
+        second.__enter__()
+        world.run(meter, 2)
+        first.__exit__(None, None, None)
+        world.run(meter, 4)
+        second.__exit__(None, None, None)
+        with meter.window("c"):
+            world.run(meter, 1)
+    assert {name: window.duration_s for name, window in meter.windows.items()} == {"a": 3, "a/b": 6, "c": 1}
+
+
 def test_measured_total_holds_no_estimate(tmp_path):
     world = World(tmp_path, [FakeGpu("GPU-a", GPU)])
     with world.meter() as meter:
