@@ -424,6 +424,60 @@ def test_an_hour_of_sampling_costs_less_than_a_thousandth(tmp_path):
         assert time.thread_time() - before < 3.6
 
 
+def python_calls(function):
+    """How many Python functions a call enters: what it costs, whatever the machine's load."""
+    count = 0
+
+    def note(_frame, event, _argument):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_an_hour_of_the_sampler_is_few_readings_of_few_calls(tmp_path):
+    """The thread's own loop in virtual time: 8 GPUs, some 720 readings, each one NVML call a GPU, 2000 calls in all."""
+    world = World(tmp_path, [FakeGpu(f"GPU-{k}", P100) for k in range(8)], ZONE)
+    with world.meter(out=tmp_path / "j", seed=3) as meter:
+        world.nvml.calls.clear()
+        waits = []
+
+        def wait(_event, seconds):
+            waits.append(seconds)
+            world.advance(seconds)
+            return world.time > 3600
+
+        world.clock.wait = wait
+        calls = python_calls(meter._run)
+    assert 600 <= len(waits) <= 850
+    assert len(world.nvml.calls) <= 8 * (len(waits) + 5)
+    assert calls / len(waits) < 3000  # at a microsecond each 0.06 % of 5 s
+
+
+def test_finished_windows_cost_the_sampler_nothing(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+
+        def reading():
+            world.advance(1)
+            return python_calls(meter.sample)
+
+        reading()
+        before = reading()
+        for step in range(300):
+            with meter.window(f"step {step}", exact=False):
+                world.advance(0.1)
+        reading()
+        reading()
+        assert reading() <= before + 5
+    assert len(meter.windows) == 300
+
+
 def test_sampler_thread_sleeps_between_its_readings(tmp_path):
     world = World(tmp_path, zones=ZONE)
     reads = []
