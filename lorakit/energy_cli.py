@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command")
     doctor = commands.add_parser("doctor", help="what can be measured here, what is missing, how to enable it")
     doctor.add_argument("--seconds", type=_seconds, default=1.0, help="how long to measure (1)")
+    doctor.add_argument("--proc", type=Path, default=Path("/proc"), help="the kernel's folder, such as a host's")
     merge = commands.add_parser("merge", help="add up journals; a device is never counted twice")
     merge.add_argument("files", nargs="+", type=Path)
     merge.add_argument("--json", type=Path, help="write the sum here")
@@ -192,10 +193,10 @@ def _write_json(path: Path, data: dict[str, Any]) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    meter = EnergyMeter(arguments.powercap, thread=False)
+    meter = EnergyMeter(arguments.powercap, thread=False, proc=arguments.proc)
     with meter:
         threading.Event().wait(arguments.seconds)
-    reading, access = meter.reading, diagnose(arguments.powercap)
+    reading, access = meter.reading, diagnose(arguments.powercap, arguments.proc)
     lines = [f"GPU  {_state(reading.gpu)}"]
     if reading.gpu.method == "unavailable" and not reading.gpu.not_counted:
         lines.append("     enable: install NVIDIA's driver; in a container: docker run --gpus all ...")

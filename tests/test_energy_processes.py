@@ -152,6 +152,36 @@ def test_killed_run_keeps_its_energy_to_the_last_reading(tmp_path, end):
     assert run.reading["duration_s"] > 0
 
 
+def test_killed_run_gives_exactly_the_counters_energy_to_its_last_line(tmp_path):
+    path, root = tmp_path / "run.jsonl", tmp_path / "powercap"
+    root.mkdir()
+    zone = FakeZone(root, "intel-rapl:0", "package-0")
+    process = start(f"""
+        import time
+        from lorakit.energy import EnergyMeter
+        with EnergyMeter({str(root)!r}, out={str(path)!r}, out_every_s=0.02, period_s=0.02):
+            print("in", flush=True)
+            time.sleep(60)
+    """)
+    try:
+        assert process.stdout.readline() == "in\n"
+        for joules in (20, 30):
+            zone.file.write_text(f"{zone.start_uj + joules * 1_000_000}\n")
+            wait_until(lambda joules=joules: (reading := read_journal(path)[0].reading) and cpu_j(reading) == joules)
+    finally:
+        process.kill()
+        process.communicate()
+    (run,) = read_journal(path)
+    assert not run.complete
+    assert cpu_j(run.reading) == 30
+    assert run.reading["cpu"]["method"] == "counter"
+
+
+def cpu_j(reading):
+    kwh = reading["cpu"]["kwh"]
+    return None if kwh is None else round(kwh * 3.6e6, 3)
+
+
 # ---- ranks
 
 

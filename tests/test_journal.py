@@ -68,7 +68,7 @@ def test_two_runs_may_share_a_file(world, tmp_path):
 def test_line_after_a_cut_one_stands_alone(tmp_path, monkeypatch, caplog):
     journal = Journal(tmp_path / "j", "r")
     real = os.write
-    journal.write("start", {"host": "h"})
+    journal.write("start", {"host": "h", "boot_id": "b", "pid": 1, "boottime_s": 0.0, "wall_s": 0.0})
     monkeypatch.setattr(os, "write", lambda file, data: real(file, data[:20]))  # the disk is nearly full
     journal.write("reading", {"reading": {}, "boottime_s": 1, "wall_s": 1})
     monkeypatch.undo()
