@@ -204,6 +204,16 @@ def test_energy_is_imported_and_used_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_meter_opens_no_connection_and_starts_no_process():
+    code = (
+        "import sys, lorakit.energy as e\nseen = []\nsys.addaudithook(lambda event, _: seen.append(event))\n"
+        "with e.EnergyMeter() as m, m.window('w'): pass\nm.reading\n"
+        "foreign = [event for event in seen if event.split('.')[0] in ('socket', 'subprocess', 'urllib')"
+        " or event in ('os.fork', 'os.exec', 'os.posix_spawn', 'os.system')]\nassert not foreign, foreign"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_wrong_use_is_told_plainly(world):
     meter = world.meter()
     with pytest.raises(RuntimeError, match="has not run yet"):
