@@ -2,9 +2,9 @@
 
 A checkpoint is a folder `checkpoints/step-00000120` with two files: `tensors.safetensors`, and `state.json` with every
 number that is not a tensor and the SHA-256 of the first. It is written under a temporary name, flushed to the disk
-file by file and folder by folder, and then renamed: a process killed at any moment leaves the previous checkpoint as it
-was. On reading, the newest checkpoint whose hashes agree is taken; a damaged one is passed over with a warning. Nothing
-is pickled.
+file by file and folder by folder, and then renamed to a name that is new (a second one of the same step is called
+`step-00000120.01`): a process killed at any moment leaves the previous checkpoint as it was. On reading, the newest
+checkpoint whose hashes agree is taken; a damaged one is passed over with a warning. Nothing is pickled.
 """
 
 import hashlib
@@ -33,30 +33,35 @@ class Checkpoint(NamedTuple):
 
 
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint of this step into `folder`, then delete all but the newest KEEP.
+    """Write a checkpoint of this step into `folder`, then delete all but it and the KEEP - 1 before it.
+
+    One of a later step goes, too: the run has come back to an earlier one because that was damaged.
 
     Raises:
         OSError: the disk is full or cannot be written; earlier checkpoints are as they were.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    target, temporary = _path(folder, step), folder / f".step-{step:08d}.{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    target, temporary = _new_path(folder, step), folder / f".step-{step:08d}.{os.getpid()}"
+    for unfinished in folder.glob(".step-*"):  # by a process that was killed
+        shutil.rmtree(unfinished, ignore_errors=True)
     try:
         temporary.mkdir()
-        save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, temporary / TENSORS)
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, temporary / TENSORS)
+        except SafetensorError as error:  # what a full disk is called there
+            raise OSError(f"{temporary / TENSORS}: {error}") from error
         body = {"format": FORMAT, "step": step, "tensors_sha256": _hash(temporary / TENSORS), **checkpoint.state}
         (temporary / STATE).write_text(json.dumps({**body, "sha256": _digest(body)}), encoding="utf-8")
         for path in (temporary / TENSORS, temporary / STATE, temporary):
             _flush(path)
-        if target.exists():  # the same step again, after a resume from an older one
-            shutil.rmtree(target)
         temporary.rename(target)
         _flush(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for old in _all(folder)[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
+    kept = [path for path in _all(folder) if path <= target][-KEEP:]
+    for other in set(_all(folder)) - set(kept):
+        shutil.rmtree(other, ignore_errors=True)
     return target
 
 
@@ -95,8 +100,11 @@ def _all(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if path.is_dir())
 
 
-def _path(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:08d}"
+def _new_path(folder: Path, step: int) -> Path:
+    """A name after those of the same step: an evaluation may come between, or a resume from before it."""
+    same = sorted(folder.glob(f"step-{step:08d}*"))
+    number = int(same[-1].suffix.removeprefix(".") or 0) + 1 if same else 0
+    return folder / (f"step-{step:08d}" + (f".{number:02d}" if number else ""))
 
 
 def _digest(state: Mapping[str, Any]) -> str:

@@ -1,11 +1,16 @@
-"""Notice SIGTERM and SIGINT without dying of them, so that a loop can save its state and leave."""
+"""Notice SIGTERM and SIGINT without dying of them, so that a loop can save its state and leave.
+
+One of several ranks may be told to stop; `Meetings` says when the ranks ask each other.
+"""
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+MEET_EVERY_S = 2.0  # of the 10 s in which all ranks are to leave; most of them are for writing the checkpoint
 
 
 class Preempted(SystemExit):
@@ -14,11 +19,15 @@ class Preempted(SystemExit):
     That is 143 for SIGTERM and 130 for SIGINT (Ctrl-C), as a shell reports a process that a signal ended.
     """
 
-    def __init__(self, number: int, where: object) -> None:
+    def __init__(self, number: int, where: object, saved: bool = True) -> None:
         super().__init__(128 + number)
-        self.signal, self.where = signal.Signals(number), where
+        self.signal, self.where, self.saved = signal.Signals(number), where, saved
 
     def __str__(self) -> str:
+        if not self.saved:
+            return (
+                f"stopped by {self.signal.name}; the state could not be saved, only an older one may be in {self.where}"
+            )
         return f"stopped by {self.signal.name}; the state is in {self.where}: the same command with resume goes on"
 
 
@@ -49,3 +58,29 @@ class StopRequest:
             signal.signal(signal.SIGINT, self._before[signal.SIGINT])
             signal.raise_signal(signal.SIGINT)
         self.number = number
+
+
+class Meetings:
+    """The steps after which ranks ask each other whether one was told to stop: about every MEET_EVERY_S, or every step.
+
+    An exchange after each step would cost more than it tells, and one every few steps comes too late where steps are
+    slow. So ranks exchange the time since they last met along with the question, and all choose the same next step.
+    """
+
+    def __init__(self) -> None:
+        self.pace = 1  # steps between two meetings
+        self.next_step = 0
+        self._step, self._at = 0, 0.0
+
+    def resume(self, step: int) -> None:
+        """Training goes on after this step; an evaluation before it says nothing of how long steps take."""
+        self._step, self._at, self.next_step = step, time.perf_counter(), step + self.pace
+
+    def elapsed_s(self) -> float:
+        """This rank's time since it last met the others."""
+        return time.perf_counter() - self._at
+
+    def met(self, step: int, elapsed_s: float) -> None:
+        """Plan the next meeting from the time that the steps up to this one took, the same number on all ranks."""
+        self.pace = max(1, int(MEET_EVERY_S * (step - self._step) / max(elapsed_s, 1e-9)))
+        self.resume(step)

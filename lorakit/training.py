@@ -18,7 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
@@ -31,15 +31,14 @@ from tqdm import tqdm
 
 from lorakit.batching import Batch, Layout, epoch_steps, layout_for, steps_per_epoch
 from lorakit.checkpoint import Checkpoint, delete_checkpoints, load_checkpoint, save_checkpoint
-from lorakit.distributed import all_sum, device, gather_bytes, is_main, process_group, rank, world_size
+from lorakit.distributed import all_sum, device, gather_bytes, is_main, process_group, rank, wait_for_all, world_size
 from lorakit.encoding import IGNORE, Encoded, check_tokenizer
 from lorakit.loggers import Write, check_loggers, open_logger, scalars
 from lorakit.metrics import Scores
 from lorakit.ner import NerData
 from lorakit.parallel import STRATEGIES, like, spread, sync_if, whole
 from lorakit.prediction import predict
-from lorakit.preemption import Preempted, StopRequest
-from lorakit.prefix import FrozenPrefix
+from lorakit.preemption import Meetings, Preempted, StopRequest
 from lorakit.progress import Progress
 from lorakit.tagging import Tokenizer, encode_tagged, evaluate, label_names, precision_of
 
@@ -73,7 +72,6 @@ class TrainConfig:
     patience: int | None = None  # epochs without a better validation F1 before training stops
     log_every: int = 10  # steps between log lines; the only moments at which the host waits for the device
     packing: bool = True
-    cache_prefix: bool = False  # keep the output of the frozen lower layers (prefix.py): memory for operations
     progress: bool = True
     log_to: tuple[str, ...] = ()  # "tensorboard", "wandb": what metrics.jsonl holds goes there, too
 
@@ -104,8 +102,6 @@ class TrainConfig:
             raise ValueError(f"strategy is {self.strategy!r}; it must be one of {', '.join(STRATEGIES)}")
         if self.strategy == "fsdp" and self.precision == "fp16":
             raise ValueError("strategy 'fsdp' does not go with precision 'fp16'; use bf16, or fp32")
-        if self.strategy == "fsdp" and self.cache_prefix:
-            raise ValueError("strategy 'fsdp' does not go with cache_prefix: a sharded layer cannot be passed over")
         if self.output_dir is None and (self.resume or self.save_every):
             raise ValueError("resume and save_every need output_dir: checkpoints are kept in its folder checkpoints")
         check_loggers(self.log_to)
@@ -213,9 +209,8 @@ class _Run:
         self.identity = self.find_identity() if self.checkpoints else {}
         self.log = _Log(config)
         self.since_log, self.logged_at = _SinceLog(self.device), 0.0
-        self.prefix: FrozenPrefix | None = None
         self.training_since: float | None = None  # while training time runs
-        self.stop_agreed = False
+        self.meetings, self.stop_agreed = Meetings(), False
 
     def run(self) -> TrainResult:
         config, progress, began = self.config, self.progress, time.perf_counter()
@@ -262,10 +257,9 @@ class _Run:
     def train_epoch(self, bar: Progress) -> None:
         config, progress = self.config, self.progress
         self.model.train()
-        if config.cache_prefix and self.prefix is None:
-            self.keep_prefix()
         bar.start_epoch(progress.epoch, progress.epoch_step)
         self.training_since = self.logged_at = time.perf_counter()
+        self.meetings.resume(progress.step)
         for step in epoch_steps(
             self.encoded,
             self.layout,
@@ -285,7 +279,7 @@ class _Run:
                 with self.memory_errors_explained(micro):
                     batch = micro.to(self.device)
                     with sync_if(self.forward, last=i == len(step.micros)):  # DDP averages gradients once a step
-                        with self.autocast(), self.prefix.skipped(batch) if self.prefix else nullcontext():
+                        with self.autocast():
                             loss = loss_sum(self.forward, self.layout, batch) / step.targets
                         # DDP takes the mean of the ranks' gradients; the sum is meant
                         self.scaler.scale(loss * self.world).backward()
@@ -306,6 +300,8 @@ class _Run:
             due = self.since_log.steps == config.log_every or progress.epoch_step == self.steps_per_epoch
             if due:
                 self.write_log(bar, rate, grad_norm)
+            elif self.world > 1 and progress.step == self.meetings.next_step:
+                self.meet(torch.zeros((), device=self.device))
             if self.stop.number if self.world == 1 else self.stop_agreed:
                 self.leave()
             if config.save_every and progress.step % config.save_every == 0:
@@ -315,21 +311,18 @@ class _Run:
         self._count_time()
         self.training_since = None
 
-    def keep_prefix(self) -> None:
-        """Compute the frozen layers' output for the corpus, once; the time counts as training time."""
-        began = time.perf_counter()
-        self.prefix = FrozenPrefix(self.model, self.encoded, self.layout, self.autocast)
-        seconds = time.perf_counter() - began
-        self.progress.train_seconds += seconds
-        self.log.prefix(layers=self.prefix.depth, bytes=self.prefix.nbytes, seconds=seconds)
+    def meet(self, loss: Tensor) -> float:
+        """Sum a loss over the ranks, and in the same exchange agree whether to stop and when to meet again."""
+        asked, elapsed_s = torch.tensor([self.stop.number, self.meetings.elapsed_s()], device=self.device)
+        total, stop, elapsed_s = all_sum(torch.stack([loss, asked, elapsed_s])).tolist()
+        self.stop_agreed = stop > 0
+        self.meetings.met(self.progress.step, elapsed_s / self.world)
+        return total
 
     def write_log(self, bar: Progress, rate: float, grad_norm: Tensor) -> None:
-        """One line for the steps since the last: the only moment at which host and ranks wait for each other."""
+        """One line for the steps since the last: a moment at which host and ranks wait for each other."""
         progress, since = self.progress, self.since_log
-        # the request to stop travels with the loss, which costs no collective of its own
-        values = torch.stack([since.loss, torch.tensor(float(self.stop.number), device=self.device)])
-        loss, stop = all_sum(values).tolist()
-        self.stop_agreed = stop > 0
+        loss = self.meet(since.loss)
         skipped, in_a_row = int(since.skipped), int(since.in_a_row)
         progress.skipped += skipped
         now, good = time.perf_counter(), since.steps - skipped
@@ -379,13 +372,14 @@ class _Run:
         return bool(patience) and progress.epoch - 1 - progress.best_epoch >= patience
 
     def leave(self) -> None:
-        self.save()
-        raise Preempted(self.stop.number or signal.SIGTERM, self.checkpoints)
+        saved = self.save()
+        wait_for_all()  # once one has left, torchrun kills the others after 30 s: too soon for one that still writes
+        raise Preempted(self.stop.number or signal.SIGTERM, self.checkpoints, saved)
 
-    def save(self) -> None:
-        """Write a checkpoint; a disk that does not take it is reported and does not end the training."""
+    def save(self) -> bool:
+        """Write a checkpoint; a disk that does not take it is reported, with False, and does not end the training."""
         if self.checkpoints is None:
-            return
+            return True
         self._count_time()
         progress = self.progress
         mine = {"progress": asdict(progress), "since_log": self.since_log.to_json(), "random": _random_state()}
@@ -396,7 +390,7 @@ class _Run:
             state = self.optimizer.state.get(parameter, {})
             tensors |= {f"optimizer/{name}/{key}": whole(value) for key, value in state.items()}
         if not is_main():
-            return
+            return True
         progress.log_bytes = self.log.length()
         state = {
             "run": self.identity,
@@ -408,6 +402,8 @@ class _Run:
             save_checkpoint(self.checkpoints, progress.step, Checkpoint(tensors, state))
         except OSError as error:
             self.log.problem(f"the checkpoint of step {progress.step} could not be written ({error}); training goes on")
+            return False
+        return True
 
     def restore(self) -> None:
         """Go on from the newest whole checkpoint; nothing to do where there is none.
@@ -474,7 +470,6 @@ class _Run:
             "precision",
             "seed",
             "packing",
-            "cache_prefix",
         )
         corpus = hashlib.sha256()
         for part in (self.encoded.ids, self.encoded.labels, self.encoded.offsets):
@@ -501,9 +496,11 @@ class _Run:
             if self.world == 1:
                 self.save()
             rows, width = batch.input_ids.shape
+            where = f" on rank {self.rank}" if self.world > 1 else ""
             raise MemoryError(
-                f"out of memory in step {self.progress.step + 1} with {rows} rows of {width} tokens; halve batch_size"
-                f" ({self.config.batch_size}) and double accumulate ({self.config.accumulate}): the steps stay the same"
+                f"out of memory{where} in step {self.progress.step + 1} with {rows} rows of {width} tokens; halve"
+                f" batch_size ({self.config.batch_size}) and double accumulate ({self.config.accumulate}): the steps"
+                " stay the same, and resume goes on from the newest checkpoint"
             ) from error
 
     def _restart_log(self) -> None:
@@ -650,12 +647,6 @@ class _Log:
         self._write({"event": "evaluation", "split": split, "epoch": epoch, "step": step, **scores.to_json()})
         if not self.quiet:
             tqdm.write(f"epoch {epoch}: {split} loss {scores.loss:.4f}, F1 {scores.f1:.4f}", file=sys.stderr)
-
-    def prefix(self, **values: float) -> None:
-        self._write({"event": "cache_prefix", **values})
-        if not self.quiet:
-            size = f"{values['bytes'] / 2**20:,.0f} MiB"
-            tqdm.write(f"kept the output of {values['layers']} frozen layers: {size}", file=sys.stderr)
 
     def problem(self, message: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=2)

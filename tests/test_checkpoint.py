@@ -1,4 +1,5 @@
 import json
+import resource
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def test_where_there_is_none_none_is_loaded(tmp_path):
 
 
 def test_the_newest_two_are_kept(tmp_path):
-    for number in (1, 20, 3):
+    for number in (1, 3, 20):
         save_checkpoint(tmp_path, number, state(number))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000020"]
     assert load_checkpoint(tmp_path).state["n"] == 20
@@ -49,6 +50,47 @@ def test_any_damage_is_noticed_and_the_one_before_is_taken(tmp_path, file, where
     path.write_bytes(content)
     with pytest.warns(UserWarning, match=r"step-00000002 is damaged \(.*\); an older one is taken"):
         assert load_checkpoint(tmp_path).state["n"] == 1
+
+
+def test_a_second_checkpoint_of_a_step_never_touches_the_first(tmp_path, monkeypatch):
+    """A process killed between deleting the first and naming the second would have neither."""
+    save_checkpoint(tmp_path, 7, state(1))
+    deleted = []
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda path, **_: deleted.append(path.name))
+    names = [save_checkpoint(tmp_path, 7, state(number)).name for number in range(2, 13)]
+    assert names[:2] + names[-1:] == ["step-00000007.01", "step-00000007.02", "step-00000007.11"]
+    assert deleted[0] == "step-00000007" and names[1] not in deleted[:2]
+    assert load_checkpoint(tmp_path).state["n"] == 12
+
+
+def test_a_damaged_later_checkpoint_is_gone_once_the_run_has_saved_again(tmp_path):
+    for number in (10, 20):
+        save_checkpoint(tmp_path, number, state(number))
+    (tmp_path / "step-00000020" / "state.json").write_text("{")
+    save_checkpoint(tmp_path, 12, state(12))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000012"]
+
+
+def test_what_a_killed_process_left_unfinished_is_removed_by_the_next_write(tmp_path):
+    save_checkpoint(tmp_path, 1, state(1)).rename(tmp_path / ".step-00000001.4711")
+    save_checkpoint(tmp_path, 2, state(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("size", [{"tensor": 100_000}, {"text": 100_000}])
+def test_a_disk_that_is_really_full_is_an_oserror_and_harms_nothing(tmp_path, size):
+    """A limit on the size of files stands for it: the write fails, in Rust for tensors, in Python for the rest."""
+    save_checkpoint(tmp_path, 1, state(1))
+    big = Checkpoint({"a": torch.zeros(size.get("tensor", 1))}, {"n": "x" * size.get("text", 1)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_checkpoint(tmp_path, 2, big)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert load_checkpoint(tmp_path).state["n"] == 1
 
 
 def test_a_missing_file_is_damage(tmp_path):
