@@ -130,6 +130,13 @@ def test_the_fingerprint_is_of_the_untouched_base() -> None:
     assert fingerprint(merge_lora(model)) == expected
 
 
+def test_the_fingerprint_leaves_the_storages_resizable() -> None:
+    """FSDP2 resizes what it gathers; numpy would fix the size."""
+    model = trained(bias="all")
+    fingerprint(model)
+    assert all(parameter.untyped_storage().resizable() for parameter in model.parameters())
+
+
 def test_a_base_of_another_name_is_refused_where_there_is_no_fingerprint(saved: Path) -> None:
     _forget_who_wrote(saved)
     config = json.loads((saved / CONFIG).read_text()) | {"base_model_name_or_path": "some/roberta-base"}
