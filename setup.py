@@ -23,6 +23,7 @@ setup(
         "safetensors>=0.5",
         "tqdm>=4.66",
         "matplotlib>=3.8",
+        "PyYAML>=6.0",
     ],
     extras_require={
         "dev": ["pytest>=8", "hypothesis>=6.100", "peft>=0.21", "ruff>=0.6", "tensorboard>=2.16"],

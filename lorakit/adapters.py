@@ -159,6 +159,17 @@ def load_adapter(
     return model
 
 
+def base_and_labels(folder_or_hub_id: str | Path) -> tuple[str | None, list[str] | None]:
+    """What an adapter's files say of the model it needs: its base, and the labels of its head; None where they do not.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load_adapter`.
+    """
+    folder = _find_folder(folder_or_hub_id)
+    own = _read_own(folder) if (folder / OWN).exists() else {"labels": None}
+    return _read_config(folder).get("base_model_name_or_path"), own["labels"]
+
+
 def fingerprint(model: nn.Module, saved: Iterable[str] | None = None) -> dict[str, str]:
     """Digests of the untouched base: everything but the modules trained whole and the updates.
 

@@ -26,16 +26,28 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signa
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands run, doctor and merge; `execute` takes what the parser returns."""
     commands = parser.add_subparsers(dest="energy_command", required=True, metavar="run|doctor|merge")
-    run = commands.add_parser("run", help="measure a command: lorakit energy run -- python train.py")
+    run = commands.add_parser(
+        "run",
+        help="measure a command: lorakit energy run -- python train.py",
+        epilog="example: lorakit energy run --json cost.json -- python train.py",
+    )
     run.add_argument("--json", type=Path, help="write the result here")
     run.add_argument("--out", type=Path, help="append readings here as they come; survives a kill")
     run.add_argument("--baseline", type=_seconds, default=0.0, help="measure the idle machine first, for so many s")
     run.add_argument("--co2", type=_seconds, help="your grid's grams of CO2 per kWh; there is no default")
     run.add_argument("--codecarbon2", action="store_true", help="also print what CodeCarbon 2.x would have said")
     run.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command")
-    doctor = commands.add_parser("doctor", help="what can be measured here, what is missing, how to enable it")
+    doctor = commands.add_parser(
+        "doctor",
+        help="what can be measured here, what is missing, how to enable it",
+        epilog="example: lorakit energy doctor --seconds 5",
+    )
     doctor.add_argument("--seconds", type=_seconds, default=1.0, help="how long to measure (1)")
-    merge = commands.add_parser("merge", help="add up journals; a device is never counted twice")
+    merge = commands.add_parser(
+        "merge",
+        help="add up journals; a device is never counted twice",
+        epilog="example: lorakit energy merge --json sum.json node-1.jsonl node-2.jsonl",
+    )
     merge.add_argument("files", nargs="+", type=Path)
     merge.add_argument("--json", type=Path, help="write the sum here")
     for command in (run, doctor):

@@ -9,7 +9,7 @@ B-… and I-… still go to seqeval itself, which knows more schemes and warns o
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -30,9 +30,9 @@ class EntityScores:
 class Scores:
     """What a tagger does on one split.
 
-    `precision`, `recall`, `f1` and `by_type` are entity-level in seqeval's default mode, micro-averaged; `strict` is
-    the same in strict IOB2; `accuracy` is the share of words with the right tag; `loss` is the mean cross-entropy a
-    word (None where only tags were compared).
+    `precision`, `recall`, `f1` and `by_type` are entity-level in seqeval's default mode, micro-averaged; `strict` and
+    `strict_by_type` are the same in strict IOB2; `accuracy` is the share of words with the right tag; `loss` is the
+    mean cross-entropy a word (None where only tags were compared).
     """
 
     loss: float | None
@@ -42,6 +42,7 @@ class Scores:
     accuracy: float
     strict: EntityScores
     by_type: dict[str, EntityScores]
+    strict_by_type: dict[str, EntityScores] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries and Python numbers, in `comparison.json`'s layout."""
@@ -50,8 +51,9 @@ class Scores:
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> "Scores":
         """The scores that `to_json` wrote."""
-        by_type = {name: EntityScores(**row) for name, row in record["by_type"].items()}
-        return Scores(**{**record, "strict": EntityScores(**record["strict"]), "by_type": by_type})
+        types = ("by_type", "strict_by_type")
+        rows = {key: {name: EntityScores(**row) for name, row in record.get(key, {}).items()} for key in types}
+        return Scores(**{**record, "strict": EntityScores(**record["strict"]), **rows})
 
 
 def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], loss: float | None = None) -> Scores:
@@ -115,6 +117,7 @@ def score_classes(
         accuracy=int((same[gold] == same[predicted]).sum()) / len(gold),
         strict=_micro(strict),
         by_type={name: _entity_scores(*default[name]) for name in sorted(default)},
+        strict_by_type={name: _entity_scores(*strict[name]) for name in sorted(strict)},
     )
 
 
@@ -194,4 +197,5 @@ def _score_by_seqeval(gold: list[list[str]], predicted: list[list[str]], loss: f
         accuracy=float(accuracy_score(gold, predicted)),
         strict=strict["micro avg"],
         by_type={name: row for name, row in default.items() if not name.endswith(" avg")},
+        strict_by_type={name: row for name, row in strict.items() if not name.endswith(" avg")},
     )

@@ -13,16 +13,16 @@ from lorakit.encoding import check_tokenizer
 
 def load_token_classifier(
     source: str | os.PathLike[str],
-    labels: Sequence[str],
+    labels: Sequence[str] | None,
     seed: int = 0,
     dropout: float | None = None,
     attn_implementation: str = "sdpa",
 ) -> tuple[nn.Module, Any]:
-    """Load a base model in fp32 with a new head, and its tokenizer.
+    """Load a base model in fp32 with a new head, or a fine-tuned one with its own, and its tokenizer.
 
     Args:
         source: a folder, or the id of a model on the hub; only an id may use the network.
-        labels: the tag of each class.
+        labels: the tag of each class of a new head; None keeps the head and the labels that the checkpoint has.
         seed: the new head's weights depend on this alone; the global generators are left as they were.
         dropout: replaces the base's hidden and attention dropout; None keeps them.
         attn_implementation: "sdpa" or "eager", which packing supports.
@@ -47,22 +47,26 @@ def load_token_classifier(
     logging.set_verbosity_error()  # the new head is meant to be missing from the checkpoint
     logging.disable_progress_bar()
     options: dict[str, Any] = {}
+    if labels is not None:
+        options |= {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
+        options |= {"label2id": {label: number for number, label in enumerate(labels)}}
     if dropout is not None:
-        options = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+        options |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     try:
         tokenizer = _load_tokenizer(transformers, name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = transformers.AutoModelForTokenClassification.from_pretrained(
+            model, loading = transformers.AutoModelForTokenClassification.from_pretrained(
                 name,
-                num_labels=len(labels),
-                id2label=dict(enumerate(labels)),
-                label2id={label: number for number, label in enumerate(labels)},
                 dtype=torch.float32,  # updates below 2^-8 would vanish in a half-precision checkpoint's own dtype
                 attn_implementation=attn_implementation,
                 use_safetensors=True,  # never a pickle
+                output_loading_info=True,
                 **options,
             )
+        if labels is None and loading["missing_keys"]:
+            missing = ", ".join(sorted(loading["missing_keys"])[:3])
+            raise ValueError(f"it is a base without a trained head ({missing} is missing): fine-tune it first")
     except Exception as error:  # whatever the loader meets in a broken folder or without a network
         reason = " ".join(str(error).split()) or type(error).__name__
         where = "the folder" if Path(name).exists() else "the hub id"

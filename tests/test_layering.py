@@ -28,8 +28,10 @@ LAYERS = (
     (2, "tagging"),
     (2, "prediction"),
     (2, "adapters smallbase training"),
-    (3, "report energy_cli"),
+    (2, "saved"),
+    (3, "report energy_cli entity_views json_output config_file"),
     (3, "flags measured_run"),
+    (3, "train_cli evaluate_cli predict_cli params_cli"),
     (3, "cli"),
 )
 ROW = {name: row for row, (_, names) in enumerate(LAYERS) for name in names.split()}

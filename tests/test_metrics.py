@@ -44,7 +44,7 @@ def assert_equals_seqeval(gold, guess):
     ours = score(gold, guess)
     assert EntityScores(ours.precision, ours.recall, ours.f1, overall.support) == overall
     assert sum(row.support for row in ours.by_type.values()) == overall.support
-    assert (ours.strict, ours.by_type) == (strict, by_type)
+    assert (ours.strict, ours.by_type, ours.strict_by_type) == (strict, by_type, strict_by_type)
     assert ours.accuracy == accuracy_score(gold, guess)
     assert list(ours.by_type) == list(by_type)
     for row in (ours, ours.strict, *ours.by_type.values()):
@@ -134,7 +134,7 @@ def test_types_are_scored_apart_with_their_support():
 
 def test_scores_become_json_with_the_fixed_keys():
     record = json.loads(json.dumps(score([["B-a"]], [["B-a"]], loss=0.5).to_json()))
-    assert list(record) == ["loss", "precision", "recall", "f1", "accuracy", "strict", "by_type"]
+    assert list(record) == ["loss", "precision", "recall", "f1", "accuracy", "strict", "by_type", "strict_by_type"]
     assert record["strict"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1}
     assert record["by_type"]["a"]["f1"] == 1.0
 

@@ -1,0 +1,92 @@
+"""A file gives flags other defaults, and says what it cannot mean."""
+
+import argparse
+import sys
+
+import pytest
+
+from lorakit.config_file import add_config_flag, apply_config
+
+YAML = "epochs: 4\nlearning-rate: 1e-3\ntarget_modules: [query, value]\nresume: true\nmodel: base\nbias: null\n"
+TOML = 'epochs = 4\nlearning-rate = 1e-3\ntarget_modules = ["query", "value"]\nresume = true\nmodel = "base"\n'
+
+
+def parse(text, tmp_path, *argv, ending=".yaml"):
+    path = tmp_path / f"settings{ending}"
+    path.write_text(text, encoding="utf-8")
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_config_flag(parser)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--target-modules", nargs="+", default=["all-linear"])
+    parser.add_argument("--bias", choices=("none", "all"), default="all")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("texts", nargs="*")
+    argv = ["--config", str(path), *argv]
+    apply_config(parser, argv)
+    return parser.parse_args(argv)
+
+
+@pytest.mark.parametrize(("text", "ending"), [(YAML, ".yaml"), (YAML, ".yml"), (TOML, ".toml")])
+def test_values_become_defaults_of_the_flags_types(text, ending, tmp_path):
+    if ending == ".toml" and sys.version_info < (3, 11):
+        pytest.importorskip("tomli")
+    found = parse(text, tmp_path, ending=ending)
+    assert (found.epochs, found.learning_rate, found.target_modules) == (4, 1e-3, ["query", "value"])
+    assert (found.resume, found.model, found.bias) == (True, "base", "all")
+
+
+def test_a_flag_overrules_the_file_wherever_it_stands(tmp_path):
+    found = parse(YAML, tmp_path, "--epochs", "7", "--target-modules", "key")
+    assert (found.epochs, found.target_modules, found.learning_rate) == (7, ["key"], 1e-3)
+
+
+def test_a_single_value_serves_as_a_list_and_an_empty_file_as_none(tmp_path):
+    assert parse("target-modules: key\nmodel: x\n", tmp_path).target_modules == ["key"]
+    assert parse("", tmp_path, "--model", "x").epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3", "unknown key 'epoch'; did you mean epochs?"),
+        ("zzz: 3", "unknown key 'zzz'; the keys are bias, epochs, learning-rate"),
+        ("config: x.yaml", "unknown key 'config'"),
+        ("texts: x", "unknown key 'texts'"),
+        ("epochs: 1.5", "epochs: invalid int value: 1.5"),
+        ("epochs: true", "epochs: True is not a single value"),
+        ("epochs: [1]", r"epochs: \[1\] is not a single value"),
+        ("resume: 1", "resume: 1 is not true or false"),
+        ("bias: some", "bias: 'some' is not one of none, all"),
+        ("target-modules: []", "target-modules: the list is empty"),
+        ("epochs: 1\nepochs: 2", "the key 'epochs' stands twice"),
+        ("- epochs", r"it holds no keys but \['epochs'\]"),
+        ("a: [", "not YAML: "),
+        ("!!python/object/apply:os.system ['true']", "not YAML: "),
+    ],
+)
+def test_what_cannot_be_meant_is_named(text, message, tmp_path):
+    with pytest.raises(ValueError, match=rf"settings.yaml: {message}"):
+        parse(text, tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ValueError, match="settings.toml: not TOML: "):
+        parse("a = [", tmp_path, ending=".toml")
+    with pytest.raises(ValueError, match="settings.json: give a .yaml, .yml or .toml file"):
+        parse("{}", tmp_path, ending=".json")
+    with pytest.raises(ValueError, match="nowhere.yaml: No such file or directory"):
+        apply_config(argparse.ArgumentParser(), ["--config", str(tmp_path / "nowhere.yaml")])
+
+
+def test_config_behind_a_double_hyphen_is_a_text(tmp_path):
+    parser = argparse.ArgumentParser()
+    apply_config(parser, ["--", "--config", "nowhere.yaml"])
+
+
+def test_toml_without_a_parser_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.version_info", (3, 10))
+    monkeypatch.setitem(sys.modules, "tomli", None)
+    with pytest.raises(ValueError, match=r"needs Python 3.11 or the package tomli \(pip install tomli\)"):
+        parse(TOML, tmp_path, ending=".toml")
