@@ -1,0 +1,88 @@
+"""What mkdocs adds to the pages when it builds: the benchmarks' results, and the help of every command."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """benchmarks/results becomes results/ of the site."""
+    from mkdocs.structure.files import File, InclusionLevel
+
+    for path in sorted(RESULTS.iterdir()):
+        added = File.generated(config, f"results/{path.name}", abs_src_path=str(path))
+        added.inclusion = InclusionLevel.NOT_IN_NAV
+        files.append(added)
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """A result that points at the project's other files (../…) is shown without those links."""
+    if page.file.src_uri == "cli.md":
+        return with_help(markdown)
+    return markdown
+
+
+def with_help(markdown: str) -> str:
+    """`<!-- help: lorakit energy run -->` replaced by what `lorakit energy run --help` prints."""
+
+    def help_of(found: re.Match[str]) -> str:
+        return f"```\n{command(found[1].split()[1:]).format_help().rstrip()}\n```"
+
+    return re.sub(r"^<!-- help: (lorakit[\w -]*) -->$", help_of, markdown, flags=re.MULTILINE)
+
+
+def command(path: list[str]) -> argparse.ArgumentParser:
+    """The parser of a subcommand; [] is the command itself."""
+    found = root_parser()
+    for name in path:
+        found = subcommands(found)[name]
+    return found
+
+
+def command_paths() -> list[list[str]]:
+    """All commands, each before its subcommands, in the order of the help."""
+    paths: list[list[str]] = []
+
+    def walk(parser: argparse.ArgumentParser, path: list[str]) -> None:
+        paths.append(path)
+        for name, child in subcommands(parser).items():
+            walk(child, [*path, name])
+
+    walk(root_parser(), [])
+    return paths
+
+
+def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(actions[0].choices) if actions else {}
+
+
+def root_parser() -> argparse.ArgumentParser:
+    """The parser that `lorakit` builds: caught when it is asked to parse."""
+    from lorakit.cli import main
+
+    caught: list[argparse.ArgumentParser] = []
+    parse_args, columns = argparse.ArgumentParser.parse_args, os.environ.get("COLUMNS")
+
+    class Caught(Exception):
+        pass
+
+    def catch(parser: argparse.ArgumentParser, *_: Any) -> None:
+        caught.append(parser)
+        raise Caught
+
+    argparse.ArgumentParser.parse_args = catch  # type: ignore[method-assign]
+    os.environ["COLUMNS"] = "100"
+    try:
+        main([])
+    except Caught:
+        return caught[0]
+    finally:
+        argparse.ArgumentParser.parse_args = parse_args  # type: ignore[method-assign]
+        os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
+    raise RuntimeError("lorakit.cli.main([]) parsed nothing")
