@@ -13,6 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["lorakit", "lorakit.*"]),
+    package_data={"lorakit": ["page.html"]},
     install_requires=[
         "torch>=2.11",
         "transformers>=5.17",
@@ -24,6 +25,7 @@ setup(
         "tqdm>=4.66",
         "matplotlib>=3.8",
         "PyYAML>=6.0",
+        "jinja2>=3.1",  # the report's page
     ],
     extras_require={
         "dev": ["pytest>=8", "hypothesis>=6.100", "peft>=0.21", "ruff>=0.6", "tensorboard>=2.16"],

@@ -32,6 +32,7 @@ from lorakit.lora import peft_total
 from lorakit.measured_run import environment, show, status_of, train_measured
 from lorakit.models import load_token_classifier
 from lorakit.ner import NerData, Sentence
+from lorakit.page import write_page
 from lorakit.preemption import Preempted
 from lorakit.report import comparison_record, mode_record, write_comparison
 
@@ -101,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 command, environment(), name_of(arguments.model), data.source, records, study=arguments.study
             )
             write_comparison(record, arguments.output_dir)
+            write_page([arguments.output_dir])
             show(record, arguments.output_dir)
     return 0
 

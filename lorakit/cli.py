@@ -1,4 +1,4 @@
-"""The `lorakit` command: fine-tune, score, predict, count parameters, measure energy."""
+"""The `lorakit` command: fine-tune, score, predict, count parameters, measure energy, report."""
 
 import argparse
 import os
@@ -21,6 +21,7 @@ from lorakit.flags import (
     add_training_flags,
     input_errors,
 )
+from lorakit.report_cli import add_report_parser
 
 ENERGY_EXAMPLES = """examples:
   lorakit energy run -- python train.py     what a command costs on this machine
@@ -32,6 +33,7 @@ EXAMPLES = f"""examples:
   lorakit evaluate --adapter runs/mine/adapter --dataset path/to/corpus
   lorakit predict --adapter runs/mine/adapter "IL-2 gene expression requires NF-kappa B."
   lorakit params roberta-base --num-labels 11 --r 16 --target-modules query value
+  lorakit report runs/bionlp                one HTML page about a run, or several side by side
 {ENERGY_EXAMPLES.partition(chr(10))[2]}
 lorakit COMMAND --help shows a command's flags.
 """
@@ -52,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     energy = commands.add_parser("energy", help=about, description=f"{about}.", epilog=ENERGY_EXAMPLES)
     add_energy_arguments(energy)
     energy.set_defaults(run=run_energy)
+    add_report_parser(commands)
     if argv and argv[0] in configured:
         with input_errors(configured[argv[0]]):
             apply_config(configured[argv[0]], argv[1:])

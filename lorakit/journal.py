@@ -100,3 +100,24 @@ def read_journal(path: str | Path) -> list[Run]:
     if not runs:
         raise ValueError(f"{path} holds no energy readings (JSON lines of schema {SCHEMA} were expected)")
     return list(runs.values())
+
+
+def read_course(path: str | Path) -> dict[str, list[tuple[float, dict[str, Any] | None]]]:
+    """Every reading of a journal's runs in order: (wall_s, reading so far); a run's first is its start, with None.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    course: dict[str, list[tuple[float, dict[str, Any] | None]]] = {}
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if (
+            isinstance(entry, dict)
+            and entry.get("schema") == SCHEMA
+            and entry.get("type") in ("start", "reading", "end")
+        ):
+            course.setdefault(entry["run"], []).append((entry["wall_s"], entry.get("reading")))
+    return course

@@ -71,4 +71,4 @@ def show(record: dict[str, Any], folder: Path) -> None:
         if any(mode[split] for mode in record["modes"].values()):
             print("", metrics_table(record, split), sep="\n")
     print("", energy_table(record), "", *energy_notes(record), "", *parameter_lines(record), sep="\n")
-    print(f"\nwritten to {folder}: comparison.md, comparison.json, comparison.png")
+    print(f"\nwritten to {folder}: report.html, comparison.md, comparison.json, comparison.png")

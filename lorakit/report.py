@@ -119,9 +119,9 @@ def write_comparison(record: Mapping[str, Any], folder: str | os.PathLike[str]) 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    _replace(folder / "comparison.json", lambda path: path.write_text(text, encoding="utf-8"))
-    _replace(folder / "comparison.md", lambda path: path.write_text(as_markdown(record), encoding="utf-8"))
-    _replace(folder / "comparison.png", lambda path: draw(record, path))
+    write_whole(folder / "comparison.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(folder / "comparison.md", lambda path: path.write_text(as_markdown(record), encoding="utf-8"))
+    write_whole(folder / "comparison.png", lambda path: draw(record, path))
 
 
 def as_markdown(record: Mapping[str, Any]) -> str:
@@ -137,21 +137,28 @@ def as_markdown(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def metric_rows(split: str) -> list[tuple[str, Callable[[Mapping[str, Any]], float | None]]]:
+    """What a table of scores shows: name, and where it is in a split's scores (None where an old file has it not)."""
+
+    def strict(name: str) -> Callable[[Mapping[str, Any]], float | None]:
+        return lambda scores: scores.get("strict", {}).get(name)
+
+    return [
+        (f"{split} loss", lambda scores: scores["loss"]),
+        ("precision", lambda scores: scores["precision"]),
+        ("recall", lambda scores: scores["recall"]),
+        ("F1", lambda scores: scores["f1"]),
+        ("accuracy", lambda scores: scores["accuracy"]),
+        ("precision, strict IOB2", strict("precision")),
+        ("recall, strict IOB2", strict("recall")),
+        ("F1, strict IOB2", strict("f1")),
+    ]
+
+
 def metrics_table(record: Mapping[str, Any], split: str) -> str:
     """Loss, precision, recall, F1 and accuracy of each mode, and the difference."""
-    rows: list[tuple[str, Callable[[Any], float | None]]] = [
-        (f"{split} loss", lambda s: s["loss"]),
-        ("precision", lambda s: s["precision"]),
-        ("recall", lambda s: s["recall"]),
-        ("F1", lambda s: s["f1"]),
-        ("accuracy", lambda s: s["accuracy"]),
-        ("precision, strict IOB2", lambda s: s["strict"]["precision"] if "strict" in s else None),
-        ("recall, strict IOB2", lambda s: s["strict"]["recall"] if "strict" in s else None),
-        ("F1, strict IOB2", lambda s: s["strict"]["f1"] if "strict" in s else None),
-    ]
-    return _comparison_table(
-        record, "metric", [(name, lambda mode, get=get: get(mode[split]), 6) for name, get in rows], split
-    )
+    rows = [(name, lambda mode, get=get: get(mode[split]), 6) for name, get in metric_rows(split)]
+    return _comparison_table(record, "metric", rows, split)
 
 
 def energy_table(record: Mapping[str, Any]) -> str:
@@ -284,7 +291,8 @@ def _number(value: float | None, digits: int, sign: bool = False) -> str:
     return "–" if value is None else f"{value:{'+' if sign else ''},.{digits}f}"
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all: `write` fills another one, which then takes its place."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)

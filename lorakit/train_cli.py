@@ -17,6 +17,7 @@ from lorakit.lora import apply_lora, count_parameters, peft_total
 from lorakit.measured_run import environment, show, status_of, train_measured
 from lorakit.models import load_token_classifier
 from lorakit.ner import NerData
+from lorakit.page import write_page
 from lorakit.preemption import Preempted
 from lorakit.report import comparison_record, mode_record, write_comparison
 from lorakit.saved import save_model
@@ -45,6 +46,7 @@ def run_train(arguments: argparse.Namespace) -> int:
             command = shlex.join(["lorakit", *arguments.argv])
             record = comparison_record(command, environment(), arguments.model, data.source, records)
             write_comparison(record, arguments.output_dir)
+            write_page([arguments.output_dir])
             show(record, arguments.output_dir)
             for mode in modes:
                 print(f"try it: lorakit predict {shlex.join(saved_as(mode, folders[mode]))} 'a sentence of yours'")

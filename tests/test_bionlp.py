@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -54,11 +55,19 @@ def test_the_smallest_run_prints_both_tables_and_writes_its_files(tmp_path):
     done = start("--sentences", 48, "--epochs", 1, "--seed", 3, "--output-dir", out)
     assert done.returncode == 0, done.stderr
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-    assert {"comparison.json", "comparison.md", "comparison.png", "full/metrics.jsonl", "lora/metrics.jsonl"} < set(
-        files
-    )
+    assert {
+        "report.html",
+        "comparison.json",
+        "comparison.md",
+        "comparison.png",
+        "full/metrics.jsonl",
+        "lora/metrics.jsonl",
+    } < set(files)
     assert {"lora/adapter/adapter_config.json", "lora/adapter/adapter_model.safetensors"} < set(files)
     record = json.loads((out / "comparison.json").read_text())
+    page = (out / "report.html").read_text()
+    assert f'<data value="{record["modes"]["lora"]["test"]["f1"]!r}">' in page
+    assert shlex.join(["python", "examples/bionlp.py", "--sentences", "48"]) in page
     assert (record["schema"], set(record["modes"])) == (1, {"full", "lora"})
     full, lora = record["modes"]["full"], record["modes"]["lora"]
     assert full["train_tokens"] == lora["train_tokens"] > 0

@@ -55,7 +55,7 @@ def saved(run, mode):
 
 def test_train_writes_what_the_other_commands_take(run):
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
-    assert {"comparison.json", "comparison.md", "comparison.png", "lora/adapter/lorakit.json"} < files
+    assert {"report.html", "comparison.json", "comparison.md", "comparison.png", "lora/adapter/lorakit.json"} < files
     assert {"full/model/model.safetensors", "full/model/tokenizer.json", "full/model/config.json"} < files
     assert {f"{mode}/{name}" for mode in ("full", "lora") for name in ("metrics.jsonl", "energy.jsonl")} < files
     record = json.loads((run / "comparison.json").read_text())

@@ -30,8 +30,11 @@ LAYERS = (
     (2, "adapters smallbase training"),
     (2, "saved"),
     (3, "report energy_cli entity_views json_output config_file"),
+    (3, "runs palette"),
+    (3, "costs charts"),
+    (3, "page"),
     (3, "flags measured_run"),
-    (3, "train_cli evaluate_cli predict_cli params_cli"),
+    (3, "train_cli evaluate_cli predict_cli params_cli report_cli"),
     (3, "cli"),
 )
 ROW = {name: row for row, (_, names) in enumerate(LAYERS) for name in names.split()}
