@@ -110,7 +110,10 @@ def test_every_command_line_is_accepted(command, monkeypatch, beside_the_example
         from torch.distributed.run import get_args_parser
 
         parsed = get_args_parser().parse_args(words[1:])
-        words = ["python", parsed.training_script, *parsed.training_script_args]
+        module = ["-m"] if parsed.module else []
+        words = ["python", *module, parsed.training_script, *parsed.training_script_args]
+    if words[:3] == ["python", "-m", "lorakit.cli"]:
+        words = ["lorakit", *words[3:]]
     program, *arguments = words
     if program in ("python", ".venv/bin/python"):
         script, *arguments = arguments
