@@ -25,7 +25,7 @@ class Batch:
     """Rows of packed windows, and what they cost.
 
     Shape:
-        input_ids, position_ids, segments, labels, words: all (rows, width), int64.
+        input_ids, position_ids, segments, labels, words, source: all (rows, width), int64.
     """
 
     input_ids: Tensor
@@ -33,6 +33,7 @@ class Batch:
     segments: Tensor  # number of the window a token belongs to, -1 for padding
     labels: Tensor
     words: Tensor
+    source: Tensor  # place of a token in the corpus' flat arrays, -1 for padding
     tokens: int  # real tokens, special ones included
     targets: int  # words that count in the loss
 
@@ -47,7 +48,7 @@ class Batch:
         return Batch(**moved, tokens=self.tokens, targets=self.targets)
 
 
-_TENSORS = ("input_ids", "position_ids", "segments", "labels", "words")
+_TENSORS = ("input_ids", "position_ids", "segments", "labels", "words", "source")
 
 
 @dataclass(frozen=True)
@@ -160,11 +161,8 @@ def collate(encoded: Encoded, windows: Sequence[int], layout: Layout, counts: bo
     ids = np.full(shape, layout.pad_token_id, np.int64)
     # padding gets the position before the first, which for RoBERTa is padding_idx
     positions = np.full(shape, max(layout.first_position - 1, 0), np.int64)
-    segments, labels, words = (
-        np.full(shape, -1, np.int64),
-        np.full(shape, IGNORE, np.int64),
-        np.full(shape, -1, np.int64),
-    )
+    segments, words, places = (np.full(shape, -1, np.int64) for _ in range(3))
+    labels = np.full(shape, IGNORE, np.int64)
     for row, items in enumerate(rows):
         column = 0
         for i in items:
@@ -173,12 +171,13 @@ def collate(encoded: Encoded, windows: Sequence[int], layout: Layout, counts: bo
             ids[target] = encoded.ids[source]
             positions[target] = np.arange(layout.first_position, layout.first_position + lengths[i])
             segments[target] = i
+            places[target] = np.arange(source.start, source.stop)
             if counts:
                 labels[target] = encoded.labels[source]
                 words[target] = encoded.words[source]
             column += lengths[i]
     return Batch(
-        *(torch.from_numpy(array) for array in (ids, positions, segments, labels, words)),
+        *(torch.from_numpy(array) for array in (ids, positions, segments, labels, words, places)),
         tokens=sum(lengths) if counts else 0,
         targets=int((labels != IGNORE).sum()),
     )

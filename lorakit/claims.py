@@ -62,7 +62,7 @@ class Claims:
             _held[path] = (file, users + 1)
             self._mine.append(path)
             return True
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -74,8 +74,11 @@ class Claims:
         if self._released_at(file) > self._since:
             os.close(file)
             return False
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"{os.getpid()} {self.job.local_rank}\n".encode(), 0)
+        try:
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{os.getpid()} {self.job.local_rank}\n".encode(), 0)
+        except OSError:
+            pass  # the disk is full: the lock counts, the text only names its holder
         _held[path] = (file, 1)
         self._mine.append(path)
         return True
@@ -115,8 +118,11 @@ class Claims:
             if users > 1:
                 _held[path] = (file, users - 1)
             else:
-                os.ftruncate(file, 0)
-                os.pwrite(file, f"{os.getpid()} {self.job.local_rank} {time.monotonic()}\n".encode(), 0)
+                try:
+                    os.ftruncate(file, 0)
+                    os.pwrite(file, f"{os.getpid()} {self.job.local_rank} {time.monotonic()}\n".encode(), 0)
+                except OSError:
+                    continue  # without its time of release it must stay locked, until the process ends
                 os.close(file)
         self._mine = []
 

@@ -130,6 +130,7 @@ class EnergyMeter:
         self._settled = True  # whether it is known which devices this process counts
         self._books = Books(self._clock.monotonic)
         self._gpus: list[Gpu] = []
+        self._mig_parents: dict[str, str] = {}
         self._unread: dict[str, list[DeviceEnergy]] = {kind: [] for kind in KINDS}  # ought to count, cannot be read
         self._not_counted: dict[str, list[dict[str, str]]] = {kind: [] for kind in KINDS}
         self._missing: dict[str, str] = {}  # kind -> why it has no number
@@ -223,9 +224,9 @@ class EnergyMeter:
         if os.getpid() != self._pid:
             yield
             return
-        outer = getattr(self._path, "names", ())
-        self._path.names = (*outer, name)
-        path = "/".join(self._path.names)
+        mine = [name]  # an object of its own: of two windows with one name each leaves its own entry
+        self._path.open = (*getattr(self._path, "open", ()), mine)
+        path = "/".join(entry[0] for entry in self._path.open)
         if exact:
             self._synchronize()
         self._edge(path, +1, exact)
@@ -234,8 +235,8 @@ class EnergyMeter:
             yield
             failed = False
         finally:
-            self._path.names = outer
-            if os.getpid() == self._pid:
+            self._path.open = tuple(entry for entry in getattr(self._path, "open", ()) if entry is not mine)
+            if os.getpid() == self._pid and self._state == "running":  # else the block ended before its window
                 if exact and not failed:
                     self._synchronize()
                 self._edge(path, -1, exact, failed)
@@ -298,7 +299,8 @@ class EnergyMeter:
             self._missing["gpu"] = str(error)
             return
         listed = [(gpu.uuid, gpu.name) for gpu in self._gpus]
-        visible = visible_gpus(self._environ, listed, mig_parents(self._nvml, self._gpus), _cuda_uuids())
+        self._mig_parents = mig_parents(self._nvml, self._gpus)
+        visible = visible_gpus(self._environ, listed, self._mig_parents, _cuda_uuids())
         self._notes += [*notes, *visible.notes]
         self._missing["gpu"] = visible.problem or "; ".join(visible.notes) or "NVML lists no GPU"
         for gpu in self._gpus:
@@ -331,8 +333,9 @@ class EnergyMeter:
     def _open_estimates(self) -> None:
         """Ranges for CPU and RAM where there is no counter at all."""
         threads = os.cpu_count() or 1
+        module = any(ledger.source.scope == "module" for ledger in self._books.ledgers)
         if not self._books.of("cpu"):
-            if any(ledger.source.scope == "module" for ledger in self._books.ledgers):
+            if module:
                 self._missing["cpu"] = "inside the GPU's counter, which holds the whole module"
                 self._unread["cpu"] = []
             else:
@@ -346,7 +349,9 @@ class EnergyMeter:
                     self._missing["cpu"] += f"; no estimate either: {error}"
         if not self._books.of("ram"):
             total = memory_bytes(self._proc)
-            if total is None:
+            if module:
+                self._missing["ram"] = "inside the GPU's counter, which holds the whole module"
+            elif total is None:
                 self._missing["ram"] = f"no DRAM counter, and {self._proc}/meminfo does not tell the size"
             else:
                 self._ranges["ram"] = estimate_ram(total, count_dimms(self._edac))
@@ -522,7 +527,7 @@ class EnergyMeter:
         self._settled = False
         if job.local_rank == 0:
             self._settle_claims(force=True)
-            self._claims.take("leader")
+            self._take("leader")
 
     def _settle_claims(self, force: bool = False) -> None:
         """Keep the devices that no other process of the job counts; nothing is lost by deciding late."""
@@ -533,7 +538,7 @@ class EnergyMeter:
             return
         for ledger in list(self._books.ledgers):
             source = ledger.source
-            if not self._claims.take(source.id):
+            if not self._take(source.id):
                 self._books.ledgers.remove(ledger)
                 source.close()
                 holder = f"counted by {self._claims.holder(source.id)}"
@@ -542,10 +547,19 @@ class EnergyMeter:
                 self._missing[kind] = holder
                 if source.method == "estimated":
                     self._ranges.pop(kind)
-        if "ram" in self._ranges and not self._claims.take("ram-estimate"):
+        if "ram" in self._ranges and not self._take("ram-estimate"):
             self._ranges.pop("ram")
             self._missing["ram"] = f"counted by {self._claims.holder('ram-estimate')}"
         self._settled = True
+
+    def _take(self, device: str) -> bool:
+        """Claim a device; where the file system refuses (full, read-only) count it and say so."""
+        try:
+            return self._claims.take(device)
+        except OSError as error:
+            note = f"ranks cannot tell each other what they count ({error.strerror}): do not add up their energies"
+            self._notes += [note] if note not in self._notes else []
+            return True
 
     # ---- the journal
 
@@ -591,8 +605,9 @@ class EnergyMeter:
                 log.warning("CUDA could not be synchronised at a window's edge: %s", error)
 
     def _check_cuda(self) -> None:
-        used, counted = _cuda_uuids(), " ".join(ledger.source.id for ledger in self._books.ledgers)
-        foreign = [uuid for uuid in used or () if uuid not in counted]
+        counted = {ledger.source.id for ledger in self._books.ledgers}
+        used = [self._mig_parents.get(f"MIG-{uuid}", f"GPU-{uuid}") for uuid in _cuda_uuids() or ()]
+        foreign = [uuid for uuid in dict.fromkeys(used) if uuid not in counted]
         if foreign and self._nvml is not None and self._claims is None:
             self._notes.append(f"CUDA used GPUs that are not counted: {', '.join(foreign)}")
 

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         epilog="example: lorakit energy doctor --seconds 5",
     )
     doctor.add_argument("--seconds", type=_seconds, default=1.0, help="how long to measure (1)")
+    doctor.add_argument("--proc", type=Path, default=Path("/proc"), help="the kernel's folder, such as a host's")
     merge = commands.add_parser(
         "merge",
         help="add up journals; a device is never counted twice",
@@ -204,10 +205,10 @@ def _write_json(path: Path, data: dict[str, Any]) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    meter = EnergyMeter(arguments.powercap, thread=False)
+    meter = EnergyMeter(arguments.powercap, thread=False, proc=arguments.proc)
     with meter:
         threading.Event().wait(arguments.seconds)
-    reading, access = meter.reading, diagnose(arguments.powercap)
+    reading, access = meter.reading, diagnose(arguments.powercap, arguments.proc)
     lines = [f"GPU  {_state(reading.gpu)}"]
     if reading.gpu.method == "unavailable" and not reading.gpu.not_counted:
         lines.append("     enable: install NVIDIA's driver; in a container: docker run --gpus all ...")
@@ -255,11 +256,18 @@ def merge_runs(runs: Sequence[tuple[Path, Run]]) -> Reading:
         ValueError: a run has no reading, or a device is counted twice over the same time.
     """
     seen: dict[tuple[str, str], list[tuple[float, float, Path]]] = {}
+    readings = []
     for path, run in runs:
         if run.reading is None or not run.start:
             raise ValueError(f"{path}: the run {run.run} ended before its first reading; leave it out")
+        try:
+            readings.append(Reading.from_json(run.reading))
+            add_readings([readings[-1], readings[-1]])  # shows now, and by file, what cannot be added up
+            counted = list(_counted(run.reading))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: the reading of run {run.run} is not lorakit's: {error!r}") from error
         begin, end = run.start["boottime_s"], run.boottime_s
-        for device in _counted(run.reading):
+        for device in counted:
             others = seen.setdefault((run.start["boot_id"], device), [])
             for other_begin, other_end, other in others:
                 if begin < other_end and other_begin < end:
@@ -268,7 +276,7 @@ def merge_runs(runs: Sequence[tuple[Path, Run]]) -> Reading:
                         f"{min(end, other_end) - max(begin, other_begin):.1f} s: merge only one of them"
                     )
             others.append((begin, end, path))
-    total = add_readings([Reading.from_json(run.reading) for _, run in runs])
+    total = add_readings(readings)
     duration_s = _union((run.start["wall_s"], run.wall_s) for _, run in runs)
     parts = {kind: _over(getattr(total, kind), duration_s) for kind in ("gpu", "cpu", "ram")}
     others = {name: _over(part, duration_s) for name, part in total.others.items()}

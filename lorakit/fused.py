@@ -9,6 +9,9 @@ With many tokens the sum W + scale·BA is cheaper than the update's own output (
 operations, forward and once more in backward, instead of 2·tokens·r·(in + out) and a pass over the output.
 """
 
+from collections.abc import Callable
+from functools import wraps
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -92,6 +95,25 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1])  # not view: a gradient need not be contiguous
 
 
+def _once(backward: Callable[..., tuple]) -> Callable[..., tuple]:
+    """For a backward that cannot be differentiated: raise where a graph of it is asked for.
+
+    torch's `once_differentiable` raises only if the second backward comes to it: `torch.autograd.grad` of a loss plus a
+    gradient penalty reaches A through the loss and leaves the penalty's part out in silence.
+    """
+
+    @wraps(backward)
+    def checked(ctx, *grads: Tensor) -> tuple:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "double backward (create_graph=True) through a LoRA layer: its backward can be differentiated only as "
+                "plain operations, which torch.func.grad and torch.compile use"
+            )
+        return backward(ctx, *grads)
+
+    return checked
+
+
 class _Branch(torch.autograd.Function):
     """The layer's output, and the update's added into it by one addmm."""
 
@@ -130,7 +152,7 @@ class _Branch(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @_once
     def backward(ctx, grad: Tensor) -> tuple:
         rows, weight, A, B, xA, mask = ctx.saved_tensors
         need_x, _, need_bias, need_A, need_B, *_ = ctx.needs_input_grad
@@ -176,7 +198,7 @@ class _Merged(torch.autograd.Function):
         return F.linear(x, _sum(weight, A, B, scaling, A0, B0), bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @_once
     def backward(ctx, grad: Tensor) -> tuple:
         x, weight, A, B, A0, B0 = ctx.saved_tensors
         need_x, _, need_bias, need_A, need_B, *_ = ctx.needs_input_grad

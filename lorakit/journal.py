@@ -72,23 +72,45 @@ class Run:
     wall_s: float | None = None
 
 
+NEEDED: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "start": {"boot_id": str, "host": str, "pid": int, "boottime_s": (int, float), "wall_s": (int, float)},
+    "window": {"name": str, "reading": dict},
+    "reading": {"reading": dict, "boottime_s": (int, float), "wall_s": (int, float)},
+    "end": {
+        "reading": dict,
+        "boottime_s": (int, float),
+        "wall_s": (int, float),
+        "windows": dict,
+        "error": (str, type(None)),
+    },
+}
+
+
+def _check(entry: Mapping[str, Any], place: str) -> None:
+    """Raises ValueError unless a line has what its type needs; lines of unknown types pass and are left alone."""
+    for name, kinds in {"run": str, "type": str, **NEEDED.get(str(entry.get("type")), {})}.items():
+        if not isinstance(entry.get(name, ...), kinds):
+            raise ValueError(f"{place}: {name!r} is {entry.get(name, 'missing')!r}; this is no journal of lorakit's")
+
+
 def read_journal(path: str | Path) -> list[Run]:
     """The runs of a journal, also of killed processes; lines that were cut short are skipped.
 
     Raises:
-        ValueError: the file is no journal.
+        ValueError: the file is no journal, or a whole line of it lacks what its type needs.
         OSError: it cannot be read.
     """
     runs: dict[str, Run] = {}
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
             entry = json.loads(line)
         except ValueError:
             continue
         if not isinstance(entry, dict) or "run" not in entry or entry.get("schema") != SCHEMA:
             continue
+        _check(entry, f"{path}, line {number}")
         run = runs.setdefault(entry["run"], Run(entry["run"]))
-        kind = entry.get("type")
+        kind = entry["type"]
         if kind == "start":
             run.start = entry
         elif kind == "window":

@@ -135,6 +135,7 @@ class Ledger:
         self.wrap_risks = 0
         self.longest_s = 0.0
         self._shares: dict[str, _Share] = {}
+        self._active: dict[str, _Share] = {}  # those that this interval or the next concerns: old windows cost nothing
 
     def edge(self, name: str, change: int, time: float, exact: bool = False) -> None:
         """Open (+1) or close (−1) a window of this name.
@@ -142,9 +143,10 @@ class Ledger:
         An edge that is `exact`, or that came in late, belongs to the newest reading; what its time differs from that
         reading's is kept as the reading's slack.
         """
-        share = self._shares.get(name)
+        share = self._active.get(name)
         if share is None:
-            share = self._shares[name] = _Share(since=self.time)
+            share = self._active[name] = self._shares.setdefault(name, _Share())
+            share.since = self.time
         if exact or time <= self.time:
             self.slack_s = max(self.slack_s, self._read_slack_s + abs(time - self.time))
             time = self.time
@@ -235,7 +237,7 @@ class Ledger:
         self.joules += joules
         self.measured_s += seconds
         lag_j = source.max_w * source.lag_s
-        for share in self._shares.values():
+        for share in self._active.values():
             share.open_s += share.open * (time - share.since)
             mean = share.open_s / seconds
             if share.high != share.low:
@@ -248,9 +250,10 @@ class Ledger:
             share.intervals += mean > 0
             share.covered_s += share.open_s
             self._begin(share, time)
+        self._retire()
 
     def _close_gap(self, time: float, reason: str) -> None:
-        for share in self._shares.values():
+        for share in self._active.values():
             share.open_s += share.open * (time - share.since)
             self._turn(share, 0.0)
             if share.open_s > 0:
@@ -258,6 +261,10 @@ class Ledger:
                 if len(share.gaps) < GAPS_KEPT:
                     share.gaps.append(Gap(self.source.id, self.time - self.start_s, time - self.time, reason))
             self._begin(share, time)
+        self._retire()
+
+    def _retire(self) -> None:
+        self._active = {name: share for name, share in self._active.items() if share.open or share.weight}
 
     def _turn(self, share: _Share, weight: float) -> None:
         change = abs(weight - share.weight)

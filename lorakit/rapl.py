@@ -204,10 +204,20 @@ def diagnose(root: Path, proc: Path = Path("/proc"), dockerenv: Path = Path("/.d
         return Access("denied", f"{zones[0].path}/energy_uj may be read by root only (CVE-2020-8694)", fix)
     if "hypervisor" in (_text(Path(proc) / "cpuinfo") or ""):  # also seen from a container, where no option helps
         return Access("vm", f"{root} has no RAPL zone: a virtual machine does not see them", "measure on the host")
-    if _in_container(proc, dockerenv):
+    if _is_masked(root, proc) or _in_container(proc, dockerenv):
         fix = f"docker run --security-opt systempaths=unconfined -v {root}:{root}:ro ..."
         return Access("masked", f"{root} has no RAPL zone: container runtimes hide them", fix)
     return Access("absent", f"{root} has no RAPL zone", "sudo modprobe intel_rapl_msr")
+
+
+def _is_masked(root: Path, proc: Path) -> bool:
+    """Whether links lead nowhere, or something is mounted over the zones: what container runtimes do to hide them."""
+    try:
+        dangling = any(not (Path(root) / entry).exists() for entry in os.listdir(root))
+    except OSError:
+        dangling = False
+    mounts = (_text(Path(proc) / "self" / "mountinfo") or "").splitlines()
+    return dangling or any("/powercap" in line.split(" ", 5)[4] for line in mounts if line.count(" ") > 5)
 
 
 def _in_container(proc: Path, dockerenv: Path) -> bool:

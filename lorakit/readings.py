@@ -325,6 +325,8 @@ def add_readings(readings: Sequence[Reading]) -> Reading:
         quantities = [getattr(reading, kind) for reading in readings]
         estimates = [part for reading in readings if (part := reading.others.get(f"{kind}, estimated"))]
         measured = [part for part in quantities if part.method in MEASURED]
+        if measured:  # devices that no reading could be had of lower the sum's coverage
+            measured += [part for part in quantities if part.method == "unavailable" and part.devices]
         estimates += [part for part in quantities if part.method == "estimated"]
         if measured and estimates:
             others[f"{kind}, estimated"] = _add_quantities(estimates, duration_s)
@@ -339,8 +341,23 @@ def add_readings(readings: Sequence[Reading]) -> Reading:
         suspended_s=max(reading.suspended_s for reading in readings),
         count=max(reading.count for reading in readings),
         errors=sum(reading.errors for reading in readings),
+        conditions=_add_conditions([reading.conditions for reading in readings if reading.conditions]),
         notes=tuple(dict.fromkeys(note for reading in readings for note in reading.notes)),
     )
+
+
+def _add_conditions(conditions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Every device's first start and last end; several drivers are listed."""
+    if not conditions:
+        return {}
+    drivers = sorted({part["driver"] for part in conditions if part.get("driver")})
+    start: dict[str, Any] = {}
+    for part in reversed(conditions):
+        start.update(part.get("start", {}))
+    end: dict[str, Any] = {}
+    for part in conditions:
+        end.update(part.get("end", {}))
+    return {"driver": ", ".join(drivers) or None, "start": start, "end": end}
 
 
 def _add_quantities(parts: Sequence[Quantity], duration_s: float) -> Quantity:
@@ -365,7 +382,7 @@ def _add_quantities(parts: Sequence[Quantity], duration_s: float) -> Quantity:
         scope=known[0].scope,
         devices=tuple(devices),
         not_counted=tuple(device for part in known for device in part.not_counted),
-        coverage=None if ranged else sum(part.coverage for part in known) / len(known),
+        coverage=None if ranged else _coverage(parts, known),
         gaps=tuple(gap for part in known for gap in part.gaps),
         gap_count=sum(part.gap_count for part in known),
         uncertainty_wh=None if ranged else sum(part.uncertainty_wh for part in known),
@@ -375,6 +392,13 @@ def _add_quantities(parts: Sequence[Quantity], duration_s: float) -> Quantity:
         idle_w=sum(part.idle_w for part in known) if idle else None,
         idle_error_w=sum(part.idle_error_w**2 for part in known) ** 0.5 if idle else None,
     )
+
+
+def _coverage(parts: Sequence[Quantity], known: Sequence[Quantity]) -> float:
+    """Mean over the devices, those without a reading too; over the parts where these name no devices."""
+    shares = [device["coverage"] for part in parts for device in part.devices]
+    shares = shares or [part.coverage for part in known]
+    return sum(shares) / len(shares)
 
 
 def describe(quantity: Quantity) -> str:

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-NOT_SUPPORTED, NO_PERMISSION, GPU_IS_LOST, UNINITIALIZED = 3, 4, 15, 1
+NOT_SUPPORTED, NO_PERMISSION, GPU_IS_LOST, UNINITIALIZED, TIMEOUT = 3, 4, 15, 1, 10
 FIELD_POWER_AVERAGE = 185
 COUNTER_LAG_S = 0.1
 UNKNOWN_GPU_W = 3000.0  # no board draws more; used where the limit cannot be read
@@ -81,13 +81,13 @@ def list_gpus(nvml: Any) -> tuple[list[Gpu], list[str]]:
 
 
 def open_gpu(nvml: Any, gpu: Gpu) -> "GpuEnergy | GpuPower":
-    """The best sensor of this GPU: its energy counter, asked twice if it does not answer at once; else its power.
+    """The best sensor of this GPU: its energy counter, else its power; each is asked twice, for it may time out once.
 
     Raises:
         SensorUnavailable: it has neither.
     """
     reasons = []
-    for sensor in (GpuEnergy, GpuEnergy, GpuPower):
+    for sensor in (GpuEnergy, GpuEnergy, GpuPower, GpuPower):
         try:
             return sensor(nvml, gpu)
         except OSError as error:
@@ -159,22 +159,28 @@ class GpuPower(_NvmlSensor):
     lag_s = 1.0
 
     def __init__(self, nvml: Any, gpu: Gpu) -> None:
-        self._averages = True
+        self._averages: bool | None = None  # settled by the first reading: the two are not mixed afterwards
         super().__init__(nvml, gpu)
         self.source = "NVML power, 1 s average" if self._averages else "NVML power"
 
     def read(self) -> float:
-        if self._averages:
+        if self._averages is not False:
             try:
-                field = self._call("nvmlDeviceGetFieldValues", [FIELD_POWER_AVERAGE])[0]
-                if field.nvmlReturn == 0:  # the call succeeds even where this one field does not
-                    return field.value.uiVal / 1e3
-                self._averages = False
+                watts = self._average_w()
+                self._averages = True
+                return watts
             except OSError as error:
-                if error.errno != errno.ENOTSUP:
+                if self._averages or error.errno != errno.ENOTSUP:
                     raise
                 self._averages = False
         return self._call("nvmlDeviceGetPowerUsage") / 1e3
+
+    def _average_w(self) -> float:
+        field = self._call("nvmlDeviceGetFieldValues", [FIELD_POWER_AVERAGE])[0]
+        if field.nvmlReturn != 0:  # the call succeeds even where this one field does not
+            code = errno.EIO if field.nvmlReturn == TIMEOUT else errno.ENOTSUP
+            raise OSError(code, f"power average: NVML error {field.nvmlReturn}")
+        return field.value.uiVal / 1e3
 
 
 def mig_parents(nvml: Any, gpus: list[Gpu]) -> dict[str, str]:
@@ -323,6 +329,8 @@ def busy_cpu_s(stat: Path, ticks: int) -> float:
     line = stat.read_text(encoding="ascii").split("\n", 1)[0].split()
     if len(line) < 8 or line[0] != "cpu":
         raise OSError(errno.EIO, f"{stat} does not start with the sum over CPUs")
+    if not all(word.isdigit() for word in line[1:8]):
+        raise OSError(errno.EIO, f"{stat} holds {' '.join(line)!r}, not counts")
     user, nice, system, _idle, _iowait, irq, softirq = map(int, line[1:8])
     return (user + nice + system + irq + softirq) / ticks
 

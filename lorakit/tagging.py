@@ -6,16 +6,18 @@ has most context.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorakit.batching import batch_count, collate, first_position, layout_for, sorted_batches
+from lorakit.batching import Batch, Layout, batch_count, collate, first_position, layout_for, sorted_batches
 from lorakit.distributed import all_sum, rank, world_size
 from lorakit.encoding import IGNORE, Encoded, check_tokenizer, encode, split_by_sentence
-from lorakit.metrics import Scores, score
+from lorakit.metrics import Scores, score_classes
 
 EVALUATION_TOKENS = 4096  # real tokens in a batch
 
@@ -36,6 +38,51 @@ class Tagged(NamedTuple):
     loss: float | None  # mean cross-entropy a word; None without gold tags
 
 
+@dataclass(frozen=True)
+class EncodedSplit:
+    """Sentences made ready for a model, once for any number of evaluations.
+
+    The batches are this rank's and stay on the host (40 bytes a token); every rank has equally many.
+    """
+
+    encoded: Encoded
+    layout: Layout
+    batches: list[Batch]
+
+
+def encode_split(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    sentences: Sequence[tuple[Sequence[str], Sequence[str]]],
+    layout: Layout,
+) -> EncodedSplit:
+    """Make (words, tags) pairs ready for `evaluate_split`.
+
+    Args:
+        layout: how the model wants its batches, from `layout_for`.
+
+    Raises:
+        ValueError: there is no sentence, or a tag that the model does not know.
+    """
+    if not sentences:
+        raise ValueError("there is no sentence to evaluate on")
+    return _split(encode_tagged(model, tokenizer, sentences), layout)
+
+
+def evaluate_split(
+    model: nn.Module,
+    split: EncodedSplit,
+    precision: str = "auto",
+    between: Callable[[int, int], None] = lambda done, total: None,
+) -> Scores:
+    """Score a token classifier on a split; see `evaluate`."""
+    predicted, _, loss = _tag(model, split, precision, between)
+    encoded, starts = split.encoded, split.encoded.words >= 0
+    gold = np.empty(len(predicted), np.int64)
+    gold[encoded.words[starts]] = encoded.labels[starts]
+    return score_classes(gold, predicted, encoded.sentence_lengths, label_names(model), loss / max(1, len(gold)))
+
+
 def evaluate(
     model: nn.Module,
     tokenizer: Tokenizer,
@@ -46,6 +93,8 @@ def evaluate(
 ) -> Scores:
     """Score a token classifier on (words, tags) pairs; under torchrun the ranks share the work and all get the result.
 
+    Who scores the same sentences again and again calls `encode_split` once and `evaluate_split` each time.
+
     Args:
         between: called after every batch with the batches done and all of them, equally often on every rank; it may
             end the evaluation by raising.
@@ -55,9 +104,9 @@ def evaluate(
     """
     if not sentences:
         raise ValueError("there is no sentence to evaluate on")
-    words, tags = [s[0] for s in sentences], [s[1] for s in sentences]
-    found = tag_words(model, tokenizer, words, precision, packing, tags, between)
-    return score(tags, found.tags, found.loss)
+    check_tokenizer(tokenizer)
+    split = encode_split(model, tokenizer, sentences, layout_for(model, packing))
+    return evaluate_split(model, split, precision, between)
 
 
 def tag_words(
@@ -74,36 +123,13 @@ def tag_words(
     Under torchrun the ranks share the work and all get the result.
     """
     check_tokenizer(tokenizer)
-    labels, device = label_names(model), next(model.parameters()).device
-    layout = layout_for(model, packing)
+    labels, layout = label_names(model), layout_for(model, packing)
     encoded = encode(tokenizer, sentences, window_of(model, tokenizer), tags, labels)
-    autocast, _ = precision_of(precision, device)
-    classes = torch.zeros(int(encoded.sentence_lengths.sum()), dtype=torch.long, device=device)
-    probabilities = torch.zeros(len(classes), device=device)
-    loss = torch.zeros((), device=device, dtype=torch.float64)
-    batches = sorted_batches(encoded, layout, EVALUATION_TOKENS, rank(), world_size())
-    total = batch_count(encoded, EVALUATION_TOKENS, world_size())
-    with _eval_mode(model), torch.no_grad():  # not inference_mode, in which FSDP2 cannot gather
-        for done in range(1, total + 1):
-            batch = next(batches, None)
-            if batch is None:  # some ranks have one batch less, but a sharded model's forward needs all ranks
-                batch = collate(encoded, [0], layout, counts=False)
-            here = batch.to(device)
-            with autocast():
-                logits = model(**layout.inputs(here))[0].float()
-            starts = here.words >= 0
-            numbers, logits = here.words[starts], logits[starts]
-            classes[numbers] = best = logits.argmax(-1)
-            probabilities[numbers] = logits.softmax(-1).gather(-1, best[:, None]).squeeze(-1)
-            loss += F.cross_entropy(logits, here.labels[starts], ignore_index=IGNORE, reduction="sum")
-            between(done, total)
-    for values in (classes, probabilities, loss):  # a word is tagged by one rank, the others hold 0
-        all_sum(values)
-    names = [labels[c] for c in classes.tolist()]
+    classes, probabilities, loss = _tag(model, _split(encoded, layout), precision, between)
     return Tagged(
-        split_by_sentence(names, encoded),
+        split_by_sentence([labels[number] for number in classes.tolist()], encoded),
         split_by_sentence(probabilities.tolist(), encoded),
-        float(loss) / max(1, len(names)) if tags is not None else None,
+        loss / max(1, len(classes)) if tags is not None else None,
     )
 
 
@@ -139,6 +165,57 @@ def precision_of(precision: str, device: torch.device) -> tuple[Callable[[], Abs
         return nullcontext, False
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return lambda: torch.autocast(device.type, dtype), precision == "fp16"
+
+
+def _split(encoded: Encoded, layout: Layout) -> EncodedSplit:
+    batches = list(sorted_batches(encoded, layout, EVALUATION_TOKENS, rank(), world_size()))
+    if len(batches) < batch_count(encoded, EVALUATION_TOKENS, world_size()):
+        # some ranks have one batch less, but a sharded model's forward needs all ranks
+        batches.append(collate(encoded, [0], layout, counts=False))
+    return EncodedSplit(encoded, layout, batches)
+
+
+def _tag(
+    model: nn.Module,
+    split: EncodedSplit,
+    precision: str,
+    between: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The class of every word, its probability, and the loss of all words together (0 for a text without tags).
+
+    The host hands out work and waits for the device once, at the end: classes stay there as small whole numbers, and
+    where words start is looked up on the host, for a mask of the device's would have to be read back.
+    """
+    device, classes_known = next(model.parameters()).device, len(label_names(model))
+    autocast, _ = precision_of(precision, device)
+    classes = torch.zeros(
+        int(split.encoded.sentence_lengths.sum()),
+        dtype=torch.uint8 if classes_known <= 256 else torch.int32,
+        device=device,
+    )
+    probabilities = torch.zeros(len(classes), device=device)
+    loss = torch.zeros((), device=device, dtype=torch.float64)
+    with _eval_mode(model), torch.no_grad():  # not inference_mode, in which FSDP2 cannot gather
+        for done, batch in enumerate(split.batches, start=1):
+            places, numbers, wanted = (part.to(device, non_blocking=True) for part in _word_starts(batch))
+            with autocast():
+                logits = model(**split.layout.inputs(batch.to(device)))[0]
+            logits = logits.flatten(0, 1).index_select(0, places).float()
+            best = logits.argmax(-1)
+            classes.index_copy_(0, numbers, best.to(classes.dtype))
+            probabilities.index_copy_(0, numbers, logits.softmax(-1).gather(-1, best[:, None]).squeeze(-1))
+            loss += F.cross_entropy(logits, wanted, ignore_index=IGNORE, reduction="sum")
+            between(done, len(split.batches))
+    for values in (classes, probabilities, loss):  # a word is tagged by one rank, the others hold 0
+        all_sum(values)
+    return classes.cpu().numpy(), probabilities.cpu().numpy(), float(loss)
+
+
+def _word_starts(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Where in a batch a word starts, counted over its rows in a line, the number of that word and its class."""
+    words = batch.words.flatten()
+    places = (words >= 0).nonzero().flatten()
+    return places, words[places], batch.labels.flatten()[places]
 
 
 @contextmanager

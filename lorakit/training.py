@@ -18,7 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
@@ -39,6 +39,7 @@ from lorakit.ner import NerData
 from lorakit.parallel import STRATEGIES, like, spread, sync_if, whole
 from lorakit.prediction import predict
 from lorakit.preemption import Meetings, Preempted, StopRequest
+from lorakit.prefix import FrozenPrefix
 from lorakit.progress import Progress
 from lorakit.tagging import Tokenizer, encode_tagged, evaluate, label_names, precision_of
 
@@ -72,6 +73,7 @@ class TrainConfig:
     patience: int | None = None  # epochs without a better validation F1 before training stops
     log_every: int = 10  # steps between log lines; the only moments at which the host waits for the device
     packing: bool = True
+    cache_prefix: bool = False  # keep the output of the frozen lower layers (prefix.py): memory for operations
     progress: bool = True
     log_to: tuple[str, ...] = ()  # "tensorboard", "wandb": what metrics.jsonl holds goes there, too
 
@@ -102,6 +104,8 @@ class TrainConfig:
             raise ValueError(f"strategy is {self.strategy!r}; it must be one of {', '.join(STRATEGIES)}")
         if self.strategy == "fsdp" and self.precision == "fp16":
             raise ValueError("strategy 'fsdp' does not go with precision 'fp16'; use bf16, or fp32")
+        if self.strategy == "fsdp" and self.cache_prefix:
+            raise ValueError("strategy 'fsdp' does not go with cache_prefix: a sharded layer cannot be passed over")
         if self.output_dir is None and (self.resume or self.save_every):
             raise ValueError("resume and save_every need output_dir: checkpoints are kept in its folder checkpoints")
         check_loggers(self.log_to)
@@ -209,6 +213,7 @@ class _Run:
         self.identity = self.find_identity() if self.checkpoints else {}
         self.log = _Log(config)
         self.since_log, self.logged_at = _SinceLog(self.device), 0.0
+        self.prefix: FrozenPrefix | None = None
         self.training_since: float | None = None  # while training time runs
         self.meetings, self.stop_agreed = Meetings(), False
 
@@ -257,6 +262,8 @@ class _Run:
     def train_epoch(self, bar: Progress) -> None:
         config, progress = self.config, self.progress
         self.model.train()
+        if config.cache_prefix and self.prefix is None:
+            self.keep_prefix()
         bar.start_epoch(progress.epoch, progress.epoch_step)
         self.training_since = self.logged_at = time.perf_counter()
         self.meetings.resume(progress.step)
@@ -279,7 +286,7 @@ class _Run:
                 with self.memory_errors_explained(micro):
                     batch = micro.to(self.device)
                     with sync_if(self.forward, last=i == len(step.micros)):  # DDP averages gradients once a step
-                        with self.autocast():
+                        with self.autocast(), self.prefix.skipped(batch) if self.prefix else nullcontext():
                             loss = loss_sum(self.forward, self.layout, batch) / step.targets
                         # DDP takes the mean of the ranks' gradients; the sum is meant
                         self.scaler.scale(loss * self.world).backward()
@@ -310,6 +317,14 @@ class _Run:
             torch.cuda.synchronize()
         self._count_time()
         self.training_since = None
+
+    def keep_prefix(self) -> None:
+        """Compute the frozen layers' output for the corpus, once; the time counts as training time."""
+        began = time.perf_counter()
+        self.prefix = FrozenPrefix(self.model, self.encoded, self.layout, self.autocast)
+        seconds = time.perf_counter() - began
+        self.progress.train_seconds += seconds
+        self.log.prefix(layers=self.prefix.depth, bytes=self.prefix.nbytes, seconds=seconds)
 
     def meet(self, loss: Tensor) -> float:
         """Sum a loss over the ranks, and in the same exchange agree whether to stop and when to meet again."""
@@ -470,6 +485,7 @@ class _Run:
             "precision",
             "seed",
             "packing",
+            "cache_prefix",
         )
         corpus = hashlib.sha256()
         for part in (self.encoded.ids, self.encoded.labels, self.encoded.offsets):
@@ -647,6 +663,12 @@ class _Log:
         self._write({"event": "evaluation", "split": split, "epoch": epoch, "step": step, **scores.to_json()})
         if not self.quiet:
             tqdm.write(f"epoch {epoch}: {split} loss {scores.loss:.4f}, F1 {scores.f1:.4f}", file=sys.stderr)
+
+    def prefix(self, **values: float) -> None:
+        self._write({"event": "cache_prefix", **values})
+        if not self.quiet:
+            size = f"{values['bytes'] / 2**20:,.0f} MiB"
+            tqdm.write(f"kept the output of {values['layers']} frozen layers: {size}", file=sys.stderr)
 
     def problem(self, message: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -65,6 +65,21 @@ def test_windows_nest_by_path_and_repeated_ones_add_up(world):
     assert step.cpu.wh * 3600 == pytest.approx(truth, abs=1e-3)
 
 
+def test_overlapping_windows_leave_the_later_names_alone(world):
+    with world.meter() as meter:
+        first, second = meter.window("a"), meter.window("b")
+        first.__enter__()
+        world.run(meter, 1)
+        second.__enter__()
+        world.run(meter, 2)
+        first.__exit__(None, None, None)
+        world.run(meter, 4)
+        second.__exit__(None, None, None)
+        with meter.window("c"):
+            world.run(meter, 1)
+    assert {name: window.duration_s for name, window in meter.windows.items()} == {"a": 3, "a/b": 6, "c": 1}
+
+
 def test_measured_total_holds_no_estimate(tmp_path):
     world = World(tmp_path, [FakeGpu("GPU-a", GPU)])
     with world.meter() as meter:
@@ -185,6 +200,16 @@ def test_meter_works_on_this_machine_whatever_it_has():
 def test_energy_is_imported_and_used_without_torch():
     code = (
         "import sys, lorakit.energy as e\nwith e.EnergyMeter() as m: pass\nm.reading\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_meter_opens_no_connection_and_starts_no_process():
+    code = (
+        "import sys, lorakit.energy as e\nseen = []\nsys.addaudithook(lambda event, _: seen.append(event))\n"
+        "with e.EnergyMeter() as m, m.window('w'): pass\nm.reading\n"
+        "foreign = [event for event in seen if event.split('.')[0] in ('socket', 'subprocess', 'urllib')"
+        " or event in ('os.fork', 'os.exec', 'os.posix_spawn', 'os.system')]\nassert not foreign, foreign"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -134,6 +134,50 @@ def test_doctor_says_what_is_missing_and_how_to_enable_it(tmp_path, capsys):
     assert status == (0 if "measured: " in out else 1)
 
 
+def absent(_root, _patch):
+    pass
+
+
+def masked(root, _patch):
+    (root / "intel-rapl:0").symlink_to(root / "hidden")
+
+
+def denied(root, patch):
+    FakeZone(root, "intel-rapl:0", "package-0")
+    FakeZone(root, "intel-rapl:0:0", "dram")
+    real = os.open
+
+    def opened(path, *arguments, **options):
+        if str(path).endswith("energy_uj"):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **options)
+
+    patch.setattr(os, "open", opened)
+
+
+@pytest.mark.parametrize(
+    ("tree", "fix"),
+    [
+        (absent, "sudo modprobe intel_rapl_msr"),
+        (masked, "docker run --security-opt systempaths=unconfined -v {root}:{root}:ro ..."),
+        (denied, "sudo chmod a+r {root}/intel-rapl*/energy_uj"),
+    ],
+)
+def test_doctor_gives_each_answer_the_command_that_fixes_it(tmp_path, capsys, monkeypatch, tree, fix):
+    root, proc = tmp_path / "powercap", tmp_path / "proc"
+    root.mkdir()
+    proc.mkdir()
+    (proc / "cpuinfo").write_text("flags : fpu sse2\n")
+    (proc / "stat").write_text("cpu  100 0 0 99999 0 0 0 0 0 0\n")
+    (proc / "meminfo").write_text("MemTotal:       33554432 kB\n")
+    monkeypatch.setattr("lorakit.rapl._in_container", lambda *_: False)  # the tests themselves may run in one
+    tree(root, monkeypatch)
+    assert main(["doctor", "--seconds", "0", "--powercap", str(root), "--proc", str(proc)]) == 1
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert any(line.startswith(f"{tree.__name__}: ") for line in lines)
+    assert f"enable: {fix.format(root=root)}" in lines
+
+
 def test_doctor_finds_a_counter(tmp_path, capsys):
     zone = FakeZone(tmp_path, "intel-rapl:0", "package-0")
     FakeZone(tmp_path, "intel-rapl:0:0", "core")

@@ -48,6 +48,20 @@ def test_average_power_is_preferred_where_the_chip_has_it(tmp_path):
     assert meter.reading.gpu.wh * 3600 == pytest.approx(210 * 40, rel=0.02)  # read at one phase of the wave only
 
 
+def test_average_power_that_fails_once_is_not_mixed_with_the_instant(tmp_path):
+    world = World(tmp_path, [FakeGpu("GPU-a", P100, counter=False)])
+    world.nvml.has_average = True
+    with world.meter() as meter:
+        world.run(meter, 5, every_s=1.0)
+        world.nvml.has_average = False
+        world.run(meter, 2, every_s=1.0)
+        world.nvml.has_average = True
+        world.run(meter, 5, every_s=1.0)
+        asked = [name for name, _ in world.nvml.calls]
+    assert "nvmlDeviceGetPowerUsage" not in asked
+    assert device(meter.reading, "GPU-a")["failed_readings"] == 2
+
+
 @pytest.mark.parametrize("code", [10, 999, 1, 3])
 def test_failing_nvml_call_is_tried_again_and_nothing_is_lost(tmp_path, code):
     world = two_gpus(tmp_path)
@@ -150,6 +164,8 @@ def test_grace_hopper_module_counter_holds_the_cpu(tmp_path):
     assert meter.reading.gpu.scope == "module"
     assert meter.reading.cpu.wh is None
     assert "inside the GPU's counter" in meter.reading.cpu.source
+    assert "inside the GPU's counter" in meter.reading.ram.source
+    assert meter.reading.estimated_wh is None
 
 
 def test_only_visible_gpus_count_and_the_others_are_listed(tmp_path):
@@ -351,7 +367,40 @@ def test_every_source_removed_leaves_no_number(tmp_path):
     assert all(data[kind]["source"] for kind in ("gpu", "cpu", "ram"))
 
 
+def test_window_that_outlives_the_block_reads_nothing_afterwards(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        window = meter.window("late")
+        window.__enter__()
+        world.run(meter, 5)
+    calls = len(world.nvml.calls)
+    window.__exit__(None, None, None)
+    assert len(world.nvml.calls) == calls
+    assert meter.windows["late"].cpu.wh * 3600 == pytest.approx(500, abs=0.01)
+
+
 # ---- what the meter itself costs
+
+
+def test_inexact_window_does_not_wait_for_the_sampler(tmp_path):
+    """The sampler holds the lock while NVML takes its time."""
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        held, go_on = threading.Event(), threading.Event()
+
+        def read_slowly():
+            with meter._books.lock:
+                held.set()
+                assert go_on.wait(30), "the window waited for the sampler"
+
+        sampler = threading.Thread(target=read_slowly)
+        sampler.start()
+        assert held.wait(30)
+        with meter.window("step", exact=False):
+            pass
+        go_on.set()
+        sampler.join()
+    assert meter.windows["step"].count == 1
 
 
 def test_inexact_windows_call_no_sensor(tmp_path):
@@ -373,6 +422,60 @@ def test_an_hour_of_sampling_costs_less_than_a_thousandth(tmp_path):
             world.clock.now += 5
             meter.sample()
         assert time.thread_time() - before < 3.6
+
+
+def python_calls(function):
+    """How many Python functions a call enters: what it costs, whatever the machine's load."""
+    count = 0
+
+    def note(_frame, event, _argument):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_an_hour_of_the_sampler_is_few_readings_of_few_calls(tmp_path):
+    """The thread's own loop in virtual time: 8 GPUs, some 720 readings, each one NVML call a GPU, 2000 calls in all."""
+    world = World(tmp_path, [FakeGpu(f"GPU-{k}", P100) for k in range(8)], ZONE)
+    with world.meter(out=tmp_path / "j", seed=3) as meter:
+        world.nvml.calls.clear()
+        waits = []
+
+        def wait(_event, seconds):
+            waits.append(seconds)
+            world.advance(seconds)
+            return world.time > 3600
+
+        world.clock.wait = wait
+        calls = python_calls(meter._run)
+    assert 600 <= len(waits) <= 850
+    assert len(world.nvml.calls) <= 8 * (len(waits) + 5)
+    assert calls / len(waits) < 3000  # at a microsecond each 0.06 % of 5 s
+
+
+def test_finished_windows_cost_the_sampler_nothing(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+
+        def reading():
+            world.advance(1)
+            return python_calls(meter.sample)
+
+        reading()
+        before = reading()
+        for step in range(300):
+            with meter.window(f"step {step}", exact=False):
+                world.advance(0.1)
+        reading()
+        reading()
+        assert reading() <= before + 5
+    assert len(meter.windows) == 300
 
 
 def test_sampler_thread_sleeps_between_its_readings(tmp_path):
@@ -421,6 +524,18 @@ def test_cuda_is_waited_for_at_exact_edges_only_and_only_if_it_runs(tmp_path, mo
             with meter.window("step", exact=False):
                 pass
         assert torch.synchronized == expected
+
+
+def test_mig_instance_in_use_is_not_called_uncounted(tmp_path, monkeypatch):
+    world = two_gpus(tmp_path)
+    monkeypatch.setattr("lorakit.energy.mig_parents", lambda *_: {"MIG-1": "GPU-a"})
+    for uuid, expected in [("1", ()), ("b", ()), ("c", ("CUDA used GPUs that are not counted: GPU-c",))]:
+        torch = FakeTorch(False)
+        monkeypatch.setitem(sys.modules, "torch", torch)
+        with world.meter() as meter:  # CUDA starts inside the block
+            torch.cuda.is_initialized, torch.cuda.device_count = (lambda: True), (lambda: 1)
+            torch.cuda.get_device_properties = lambda _index, uuid=uuid: types.SimpleNamespace(uuid=uuid)
+        assert meter.reading.notes == expected
 
 
 def test_a_failing_block_does_not_wait_for_cuda(tmp_path, monkeypatch):

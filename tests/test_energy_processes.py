@@ -152,6 +152,36 @@ def test_killed_run_keeps_its_energy_to_the_last_reading(tmp_path, end):
     assert run.reading["duration_s"] > 0
 
 
+def test_killed_run_gives_exactly_the_counters_energy_to_its_last_line(tmp_path):
+    path, root = tmp_path / "run.jsonl", tmp_path / "powercap"
+    root.mkdir()
+    zone = FakeZone(root, "intel-rapl:0", "package-0")
+    process = start(f"""
+        import time
+        from lorakit.energy import EnergyMeter
+        with EnergyMeter({str(root)!r}, out={str(path)!r}, out_every_s=0.02, period_s=0.02):
+            print("in", flush=True)
+            time.sleep(60)
+    """)
+    try:
+        assert process.stdout.readline() == "in\n"
+        for joules in (20, 30):
+            zone.file.write_text(f"{zone.start_uj + joules * 1_000_000}\n")
+            wait_until(lambda joules=joules: (reading := read_journal(path)[0].reading) and cpu_j(reading) == joules)
+    finally:
+        process.kill()
+        process.communicate()
+    (run,) = read_journal(path)
+    assert not run.complete
+    assert cpu_j(run.reading) == 30
+    assert run.reading["cpu"]["method"] == "counter"
+
+
+def cpu_j(reading):
+    kwh = reading["cpu"]["kwh"]
+    return None if kwh is None else round(kwh * 3.6e6, 3)
+
+
 # ---- ranks
 
 
@@ -323,6 +353,25 @@ def test_folder_that_cannot_be_written_is_noted(tmp_path):
     assert "do not add up their energies" in meter.reading.notes[0]
 
 
+def test_full_disk_costs_the_ranks_neither_training_nor_counting_once(tmp_path, monkeypatch):
+    def full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    world = World(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with world.meter(environ={"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}, claims=tmp_path / "c") as meter:
+            assert Claims(Job("j", 1), tmp_path / "c").leader_is_there()
+            world.run(meter, 5)
+    assert meter.reading.ram.method == "estimated"
+    with monkeypatch.context() as patch:
+        patch.setattr("lorakit.claims.Claims.take", full)
+        with world.meter(environ={"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}, claims=tmp_path / "d") as meter:
+            world.run(meter, 5)
+    assert meter.reading.ram.method == "estimated"
+    assert "do not add up their energies" in meter.reading.notes[0]
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
@@ -388,6 +437,25 @@ def test_sum_keeps_measured_and_estimated_apart():
     assert total.notes == ("a", "b")
     assert add_readings([total, first]).estimated_wh == 5.0
     assert Reading.from_json(json.loads(json.dumps(total.to_json()))).to_json() == total.to_json()
+
+
+def test_sum_tells_a_device_that_could_not_be_read_and_keeps_the_conditions():
+    record = {"id": "GPU-a", "kwh": 0.002, "coverage": 1.0}
+    lost = {"id": "GPU-b", "kwh": None, "coverage": 0.0}
+    nothing = Quantity("unavailable", source="none")
+    dead = Quantity("unavailable", source="GPU-b: NVML error 4", devices=(lost,))
+
+    def at(start_c, end_c):
+        return {"driver": "570", "start": {"GPU-a": start_c}, "end": {"GPU-a": end_c}}
+
+    first = Reading(measured(2.0, devices=(record,)), nothing, nothing, 60.0, conditions=at(40, 60))
+    second = Reading(dead, nothing, nothing, 60.0)
+    total = add_readings([first, second])
+    assert (total.gpu.wh, total.gpu.coverage) == (2.0, 0.5)
+    assert [part["id"] for part in total.gpu.devices] == ["GPU-a", "GPU-b"]
+    assert add_readings(
+        [first, Reading(measured(1.0), nothing, nothing, 60.0, conditions=at(55, 70))]
+    ).conditions == at(40, 70)
 
 
 def test_sum_of_nothing_is_refused():

@@ -221,9 +221,8 @@ def layer(inputs: int = 16, outputs: int = 16, dropout: float = 0.0) -> LoRALine
 def test_a_second_derivative_raises(merged: bool) -> None:
     values = tensors((4,), 5, 3, 2)
     y = lora_linear(*values, 1.0, merged=merged)
-    (first,) = torch.autograd.grad(y.square().sum(), values[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first.sum().backward()
+    with pytest.raises(RuntimeError, match="double backward .* torch.func.grad"):
+        torch.autograd.grad(y.square().sum(), values[0], create_graph=True)
 
 
 def test_the_sum_is_used_only_where_it_is_cheaper_and_in_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,14 @@
 """The file that survives the process."""
 
 import json
+import multiprocessing
 import os
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from lorakit.energy_cli import merge_runs
 from lorakit.journal import Journal, read_journal
 from tests.energy_world import FakeGpu, Profile, World
 
@@ -64,7 +68,7 @@ def test_two_runs_may_share_a_file(world, tmp_path):
 def test_line_after_a_cut_one_stands_alone(tmp_path, monkeypatch, caplog):
     journal = Journal(tmp_path / "j", "r")
     real = os.write
-    journal.write("start", {"host": "h"})
+    journal.write("start", {"host": "h", "boot_id": "b", "pid": 1, "boottime_s": 0.0, "wall_s": 0.0})
     monkeypatch.setattr(os, "write", lambda file, data: real(file, data[:20]))  # the disk is nearly full
     journal.write("reading", {"reading": {}, "boottime_s": 1, "wall_s": 1})
     monkeypatch.undo()
@@ -111,3 +115,44 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "x").write_text('{"a": 1}\nnot json\n[3]\n')
     with pytest.raises(ValueError, match="holds no energy readings"):
         read_journal(tmp_path / "x")
+
+
+def write_many(path, name):
+    journal = Journal(path, name)
+    for count in range(100):
+        journal.write("reading", {"reading": {"n": count, "filling": name * 2000}, "boottime_s": 1, "wall_s": 1})
+
+
+def test_processes_that_append_at_once_cut_no_line(tmp_path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=write_many, args=(tmp_path / "j", name)) for name in "abcd"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert sorted((run.run, run.reading["n"]) for run in read_journal(tmp_path / "j")) == [(n, 99) for n in "abcd"]
+    assert len((tmp_path / "j").read_text().splitlines()) == 400
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(data=st.data())
+def test_damaged_journal_is_told_by_one_clear_error(tmp_path_factory, data):
+    """Any key of any line, at the top or in the reading, missing or of another type: a ValueError or a valid sum."""
+    folder = tmp_path_factory.mktemp("j")
+    world = World(folder, [FakeGpu("GPU-a", Profile((0, 100.0)))])
+    with world.meter(out=folder / "j") as meter:
+        world.run(meter, 10)
+    lines = [json.loads(line) for line in (folder / "j").read_text().splitlines()]
+    part = data.draw(st.sampled_from(lines))
+    if "reading" in part and data.draw(st.booleans()):
+        part = part["reading"]
+    key = data.draw(st.sampled_from(sorted(part)))
+    if data.draw(st.booleans()):
+        del part[key]
+    else:
+        part[key] = data.draw(st.sampled_from([None, 3, "x", [], {}, [3], {"x": 1}]))
+    (folder / "j").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    try:
+        merge_runs([(folder / "j", run) for run in read_journal(folder / "j")])
+    except ValueError as error:
+        assert str(error)

@@ -25,6 +25,7 @@ LAYERS = (
     (0, "lora_config"),
     (1, "lora energy ner encoding checkpoint"),
     (1, "batching models"),
+    (1, "prefix"),
     (2, "tagging"),
     (2, "prediction"),
     (2, "adapters smallbase training"),

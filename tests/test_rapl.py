@@ -231,6 +231,17 @@ def test_denied_zones_give_a_range_up_to_their_tdp(tmp_path, monkeypatch):
     assert meter.reading.measured_wh is None
 
 
+def test_zones_hidden_by_a_mount_are_masked_not_absent(tmp_path):
+    """containerd under cgroup v2 leaves neither /.dockerenv nor a telling cgroup, only the mount."""
+    proc = tmp_path / "proc"
+    (proc / "self").mkdir(parents=True)
+    (proc / "cpuinfo").write_text("flags : fpu sse2\n")
+    mount = "31 23 0:27 / {} ro,relatime - tmpfs tmpfs ro\n"
+    for place, state in [("/sys/devices/virtual/powercap", "masked"), ("/sys/firmware", "absent")]:
+        (proc / "self" / "mountinfo").write_text(mount.format(place))
+        assert diagnose(tmp_path / "none", proc, tmp_path / "no").state == state
+
+
 def test_absent_denied_masked_and_virtual_are_different_answers(tmp_path, monkeypatch):
     root, proc, dockerenv = tmp_path / "powercap", tmp_path / "proc", tmp_path / ".dockerenv"
     proc.mkdir()
