@@ -5,7 +5,7 @@
 Two processes train a small layer under DDP or FSDP2 with the exchanges of a training loop, then end: with status 0,
 with an error (1) or as a stopped run does (143), in turn. Anything else, such as SIGABRT (-6), is a dirty end.
 `--plain` does the same with torch alone, a barrier before `destroy_process_group`, to show what the library avoids. It
-prints a row of the table in benchmarks/results/teardown.md.
+prints a row of a table; no figure of it is published yet.
 
 Processes are forked off one that has imported torch, and end as Python ends; `--exec` starts each of them anew.
 """

@@ -437,9 +437,10 @@ class _Run:
         if found is None:
             return
         for name, value in self.identity.items():
-            if found.state["run"][name] != value:
+            former = found.state["run"].get(name)  # None in a checkpoint from before there was such a setting
+            if former != value:
                 raise ValueError(
-                    f"the checkpoint in {self.checkpoints} was written with {name} = {found.state['run'][name]!r}, now"
+                    f"the checkpoint in {self.checkpoints} was written with {name} = {former!r}, now"
                     f" it is {value!r}; resume with the former value, or train anew without resume"
                 )
         ranks = found.state["ranks"]
