@@ -12,28 +12,23 @@ import hashlib
 import json
 import math
 import os
-import random
 import signal
-import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from lorakit.batching import Batch, Layout, epoch_steps, layout_for, steps_per_epoch
 from lorakit.checkpoint import Checkpoint, delete_checkpoints, load_checkpoint, save_checkpoint
 from lorakit.distributed import all_sum, device, gather_bytes, is_main, process_group, rank, wait_for_all, world_size
 from lorakit.encoding import IGNORE, Encoded, check_tokenizer
-from lorakit.loggers import Write, check_loggers, open_logger, scalars
+from lorakit.loggers import check_loggers
 from lorakit.metrics import Scores
 from lorakit.ner import NerData
 from lorakit.parallel import STRATEGIES, like, spread, sync_if, whole
@@ -41,7 +36,9 @@ from lorakit.prediction import predict
 from lorakit.preemption import Meetings, Preempted, StopRequest
 from lorakit.prefix import FrozenPrefix
 from lorakit.progress import Progress
+from lorakit.random_state import random_state, seed_everything, set_random_state
 from lorakit.tagging import Tokenizer, encode_tagged, evaluate, label_names, precision_of
+from lorakit.training_log import SinceLog, TrainingLog
 
 __all__ = ["Preempted", "TrainConfig", "TrainResult", "evaluate", "predict", "train"]
 
@@ -160,7 +157,7 @@ def train(
     with process_group():
         check_tokenizer(tokenizer)
         _check_trainable(model, data)
-        _seed_everything(config.seed, rank())
+        seed_everything(config.seed, rank())
         model.to(device())
         layout, encoded = layout_for(model, config.packing), encode_tagged(model, tokenizer, data.train)
         with StopRequest(active=config.output_dir is not None) as stop:
@@ -211,8 +208,8 @@ class _Run:
         self.progress = _Progress()
         self.checkpoints = Path(config.output_dir) / "checkpoints" if config.output_dir else None
         self.identity = self.find_identity() if self.checkpoints else {}
-        self.log = _Log(config)
-        self.since_log, self.logged_at = _SinceLog(self.device), 0.0
+        self.log = TrainingLog({item.name: getattr(config, item.name) for item in fields(config)})
+        self.since_log, self.logged_at = SinceLog(self.device), 0.0
         self.prefix: FrozenPrefix | None = None
         self.training_since: float | None = None  # while training time runs
         self.meetings, self.stop_agreed = Meetings(), False
@@ -397,7 +394,7 @@ class _Run:
             return True
         self._count_time()
         progress = self.progress
-        mine = {"progress": asdict(progress), "since_log": self.since_log.to_json(), "random": _random_state()}
+        mine = {"progress": asdict(progress), "since_log": self.since_log.to_json(), "random": random_state()}
         ranks = gather_bytes(json.dumps(mine).encode())
         tensors = {f"model/{name}": whole(p.detach()) for name, p in self.trained.items()}
         tensors |= {f"best/{name}": whole(weights) for name, weights in self.best_weights.items()}
@@ -472,7 +469,7 @@ class _Run:
         self.scaler.load_state_dict(found.state["scaler"])
         if same_ranks:
             self.since_log.from_json(ranks[self.rank]["since_log"])
-            _set_random_state(ranks[self.rank]["random"])
+            set_random_state(ranks[self.rank]["random"])
 
     def find_identity(self) -> dict[str, Any]:
         """What must be the same for a run to be continued; a sharded model needs every rank for it."""
@@ -521,37 +518,13 @@ class _Run:
             ) from error
 
     def _restart_log(self) -> None:
-        self.since_log, self.logged_at = _SinceLog(self.device, self.since_log.in_a_row), time.perf_counter()
+        self.since_log, self.logged_at = SinceLog(self.device, self.since_log.in_a_row), time.perf_counter()
 
     def _count_time(self) -> None:
         if self.training_since is not None:
             now = time.perf_counter()
             self.progress.train_seconds += now - self.training_since
             self.training_since = now
-
-
-class _SinceLog:
-    """What has come together since the last log line, on the device where it would cost a wait to read it."""
-
-    def __init__(self, device: torch.device, in_a_row: Tensor | None = None) -> None:
-        self.loss, self.skipped = torch.zeros((), device=device), torch.zeros((), device=device)
-        self.in_a_row = torch.zeros((), device=device) if in_a_row is None else in_a_row
-        self.tokens = self.steps = 0
-
-    def add(self, loss: Tensor, bad: Tensor, tokens: int) -> None:
-        self.loss += torch.where(bad, 0.0, loss)
-        self.skipped += bad
-        self.in_a_row = (self.in_a_row + 1) * bad
-        self.tokens, self.steps = self.tokens + tokens, self.steps + 1
-
-    def to_json(self) -> dict[str, float]:
-        values = {name: float(getattr(self, name)) for name in ("loss", "skipped", "in_a_row")}
-        return {**values, "tokens": self.tokens, "steps": self.steps}
-
-    def from_json(self, record: Mapping[str, float]) -> None:
-        for name in ("loss", "skipped", "in_a_row"):
-            getattr(self, name).fill_(record[name])
-        self.tokens, self.steps = int(record["tokens"]), int(record["steps"])
 
 
 def loss_sum(forward: Callable[..., Any], layout: Layout, batch: Batch) -> Tensor:
@@ -595,98 +568,3 @@ def _check_trainable(model: nn.Module, data: NerData) -> None:
             raise ValueError(
                 f"{name} is {parameter.dtype}, in which small updates vanish; load the model with dtype=torch.float32"
             )
-
-
-def _seed_everything(seed: int, number: int) -> None:
-    random.seed(seed + number)
-    np.random.seed(seed + number)
-    torch.manual_seed(seed + number)  # ranks draw different dropout; the order of sentences has its own generator
-
-
-def _random_state() -> dict[str, Any]:
-    """The state of every generator of this process, as JSON."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
-    state = {
-        "python": random.getstate(),
-        "numpy": [kind, keys.tolist(), position, has_gauss, gauss],
-        "torch": bytes(torch.get_rng_state().tolist()).hex(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = bytes(torch.cuda.get_rng_state().tolist()).hex()
-    return state
-
-
-def _set_random_state(state: Mapping[str, Any]) -> None:
-    version, keys, gauss = state["python"]
-    random.setstate((version, tuple(keys), gauss))
-    np.random.set_state(tuple(state["numpy"]))
-    torch.set_rng_state(torch.tensor(list(bytes.fromhex(state["torch"])), dtype=torch.uint8))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(torch.tensor(list(bytes.fromhex(state["cuda"])), dtype=torch.uint8))
-
-
-class _Log:
-    """metrics.jsonl and what is said to the user, on the main rank only."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        self.quiet = not config.progress or not is_main()
-        self.path = Path(config.output_dir) / "metrics.jsonl" if config.output_dir and is_main() else None
-        self.file: IO[str] | None = None
-        self.config = {item.name: getattr(config, item.name) for item in fields(config)}
-        self.loggers: list[Write] = []
-
-    @contextmanager
-    def open(self, length: int, step: int) -> Iterator[None]:
-        """Write after the first `length` bytes of the file: what a resumed run will log again is cut off."""
-        if self.path is None:
-            yield
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as opened, self.path.open("a", encoding="utf-8") as self.file:
-            if length < self.length():
-                self.file.truncate(length)
-            for name in dict.fromkeys(self.config["log_to"]):
-                self.loggers.append(opened.enter_context(open_logger(name, self.path.parent, self.config, step)))
-            yield
-
-    def length(self) -> int:
-        return self.path.stat().st_size if self.path else 0
-
-    def step(self, bar: Progress, **values: float | None) -> None:
-        self._write({"event": "step", **values})
-        loss = values["loss"]
-        shown = {"loss": "–" if loss is None else f"{loss:.3f}", "tokens/s": f"{values['tokens_per_s']:,.0f}"}
-        if values.get("power_w") is not None:
-            shown["W"] = f"{values['power_w']:.0f}"
-        bar.set_postfix(shown)
-
-    def evaluation(self, split: str, epoch: int, step: int, scores: Scores) -> None:
-        self._write({"event": "evaluation", "split": split, "epoch": epoch, "step": step, **scores.to_json()})
-        if not self.quiet:
-            tqdm.write(f"epoch {epoch}: {split} loss {scores.loss:.4f}, F1 {scores.f1:.4f}", file=sys.stderr)
-
-    def prefix(self, **values: float) -> None:
-        self._write({"event": "cache_prefix", **values})
-        if not self.quiet:
-            size = f"{values['bytes'] / 2**20:,.0f} MiB"
-            tqdm.write(f"kept the output of {values['layers']} frozen layers: {size}", file=sys.stderr)
-
-    def problem(self, message: str) -> None:
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
-        self._write({"event": "problem", "message": message})
-
-    def _write(self, line: dict[str, Any]) -> None:
-        line |= {"wall_s": time.time()}  # the energy journal's clock: a figure can be given its cost
-        for write in list(self.loggers) if "step" in line else ():
-            try:
-                write(scalars(line), line["step"], line["wall_s"])
-            except OSError as error:
-                self.loggers.remove(write)
-                warnings.warn(f"a logger of {self.config['log_to']} failed: {error}", RuntimeWarning, stacklevel=2)
-        if self.file is None:
-            return
-        try:
-            print(json.dumps(line), file=self.file, flush=True)
-        except OSError as error:  # a full disk costs the log, not the training
-            self.file = None
-            warnings.warn(f"{self.path} cannot be written any more: {error}", RuntimeWarning, stacklevel=2)

@@ -18,10 +18,10 @@ LAYERS = (
     (0, "fused"),
     (
         0,
-        "layers masters metrics distributed preemption words progress loggers "  # what is trained and how
+        "layers masters metrics distributed preemption words progress loggers random_state "  # what is trained and how
         "sensors claims clock devices journal ledger legacy rapl readings",  # what it cost
     ),
-    (0, "combine initial targets parallel"),
+    (0, "combine initial targets parallel training_log"),
     (0, "lora_config"),
     (1, "lora energy ner encoding checkpoint"),
     (1, "batching models"),
