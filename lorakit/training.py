@@ -37,7 +37,16 @@ from lorakit.preemption import Meetings, Preempted, StopRequest
 from lorakit.prefix import FrozenPrefix
 from lorakit.progress import Progress
 from lorakit.random_state import random_state, seed_everything, set_random_state
-from lorakit.tagging import Tokenizer, encode_tagged, evaluate, label_names, precision_of
+from lorakit.tagging import (
+    EncodedSplit,
+    Tokenizer,
+    encode_split,
+    encode_tagged,
+    evaluate,
+    evaluate_split,
+    label_names,
+    precision_of,
+)
 from lorakit.training_log import SinceLog, TrainingLog
 
 __all__ = ["Preempted", "TrainConfig", "TrainResult", "evaluate", "predict", "train"]
@@ -211,6 +220,7 @@ class _Run:
         self.log = TrainingLog({item.name: getattr(config, item.name) for item in fields(config)})
         self.since_log, self.logged_at = SinceLog(self.device), 0.0
         self.prefix: FrozenPrefix | None = None
+        self.splits: dict[str, EncodedSplit] = {}  # what is evaluated on, encoded when first needed
         self.training_since: float | None = None  # while training time runs
         self.meetings, self.stop_agreed = Meetings(), False
 
@@ -371,13 +381,17 @@ class _Run:
     def evaluate(self, bar: Progress, split: str) -> Scores:
         def leave_if_asked(done: int, total: int) -> None:
             show(done, total)
-            asked = torch.tensor(float(self.stop.number), device=self.device)
-            if self.stop.number if self.world == 1 else all_sum(asked) > 0:
+            if self.world == 1:
+                asked = bool(self.stop.number)
+            else:
+                asked = bool(all_sum(torch.tensor(float(self.stop.number), device=self.device)) > 0)
+            if asked:
                 self.leave()
 
-        config, sentences = self.config, getattr(self.data, split)
+        if split not in self.splits:
+            self.splits[split] = encode_split(self.model, self.tokenizer, getattr(self.data, split), self.layout)
         with bar.evaluation(split) as show:
-            return evaluate(self.model, self.tokenizer, sentences, config.precision, config.packing, leave_if_asked)
+            return evaluate_split(self.model, self.splits[split], self.config.precision, leave_if_asked)
 
     def out_of_patience(self) -> bool:
         progress, patience = self.progress, self.config.patience

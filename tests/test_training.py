@@ -256,6 +256,23 @@ def test_predict_gives_a_tag_for_every_word_even_odd_and_beyond_the_window(tiny_
     assert {tag for row in tags for tag in row} <= set(LABELS)
 
 
+def test_each_split_is_tokenised_once_a_run_however_many_epochs(tiny_model, tokenizer, data):
+    seen = []
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(tokenizer, name)
+
+        def __call__(self, text, **options):
+            if options.get("split_special_tokens"):  # a corpus' distinct words; the other calls are probes of a word
+                seen.append(len(text))
+            return tokenizer(text, **options)
+
+    lorakit.train(tiny_model(), Counting(), data, quick(epochs=4))
+    distinct = [len({word for s in split for word in s.words}) for split in (data.train, data.validation, data.test)]
+    assert seen == distinct
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
