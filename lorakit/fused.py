@@ -91,6 +91,11 @@ def keep_mask(x: Tensor, p: float) -> tuple[Tensor, float]:
     return mask.view(x.shape), 65536 / (65536 - limit)
 
 
+def no_view(y: Tensor) -> Tensor:
+    """y as a tensor of its own, without a copy: of a Function's output that is a view autograd refuses `y /= 2`."""
+    return torch.ops.aten._unsafe_view(y, y.shape)
+
+
 def _rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1])  # not view: a gradient need not be contiguous
 
@@ -149,7 +154,7 @@ class _Branch(torch.autograd.Function):
         ctx.save_for_backward(rows, weight, A, B, xA, mask)
         ctx.scaling, ctx.factor, ctx.x_type, ctx.x_shape = scaling, factor, x.dtype, x.shape
         ctx.bias_type = None if bias is None else bias.dtype
-        return y
+        return no_view(y)
 
     @staticmethod
     @_once
@@ -195,7 +200,7 @@ class _Merged(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, A, B, A0, B0)
         ctx.scaling = scaling
-        return F.linear(x, _sum(weight, A, B, scaling, A0, B0), bias)
+        return no_view(F.linear(x, _sum(weight, A, B, scaling, A0, B0), bias))
 
     @staticmethod
     @_once

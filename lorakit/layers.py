@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorakit.fused import can_fuse, lora_linear, merging_pays
+from lorakit.fused import can_fuse, lora_linear, merging_pays, no_view
 
 CONV1D = "transformers.pytorch_utils.Conv1D"
 """GPT-2's linear layer with a transposed weight, known by its name: this file does not import transformers."""
@@ -465,7 +465,7 @@ def in_dtype_of(x: Tensor, parameter: Tensor | None) -> Tensor | None:
 class _RefuseBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, parameter: Tensor) -> Tensor:
-        return y.view_as(y)
+        return no_view(y)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> None:

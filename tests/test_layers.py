@@ -176,6 +176,28 @@ def test_any_leading_shape_even_empty_and_any_rank(shape: list[int], r: int, sca
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("tokens", [1, 40], ids=["by the update", "by the sum"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_output_may_be_changed_in_place_as_a_plain_layers(kind: str, tokens: int) -> None:
+    """DeBERTa divides a projection in place: autograd must neither refuse it nor give other gradients."""
+    layer, x = make(kind)
+    x = x.repeat(tokens, *[1] * (x.ndim - 1))
+    layer.requires_grad_(False)
+    layer = adapted(layer, r=4).train()
+    (layer(x) / 3).square().sum().backward()
+    expected = layer.lora_A.grad.clone(), layer.lora_B.grad.clone()
+    layer.zero_grad()
+    y = layer(x).transpose(0, 1)
+    y /= 3
+    y.square().sum().backward()
+    torch.testing.assert_close((layer.lora_A.grad, layer.lora_B.grad), expected)
+    layer.merge()
+    y = layer(x).transpose(0, 1)
+    y /= 3
+    with pytest.raises(RuntimeError, match="call unmerge_lora"):
+        y.sum().backward()
+
+
 def test_a_gradient_that_is_not_contiguous_is_no_trouble() -> None:
     layer, x = make("linear")
     y = adapted(layer)(x)
