@@ -14,6 +14,7 @@ from typing import Any
 import lorakit
 from lorakit import distributed
 from lorakit.adapters import save_adapter
+from lorakit.counting import peft_total
 from lorakit.flags import (
     MODE_DEFAULTS,
     Parser,
@@ -28,7 +29,6 @@ from lorakit.flags import (
     lora_options,
     train_config,
 )
-from lorakit.lora import peft_total
 from lorakit.measured_run import environment, show, status_of, train_measured
 from lorakit.models import load_token_classifier
 from lorakit.ner import NerData, Sentence

@@ -9,25 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lorakit.adapters import load_adapter, save_adapter
+    from lorakit.counting import count_parameters, lora_plus_groups, peft_total, without_gradient
+    from lorakit.disabling import disable_lora
     from lorakit.energy import EnergyMeter
-    from lorakit.lora import (
-        LoRALinear,
-        adapter_names,
-        apply_lora,
-        combine_adapters,
-        count_parameters,
-        delete_adapter,
-        disable_lora,
-        lora_plus_groups,
-        merge_lora,
-        peft_total,
-        remove_lora,
-        set_adapter,
-        unmerge_lora,
-        without_gradient,
-    )
+    from lorakit.layers import LoRALinear
+    from lorakit.lora import apply_lora, remove_lora
+    from lorakit.merging import merge_lora, unmerge_lora
     from lorakit.ner import read_ner
     from lorakit.prediction import Entity, predict
+    from lorakit.several import adapter_names, combine_adapters, delete_adapter, set_adapter
     from lorakit.smallbase import shrink_base
     from lorakit.training import TrainConfig, evaluate, train
 
@@ -63,28 +53,28 @@ __all__ = [
 _OWNER = {
     "EnergyMeter": "energy",
     "Entity": "prediction",
-    "LoRALinear": "lora",
+    "LoRALinear": "layers",
     "TrainConfig": "training",
-    "adapter_names": "lora",
+    "adapter_names": "several",
     "apply_lora": "lora",
-    "combine_adapters": "lora",
-    "count_parameters": "lora",
-    "delete_adapter": "lora",
-    "disable_lora": "lora",
+    "combine_adapters": "several",
+    "count_parameters": "counting",
+    "delete_adapter": "several",
+    "disable_lora": "disabling",
     "evaluate": "training",
     "load_adapter": "adapters",
-    "lora_plus_groups": "lora",
-    "merge_lora": "lora",
-    "peft_total": "lora",
+    "lora_plus_groups": "counting",
+    "merge_lora": "merging",
+    "peft_total": "counting",
     "predict": "prediction",
     "read_ner": "ner",
     "remove_lora": "lora",
     "save_adapter": "adapters",
-    "set_adapter": "lora",
+    "set_adapter": "several",
     "shrink_base": "smallbase",
     "train": "training",
-    "unmerge_lora": "lora",
-    "without_gradient": "lora",
+    "unmerge_lora": "merging",
+    "without_gradient": "counting",
 }
 
 

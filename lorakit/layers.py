@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorakit.fused import can_fuse, lora_linear, merging_pays, no_view
+from lorakit.sharded import like, whole
 
 CONV1D = "transformers.pytorch_utils.Conv1D"
 """GPT-2's linear layer with a transposed weight, known by its name: this file does not import transformers."""
@@ -108,8 +109,13 @@ class LoRALayer(nn.Module):
         return self.lora_original is not None
 
     def base_weight(self) -> Tensor:
-        """The weight to compute with: the untouched one where the update is off although it is merged."""
-        return self.lora_original if self.lora_off and self.lora_original is not None else self.weight
+        """The weight to compute with: the untouched one where the update is off although it is merged.
+
+        A sharded one is gathered by its engine from `weight`, where `disable_lora` has then put the untouched values.
+        """
+        if self.lora_off and self.merged and not hasattr(self.lora_original, "full_tensor"):
+            return self.lora_original
+        return self.weight
 
     def product(self, A: Tensor, B: Tensor) -> Tensor:
         """BA in float32, in the shape of `weight`."""
@@ -117,7 +123,7 @@ class LoRALayer(nn.Module):
 
     def delta_weight(self) -> Tensor:
         """The update scale·BA (from its start, if it has one) in float32, in the shape of `weight`; without DoRA."""
-        delta = self.product(self.lora_A, self.lora_B)
+        delta = self.product(whole(self.lora_A), whole(self.lora_B))
         if self.lora_start_A is not None:
             delta = delta - self.product(self.lora_start_A, self.lora_start_B)
         return self.scaling * delta
@@ -133,7 +139,7 @@ class LoRALayer(nn.Module):
 
     def magnitude_factor(self) -> Tensor:
         """DoRA's factor per output: the trained magnitude over the adapted weight's norm."""
-        return self.lora_magnitude / self.adapted_norms()
+        return whole(self.lora_magnitude) / self.adapted_norms()
 
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
@@ -162,7 +168,7 @@ class LoRALayer(nn.Module):
             self.weight = nn.Parameter(merged, requires_grad=False)
         else:
             self.register_buffer("lora_original", self.weight.detach().clone(), persistent=False)
-            self.weight.copy_(merged)
+            self.weight.copy_(like(merged, self.weight))
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -440,7 +446,7 @@ def plain_weight(module: nn.Module) -> Tensor:
     """The layer's untouched weight; a quantised one is unpacked."""
     weight = getattr(module, "lora_original", None)
     weight = module.weight if weight is None else weight
-    return unpacked(weight)
+    return unpacked(whole(weight))
 
 
 def unpacked(weight: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lorakit.distributed import world_size
+from lorakit.sharded import whole as whole
 
 STRATEGIES = ("ddp", "fsdp")
 
@@ -52,11 +53,6 @@ def sync_if(model: nn.Module, last: bool) -> AbstractContextManager[None]:
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(last)
     return nullcontext()
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor; of a sharded one it is gathered, so every rank has to ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def like(value: Tensor, other: Tensor) -> Tensor:

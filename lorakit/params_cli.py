@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from lorakit.counting import count_parameters, peft_total
 from lorakit.flags import check_writable, input_errors, lora_options
 from lorakit.json_output import write_json
-from lorakit.lora import apply_lora, count_parameters, lora_state, peft_total
+from lorakit.lora import apply_lora
+from lorakit.lora_state import lora_state
 from lorakit.report import markdown_table
 
 TASKS = {

@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lorakit.counting import ParameterCount
 from lorakit.energy import Reading
-from lorakit.lora import ParameterCount
 from lorakit.training import TrainConfig, TrainResult
 
 SCHEMA = 1

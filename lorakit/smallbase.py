@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from lorakit.layers import LoRALayer, is_packed
-from lorakit.lora import lora_state, unwrap
+from lorakit.lora_state import lora_state, unwrap
+from lorakit.sharded import refuse_sharded
 
 QUANTISED = ("int8", "nf4")
 NF4_BLOCK, NF4_SCALERS = 64, 256  # weights to a scale, scales to a scale of scales: torchao's defaults
@@ -35,6 +36,7 @@ def shrink_base(model: nn.Module, to: torch.dtype | str = torch.bfloat16) -> nn.
     """
     plain = unwrap(model)
     lora_state(plain)
+    refuse_sharded(plain, "shrink_base")
     if any(isinstance(m, LoRALayer) and m.merged for m in plain.modules()):
         raise ValueError("shrink_base on a merged model would keep two copies; call unmerge_lora first")
     if to in (torch.bfloat16, torch.float16):

@@ -26,7 +26,7 @@ DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
         qwen3_moe siglip smollm3 stablelm starcoder2 swin t5gemma vit wav2vec2 whisper xglm""".split(),
         _Q_V_PROJ,
     ),
-    "phi": _Q_V_PROJ,
+    "phi": (*_Q_V_PROJ, "fc1", "fc2"),  # as PEFT
     "phi3": ("qkv_proj",),
     "codegen": ("qkv_proj",),
     **dict.fromkeys("bloom falcon gpt_neox persimmon".split(), ("query_key_value",)),

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.adapters import save_adapter
+from lorakit.counting import count_parameters, peft_total
 from lorakit.distributed import is_main, process_group
 from lorakit.flags import check_writable, input_errors, lora_options, read_corpus, train_config
-from lorakit.lora import apply_lora, count_parameters, peft_total
+from lorakit.lora import apply_lora
 from lorakit.measured_run import environment, show, status_of, train_measured
 from lorakit.models import load_token_classifier
 from lorakit.ner import NerData

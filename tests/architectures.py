@@ -33,6 +33,9 @@ class Architecture:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = getattr(transformers, self.model)(config).eval()
+            for module in model.modules():
+                if isinstance(module, nn.Dropout):  # some heads have one that no configuration names
+                    module.p = 0.0
             with torch.no_grad():
                 for parameter in model.parameters():
                     parameter += 0.1 * torch.randn_like(parameter)
@@ -120,7 +123,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mistral": _decoder("Mistral", "SequenceClassification", "score"),
     "gemma": _decoder("Gemma"),
     "phi": Architecture(
-        "PhiConfig", "PhiForCausalLM", {**TEXT, "bos_token_id": 1, "eos_token_id": 2}, (), ("q_proj", "v_proj")
+        "PhiConfig",
+        "PhiForCausalLM",
+        {**TEXT, "bos_token_id": 1, "eos_token_id": 2},
+        (),
+        ("q_proj", "v_proj", "fc1", "fc2"),
     ),
     "opt": Architecture(
         "OPTConfig",
@@ -193,9 +200,9 @@ def inputs_for(model: nn.Module) -> dict[str, Tensor]:
     return {"input_ids": ids, "decoder_input_ids": ids} if model.config.is_encoder_decoder else {"input_ids": ids}
 
 
-def output_of(model: nn.Module, base: nn.Module | None = None) -> Tensor:
-    """The model's logits for its inputs, all its outputs side by side."""
-    out = model(**inputs_for(base or model))
+def output_of(model: nn.Module, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
+    """The model's logits for these inputs or its own, all its outputs side by side."""
+    out = model(**(inputs or inputs_for(model)))
     if "start_logits" in out:
         return torch.stack([out.start_logits, out.end_logits])
     return out.logits

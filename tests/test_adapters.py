@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from lorakit import adapter_files
 from lorakit.adapters import CONFIG, OWN, TENSORS, fingerprint, load_adapter, save_adapter
 from lorakit.lora import adapter_names, apply_lora, count_parameters, disable_lora, merge_lora
 from tests.test_lora import logits, perturb, tiny_roberta
@@ -67,15 +69,20 @@ def test_a_merged_or_copied_model_saves_the_same_files(tmp_path: Path) -> None:
 
 
 def test_saving_needs_no_network(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the network was used")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    load_adapter(labelled_roberta(), save_adapter(trained(), tmp_path / "again"))
+    model = trained(target_modules=["query", "word_embeddings"])
+    model.config._name_or_path = "someone/a-base-that-only-the-hub-has"
+    for name in ("socket", "create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, refuse)
+    load_adapter(labelled_roberta(), save_adapter(model, tmp_path / "again"))
 
 
 def test_the_tensors_are_those_that_were_trained_in_float32(saved: Path) -> None:
     tensors = load_file(saved / TENSORS)
+    count = count_parameters(trained(bias="all", lora_alpha=8)).trainable
+    assert sum(t.numel() for t in tensors.values()) == count  # no table, no base layer comes along
     # A and B of 4 layers, 8 biases in each of 2 layers, the embeddings' bias, the head: PEFT's without its head copies
     assert len(tensors) == 8 + 2 * 8 + 1 + 2
     assert {t.dtype for t in tensors.values()} == {torch.float32}
@@ -154,7 +161,6 @@ def test_a_base_of_another_name_is_refused_where_there_is_no_fingerprint(saved: 
     [
         ({"lora_alpha": None}, "lora_alpha is missing"),
         ({"r": None}, "r is missing"),
-        ({"target_modules": None}, "target_modules is missing"),
         ({"peft_type": "LOHA"}, "peft_type is 'LOHA'; lorakit reads 'LORA'"),
         ({"r": 16}, r"is \(8, 32\), this model needs \(16, 32\)"),
         ({"bias": "none"}, "unexpected: .*bias"),
@@ -247,6 +253,30 @@ def test_the_least_that_says_what_to_compute_loads(saved: Path) -> None:
     }
     (saved / CONFIG).write_text(json.dumps(least | {"bias": "all"}))
     assert torch.equal(logits(load_adapter(labelled_roberta(), saved)), logits(trained(bias="all", lora_alpha=8)))
+
+
+@pytest.mark.parametrize("targets", [None, "all-linear"])
+def test_targets_that_only_peft_would_fill_in_are_its_own_and_the_tensors_decide(
+    targets: str | None, tmp_path: Path
+) -> None:
+    """PEFT takes the architecture's defaults where the file names none."""
+    right, wrong = (["query", "value"], "all-linear") if targets is None else ("all-linear", ["query", "value"])
+    for wanted in (right, wrong):
+        model = trained(target_modules=wanted)
+        folder = save_adapter(model, tmp_path / str(wanted))
+        _forget_who_wrote(folder)
+        config = json.loads((folder / CONFIG).read_text()) | {"target_modules": targets}
+        (folder / CONFIG).write_text(json.dumps(config))
+        if wanted is right:
+            assert torch.equal(logits(load_adapter(labelled_roberta(), folder)), logits(model))
+        else:
+            with pytest.raises(ValueError, match="unexpected: " if targets is None else "missing: "):
+                load_adapter(labelled_roberta(), folder)
+    if targets is None:
+        model = labelled_roberta()
+        model.config.model_type = "novel"
+        with pytest.raises(ValueError, match="has no target_modules, and there is no default .* 'novel'; name some"):
+            load_adapter(model, folder)
 
 
 def test_a_hub_id_loads_what_the_hub_hands_over(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,6 +398,50 @@ def test_a_crash_between_two_files_leaves_a_set_that_is_refused(saved: Path, mon
         load_adapter(labelled_roberta(), saved)
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 on fork
+@pytest.mark.parametrize("written", range(4))
+def test_a_process_killed_between_two_files_leaves_the_old_the_new_or_a_refused_set(
+    written: int, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (saved / "mine.txt").write_text("a file of the user's own")
+    old, new = trained(bias="all", lora_alpha=8), trained(bias="all", lora_alpha=8, seed=3)
+    replace, calls = os.replace, iter(range(9))
+
+    def killed(source: Path, target: Path) -> None:
+        if next(calls) == written:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    def in_a_child(folder: Path, files: dict[str, bytes]) -> Path:
+        if not (child := os.fork()):
+            os.replace = killed
+            adapter_files.write_all(folder, files)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        return folder
+
+    monkeypatch.setattr("lorakit.adapters.write_all", in_a_child)
+    save_adapter(new, saved)
+    assert (saved / "mine.txt").exists()
+    if written in (1, 2):  # tensors, or tensors and configuration, are new; what says which belong together is old
+        with pytest.raises(ValueError, match="is not the file that was saved with lorakit.json"):
+            load_adapter(labelled_roberta(), saved)
+    else:
+        assert torch.equal(logits(load_adapter(labelled_roberta(), saved)), logits(new if written == 3 else old))
+    monkeypatch.undo()
+    save_adapter(new, saved)  # the way out
+    assert torch.equal(logits(load_adapter(labelled_roberta(), saved)), logits(new))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_loading_leaves_the_mode_of_the_model_alone(training: bool, tmp_path: Path) -> None:
+    folder = save_adapter(trained(lora_dropout=0.5), tmp_path)
+    model = load_adapter(labelled_roberta().train(training), folder)
+    assert all(module.training is training for module in model.modules())
+    if not training:
+        assert torch.equal(logits(model), logits(model))
+
+
 def test_an_adapter_is_exchanged_in_a_running_model_without_touching_the_base(saved: Path, tmp_path: Path) -> None:
     model = load_adapter(labelled_roberta(), saved)
     first, ids = logits(model), {name: id(p) for name, p in model.named_parameters()}
@@ -432,7 +506,7 @@ def test_any_one_fault_in_the_files_is_refused(
     elif fault == "config":
         config = json.loads((folder / CONFIG).read_text())
         if peft:
-            gone = data.draw(st.sampled_from(["r", "lora_alpha", "target_modules", "peft_type", "bias"]))
+            gone = data.draw(st.sampled_from(["r", "lora_alpha", "peft_type", "bias"]))
             del config[gone]
         else:
             config[data.draw(st.sampled_from(["r", "lora_alpha", "use_rslora", "lora_dropout", "bias"]))] = 3

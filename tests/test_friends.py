@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import RobertaForTokenClassification
@@ -70,6 +71,26 @@ def test_compile_has_no_graph_break_and_equal_output(options: dict) -> None:
         assert torch.equal(logits(model), logits(tiny_roberta(num_hidden_layers=1)))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's own
+def test_a_compiled_model_under_checkpointing_with_dropout_gives_the_same_gradients() -> None:
+    model = apply_lora(tiny_roberta(num_hidden_layers=1, **NO_DROPOUT), lora_dropout=0.3).train()
+    perturb(model)
+
+    def step() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="aot_eager")
+        torch.manual_seed(0)
+        compiled(IDS, labels=LABELS).loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    expected = step()
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    found = step()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
 def test_hot_swap_in_a_compiled_model_needs_no_new_compilation() -> None:
     model = apply_lora(tiny_roberta(num_hidden_layers=1), seed=1)
     perturb(model)
@@ -128,13 +149,23 @@ def test_trainer_trains_evaluates_and_saves_a_base_that_reloads(tmp_path: Path) 
         hidden = model.roberta(IDS).last_hidden_state
     assert torch.equal(reloaded.eval().roberta(IDS).last_hidden_state, hidden)
 
+    tuned = logits(model)
+    trainer.save_model(tmp_path / "trainer")  # the full state: the base, the head and the updates under their own names
+    state = load_file(tmp_path / "trainer" / "model.safetensors")
+    assert not {name for name, p in model.named_parameters() if p.requires_grad} - state.keys()
+    fresh = apply_lora(tiny_roberta(**NO_DROPOUT), seed=5)
+    fresh.load_state_dict(state)
+    assert torch.equal(logits(fresh), tuned)
+
 
 WORKER = """
-import copy, sys, torch, torch.distributed as dist
+import copy, pytest, sys, torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from lorakit.adapters import load_adapter, save_adapter
-from lorakit.lora import apply_lora, disable_lora, whole
+from lorakit.lora import apply_lora, disable_lora, merge_lora, remove_lora, set_adapter, unmerge_lora
+from lorakit.sharded import regather, whole
+from lorakit.smallbase import shrink_base
 from tests.test_friends import IDS, LABELS, NO_DROPOUT, logits, perturb, tiny_roberta
 
 dist.init_process_group("gloo")
@@ -184,15 +215,64 @@ def run(kind, out):
             torch.testing.assert_close(whole(p.grad), wanted[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+@torch.no_grad()
+def merging(kind, options, out):
+    model = apply_lora(tiny_roberta(**NO_DROPOUT), **options)
+    apply_lora(model, **options, seed=1, adapter_name="second")
+    perturb(model)
+    if kind == "ddp":
+        parallel = DistributedDataParallel(model)
+    else:
+        for layer in model.roberta.encoder.layer:
+            fully_shard(layer)
+        parallel = fully_shard(model)
+    tuned, base = logits(parallel), logits(tiny_roberta(**NO_DROPOUT))
+    values = {name: whole(p).clone() for name, p in model.named_parameters()}
+    for _ in range(2):
+        merge_lora(parallel)
+        assert not torch.equal(logits(parallel), tuned)
+        torch.testing.assert_close(logits(parallel), tuned, rtol=1e-4, atol=1e-5)
+        save_adapter(parallel, out)
+        with disable_lora(parallel):
+            assert torch.equal(logits(parallel), base)
+        torch.testing.assert_close(logits(parallel), tuned, rtol=1e-4, atol=1e-5)
+        unmerge_lora(parallel)
+        assert torch.equal(logits(parallel), tuned)
+        regather(model)
+        for name, p in model.named_parameters():
+            assert torch.equal(whole(p), values[name]), name
+    dist.barrier()
+    assert torch.equal(logits(load_adapter(tiny_roberta(**NO_DROPOUT), out)), tuned)
+    acts = {
+        "set_adapter": lambda: set_adapter(parallel, "default"),
+        "remove_lora": lambda: remove_lora(parallel, merge=True),
+        "apply_lora": lambda: apply_lora(model, **options, adapter_name="third"),
+        "adding an adapter": lambda: load_adapter(parallel, out, "fourth", check_base=False),
+        "shrink_base": lambda: shrink_base(parallel),
+    }
+    for what, act in acts.items() if kind == "fsdp2" else ():
+        with pytest.raises(ValueError, match=f"{what}: .* sharded over processes.* or save_adapter"):
+            act()
+    if kind == "fsdp2":
+        assert torch.equal(logits(parallel), tuned)  # as it was
+    else:
+        torch.testing.assert_close(logits(remove_lora(parallel, merge=True)), tuned, rtol=1e-4, atol=1e-5)
+
+
 for kind in ("ddp", "fsdp2"):
     run(kind, f"{sys.argv[1]}/{kind}")
+    merging(kind, {"target_modules": "all-linear", "bias": "all"}, f"{sys.argv[1]}/{kind}-merged")
+    merging(kind, {"target_modules": ["query", "word_embeddings"], "use_dora": True}, f"{sys.argv[1]}/{kind}-dora")
 dist.destroy_process_group()
 print("fine")
 """
 
 
-def test_two_processes_train_save_and_load_like_one(tmp_path: Path) -> None:
-    """Two gloo ranks with half the batch each, under DDP and FSDP2, equal one process with the whole."""
+def test_two_processes_train_save_load_and_merge_like_one(tmp_path: Path) -> None:
+    """Two gloo ranks with half the batch each, under DDP and FSDP2, equal one process with the whole.
+
+    What FSDP2 cannot take part in (other parameters than it was given) is refused.
+    """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])

@@ -15,7 +15,7 @@ ROOT = Path(lorakit.__file__).parent
 # A file imports only from the rows above its own. The number is the layer of the design; where a layer's file builds on
 # another of the same layer, the layer has several rows.
 LAYERS = (
-    (0, "fused"),
+    (0, "fused sharded"),
     (
         0,
         "layers masters metrics distributed preemption words progress loggers random_state "  # what is trained and how
@@ -23,11 +23,14 @@ LAYERS = (
     ),
     (0, "combine initial targets parallel training_log"),
     (0, "lora_config"),
-    (1, "lora energy ner encoding checkpoint"),
+    (1, "lora_state"),
+    (1, "counting merging disabling fingerprint"),
+    (1, "several"),
+    (1, "lora energy ner encoding checkpoint adapter_files"),
     (1, "batching models"),
     (1, "prefix"),
-    (2, "tagging"),
-    (2, "prediction"),
+    (2, "tagging peft_format"),
+    (2, "prediction adapter_card"),
     (2, "adapters smallbase training"),
     (2, "saved"),
     (3, "report energy_cli entity_views json_output config_file"),

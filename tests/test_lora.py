@@ -242,6 +242,30 @@ def test_backward_while_merged_raises() -> None:
         logits(model).sum().backward()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_train_and_eval_leave_merging_alone_and_merging_rounds_once(dtype: torch.dtype) -> None:
+    model = apply_lora(tiny_roberta().to(dtype))
+    perturb(model)
+    layer = model.roberta.encoder.layer[0].attention.self.query
+    exact = layer.weight.double() + layer.scaling * layer.lora_B.double() @ layer.lora_A.double()
+    merge_lora(model.train()).eval()
+    assert layer.merged
+    merged = layer.weight.detach().clone()
+    model.train()
+    assert torch.equal(layer.weight, merged)
+    unit = torch.finfo(dtype).eps / 2
+    allowed = exact.abs() * unit + 8 * 2**-24 * exact.abs().max()  # the sum itself is taken in float32
+    assert ((merged.double() - exact).abs() <= allowed).all()
+
+
+def test_the_biases_of_keys_change_nothing() -> None:
+    """bias="all" trains them because PEFT does and counts them; softmax does not see them."""
+    model = apply_lora(tiny_roberta(), bias="all")
+    model(IDS, labels=torch.ones_like(IDS)).loss.backward()
+    attention = model.roberta.encoder.layer[0].attention.self
+    assert attention.key.bias.grad.abs().max() < 1e-6 * attention.value.bias.grad.abs().max()
+
+
 def test_state_dict_of_a_merged_model_does_not_apply_the_update_twice() -> None:
     model = apply_lora(tiny_roberta())
     perturb(model)

@@ -1,11 +1,19 @@
-"""PEFT as an oracle: on the same base it adapts the same layers, trains the same parameters, computes the same bits."""
+"""PEFT as an oracle: on the same base it adapts the same layers, trains the same parameters, computes the same bits.
+
+Where the bits differ (sums in another order, half precision) both are held against PEFT's own code in float64.
+Other cases, and more of them: LORAKIT_CASES=600 python -m pytest tests/test_peft_oracle.py -k drawn
+"""
 
 import copy
+import os
 import re
+import warnings
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -15,7 +23,7 @@ from lorakit.fused import keep_mask
 from lorakit.layers import lora_class
 from lorakit.lora import apply_lora, lora_layers, peft_total
 from lorakit.targets import DEFAULT_TARGETS, find_head
-from tests.architectures import ARCHITECTURES, Architecture, output_of
+from tests.architectures import ARCHITECTURES, Architecture, inputs_for, output_of
 from tests.test_lora import perturb
 
 peft = pytest.importorskip("peft", reason="the oracle is the dev extra")
@@ -31,14 +39,27 @@ pytestmark = [
 ]
 
 
+CASES = os.environ.get("LORAKIT_CASES")
 DTYPES = [torch.float32, torch.float32, torch.bfloat16, torch.float64]
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 0.1, torch.float64: 1e-5}  # relative to the largest value, at least 1
+ROUNDINGS = {
+    torch.float32: 40 * 2**-24,  # the longest sum here has 40 terms (the vocabulary), and lorakit may order it anew
+    torch.bfloat16: 16 * 2**-9,  # sums are kept in float32 and rounded once: 16 operations from input to output
+    torch.float64: 40 * 2**-24,  # lorakit's updates and their gradients are float32 beside a base in any type
+}
+"""What rounding alone may change, relative to the largest value, beyond twice PEFT's own distance to float64."""
+
+
+@pytest.fixture(autouse=True)
+def no_kinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smooth activations: a rounding that moves an input of ReLU over 0 switches a gradient on or off."""
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: F.silu(x))
 
 
 def peft_twin(base: nn.Module, options: dict) -> nn.Module:
     """PEFT's model on a copy of the untouched base, for the arguments that ours is adapted with."""
     config = peft.LoraConfig(**options, modules_to_save=list(find_head(base)) or None)
-    return peft.get_peft_model(copy.deepcopy(base), config).eval()
+    # in half precision PEFT casts the input up to float32 updates, lorakit the updates down to the input
+    return peft.get_peft_model(copy.deepcopy(base), config, autocast_adapter_dtype=False).eval()
 
 
 def our_name(theirs: str) -> str | None:
@@ -138,15 +159,31 @@ def target_names(architecture: Architecture) -> list[str]:
 BYPASSED = {"rel_embeddings"}  # DeBERTa reads its weight
 
 
+def train_step(model: nn.Module, inputs: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
+    """Output and gradients with dropout on; the masks are the same for every model and type."""
+    torch.manual_seed(0)
+    out = output_of(model.train(), inputs=inputs)
+    out.to(torch.promote_types(out.dtype, torch.float32)).square().mean().backward()
+    model.eval()
+    names = ((our_name(n) or "", p) for n, p in model.named_parameters() if p.requires_grad)
+    return out.detach(), {name: p.grad for name, p in names}
+
+
+def distance(found: torch.Tensor, truth: torch.Tensor, scale: float = 0.0) -> float:
+    """The largest difference, relative to the largest value."""
+    difference = (found.double() - truth.double()).abs().max().item()
+    return difference / max(scale, truth.abs().max().item()) if difference else 0.0
+
+
 @settings(
-    max_examples=60,
+    max_examples=int(CASES or 60),
     deadline=None,
-    derandomize=True,
+    derandomize=CASES is None,
     phases=[Phase.explicit, Phase.generate],  # shrinking would take minutes
     suppress_health_check=list(HealthCheck),
 )
 @given(name=st.sampled_from(sorted(ARCHITECTURES)), dtype=st.sampled_from(DTYPES), data=st.data())
-def test_targets_names_counts_outputs_gradients_and_files_are_pefts(
+def test_targets_names_counts_outputs_gradients_and_files_are_pefts_where_drawn(
     name: str, dtype: torch.dtype, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     options = draw_options(data, name, dtype)
@@ -165,48 +202,59 @@ def test_targets_names_counts_outputs_gradients_and_files_are_pefts(
     perturb(ours)
     copy_into(theirs, ours)
     drop_alike(theirs, options)
-    # PEFT takes DoRA's norms from a product with the identity, which may round elsewhere
-    exact = dtype is torch.float32 and not {"init_lora_weights", "use_dora"} & options.keys()
-    tolerance = 0.0 if exact else TOLERANCE[dtype]
+    exact = copy.deepcopy(theirs).double()
+    inputs = inputs_for(base)
+    wide = {key: value.double() if value.is_floating_point() else value for key, value in inputs.items()}
 
-    def close(a: torch.Tensor, b: torch.Tensor, what: str, tolerance: float = tolerance, scale: float = 1.0) -> None:
-        scale = max(scale, b.float().abs().max().item())
-        torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=tolerance * scale, msg=lambda m: f"{what}: {m}")
+    def near(found: torch.Tensor, peft_found: torch.Tensor, truth: torch.Tensor, what: str) -> None:
+        limit = 2 * distance(peft_found, truth) + ROUNDINGS[dtype]
+        assert distance(found, truth) <= limit, what
 
-    ours.train(), theirs.train()
-    outputs = []
-    for model in (ours, theirs):
-        torch.manual_seed(0)  # dropout draws from the default generator, in the same order
-        out = output_of(model, base)
-        out.float().square().mean().backward()
-        outputs.append(out.detach())
-    # in training sums are made in another order: into the weight where that pays, and by one addmm in backward
-    rounding = max(tolerance, 2e-6)
-    close(*outputs, "output", rounding)
-    largest = max(p.grad.float().abs().max().item() for p in theirs.parameters() if p.grad is not None)
-    theirs_by_name = {our_name(n): p for n, p in theirs.named_parameters()}
-    for parameter_name, parameter in ours.named_parameters():
-        if parameter.requires_grad:
-            expected = theirs_by_name[parameter_name].grad
-            assert (parameter.grad is None) == (expected is None), parameter_name
-            if expected is not None:
-                close(parameter.grad, expected, parameter_name, rounding, scale=largest)
+    (out, gradients), (peft_out, peft_gradients), (truth, true_gradients) = (
+        train_step(model, x) for model, x in ((ours, inputs), (theirs, inputs), (exact, wide))
+    )
+    near(out, peft_out, truth, "output in training")
+    assert {n for n, g in gradients.items() if g is None} == {n for n, g in peft_gradients.items() if g is None}
+    names = [n for n, g in gradients.items() if g is not None]
+    largest = max(true_gradients[n].abs().max().item() for n in names)
+    peft_error = max(distance(peft_gradients[n], true_gradients[n], largest) for n in names)
+    for parameter in names:
+        error = distance(gradients[parameter], true_gradients[parameter], largest)
+        assert error <= 2 * peft_error + ROUNDINGS[dtype], f"gradient of {parameter}: {error}, PEFT's {peft_error}"
 
-    ours.eval(), theirs.eval()
-    close(output_of(ours, base), output_of(theirs, base), "output at rest")
     with torch.no_grad():
-        expected = output_of(ours, base)
+        out, peft_out, truth = (output_of(m, inputs=x) for m, x in ((ours, inputs), (theirs, inputs), (exact, wide)))
+        near(out, peft_out, truth, "output at rest")
+        same = dtype is torch.float32 and not {"init_lora_weights", "use_dora"} & options.keys()
+        if same:
+            assert torch.equal(out, peft_out)
         folder = tmp_path_factory.mktemp("files")
         read_by_peft = peft.PeftModel.from_pretrained(copy.deepcopy(base), save_adapter(ours, folder / "ours")).eval()
-        close(output_of(read_by_peft, base), expected, "our file in PEFT")
         theirs.save_pretrained(folder / "theirs")
         read_by_us = load_adapter(copy.deepcopy(base), folder / "theirs")
-        close(output_of(read_by_us, base), output_of(theirs, base), "PEFT's file in ours")
+        for model, what in ((read_by_peft, "our file in PEFT"), (read_by_us, "PEFT's file in ours")):
+            near(output_of(model, inputs=inputs), peft_out, truth, what)
+            assert not same or torch.equal(output_of(model, inputs=inputs), out), what
         assert trained_names(read_by_us) == trained_names(ours)
+
+
+@pytest.mark.parametrize("name", ["roberta", "qwen2", "gpt2-lm", "t5", "bert-qa", "vit"])
+def test_peft_loads_our_file_with_the_same_bits_and_without_a_warning(name: str, tmp_path: Path) -> None:
+    base = ARCHITECTURES[name].build()
+    ours = apply_lora(copy.deepcopy(base), bias="lora_only", lora_dropout=0.1)
+    perturb(ours)
+    save_adapter(ours, tmp_path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        theirs = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
+        expected, found = output_of(ours), output_of(theirs, inputs=inputs_for(base))
+    assert torch.equal(found, expected)
+    about_transformers = "is_gradient_checkpointing"  # PEFT asks it of every model
+    assert [str(w.message) for w in caught if about_transformers not in str(w.message)] == []
 
 
 @pytest.mark.parametrize("kind", sorted(set(peft.utils.constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING)))
 def test_default_targets_are_pefts_where_both_have_them(kind: str) -> None:
-    if kind in DEFAULT_TARGETS and kind != "phi":  # PEFT adapts phi's feed-forward layers too
+    if kind in DEFAULT_TARGETS:
         table = peft.utils.constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
         assert set(DEFAULT_TARGETS[kind]) == set(table[kind])

@@ -99,6 +99,19 @@ def test_trainables_of_a_half_model_are_float32_masters(options: dict, dtype: to
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
 
 
+def test_a_float16_base_trains_under_a_gradient_scaler() -> None:
+    """What is trained in float16 stops it: "Attempting to unscale FP16 gradients"."""
+    model = apply_lora(tiny_roberta().half(), bias="all").train()
+    optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    scaler.scale(model(IDS, labels=LABELS).loss).backward()
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    changed = [name for name, p in model.named_parameters() if p.requires_grad and not torch.equal(p, before[name])]
+    assert [name for name in before if not name.endswith("lora_A")] == [n for n in changed if not n.endswith("lora_A")]
+
+
 def test_a_small_step_is_not_rounded_away_from_a_half_head() -> None:
     model = apply_lora(tiny_roberta().to(torch.bfloat16))
     before = model.classifier.weight.detach().clone()

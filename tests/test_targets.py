@@ -51,15 +51,21 @@ def test_every_layer_that_can_be_adapted_moves_the_output(name: str) -> None:
         names = [n for n in names if not n.endswith("embed_tokens")]
     apply_lora(model, r=4, target_modules="|".join(map(re.escape, names)))
     assert [n for n, _ in lora_layers(model)] == names
-    with torch.no_grad():
-        for _, layer in lora_layers(model):
-            layer.lora_A.normal_(generator=torch.Generator().manual_seed(0))
-            layer.lora_B.zero_()
-        before = output_of(model)
-        for layer_name, layer in lora_layers(model):
-            layer.lora_B.normal_(std=5, generator=torch.Generator().manual_seed(1))
-            assert (output_of(model) - before).abs().max() > 1e-4, layer_name
-            layer.lora_B.zero_()
+    for _, layer in lora_layers(model):
+        nn.init.normal_(layer.lora_A, generator=torch.Generator().manual_seed(0))
+        nn.init.zeros_(layer.lora_B)
+    before = output_of(model)
+    for layer_name, layer in lora_layers(model):
+        nn.init.normal_(layer.lora_B, std=5, generator=torch.Generator().manual_seed(1))
+        moved = output_of(model) - before
+        assert moved.abs().max() > 1e-4, layer_name
+        nn.init.zeros_(layer.lora_B)
+    for _, layer in lora_layers(model):
+        nn.init.normal_(layer.lora_B, generator=torch.Generator().manual_seed(1))
+    expected = output_of(model)
+    with torch.no_grad():  # no other path in training or without gradients
+        torch.testing.assert_close(output_of(model), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(output_of(model.train()), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -70,6 +76,7 @@ def test_one_backward_reaches_every_trainable(name: str) -> None:
     for parameter_name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad.isfinite().all(), parameter_name
+            assert parameter.grad.abs().max() > 0 or not parameter_name.endswith("lora_B"), parameter_name
 
 
 def test_a_layer_that_the_output_does_not_use_is_named() -> None:
@@ -85,6 +92,33 @@ NAMES = st.lists(st.sampled_from(["query", "xquery", "dense", "attn", "0", "1", 
 @given(NAMES, NAMES)
 def test_suffixes_match_whole_parts_only(name: list[str], suffix: list[str]) -> None:
     assert name_matches(".".join(name), ".".join(suffix)) == (name[-len(suffix) :] == suffix)
+
+
+LAYERS = [name for name, m in tiny_roberta().named_modules() if isinstance(m, nn.Linear | nn.Embedding)]
+PARTS = [".".join(name.split(".")[-n:]) for name in LAYERS for n in (1, 2, 3)]
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    wanted=st.lists(st.sampled_from(PARTS), min_size=1, max_size=3),
+    excluded=st.lists(st.sampled_from(PARTS), max_size=2),
+    regex=st.booleans(),
+)
+def test_targets_are_those_of_a_matcher_written_out(wanted: list[str], excluded: list[str], regex: bool) -> None:
+    def means(names: list[str], layer: str) -> bool:
+        return any(layer.split(".")[-len(n.split(".")) :] == n.split(".") for n in names)
+
+    inside = [n for n in LAYERS if not n.startswith("classifier")]
+    matched = [n for n in inside if means(wanted, n)]
+    expected = tuple(n for n in matched if not means(excluded, n))
+    pattern = rf"(?:.*\.)?({'|'.join(map(re.escape, wanted))})"
+    arguments = (tiny_roberta(), pattern if regex else wanted, excluded, ["classifier"])
+    each = all(any(means([w], n) for n in inside) for w in wanted) if not regex else bool(matched)
+    if each and expected and all(any(means([e], n) for n in matched) for e in excluded):
+        assert find_targets(*arguments) == expected
+    else:
+        with pytest.raises(ValueError, match="."):
+            find_targets(*arguments)
 
 
 def test_list_regex_all_linear_and_exclusion() -> None:
@@ -248,6 +282,21 @@ def test_a_base_module_with_an_adapters_name_is_no_adapter() -> None:
     model = apply_lora(Odd(), target_modules=["default"], bias="all")
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"default.lora_A", "default.lora_B", "default.bias", "lora_A.bias"}
+
+
+def test_names_are_compared_whole_also_for_modules_to_save_and_adapters() -> None:
+    """PEFT's `endswith` takes aux_classifier for classifier, and finds an adapter "a" in any parameter's name."""
+
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.classifier, self.aux_classifier = (nn.Linear(3, 3) for _ in range(3))
+
+    model = apply_lora(TwoHeads(), target_modules=["up"], modules_to_save=["classifier"], adapter_name="a")
+    apply_lora(model, target_modules=["up"], modules_to_save=["classifier"], adapter_name="p")
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"up.lora_A", "up.lora_B", "classifier.weight", "classifier.bias"}
+    assert set(model.state_dict()) == set(TwoHeads().state_dict()) | {"up.lora_A", "up.lora_B"}
 
 
 def test_the_head_of_a_module_of_ones_own_is_what_surrounds_the_pretrained_model() -> None:
