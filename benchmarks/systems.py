@@ -9,7 +9,7 @@ their own: that is what is compared.
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from flops import Operations, predict_flops
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 import lorakit
-from lorakit.batching import Layout, epoch_order, epoch_steps
-from lorakit.encoding import encode
+from lorakit.batching import Batch, Layout, epoch_steps
+from lorakit.encoding import Encoded, encode
 from lorakit.models import load_token_classifier
 from lorakit.ner import NerData, Sentence
 
@@ -33,6 +32,9 @@ SHAPES = {
     # 50,265 words as roberta-base has, though the embedded tokenizer uses the first 8,192 of them
     "roberta-base": {"vocab_size": 50265, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
                      "intermediate_size": 3072},
+    # in between, for scaling.py: 6 layers of 384, 13.8 M parameters
+    "small": {"vocab_size": 8192, "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6,
+              "intermediate_size": 1536},
     "tiny": {"vocab_size": 8192, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
              "intermediate_size": 64},
     "mini": {},  # the embedded base with its own weights
@@ -59,12 +61,13 @@ class Job:
     r: int = 16
     lora_alpha: float = 16
     target_modules: tuple[str, ...] = ("query", "value")
+    lowest_layer: int = 0  # first layer with LoRA
     rates: dict[str, float] = field(default_factory=lambda: {"full": 5e-5, "lora": 1e-3})
     seed: int = 0
     train_config: dict[str, Any] = field(default_factory=dict)  # more of lorakit's TrainConfig
 
     def sentences(self) -> tuple[Sentence, ...]:
-        """As many as the steps need, a random choice of the corpus."""
+        """As many as the steps need, a choice of the corpus by the seed."""
         wanted = self.batch_size * (self.warmup + self.steps)
         if wanted > len(self.train):
             raise ValueError(f"{wanted} sentences are needed, the corpus has {len(self.train)}; give fewer steps")
@@ -72,59 +75,69 @@ class Job:
         return tuple(self.train[i] for i in chosen)
 
 
-def make_model(job: Job) -> tuple[nn.Module, Any]:
-    """The model and its tokenizer; every system starts from the same weights."""
-    if job.shape == "mini":
-        return load_token_classifier(MINI, job.labels, seed=job.seed, dropout=job.dropout)
-    from transformers import AutoTokenizer, RobertaConfig, RobertaForTokenClassification
+def config_of(job: Job) -> Any:
+    """The model's sizes; the embedded base's own, or RobertaConfig's with those of SHAPES."""
+    from transformers import AutoConfig, RobertaConfig
 
-    config = RobertaConfig(
-        **SHAPES[job.shape],
-        max_position_embeddings=514,
-        type_vocab_size=1,
-        layer_norm_eps=1e-5,
-        hidden_dropout_prob=job.dropout,
-        attention_probs_dropout_prob=job.dropout,
-        id2label=dict(enumerate(job.labels)),
-        label2id={label: number for number, label in enumerate(job.labels)},
-    )
+    options = {
+        "hidden_dropout_prob": job.dropout,
+        "attention_probs_dropout_prob": job.dropout,
+        "id2label": dict(enumerate(job.labels)),
+        "label2id": {label: number for number, label in enumerate(job.labels)},
+    }
+    if job.shape == "mini":
+        return AutoConfig.from_pretrained(MINI, **options)
+    positions = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+    return RobertaConfig(**SHAPES[job.shape], **positions, **options)
+
+
+def tokenizer_of(job: Job) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(MINI)
+
+
+def make_model(job: Job) -> nn.Module:
+    """Every system starts from the same weights."""
+    if job.shape == "mini":
+        return load_token_classifier(MINI, job.labels, seed=job.seed, dropout=job.dropout)[0]
+    from transformers import RobertaForTokenClassification
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)
-        model = RobertaForTokenClassification(config)
-    return model, AutoTokenizer.from_pretrained(MINI)
+        return RobertaForTokenClassification(config_of(job))
 
 
-class Operations(TorchDispatchMode):
-    """Counts what reaches the device: operators that make something new (no views), and their FLOPs."""
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens that a system was given in a run, special ones included."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.operators = self.flops = 0
+    real: int  # of the timed steps
+    computed: int  # the same with padding
+    whole: int  # real ones, the warm-up's too: the same for all systems
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = function(*args, **kwargs)
-        returned = function._schema.returns
-        self.operators += not any(r.alias_info is not None and not r.alias_info.is_write for r in returned)
-        formula = flop_registry.get(function.overloadpacket)
-        if formula:
-            self.flops += formula(*args, **kwargs, out_val=result)
-        return result
+    @classmethod
+    def of(cls, job: Job, batches: Sequence[tuple[int, int]]) -> "Tokens":
+        """From the (real, computed) tokens of every batch, in order."""
+        timed = batches[job.warmup : job.warmup + job.steps]
+        return cls(*(sum(column) for column in zip(*timed, strict=True)), sum(real for real, _ in batches))
 
 
 class Clock:
-    """Times the steps after the warm-up; or counts the operators of each, which slows them.
+    """Times the steps after the warm-up; or counts the operators of each, or profiles them, which slows them.
 
     Args:
         window: makes a context that measures energy while the clock runs.
+        profiles: time by kind of operator; on a GPU also the kernels launched.
     """
 
-    def __init__(self, job: Job, counts: bool = False, window: Callable[[], Any] | None = None) -> None:
+    def __init__(
+        self, job: Job, counts: bool = False, profiles: bool = False, window: Callable[[], Any] | None = None
+    ) -> None:
         self.job, self.operations, self.window = job, Operations() if counts else None, window
+        self.profiler = torch.profiler.profile() if profiles else None
         self.every = 1 if counts else job.warmup  # steps between two calls of `step`, where that is for us to choose
         self.done, self.seen, self.open = 0, [], ExitStack()
-        self.profiler: Any = None
-        self.kernels: float | None = None
         self.called = time.perf_counter()
         self.began = self.ended = self.called
 
@@ -134,8 +147,7 @@ class Clock:
             self.seen.append((self.operations.operators, self.operations.flops))
         if self.done == self.job.warmup:
             synchronize()
-            if self.operations and torch.cuda.is_available():
-                self.profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+            if self.profiler:
                 self.profiler.start()
             if self.window:
                 self.open.enter_context(self.window())
@@ -146,27 +158,53 @@ class Clock:
             self.open.close()
             if self.profiler:
                 self.profiler.stop()
-                on_device = [event for event in self.profiler.events() if event.device_type.name == "CUDA"]
-                kernels = [event for event in on_device if not event.name.startswith(("Memcpy", "Memset"))]
-                self.kernels = len(kernels) / self.job.steps
 
     def cost(self) -> dict[str, Any]:
-        if self.done < self.job.warmup + self.job.steps:
-            raise RuntimeError(f"the clock saw {self.done} of {self.job.warmup + self.job.steps} steps")
-        if self.operations is None:
-            return {
-                "step_s": (self.ended - self.began) / self.job.steps,
-                "timed_s": self.ended - self.began,
-                "startup_s": self.began - self.called,
-            }
-        one, other = zip(
-            *((b[0] - a[0], b[1] - a[1]) for a, b in zip(self.seen, self.seen[1:], strict=False)), strict=True
-        )
-        return {
-            "operators": statistics.median(one[-self.job.steps :]),
-            "flops": statistics.mean(other[-self.job.steps :]),
-            "kernels": self.kernels,
-        }
+        steps = self.job.steps
+        if self.done < self.job.warmup + steps:
+            raise RuntimeError(f"the clock saw {self.done} of {self.job.warmup + steps} steps")
+        if self.operations:
+            operators, flops = (
+                [after - before for before, after in zip(seen, seen[1:], strict=False)][-steps:]
+                for seen in zip(*self.seen, strict=True)
+            )
+            return {"operators": statistics.median(operators), "flops": statistics.mean(flops)}
+        timed = self.ended - self.began
+        cost = {"step_s": timed / steps, "timed_s": timed, "startup_s": self.began - self.called}
+        if self.profiler:
+            cost |= profiled(self.profiler, steps, timed)
+        return cost
+
+
+KINDS = {  # of operators, by what their names hold; the first that fits
+    "matrix products": ("::mm", "::addmm", "::bmm", "::baddbmm", "::linear", "::matmul"),
+    "attention in one operator": ("scaled_dot_product", "flash_attention"),
+    "random numbers": ("bernoulli", "random_", "dropout"),
+    "softmax, GELU, norms": ("softmax", "gelu", "layer_norm"),
+}
+
+
+def profiled(profiler: Any, steps: int, timed_s: float) -> dict[str, Any]:
+    """Seconds a step by kind of operator, and CUDA kernels a step (None without a GPU)."""
+    events = profiler.events()
+    kernels = [e for e in events if e.device_type.name == "CUDA" and not e.name.startswith(("Memcpy", "Memset"))]
+    seconds = dict.fromkeys([*KINDS, "optimiser and clipping", "other operators"], 0.0)
+    for event in events:
+        if event.device_type.name != "CPU":
+            continue
+        ancestor, kind = event, None
+        while ancestor is not None and kind is None:
+            if (
+                ancestor.name.startswith("Optimizer.step")
+                or "foreach" in ancestor.name
+                or "vector_norm" in ancestor.name
+            ):
+                kind = "optimiser and clipping"
+            ancestor = ancestor.cpu_parent
+        kind = kind or next((k for k, parts in KINDS.items() if any(p in event.name for p in parts)), "other operators")
+        seconds[kind] += event.self_cpu_time_total / 1e6 / steps
+    seconds["between operators (Python, data)"] = max(0.0, timed_s / steps - sum(seconds.values()))
+    return {"seconds_by_kind": seconds, "kernels": len(kernels) / steps if torch.cuda.is_available() else None}
 
 
 def synchronize() -> None:
@@ -174,11 +212,11 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-# The systems: each trains for warmup + steps steps and returns (real, computed) tokens of the timed ones ------------
+# The systems: each trains for warmup + steps steps and tells the tokens ----------------------------------------------
 
 
-def by_lorakit(job: Job, clock: Clock, mode: str) -> tuple[int, int]:
-    model, tokenizer = make_model(job)
+def by_lorakit(job: Job, clock: Clock, mode: str) -> Tokens:
+    model = make_model(job)
     if mode == "lora":
         lorakit.apply_lora(
             model,
@@ -186,6 +224,7 @@ def by_lorakit(job: Job, clock: Clock, mode: str) -> tuple[int, int]:
             lora_alpha=job.lora_alpha,
             lora_dropout=job.lora_dropout,
             target_modules=job.target_modules,
+            layers_to_transform=layers_of(job),
             seed=job.seed,
         )
     config = lorakit.TrainConfig(
@@ -199,22 +238,24 @@ def by_lorakit(job: Job, clock: Clock, mode: str) -> tuple[int, int]:
         **job.train_config,
     )
     data = NerData(job.sentences(), (), (), job.labels, "benchmark")
-    result = lorakit.train(model, tokenizer, data, config, observe=lambda: (clock.step(clock.every), {})[1])
-    real = timed_tokens(job, tokenizer)
-    return real, round(real * result.computed_tokens / result.train_tokens)
+    result = lorakit.train(model, tokenizer_of(job), data, config, observe=lambda: (clock.step(clock.every), {})[1])
+    batches = [(b.tokens, b.computed_tokens) for b in own_batches(job, encode_job(job, job.sentences()))]
+    if tuple(map(sum, zip(*batches, strict=True))) != (result.train_tokens, result.computed_tokens):
+        raise RuntimeError("the batches that lorakit trained on are not those that its order says")
+    return Tokens.of(job, batches)
 
 
-def by_trainer(job: Job, clock: Clock, mode: str) -> tuple[int, int]:
+def by_trainer(job: Job, clock: Clock, mode: str) -> Tokens:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     class Steps(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
             clock.step()
 
-    model, tokenizer = make_model(job)
+    model = make_model(job)
     if mode == "lora":
         model = with_peft(job, model)
-    rows, collator = tokenise(job, tokenizer), Collator(job, tokenizer)
+    rows, collator = tokenise(job), Collator(job)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -235,17 +276,17 @@ def by_trainer(job: Job, clock: Clock, mode: str) -> tuple[int, int]:
     return collator.tokens()
 
 
-def by_accelerate(job: Job, clock: Clock, mode: str) -> tuple[int, int]:
+def by_accelerate(job: Job, clock: Clock, mode: str) -> Tokens:
     """The loop of run_ner_no_trainer.py."""
     from accelerate import Accelerator
     from torch.utils.data import DataLoader
     from transformers import get_scheduler
 
     accelerator = Accelerator(mixed_precision="no" if job.precision == "fp32" else job.precision)
-    model, tokenizer = make_model(job)
+    model = make_model(job)
     model = with_peft(job, model)
-    collator = Collator(job, tokenizer)
-    loader = DataLoader(tokenise(job, tokenizer), shuffle=True, collate_fn=collator, batch_size=job.batch_size)
+    collator = Collator(job)
+    loader = DataLoader(tokenise(job), shuffle=True, collate_fn=collator, batch_size=job.batch_size)
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=job.rates[mode])
     scheduler = get_scheduler("linear", optimizer, num_warmup_steps=1, num_training_steps=len(loader))
     model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
@@ -259,16 +300,16 @@ def by_accelerate(job: Job, clock: Clock, mode: str) -> tuple[int, int]:
     return collator.tokens()
 
 
-def by_loop(job: Job, clock: Clock, mode: str) -> tuple[int, int]:
+def by_loop(job: Job, clock: Clock, mode: str) -> Tokens:
     """The loop of PEFT's guide to token classification, which has no scheduler of its own beyond a linear one."""
     from torch.utils.data import DataLoader
     from transformers import get_linear_schedule_with_warmup
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, tokenizer = make_model(job)
+    model = make_model(job)
     model = with_peft(job, model).to(device).train()
-    collator = Collator(job, tokenizer)
-    loader = DataLoader(tokenise(job, tokenizer), shuffle=True, collate_fn=collator, batch_size=job.batch_size)
+    collator = Collator(job)
+    loader = DataLoader(tokenise(job), shuffle=True, collate_fn=collator, batch_size=job.batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=job.rates[mode])
     scheduler = get_linear_schedule_with_warmup(optimizer, 1, len(loader))
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(job.precision)
@@ -285,7 +326,7 @@ def by_loop(job: Job, clock: Clock, mode: str) -> tuple[int, int]:
     return collator.tokens()
 
 
-SYSTEMS: dict[str, tuple[str, Callable[..., tuple[int, int]], str]] = {
+SYSTEMS: dict[str, tuple[str, Callable[..., Tokens], str]] = {
     "lorakit-lora": ("lorakit, LoRA", by_lorakit, "lora"),
     "lorakit-full": ("lorakit, full", by_lorakit, "full"),
     "trainer-peft": ("HF Trainer + PEFT", by_trainer, "lora"),
@@ -293,6 +334,10 @@ SYSTEMS: dict[str, tuple[str, Callable[..., tuple[int, int]], str]] = {
     "accelerate-peft": ("accelerate + PEFT", by_accelerate, "lora"),
     "loop-peft": ("plain loop + PEFT", by_loop, "lora"),
 }
+
+
+def layers_of(job: Job) -> list[int] | None:
+    return list(range(job.lowest_layer, config_of(job).num_hidden_layers)) if job.lowest_layer else None
 
 
 def with_peft(job: Job, model: nn.Module) -> nn.Module:
@@ -306,14 +351,16 @@ def with_peft(job: Job, model: nn.Module) -> nn.Module:
             lora_alpha=job.lora_alpha,
             lora_dropout=job.lora_dropout,
             target_modules=list(job.target_modules),
+            layers_to_transform=layers_of(job),
             bias="none",
         ),
     )
 
 
-def tokenise(job: Job, tokenizer: Any) -> list[dict[str, list[int]]]:
+def tokenise(job: Job) -> list[dict[str, list[int]]]:
     """As run_ner.py does: the label on a word's first subword, -100 elsewhere."""
-    classes, rows = {label: number for number, label in enumerate(job.labels)}, []
+    tokenizer, rows = tokenizer_of(job), []
+    classes = {label: number for number, label in enumerate(job.labels)}
     for sentence in job.sentences():
         row = tokenizer(list(sentence.words), is_split_into_words=True, truncation=True, max_length=512)
         before, labels = None, []
@@ -327,44 +374,41 @@ def tokenise(job: Job, tokenizer: Any) -> list[dict[str, list[int]]]:
 class Collator:
     """The usual collator, padding to the longest; it notes real and computed tokens of each batch."""
 
-    def __init__(self, job: Job, tokenizer: Any) -> None:
+    def __init__(self, job: Job) -> None:
         from transformers import DataCollatorForTokenClassification
 
         self.job, self.seen = job, []
         multiple = None if job.precision == "fp32" else 8  # as run_ner.py
-        self.inner = DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=multiple)
+        self.inner = DataCollatorForTokenClassification(tokenizer_of(job), pad_to_multiple_of=multiple)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = dict(self.inner(rows))
         self.seen.append((int(batch["attention_mask"].sum()), batch["input_ids"].numel()))
         return batch
 
-    def tokens(self) -> tuple[int, int]:
-        timed = self.seen[self.job.warmup : self.job.warmup + self.job.steps]
-        return sum(real for real, _ in timed), sum(computed for _, computed in timed)
+    def tokens(self) -> Tokens:
+        return Tokens.of(self.job, self.seen)
 
 
 # What the arithmetic alone predicts ---------------------------------------------------------------------------------
 
 
-def encoded_lengths(job: Job, tokenizer: Any) -> np.ndarray:
-    sentences = job.sentences()
-    return encode(tokenizer, [s.words for s in sentences], 512).lengths
+def encode_job(job: Job, sentences: Sequence[Sentence]) -> Encoded:
+    return encode(tokenizer_of(job), [s.words for s in sentences], 512, [s.tags for s in sentences], job.labels)
 
 
-def timed_tokens(job: Job, tokenizer: Any) -> int:
-    """Real tokens of lorakit's timed steps: its order is a function of the seed."""
-    lengths = encoded_lengths(job, tokenizer)
-    return int(lengths[epoch_order(len(lengths), job.seed, 1)][job.warmup * job.batch_size :].sum())
+def own_batches(job: Job, encoded: Encoded) -> list[Batch]:
+    """lorakit's batches of an epoch: a function of the seed."""
+    steps = epoch_steps(encoded, Layout(2, 1), job.batch_size, 1, job.seed, 1)
+    return [micro for step in steps for micro in step.micros]
 
 
-def widths(job: Job, tokenizer: Any, system: str) -> tuple[list[tuple[int, int]], int]:
+def shapes_of(job: Job, system: str) -> tuple[list[tuple[int, int]], int]:
     """(rows, width) of the batches of an epoch over up to 4,096 sentences of the corpus, and their real tokens."""
     chosen = np.random.default_rng(job.seed + 1).permutation(len(job.train))[:4096]
-    encoded = encode(tokenizer, [job.train[i].words for i in chosen], 512)
+    encoded = encode_job(job, [job.train[i] for i in chosen])
     if system.startswith("lorakit"):
-        steps = epoch_steps(encoded, Layout(2, 1), job.batch_size, 1, job.seed, 1)
-        shapes = [tuple(micro.input_ids.shape) for step in steps for micro in step.micros]
+        shapes = [tuple(batch.input_ids.shape) for batch in own_batches(job, encoded)]
     else:
         chunks = np.split(encoded.lengths, range(job.batch_size, len(encoded), job.batch_size))
         multiple = 1 if job.precision == "fp32" else 8
@@ -373,38 +417,20 @@ def widths(job: Job, tokenizer: Any, system: str) -> tuple[list[tuple[int, int]]
 
 
 def predict_cost(job: Job, system: str) -> dict[str, float]:
-    """FLOPs a step and the padding factor, from the shapes alone.
-
-    A matrix of P numbers costs 2P a token forward, 2P for its input's gradient and 2P for its own; frozen ones need no
-    gradient of their own, and nothing below the lowest trained matrix is differentiated. Attention costs 4·width·hidden
-    a token and layer forward and twice that backward.
-    """
-    model, tokenizer = make_model(job)
-    mode, config = SYSTEMS[system][2], model.config
-    shapes, real = widths(job, tokenizer, system)
+    """FLOPs a step and the padding factor, from the shapes alone."""
+    config, lora = config_of(job), SYSTEMS[system][2] == "lora"
+    shapes, real = shapes_of(job, system)
+    flops = sum(
+        predict_flops(
+            config,
+            *shape,
+            targets=job.target_modules if lora else None,
+            r=job.r,
+            lowest_layer=job.lowest_layer,
+            may_merge=system.startswith("lorakit") and job.precision == "fp32" and not job.lora_dropout,
+            one_attention_operator=not job.dropout,
+        )
+        for shape in shapes
+    )
     tokens = sum(rows * width for rows, width in shapes)
-    layers = model.base_model.encoder.layer
-    per_token = 0.0
-    for number, layer in enumerate(layers):
-        for name, module in layer.named_modules():
-            if not isinstance(module, nn.Linear):
-                continue
-            size, lowest = module.weight.numel(), number == 0 and name.endswith(("query", "key", "value"))
-            adapted = name.rsplit(".", 1)[-1] in job.target_modules
-            if mode == "full":
-                per_token += 6 * size
-            else:
-                per_token += 2 * size + (0 if lowest else 2 * size)
-                if adapted:  # A and B: forward, their gradients, and z = gB; dx only above the lowest
-                    down, up = job.r * module.in_features, job.r * module.out_features
-                    per_token += 4 * down + 6 * up + (0 if lowest else 2 * down)
-    per_token += 6 * model.classifier.weight.numel()
-    products = 6 * len(layers)  # of width x width x hidden: two forward, four backward
-    if mode == "lora" and "key" not in job.target_modules:
-        products -= 1  # nothing below the lowest keys asks for their gradient
-    attention = sum(rows * width * width for rows, width in shapes) * 2 * products * config.hidden_size
-    return {
-        "flops": (tokens * per_token + attention) / len(shapes),
-        "padding": tokens / real,
-        "real": real / len(shapes),
-    }
+    return {"flops": flops / len(shapes), "padding": tokens / real, "real": real / len(shapes)}
