@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from lorakit.batching import Batch, Layout, epoch_steps, layout_for, steps_per_epoch
 from lorakit.checkpoint import Checkpoint, delete_checkpoints, load_checkpoint, save_checkpoint
-from lorakit.distributed import all_sum, device, gather_bytes, is_main, process_group, rank, wait_for_all, world_size
+from lorakit.distributed import all_sum, device, gather_bytes, is_main, process_group, rank, world_size
 from lorakit.encoding import IGNORE, Encoded, check_tokenizer
 from lorakit.loggers import check_loggers
 from lorakit.metrics import Scores
@@ -359,15 +359,14 @@ class _Run:
             tokens_per_s=since.tokens * self.world / (now - self.logged_at),
             **(self.observe() if self.observe else {}),
         )
-        self.logged_at = now
+        self._restart_log()
         if in_a_row >= GIVE_UP_AFTER:
-            kept = f"; the last good state is in {self.checkpoints}" if self.checkpoints else ""
+            kept = f"; the state before them is in {self.checkpoints}" if self.checkpoints and self.save() else ""
             raise FloatingPointError(
                 f"the last {in_a_row} steps up to step {progress.step} had no finite gradient and were skipped"
                 f" (learning rate {rate:.2g}, precision {self.config.precision}); try a lower learning rate or"
                 f" precision='fp32'{kept}"
             )
-        self._restart_log()
 
     def validate(self, bar: Progress) -> None:
         progress = self.progress
@@ -398,12 +397,13 @@ class _Run:
         return bool(patience) and progress.epoch - 1 - progress.best_epoch >= patience
 
     def leave(self) -> None:
-        saved = self.save()
-        wait_for_all()  # once one has left, torchrun kills the others after 30 s: too soon for one that still writes
-        raise Preempted(self.stop.number or signal.SIGTERM, self.checkpoints, saved)
+        raise Preempted(self.stop.number or signal.SIGTERM, self.checkpoints, self.save())
 
     def save(self) -> bool:
-        """Write a checkpoint; a disk that does not take it is reported, with False, and does not end the training."""
+        """Write a checkpoint; a disk that does not take it is reported, with False, and does not end the training.
+
+        All ranks return together and alike: one that left while the main rank writes would make torchrun kill that.
+        """
         if self.checkpoints is None:
             return True
         self._count_time()
@@ -415,21 +415,22 @@ class _Run:
         for name, parameter in self.trained.items():
             state = self.optimizer.state.get(parameter, {})
             tensors |= {f"optimizer/{name}/{key}": whole(value) for key, value in state.items()}
-        if not is_main():
-            return True
-        progress.log_bytes = self.log.length()
-        state = {
-            "run": self.identity,
-            "progress": asdict(progress),
-            "ranks": [json.loads(part) for part in ranks],
-            "scaler": self.scaler.state_dict(),
-        }
-        try:
-            save_checkpoint(self.checkpoints, progress.step, Checkpoint(tensors, state))
-        except OSError as error:
-            self.log.problem(f"the checkpoint of step {progress.step} could not be written ({error}); training goes on")
-            return False
-        return True
+        failed = torch.zeros((), device=self.device)
+        if is_main():
+            progress.log_bytes = self.log.length()
+            state = {
+                "run": self.identity,
+                "progress": asdict(progress),
+                "ranks": [json.loads(part) for part in ranks],
+                "scaler": self.scaler.state_dict(),
+            }
+            try:
+                save_checkpoint(self.checkpoints, progress.step, Checkpoint(tensors, state))
+            except OSError as error:
+                failed += 1
+                step = progress.step
+                self.log.problem(f"the checkpoint of step {step} could not be written ({error}); training goes on")
+        return not all_sum(failed)
 
     def restore(self) -> None:
         """Go on from the newest whole checkpoint; nothing to do where there is none.

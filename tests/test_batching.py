@@ -18,7 +18,7 @@ from lorakit.batching import (
     sorted_batches,
     steps_per_epoch,
 )
-from lorakit.encoding import encode
+from lorakit.encoding import IGNORE, Encoded, encode
 from lorakit.ner import read_ner
 
 PACKED = [
@@ -186,6 +186,44 @@ def test_all_ranks_together_see_every_window_once_in_the_same_steps(
         assert words == sorted(n for window in wanted for n in window[window >= 0].tolist())
         assert {step.targets for step in ranks} == {sum(batch.targets for batch in batches)} == {len(words)}
         assert all(len(step.micros) == accumulate for step in ranks)
+
+
+def windows_by_step(corpus, layout, size, accumulate, seed, world, first_step=0):
+    """Numbers of the windows that every step of an epoch counts, on all ranks together."""
+    per_rank = [
+        list(epoch_steps(corpus, layout, size, accumulate, seed, 1, rank, world, first_step)) for rank in range(world)
+    ]
+    found = []
+    for ranks in zip(*per_rank, strict=True):
+        words = torch.cat([batch.words.flatten() for step in ranks for batch in step.micros])
+        found.append(sorted(words[words >= 0].tolist()))  # a window has one word here, of the same number
+    return found
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(
+    lengths=st.lists(st.integers(2, 30), min_size=1, max_size=70),
+    world=st.integers(1, 8),
+    accumulate=st.integers(1, 4),
+    size=st.integers(1, 8),
+    seed=st.integers(0, 5),
+    share=st.floats(0, 1),
+)
+def test_any_corpus_is_seen_once_an_epoch_in_steps_that_no_number_of_ranks_changes(
+    tiny_layout, lengths, world, accumulate, size, seed, share
+):
+    """Also when a run goes on in the middle of an epoch; and an evaluation on these ranks sees it once."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    labels, words = np.full(offsets[-1], IGNORE), np.full(offsets[-1], -1)
+    labels[offsets[:-1]], words[offsets[:-1]] = 0, np.arange(len(lengths))
+    corpus = Encoded(np.full(offsets[-1], 7), labels, words, offsets, np.ones(len(lengths), int))
+    steps = windows_by_step(corpus, tiny_layout, size, accumulate, seed, world)
+    assert sorted(window for step in steps for window in step) == list(range(len(lengths)))
+    assert steps == windows_by_step(corpus, tiny_layout, size * accumulate * world, 1, seed, 1)
+    first = int(share * len(steps))
+    assert steps[first:] == windows_by_step(corpus, tiny_layout, size, accumulate, seed, world, first)
+    evaluated = [batch.words for rank in range(world) for batch in sorted_batches(corpus, tiny_layout, 64, rank, world)]
+    assert sorted(n for words in evaluated for n in words[words >= 0].tolist()) == list(range(len(lengths)))
 
 
 @pytest.fixture(scope="module")
