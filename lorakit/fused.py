@@ -13,10 +13,9 @@ from collections.abc import Callable
 from functools import wraps
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-PLAIN = (Tensor, torch.nn.Parameter)
+from lorakit.onednn import PLAIN, linear, matmul, nothing_transforms
 
 
 def can_fuse(x: Tensor, weight: Tensor, A: Tensor) -> bool:
@@ -25,15 +24,12 @@ def can_fuse(x: Tensor, weight: Tensor, A: Tensor) -> bool:
     torch.compile fuses the plain operations itself; torch.func and forward-mode AD differentiate them; quantised and
     sharded tensors bring operations of their own; a trained weight needs a gradient that the Function never forms.
     """
-    return not (
-        torch.compiler.is_compiling()
-        or weight.requires_grad
+    return nothing_transforms() and not (
+        weight.requires_grad
         or not x.is_floating_point()
         or type(x) not in PLAIN
         or type(weight) not in PLAIN
         or type(A) not in PLAIN
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
         or (x.dtype == torch.float64 and torch.is_autocast_enabled(x.device.type))  # autocast leaves float64 alone
     )
 
@@ -138,13 +134,13 @@ class _Branch(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(x.device.type) if casts else x.dtype
         with torch.autocast(x.device.type, enabled=False):
             # without autocast a weight of another type than x is the caller's mistake, and an error as in nn.Linear
-            y = F.linear(x.to(dtype), weight.to(dtype) if casts else weight, None if bias is None else bias.to(dtype))
+            y = linear(x.to(dtype), weight.to(dtype) if casts else weight, None if bias is None else bias.to(dtype))
             rows, mask, factor = _rows(x.to(dtype)), None, 1.0
             inputs = rows
             if p:
                 mask, factor = keep_mask(rows, p)
                 inputs = rows * mask
-            xA = inputs @ A.to(dtype).T
+            xA = matmul(inputs, A.to(dtype).T)
             if p:
                 xA *= factor
             if one_addmm:
@@ -165,18 +161,18 @@ class _Branch(torch.autograd.Function):
         dx = dbias = dA = dB = None
         with torch.autocast(grad.device.type, enabled=False):
             g = _rows(grad)
-            gB = g @ B.to(dtype) if need_A or need_x else None  # (tokens, r)
+            gB = matmul(g, B.to(dtype)) if need_A or need_x else None  # (tokens, r)
             if need_A:
                 inputs = rows if mask is None else rows * mask
-                dA = (gB.T @ inputs).mul_(scaling * ctx.factor).to(A.dtype)
+                dA = matmul(gB.T, inputs).mul_(scaling * ctx.factor).to(A.dtype)
             if need_B:
                 dB = (g.T @ xA).mul_(scaling).to(B.dtype)
             if need_x:
-                dx = g @ weight.to(dtype)
+                dx = matmul(g, weight.to(dtype))
                 if mask is None:
                     dx.addmm_(gB, A.to(dtype), alpha=scaling)
                 else:
-                    dx.add_((gB @ A.to(dtype)).mul_(mask), alpha=scaling * ctx.factor)
+                    dx.add_(matmul(gB, A.to(dtype)).mul_(mask), alpha=scaling * ctx.factor)
                 dx = dx.view(ctx.x_shape).to(ctx.x_type)
             if need_bias:
                 dbias = g.sum(0).to(ctx.bias_type)
@@ -200,7 +196,7 @@ class _Merged(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, A, B, A0, B0)
         ctx.scaling = scaling
-        return no_view(F.linear(x, _sum(weight, A, B, scaling, A0, B0), bias))
+        return no_view(linear(x, _sum(weight, A, B, scaling, A0, B0), bias))
 
     @staticmethod
     @_once
@@ -210,11 +206,11 @@ class _Merged(torch.autograd.Function):
         g, rows = _rows(grad), _rows(x)
         dx = dbias = dA = dB = None
         if need_A:
-            dA = ((g @ B).T @ rows).mul_(ctx.scaling)
+            dA = matmul(matmul(g, B).T, rows).mul_(ctx.scaling)
         if need_B:
-            dB = (g.T @ (rows @ A.T)).mul_(ctx.scaling)
+            dB = (g.T @ matmul(rows, A.T)).mul_(ctx.scaling)
         if need_x:
-            dx = (g @ _sum(weight, A, B, ctx.scaling, A0, B0)).view(x.shape)
+            dx = matmul(g, _sum(weight, A, B, ctx.scaling, A0, B0)).view(x.shape)
         if need_bias:
             dbias = g.sum(0)
         return dx, None, dbias, dA, dB, None, None, None

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorakit.fused import can_fuse, lora_linear, merging_pays, no_view
+from lorakit.onednn import linear
 from lorakit.sharded import like, whole
 
 CONV1D = "transformers.pytorch_utils.Conv1D"
@@ -208,13 +209,13 @@ class LoRALinear(LoRALayer, nn.Linear):
     base_class = nn.Linear
 
     def base_output(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.linear(x, weight, in_dtype_of(x, self.bias))
+        return linear(x, weight, in_dtype_of(x, self.bias))
 
     def bare_output(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+        return linear(x, self.weight)
 
     def update_output(self, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
-        return F.linear(F.linear(x, in_dtype_of(x, A)), in_dtype_of(x, B))
+        return linear(linear(x, in_dtype_of(x, A)), in_dtype_of(x, B))
 
     def adapted_output(self, x: Tensor) -> Tensor:
         y = fused_output(self, x, self.weight)

@@ -18,6 +18,7 @@ from lorakit.batching import Batch, Layout, batch_count, collate, first_position
 from lorakit.distributed import all_sum, rank, world_size
 from lorakit.encoding import IGNORE, Encoded, check_tokenizer, encode, split_by_sentence
 from lorakit.metrics import Scores, score_classes
+from lorakit.onednn import faster_products
 
 EVALUATION_TOKENS = 4096  # real tokens in a batch
 
@@ -195,7 +196,7 @@ def _tag(
     )
     probabilities = torch.zeros(len(classes), device=device)
     loss = torch.zeros((), device=device, dtype=torch.float64)
-    with _eval_mode(model), torch.no_grad():  # not inference_mode, in which FSDP2 cannot gather
+    with faster_products(model), _eval_mode(model), torch.no_grad():  # not inference_mode, in which FSDP2 cannot gather
         for done, batch in enumerate(split.batches, start=1):
             places, numbers, wanted = (part.to(device, non_blocking=True) for part in _word_starts(batch))
             with autocast():

@@ -31,6 +31,7 @@ from lorakit.encoding import IGNORE, Encoded, check_tokenizer
 from lorakit.loggers import check_loggers
 from lorakit.metrics import Scores
 from lorakit.ner import NerData
+from lorakit.onednn import faster_products
 from lorakit.parallel import STRATEGIES, like, spread, sync_if, whole
 from lorakit.prediction import predict
 from lorakit.preemption import Meetings, Preempted, StopRequest
@@ -169,7 +170,7 @@ def train(
         seed_everything(config.seed, rank())
         model.to(device())
         layout, encoded = layout_for(model, config.packing), encode_tagged(model, tokenizer, data.train)
-        with StopRequest(active=config.output_dir is not None) as stop:
+        with faster_products(model), StopRequest(active=config.output_dir is not None) as stop:
             return _Run(model, tokenizer, data, config, observe, layout, encoded, stop).run()
 
 

@@ -15,6 +15,7 @@ ROOT = Path(lorakit.__file__).parent
 # A file imports only from the rows above its own. The number is the layer of the design; where a layer's file builds on
 # another of the same layer, the layer has several rows.
 LAYERS = (
+    (0, "onednn"),
     (0, "fused sharded"),
     (
         0,
