@@ -33,7 +33,7 @@ from lorakit.combine import without_start
 from lorakit.fingerprint import fingerprint
 from lorakit.lora_state import captured, unwrap
 from lorakit.peft_format import base_name, peft_config, read_adapter, read_config, to_peft
-from lorakit.several import add_adapter
+from lorakit.several import add_adapter, refuse_other_parameters
 from lorakit.sharded import is_sharded, regather
 
 
@@ -124,6 +124,7 @@ def load_adapter(
         _check_base(plain, own["base"], adapter.saved)
     elif check_base:
         _check_base_name(plain, config)
+    refuse_other_parameters(model, name, adapter)
     add_adapter(plain, name, adapter)
     if labels:
         plain.config.id2label = dict(enumerate(labels))

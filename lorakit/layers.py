@@ -469,17 +469,29 @@ def in_dtype_of(x: Tensor, parameter: Tensor | None) -> Tensor | None:
     return parameter.to(x.dtype)
 
 
+@torch.library.custom_op("lorakit::gradient_while_merged", mutates_args=())
+def _gradient_while_merged(parameter: Tensor, grad: Tensor) -> Tensor:
+    """`parameter`'s gradient: none. An operation, because torch.compile runs a plain `raise` while it traces."""
+    raise RuntimeError(
+        "backward through a merged LoRA layer: a merged update gets no gradient, so nothing would be trained; "
+        "call unmerge_lora(model) before training"
+    )
+
+
+@_gradient_while_merged.register_fake
+def _(parameter: Tensor, grad: Tensor) -> Tensor:
+    return torch.empty_like(parameter)
+
+
 class _RefuseBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, parameter: Tensor) -> Tensor:
+        ctx.save_for_backward(parameter)
         return no_view(y)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> None:
-        raise RuntimeError(
-            "backward through a merged LoRA layer: a merged update gets no gradient, so nothing would be trained; "
-            "call unmerge_lora(model) before training"
-        )
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return grad, _gradient_while_merged(*ctx.saved_tensors, grad)
 
 
 def refuse_backward(y: Tensor, parameter: Tensor) -> Tensor:

@@ -112,6 +112,11 @@ def apply_lora(
         use_dora=use_dora,
         init_lora_weights=init_lora_weights,
     )
+    if unwrap(model) is not model:
+        raise ValueError(
+            f"apply_lora got a model in a {type(model).__name__}, which would go on with the parameters it was given; "
+            "apply_lora first, then wrap or compile"
+        )
     refuse_sharded(model, "apply_lora")
     state = getattr(model, STATE, None)
     if state is not None and adapter_name in state.adapters:

@@ -59,6 +59,13 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
+def is_replicated(model: nn.Module) -> bool:
+    """Whether DistributedDataParallel is among the model's wrappers."""
+    while "_orig_mod" in model._modules:
+        model = model._orig_mod
+    return isinstance(model, nn.parallel.DistributedDataParallel)
+
+
 def lora_state(model: nn.Module) -> LoRAState:
     """The record that `apply_lora` left on the model.
 

@@ -7,17 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.combine import COMBINATIONS, combine_updates
+from lorakit.layers import magnitude_shape
 from lorakit.lora_state import (
     STATE,
     Adapter,
     LoRAState,
     captured,
+    is_replicated,
     known,
     lora_layers,
     lora_state,
     put_in,
     refuse_while_disabled,
     take_out,
+    trained_in_place,
     unwrap,
 )
 from lorakit.merging import merge_lora, unmerge_lora
@@ -52,12 +55,31 @@ def set_adapter(model: nn.Module, name: str) -> nn.Module:
     Where both adapters have the same shapes the values go into the same parameters: an optimiser keeps working on them
     and a compiled model need not be compiled again. A merged model is merged with the new adapter.
     """
-    model = unwrap(model)
-    state = lora_state(model)
+    plain = unwrap(model)
+    state = lora_state(plain)
     known(state, name)
     if name != state.active:
-        switch(model, state, name, state.adapters[name])
+        refuse_other_parameters(model, name, state.adapters[name])
+        switch(plain, state, name, state.adapters[name])
     return model
+
+
+def refuse_other_parameters(model: nn.Module, name: str, adapter: Adapter) -> None:
+    """Raise where DistributedDataParallel would go on exchanging the gradients of other parameters than are trained."""
+    if not is_replicated(model):
+        return
+    plain = unwrap(model)
+    mine = {n: p.shape for n, p in plain.named_parameters() if p.requires_grad}
+    theirs = {n: t.shape for n, t in trained_in_place(plain, adapter) if isinstance(t, nn.Parameter)}
+    for target, update in adapter.updates.items():
+        theirs |= {f"{target}.lora_A": update.A.shape, f"{target}.lora_B": update.B.shape}
+        if adapter.config.use_dora:
+            theirs[f"{target}.lora_magnitude"] = magnitude_shape(plain.get_submodule(target))
+    if mine != theirs:
+        raise ValueError(
+            f"adapter {name!r} trains other parameters than this model did when DistributedDataParallel wrapped it, "
+            "which exchanges those alone; put it into the model itself (.module), then wrap that"
+        )
 
 
 def delete_adapter(model: nn.Module, name: str) -> nn.Module:

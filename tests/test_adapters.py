@@ -1,4 +1,7 @@
-"""Adapter files: both ways with PEFT, strict about everything that would compute something else, atomic, no pickle."""
+"""Adapter files: both ways with PEFT, strict about everything that would compute something else, atomic, no pickle.
+
+Other faults, and more of them: LORAKIT_CASES=5000 python -m pytest tests/test_adapters.py -k fault
+"""
 
 import copy
 import json
@@ -471,11 +474,15 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_adapter(trained(bias="all", lora_alpha=8), tmp_path_factory.mktemp("fuzz") / "adapter")
 
 
+CASES = os.environ.get("LORAKIT_CASES")
 FAULTS = ("drop", "rename", "permute", "truncate", "flip", "reshape", "config", "bytes", "missing file")
 
 
 @settings(
-    max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=int(CASES or 120),
+    deadline=None,
+    derandomize=CASES is None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(fault=st.sampled_from(FAULTS), peft=st.booleans(), at=st.integers(0, 10**6), data=st.data())
 def test_any_one_fault_in_the_files_is_refused(

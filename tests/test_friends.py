@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import RobertaForTokenClassification
 
-from lorakit.lora import apply_lora, disable_lora, set_adapter, without_gradient
+from lorakit.lora import apply_lora, disable_lora, merge_lora, set_adapter, without_gradient
 from tests.test_lora import IDS, logits, perturb, tiny_roberta
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -59,6 +59,7 @@ def test_a_plain_torch_model_that_trains_nothing_under_checkpointing_is_noticed(
     assert without_gradient(model) == ("up.lora_A", "up.lora_B")
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated.*:DeprecationWarning")  # torch.compile on a Function
 @pytest.mark.parametrize("options", [{}, {"use_dora": True, "init_lora_weights": "pissa", "r": 3}])
 def test_compile_has_no_graph_break_and_equal_output(options: dict) -> None:
     model = apply_lora(tiny_roberta(num_hidden_layers=1), **options)
@@ -69,6 +70,10 @@ def test_compile_has_no_graph_break_and_equal_output(options: dict) -> None:
     torch.testing.assert_close(logits(compiled), expected, rtol=1e-5, atol=1e-6)
     with disable_lora(compiled):
         assert torch.equal(logits(model), logits(tiny_roberta(num_hidden_layers=1)))
+    merge_lora(compiled)
+    torch.testing.assert_close(logits(compiled), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(RuntimeError, match="call unmerge_lora"):
+        logits(compiled).sum().backward()
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's own
@@ -256,6 +261,17 @@ def merging(kind, options, out):
     if kind == "fsdp2":
         assert torch.equal(logits(parallel), tuned)  # as it was
     else:
+        load_adapter(parallel, out)  # the same parameters, which are exchanged
+        assert torch.equal(logits(set_adapter(parallel, "second")), tuned)
+        apply_lora(model, r=2, adapter_name="third")
+        set_adapter(model, "second")
+        other = save_adapter(apply_lora(tiny_roberta(**NO_DROPOUT), r=3), f"{out}-{rank}")
+        for act in (lambda: set_adapter(parallel, "third"), lambda: load_adapter(parallel, other)):
+            with pytest.raises(ValueError, match="trains other parameters than .* put it into the model itself"):
+                act()
+        with pytest.raises(ValueError, match="in a DistributedDataParallel, which .* apply_lora first, then wrap"):
+            apply_lora(DistributedDataParallel(tiny_roberta()))
+        assert torch.equal(logits(parallel), tuned)
         torch.testing.assert_close(logits(remove_lora(parallel, merge=True)), tuned, rtol=1e-4, atol=1e-5)
 
 

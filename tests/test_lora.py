@@ -168,6 +168,11 @@ def test_second_apply_raises() -> None:
         apply_lora(model)
 
 
+def test_a_model_that_is_wrapped_already_is_refused() -> None:
+    with pytest.raises(ValueError, match="in a OptimizedModule, which would go on .* apply_lora first, then wrap"):
+        apply_lora(torch.compile(tiny_roberta(), backend="eager"))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

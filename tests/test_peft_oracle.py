@@ -21,7 +21,7 @@ from torch import nn
 from lorakit.adapters import load_adapter, save_adapter
 from lorakit.fused import keep_mask
 from lorakit.layers import lora_class
-from lorakit.lora import apply_lora, lora_layers, peft_total
+from lorakit.lora import apply_lora, combine_adapters, lora_layers, peft_total, set_adapter
 from lorakit.targets import DEFAULT_TARGETS, find_head
 from tests.architectures import ARCHITECTURES, Architecture, inputs_for, output_of
 from tests.test_lora import perturb
@@ -236,6 +236,30 @@ def test_targets_names_counts_outputs_gradients_and_files_are_pefts_where_drawn(
             near(output_of(model, inputs=inputs), peft_out, truth, what)
             assert not same or torch.equal(output_of(model, inputs=inputs), out), what
         assert trained_names(read_by_us) == trained_names(ours)
+
+
+@pytest.mark.parametrize("how", ["cat", "svd", "linear"])
+def test_combinations_of_adapters_are_pefts(how: str) -> None:
+    base = ARCHITECTURES["roberta"].build()
+    options = {"r": 2, "target_modules": ["query", "value"]}
+    model = apply_lora(copy.deepcopy(base), **options, lora_alpha=3, modules_to_save=[], init_lora_weights=False)
+    theirs = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(**options, lora_alpha=3))
+    copy_into(theirs, model)
+    apply_lora(
+        model, **options, lora_alpha=8, modules_to_save=[], init_lora_weights=False, seed=1, adapter_name="second"
+    )
+    theirs.add_adapter("second", peft.LoraConfig(**options, lora_alpha=8))
+    with torch.no_grad():
+        for name, layer in lora_layers(model):
+            other = theirs.base_model.model.get_submodule(name)
+            other.lora_A["second"].weight.copy_(layer.lora_A)
+            other.lora_B["second"].weight.copy_(layer.lora_B)
+    weights = {"default": 0.7, "second": 0.4}
+    theirs.add_weighted_adapter(list(weights), list(weights.values()), "both", combination_type=how)
+    set_adapter(combine_adapters(model, weights, "both", how), "both")
+    for name, layer in lora_layers(model):
+        expected = theirs.base_model.model.get_submodule(name).get_delta_weight("both")
+        torch.testing.assert_close(layer.delta_weight(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["roberta", "qwen2", "gpt2-lm", "t5", "bert-qa", "vit"])
