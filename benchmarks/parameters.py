@@ -174,7 +174,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Count, write table, picture and figures, print the table."""
-    parser = argparse.ArgumentParser(description="Trainable parameters of full fine-tuning, LoRA and DoRA.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=RESULTS, help="default: benchmarks/results")
     parser.add_argument("--without-peft", action="store_true", help="do not run PEFT beside each count")
     options = parser.parse_args(arguments)

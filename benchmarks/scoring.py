@@ -1,6 +1,6 @@
 """Time of lorakit's entity scores against seqeval's own, on the real splits with noise.
 
-  python benchmarks/scoring.py [--dataset ../shared/bionlp2004] [--noise 0.05] [--repeats 5]
+  python benchmarks/scoring.py --dataset ../shared/bionlp2004 --noise 0.05 --repeats 5
 
 Both score the default and the strict mode and give the same figures; the best of the repeats is printed for each. The
 last column starts from arrays of classes, as `evaluate` does.

@@ -4,8 +4,11 @@ Without arguments it reads examples/conll (84 and 28 made-up sentences with drug
 dev.conll are not in train.conll) and trains the embedded base. A file holds a word and its tag a line and a blank line
 between sentences; IOB1, IOB2 and BIOES are told apart by themselves.
 
-For the real thing: `--dataset YOUR_FOLDER --model roberta-base`, a folder with train, dev and test files. Choose
---learning-rate and --epochs by the validation F1; a large base usually wants a lower rate (1e-4 to 1e-3).
+For the real thing, a folder with train, dev and test files and a larger base:
+
+  python examples/own_ner.py --dataset path/to/conll --model roberta-base --output-dir my-adapter
+
+Choose --learning-rate and --epochs by the validation F1; a large base usually wants a lower rate (1e-4 to 1e-3).
 """
 
 import argparse
@@ -35,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--epochs", type=int, default=8, help="default: %(default)s")
     parser.add_argument("--learning-rate", type=float, default=4e-3, metavar="X", help="default: %(default)s")
-    parser.add_argument("--adapter", metavar="DIR", help="the adapter is kept here (default: nowhere)")
+    parser.add_argument("--output-dir", metavar="DIR", help="the adapter is kept here (default: nowhere)")
     arguments = parser.parse_args(argv)
 
     data = lorakit.read_ner(arguments.dataset)
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = lorakit.save_adapter(
-            model, arguments.adapter or scratch, metrics=result.validation and {"F1": result.validation.f1}
+            model, arguments.output_dir or scratch, metrics=result.validation and {"F1": result.validation.f1}
         )
         fresh, _ = load_token_classifier(arguments.model, data.labels)
         lorakit.load_adapter(fresh, folder)

@@ -3,8 +3,9 @@
 A transformers model with a classification head, and a loop that pads to the longest text of a batch. The texts are
 those of the generated corpus, and the label is 1 where a cell type or a cell line is named.
 
-For the real thing: your own texts and labels instead of `texts_and_labels`, your own base (`--model roberta-base`), and
-the learning rate that is best on your validation set.
+For the real thing: your own texts and labels instead of `texts_and_labels`, your own base
+(`python examples/text_classification.py --model roberta-base`), and the learning rate that is best on your validation
+set.
 """
 
 import argparse

@@ -1,7 +1,10 @@
 """LoRA under transformers' Trainer: the model keeps its class and its signature, so Trainer needs no special case.
 
-For the real thing: your own base and corpus (`--model roberta-base --dataset FOLDER`), more epochs, a GPU. Trainer's
-own checkpoints hold the whole model; `save_adapter` writes what was trained alone, and PEFT reads it too.
+For the real thing, your own base and corpus, more epochs, a GPU:
+
+  python examples/trainer.py --model roberta-base --dataset path/to/conll --epochs 5 --output-dir my-adapter
+
+Trainer's own checkpoints hold the whole model; `save_adapter` writes what was trained alone, and PEFT reads it too.
 """
 
 import argparse

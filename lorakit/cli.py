@@ -6,13 +6,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lorakit.config_file import add_config_flag, apply_config
+from lorakit.config_file import add_config_flag, apply_config, parse_with_config
 from lorakit.energy_cli import add_arguments as add_energy_arguments
 from lorakit.energy_cli import execute as run_energy
 from lorakit.flags import (
     Parser,
     add_corpus_flags,
-    add_json_flag,
     add_lora_flags,
     add_mode_flag,
     add_output_flags,
@@ -21,6 +20,7 @@ from lorakit.flags import (
     add_training_flags,
     input_errors,
 )
+from lorakit.json_output import add_json_flag
 from lorakit.report_cli import add_report_parser
 
 ENERGY_EXAMPLES = """examples:
@@ -55,10 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_energy_arguments(energy)
     energy.set_defaults(run=run_energy)
     add_report_parser(commands)
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next; it ends here
+        import argcomplete  # the extra "completion"
+
+        argcomplete.autocomplete(parser)
     if argv and argv[0] in configured:
         with input_errors(configured[argv[0]]):
             apply_config(configured[argv[0]], argv[1:])
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(argv) if argv and argv[0] in configured else parse_with_config(parser, argv)
     arguments.argv = argv
     try:
         return arguments.run(arguments)
@@ -87,7 +91,7 @@ def _add_train(commands: argparse._SubParsersAction) -> Parser:
     examples = """  lorakit train --model roberta-base --dataset path/to/corpus --output-dir runs/mine
   lorakit train --mode both --model roberta-base --dataset path/to/corpus    compare LoRA with full fine-tuning
   lorakit train --config settings.yaml --epochs 3                            a flag overrules the file
-  torchrun --nproc-per-node 2 -m lorakit.cli train --model …                 on two processes
+  torchrun --nproc-per-node 2 -m lorakit.cli train --config settings.yaml    on two processes
 """
     parser = _add(commands, "train", "fine-tune a base on a corpus: LoRA, in full, or both", examples, run)
     add_mode_flag(parser, default="lora")

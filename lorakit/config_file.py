@@ -26,7 +26,7 @@ def apply_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Give `parser` the defaults of the file that --config names in `argv`, if it does.
 
     Raises:
-        ValueError: the file cannot be read, has a key that is no flag, or a value that the flag does not take.
+        ValueError: as `set_defaults`.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--config", type=Path)
@@ -34,8 +34,16 @@ def apply_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
         path = first.parse_known_args(argv)[0].config
     except argparse.ArgumentError:
         return  # --config without a value: the command's own parser says so
-    if path is None:
-        return
+    if path is not None:
+        set_defaults(parser, path)
+
+
+def set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:
+    """Give `parser` the defaults of a file.
+
+    Raises:
+        ValueError: the file cannot be read, has a key that is no flag, or a value that the flag does not take.
+    """
     flags = {
         option[2:]: action
         for action in parser._actions
@@ -55,6 +63,21 @@ def apply_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
         except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
             raise ValueError(f"{path}: {key}: {error}") from None
         action.required = False
+
+
+def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse; where the command that was called has a --config and got one, once more with the file's defaults.
+
+    For commands that run another command, whose own --config is none of ours: only the parser knows where it begins.
+    """
+    arguments = parser.parse_args(argv)
+    if getattr(arguments, "config", None) is None:
+        return arguments
+    try:
+        set_defaults(arguments.parser, arguments.config)
+    except ValueError as error:
+        arguments.parser.error(str(error))
+    return parser.parse_args(argv)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -134,7 +157,9 @@ def _single(action: argparse.Action, value: Any) -> Any:
     convert = action.type or str
     try:
         found = convert(str(value))  # a string, as from the command line: YAML reads 1e-3 as text, too
-    except (ValueError, argparse.ArgumentTypeError):
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(str(error)) from None
+    except ValueError:
         raise ValueError(f"invalid {getattr(convert, '__name__', 'value')} value: {value!r}") from None
     if action.choices is not None and found not in action.choices:
         raise ValueError(f"{value!r} is not one of {', '.join(map(str, action.choices))}")

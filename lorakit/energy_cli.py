@@ -13,13 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lorakit.config_file import add_config_flag, parse_with_config
 from lorakit.energy import EnergyMeter
 from lorakit.journal import Run, read_journal
+from lorakit.json_output import add_json_flag, write_json
 from lorakit.legacy import codecarbon_v2_model
 from lorakit.rapl import diagnose
 from lorakit.readings import Quantity, Reading, add_readings, describe
 from lorakit.sensors import memory_bytes
+from lorakit.whole_file import write_text
 
+RUN_EXAMPLES = """examples:
+  lorakit energy run --json cost.json -- python train.py
+  lorakit energy run --config site.yaml -- python train.py      your grid's co2, out, … from a file
+"""
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -29,30 +36,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run = commands.add_parser(
         "run",
         help="measure a command: lorakit energy run -- python train.py",
-        epilog="example: lorakit energy run --json cost.json -- python train.py",
+        epilog=RUN_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("--json", type=Path, help="write the result here")
-    run.add_argument("--out", type=Path, help="append readings here as they come; survives a kill")
-    run.add_argument("--baseline", type=_seconds, default=0.0, help="measure the idle machine first, for so many s")
-    run.add_argument("--co2", type=_seconds, help="your grid's grams of CO2 per kWh; there is no default")
+    run.set_defaults(parser=run)
+    add_config_flag(run)
+    run.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
+    run.add_argument("--out", type=Path, metavar="FILE", help="append readings here as they come; survives a kill")
+    about = "measure the idle machine first, for so many s (default: not at all)"
+    run.add_argument("--baseline", type=_at_least_0, default=0.0, metavar="X", help=about)
+    about = "your grid's grams of CO2 per kWh; there is no default"
+    run.add_argument("--co2", type=_at_least_0, metavar="X", help=about)
     run.add_argument("--codecarbon2", action="store_true", help="also print what CodeCarbon 2.x would have said")
     run.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command")
     doctor = commands.add_parser(
         "doctor",
         help="what can be measured here, what is missing, how to enable it",
-        epilog="example: lorakit energy doctor --seconds 5",
+        epilog="examples:\n  lorakit energy doctor --seconds 5",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    doctor.add_argument("--seconds", type=_seconds, default=1.0, help="how long to measure (1)")
-    doctor.add_argument("--proc", type=Path, default=Path("/proc"), help="the kernel's folder, such as a host's")
+    about = "how long to measure (default: %(default)s)"
+    doctor.add_argument("--seconds", type=_at_least_0, default=1.0, metavar="X", help=about)
+    about = "the kernel's folder, such as a host's (default: %(default)s)"
+    doctor.add_argument("--proc", type=Path, default=Path("/proc"), metavar="DIR", help=about)
     merge = commands.add_parser(
         "merge",
         help="add up journals; a device is never counted twice",
-        epilog="example: lorakit energy merge --json sum.json node-1.jsonl node-2.jsonl",
+        epilog="examples:\n  lorakit energy merge node-1.jsonl node-2.jsonl --json sum.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    merge.add_argument("files", nargs="+", type=Path)
-    merge.add_argument("--json", type=Path, help="write the sum here")
+    merge.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a journal that --out wrote")
+    add_json_flag(merge)
+    about = "the kernel's folder (default: %(default)s)"
     for command in (run, doctor):
-        command.add_argument("--powercap", type=Path, default=Path("/sys/class/powercap"), help="the kernel's folder")
+        command.add_argument("--powercap", type=Path, default=Path("/sys/class/powercap"), metavar="DIR", help=about)
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -79,13 +96,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`python -m lorakit.energy_cli …`."""
     parser = argparse.ArgumentParser(prog="lorakit energy", description=__doc__)
     add_arguments(parser)
-    return execute(parser.parse_args(argv))
+    return execute(parse_with_config(parser, argv))
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
+def _at_least_0(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
     return value
 
 
@@ -94,6 +114,8 @@ def _seconds(text: str) -> float:
 
 def _run(arguments: argparse.Namespace) -> int:
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    if str(arguments.json) == "-":
+        raise ValueError("--json -: standard output is the command's own; give a file")
     if not command:
         raise ValueError("no command is given: lorakit energy run -- python train.py")
     if arguments.json is not None and not (
@@ -119,7 +141,8 @@ def _run(arguments: argparse.Namespace) -> int:
         _say(codecarbon_v2_model(reading.duration_s, total_bytes, gpu_kwh=gpu_kwh))
     if arguments.json is not None:
         try:
-            _write_json(arguments.json, {"command": command, "exit_status": status, **reading.to_json()})
+            record = {"command": command, "exit_status": status, **reading.to_json()}
+            write_text(arguments.json, json.dumps(record, indent=2, allow_nan=False) + "\n")
         except OSError as error:  # the command has run: its status is passed through whatever becomes of the file
             _say(f"lorakit energy run: --json {arguments.json} was not written: {error}")
     return status
@@ -195,12 +218,6 @@ def report(reading: Reading, co2_g_per_kwh: float | None = None) -> str:
     return "\n".join(lines)
 
 
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 # ---- doctor
 
 
@@ -237,13 +254,12 @@ def _state(quantity: Quantity) -> str:
 def _merge(arguments: argparse.Namespace) -> int:
     runs = [(path, run) for path in arguments.files for run in read_journal(path)]
     reading = merge_runs(runs)
+    lines = []
     for path, run in runs:
         state = "complete" if run.complete else "incomplete: ended without its last line"
-        print(f"{path}: {run.start['host']}, process {run.start['pid']}, {state}")
-    print(report(reading))
-    if arguments.json is not None:
-        data = {"files": [str(path) for path in arguments.files], "complete": all(run.complete for _, run in runs)}
-        _write_json(arguments.json, {**data, **reading.to_json()})
+        lines.append(f"{path}: {run.start['host']}, process {run.start['pid']}, {state}")
+    data = {"files": [str(path) for path in arguments.files], "complete": all(run.complete for _, run in runs)}
+    write_json({**data, **reading.to_json()}, arguments.json, "\n".join([*lines, report(reading)]) + "\n")
     return 0
 
 

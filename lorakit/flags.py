@@ -110,11 +110,6 @@ def add_saved_flags(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="FOLDER_OR_ID", help="a model fine-tuned in full; with --adapter: another place of its base")
 
 
-def add_json_flag(parser: argparse.ArgumentParser) -> None:
-    about = "also write the result here; - prints it instead of the table"
-    parser.add_argument("--json", type=Path, metavar="FILE", help=about)
-
-
 # What they stand for -------------------------------------------------------------------------------------------------
 
 

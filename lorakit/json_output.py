@@ -1,10 +1,17 @@
 """What `--json` does in every command: a record to a file that appears whole, or to standard output with `-`."""
 
+import argparse
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from lorakit.whole_file import write_text
+
+
+def add_json_flag(parser: argparse.ArgumentParser) -> None:
+    about = "also write the result here; - prints it instead of the table"
+    parser.add_argument("--json", type=Path, metavar="FILE", help=about)
 
 
 def write_json(record: Mapping[str, Any], path: Path | None, text: str) -> None:
@@ -15,13 +22,5 @@ def write_json(record: Mapping[str, Any], path: Path | None, text: str) -> None:
         return
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                file.write(body)
-                file.flush()
-                temporary.chmod(0o644)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        write_text(path, body)
     print(text, end="")

@@ -18,8 +18,9 @@ from typing import Any
 from lorakit.charts import energy_chart, f1_chart, loss_chart, state_of, titled, top_of, type_chart
 from lorakit.costs import cost_to_reach, targets
 from lorakit.palette import DARK, LIGHT, RUNS
-from lorakit.report import metric_rows, write_whole
+from lorakit.report import metric_rows
 from lorakit.runs import COMPONENTS, Run, Source, read_sources
+from lorakit.whole_file import write_text
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SECTIONS = (
@@ -106,7 +107,7 @@ def write_page(
     path = Path(output) if output else Path(folders[0] if len(folders) == 1 else ".") / "report.html"
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"the report cannot be written to {path}: give a file in a folder that exists")
-    write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    write_text(path, page)
     return path
 
 

@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from lorakit.distributed import device, is_main, process_group
@@ -11,6 +10,7 @@ from lorakit.entity_views import Tagging, as_conll, as_html, as_jsonl, as_table,
 from lorakit.flags import check_writable, input_errors
 from lorakit.prediction import find_entities
 from lorakit.saved import load_tagger
+from lorakit.whole_file import write_text
 
 AT_ONCE = 4096  # texts that are tagged together: enough to pack them well, few enough to hold
 
@@ -75,15 +75,7 @@ def write(text: str, path: Path | None) -> None:
         sys.stdout.flush()
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text.encode())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, text)
 
 
 def _default_format(arguments: argparse.Namespace) -> str:

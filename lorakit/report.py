@@ -5,7 +5,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from lorakit.counting import ParameterCount
 from lorakit.energy import Reading
 from lorakit.training import TrainConfig, TrainResult
+from lorakit.whole_file import write_text, write_whole
 
 SCHEMA = 1
 NAMES = {"full": "full", "lora": "LoRA"}
@@ -119,8 +119,8 @@ def write_comparison(record: Mapping[str, Any], folder: str | os.PathLike[str]) 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    write_whole(folder / "comparison.json", lambda path: path.write_text(text, encoding="utf-8"))
-    write_whole(folder / "comparison.md", lambda path: path.write_text(as_markdown(record), encoding="utf-8"))
+    write_text(folder / "comparison.json", text)
+    write_text(folder / "comparison.md", as_markdown(record))
     write_whole(folder / "comparison.png", lambda path: draw(record, path))
 
 
@@ -289,16 +289,3 @@ def _comparison_table(
 def _number(value: float | None, digits: int, sign: bool = False) -> str:
     """Fixed digits, so that a column can be compared at a glance; a dash for what is unknown."""
     return "–" if value is None else f"{value:{'+' if sign else ''},.{digits}f}"
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all: `write` fills another one, which then takes its place."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -47,7 +47,10 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 
 def _f1(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not an F1 above 0 and up to 1")
     return value

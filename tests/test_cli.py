@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 
 import pytest
@@ -24,3 +26,20 @@ def test_help_has_examples_and_no_subcommand_is_an_error(capsys):
     assert "lorakit energy run -- python train.py" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         main([])
+
+
+def completions(line, tmp_path):
+    """What a shell would offer at the end of a line, by argcomplete's own protocol."""
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    asked["_ARGCOMPLETE_STDOUT_FILENAME"] = str(tmp_path / "offered")
+    code = "import sys; from lorakit.cli import main; main(); sys.exit('not ended by argcomplete')"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return {word.strip() for word in (tmp_path / "offered").read_text().splitlines()}
+
+
+def test_a_shell_can_complete_commands_flags_and_choices(tmp_path):
+    pytest.importorskip("argcomplete")
+    assert completions("lorakit p", tmp_path) == {"params", "predict"}
+    assert completions("lorakit energy run --co", tmp_path) == {"--codecarbon2", "--co2", "--config"}
+    assert completions("lorakit train --precision b", tmp_path) == {"bf16"}

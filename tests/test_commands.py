@@ -226,7 +226,7 @@ def test_help_of_each_command_shows_examples(command, capsys):
 def test_help_of_each_energy_command_shows_an_example(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["energy", command, "--help"])
-    assert f"example: lorakit energy {command}" in capsys.readouterr().out
+    assert f"examples:\n  lorakit energy {command}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -255,6 +255,9 @@ def test_help_of_each_energy_command_shows_an_example(command, capsys):
         (["params", "CORPUS"], "config.json is not there"),
         (["params", MINI, "--target-modules", "qery"], "qery"),
         (["params", MINI, "--num-labels", "0"], "--num-labels is 0"),
+        (["energy", "run", "--co2", "much", "--", "true"], "--co2: much is not a number of 0 or more"),
+        (["energy", "run", "--config", "none.yaml", "--", "true"], "--config none.yaml: No such file or directory"),
+        (["report", "x", "--f1", "high"], "--f1: high is not an F1 above 0 and up to 1"),
         (["nonsense"], "invalid choice: 'nonsense'"),
         ([], "the following arguments are required: COMMAND"),
     ],

@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
-from lorakit.config_file import add_config_flag, apply_config
+from lorakit.cli import main
+from lorakit.config_file import add_config_flag, apply_config, parse_with_config
+from lorakit.energy_cli import add_arguments
 
 YAML = "epochs: 4\nlearning-rate: 1e-3\ntarget_modules: [query, value]\nresume: true\nmodel: base\nbias: null\n"
 TOML = 'epochs = 4\nlearning-rate = 1e-3\ntarget_modules = ["query", "value"]\nresume = true\nmodel = "base"\n'
@@ -90,3 +92,29 @@ def test_toml_without_a_parser_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tomli", None)
     with pytest.raises(ValueError, match=r"needs Python 3.11 or the package tomli \(pip install tomli\)"):
         parse(TOML, tmp_path, ending=".toml")
+
+
+def energy_run(*words):
+    """What `lorakit energy run` was told, its command not run."""
+    root = argparse.ArgumentParser()
+    add_arguments(root)
+    return parse_with_config(root, ["run", *map(str, words)])
+
+
+def test_energy_run_takes_its_own_config_and_leaves_its_commands_alone(tmp_path):
+    (tmp_path / "site.yaml").write_text("co2: 300\nout: energy.jsonl\ncodecarbon2: true\n")
+    theirs = ["python", "train.py", "--config", str(tmp_path / "none.yaml"), "--co2", "1"]
+    for words in (theirs, ["--", *theirs]):
+        assert energy_run(*words).co2 is None
+        found = energy_run("--config", tmp_path / "site.yaml", *words)
+        assert (found.co2, str(found.out), found.codecarbon2, found.baseline) == (300.0, "energy.jsonl", True, 0.0)
+        assert [word for word in found.command if word != "--"] == theirs
+    assert energy_run("--co2", "5", "--config", tmp_path / "site.yaml", "true").co2 == 5.0
+
+
+def test_what_is_wrong_in_energy_runs_file_is_one_error(tmp_path, capsys):
+    (tmp_path / "site.yaml").write_text("co2: much\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["energy", "run", "--config", str(tmp_path / "site.yaml"), "--", "touch", str(tmp_path / "ran")])
+    assert "site.yaml: co2: much is not a number of 0 or more" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()

@@ -104,6 +104,11 @@ def test_run_tells_bad_input_in_one_line_before_it_runs_anything(tmp_path):
     for arguments, status, words in [
         (["run", "--", script], 127, "cannot be run: [Errno 2]"),
         (["run"], 2, "no command is given"),
+        (
+            ["run", "--json", "-", "--", "touch", tmp_path / "ran"],
+            2,
+            "standard output is the command's own; give a file",
+        ),
         (["run", "--json", tmp_path / "no" / "r.json", "--", "touch", tmp_path / "ran"], 2, "cannot be written"),
         (["run", "--", "no-such-command-here"], 127, "no-such-command-here: not found"),
         (["run", "--", tmp_path], 126, "permission denied"),

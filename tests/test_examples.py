@@ -53,7 +53,7 @@ def test_the_own_loop_learns_and_its_adapter_gives_the_same_on_a_fresh_base(run)
 
 
 def test_own_ner_reads_conll_tags_new_text_and_reloads(run, tmp_path):
-    lines = run("own_ner", "--adapter", tmp_path / "adapter")
+    lines = run("own_ner", "--output-dir", tmp_path / "adapter")
     assert lines[0] == "84 + 28 sentences, labels O, B-DOSE, I-DOSE, B-DRUG, I-DRUG"
     f1 = [float(x) for x in next(line for line in lines if "by epoch" in line).split(": ")[1].split()]
     assert len(f1) == 8 and max(f1) > 0.9

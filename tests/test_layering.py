@@ -15,11 +15,12 @@ ROOT = Path(lorakit.__file__).parent
 # A file imports only from the rows above its own. The number is the layer of the design; where a layer's file builds on
 # another of the same layer, the layer has several rows.
 LAYERS = (
-    (0, "onednn"),
+    (0, "onednn whole_file"),
     (0, "fused sharded"),
     (
         0,
         "layers masters metrics distributed preemption words progress loggers random_state "  # what is trained and how
+        "config_file json_output "  # what is asked and answered
         "sensors claims clock devices journal ledger legacy rapl readings",  # what it cost
     ),
     (0, "combine initial targets parallel training_log"),
@@ -34,7 +35,7 @@ LAYERS = (
     (2, "prediction adapter_card"),
     (2, "adapters smallbase training"),
     (2, "saved"),
-    (3, "report energy_cli entity_views json_output config_file"),
+    (3, "report energy_cli entity_views"),
     (3, "runs palette"),
     (3, "costs charts"),
     (3, "page"),
