@@ -21,7 +21,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """A result that points at the project's other files (../…) is shown without those links."""
+    """The command line's page gets the help of every command."""
     if page.file.src_uri == "cli.md":
         return with_help(markdown)
     return markdown

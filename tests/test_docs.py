@@ -59,13 +59,12 @@ def test_every_block_is_of_a_kind_that_is_checked(name):
     assert TEXT[name].count("```") == 2 * len(FENCE.findall(TEXT[name])), "a fence is not closed"
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # PEFT's own
-@pytest.mark.parametrize("name", [name for name in TEXT if blocks(name, "python")])
-def test_the_python_blocks_of_a_page_run_in_order(name, beside_the_examples):
+def run_in_order(name: str, codes: list[str]) -> None:
+    """Run a page's blocks; raises unless each one runs and all that is said to be printed is."""
     namespace: dict = {"__name__": "__main__"}
     expected = []
     shown = io.StringIO()
-    for number, code in enumerate(blocks(name, "python"), start=1):
+    for number, code in enumerate(codes, start=1):
         program = compile(code, f"{name}, block {number}", "exec")
         if code.startswith("# needs "):
             continue
@@ -75,7 +74,28 @@ def test_the_python_blocks_of_a_page_run_in_order(name, beside_the_examples):
     if namespace.keys() != {"__name__"}:  # something ran
         assert expected, "a page with code shows what some of it prints"
     for line in expected:
-        assert line in shown.getvalue()
+        assert line in shown.getvalue(), f"{name}: {line!r} is not printed"
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # PEFT's own
+@pytest.mark.parametrize("name", [name for name in TEXT if blocks(name, "python")])
+def test_the_python_blocks_of_a_page_run_in_order(name, beside_the_examples):
+    run_in_order(name, blocks(name, "python"))
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("print(1 + 1)  # 3\n", AssertionError),
+        ("x = 1\n", AssertionError),
+        ("print(y)  # 3\n", NameError),
+        ("print(1  # 3\n", SyntaxError),
+        ("# needs a GPU\nprint(1  # 3\n", SyntaxError),
+    ],
+)
+def test_a_wrong_block_is_noticed(code, error):
+    with pytest.raises(error):
+        run_in_order("a page", ["z = 2\nprint(z)  # 2\n" * (error is not AssertionError), code])
 
 
 class Accepted(Exception):
@@ -115,7 +135,8 @@ def test_every_command_line_is_accepted(command, monkeypatch, beside_the_example
     if words[:3] == ["python", "-m", "lorakit.cli"]:
         words = ["lorakit", *words[3:]]
     program, *arguments = words
-    if program in ("python", ".venv/bin/python"):
+    program = program.removeprefix(".venv/bin/")
+    if program == "python":
         script, *arguments = arguments
         target = ROOT / script
         assert target.is_file(), f"{script} does not exist"
@@ -149,6 +170,45 @@ def test_every_command_line_is_accepted(command, monkeypatch, beside_the_example
     except SystemExit:
         pytest.fail(f"not accepted: {capsys.readouterr().err}")
     pytest.fail("no parser was asked")
+
+
+@pytest.mark.parametrize(
+    "command", ["lorakit train --model x --nonsense 1", "lorakit no-such", "python examples/bionlp.py --epoch", "rm x"]
+)
+def test_a_wrong_command_line_is_noticed(command, monkeypatch, beside_the_examples, capsys):
+    with pytest.raises((pytest.fail.Exception, AssertionError)):
+        test_every_command_line_is_accepted(command, monkeypatch, beside_the_examples, capsys)
+
+
+def test_the_readmes_commands_from_a_corpus_to_entities_work_one_after_another(
+    monkeypatch, beside_the_examples, capsys
+):
+    from lorakit.cli import main
+
+    section = README.partition("## On the command line")[2].partition("\n## ")[0]
+    corpus, *lines = re.search(r"```sh\n(.*?)```", section, re.DOTALL)[1].splitlines()
+    monkeypatch.setattr(sys, "argv", shlex.split(corpus)[1:])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    shown = {}
+    for line in lines:
+        program, name, *arguments = shlex.split(line)
+        assert program == ".venv/bin/lorakit"
+        assert main([name, *arguments]) == 0
+        shown[name] = capsys.readouterr().out
+    assert list(shown) == ["train", "evaluate", "predict", "params"]
+    assert f"try it: lorakit predict --adapter {Path('runs/mine/adapter')}" in shown["train"]
+    table = re.search(r"```\n(text .*?)```", section, re.DOTALL)[1].splitlines()
+    assert shown["predict"].splitlines()[0].split() == table[0].split()
+    assert [row.split()[5:] for row in shown["predict"].splitlines()[1:]]  # some entity; which, may differ by machine
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_yaml_blocks_are_settings_that_train_takes(name, monkeypatch, beside_the_examples, capsys):
+    for block in blocks(name, "yaml"):
+        Path("settings.yaml").write_text(block)
+        command = "lorakit train --config settings.yaml --model x --dataset y"
+        test_every_command_line_is_accepted(command, monkeypatch, beside_the_examples, capsys)
 
 
 @pytest.mark.parametrize("name", TEXT)
