@@ -34,7 +34,8 @@ from tqdm import tqdm
 
 from lorakit.flags import Parser, input_errors
 from lorakit.readings import MEASURED
-from lorakit.report import NAMES, markdown_table, write_whole
+from lorakit.report import NAMES, markdown_table
+from lorakit.whole_file import write_text, write_whole
 
 ROOT = Path(__file__).parent.parent
 RUNS, RESULTS = ROOT / "runs", ROOT / "benchmarks" / "results"
@@ -191,7 +192,7 @@ def run(cell: Cell, arguments: argparse.Namespace, held: int) -> Outcome:
         why = f"killed by signal {-status}" if status < 0 else f"status {status}"
         outcome = Outcome(cell, command, error=f"{why}: {last.strip()[:300]}")
         text = json.dumps({"command": command, "error": outcome.error}, indent=1) + "\n"
-        write_whole(folder / "failed.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(folder / "failed.json", text)
     return outcome
 
 
@@ -260,8 +261,7 @@ def check_settings(path: Path, settings: dict[str, Any]) -> None:
                     f"{path.parent} holds cells with {name} {before.get(name)!r}, now it is {value!r}; "
                     "give another --name, or remove that folder"
                 )
-    text = json.dumps(settings, indent=1) + "\n"
-    write_whole(path, lambda whole: whole.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(settings, indent=1) + "\n")
 
 
 # Showing -------------------------------------------------------------------------------------------------------------
@@ -402,7 +402,7 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
         figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
     ):
         line = [points[place] for place in fronts(points)[name]]
-        axes.plot([cost(p) for p in line], [mean(p.validation_f1) for p in line], color="0.75", zorder=1)
+        axes.plot([cost(p) for p in line], [mean(p.validation_f1) for p in line], color="0.75", drawstyle="steps-post", zorder=1)
         for point in points:
             configuration, score = point.configuration, mean(point.validation_f1)
             is_full = configuration.mode == "full"
@@ -502,8 +502,8 @@ def write_results(outcomes: Sequence[Outcome], arguments: argparse.Namespace, co
     text = table(summary, outcomes)
     figures = json.dumps({**summary, "cells": cells}, indent=1) + "\n"
     RESULTS.mkdir(parents=True, exist_ok=True)
-    write_whole(RESULTS / f"{arguments.name}.md", lambda path: path.write_text(text, encoding="utf-8"))
-    write_whole(RESULTS / f"{arguments.name}.json", lambda path: path.write_text(figures, encoding="utf-8"))
+    write_text(RESULTS / f"{arguments.name}.md", text)
+    write_text(RESULTS / f"{arguments.name}.json", figures)
     write_whole(RESULTS / f"{arguments.name}.png", lambda path: draw(outcomes, path))
     print(text)
 
