@@ -402,7 +402,13 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
         figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
     ):
         line = [points[place] for place in fronts(points)[name]]
-        axes.plot([cost(p) for p in line], [mean(p.validation_f1) for p in line], color="0.75", drawstyle="steps-post", zorder=1)
+        axes.plot(
+            [cost(p) for p in line],
+            [mean(p.validation_f1) for p in line],
+            color="0.75",
+            drawstyle="steps-post",
+            zorder=1,
+        )
         for point in points:
             configuration, score = point.configuration, mean(point.validation_f1)
             is_full = configuration.mode == "full"
