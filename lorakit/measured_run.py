@@ -67,8 +67,10 @@ def environment() -> dict[str, str]:
 def show(record: dict[str, Any], folder: Path) -> None:
     """Print a comparison's tables, and where its files are."""
     print(f"\n{record['model']} on {record['dataset']}")
-    for split in ("validation", "test"):
-        if any(mode[split] for mode in record["modes"].values()):
-            print("", metrics_table(record, split), sep="\n")
+    scored = [split for split in ("validation", "test") if any(mode[split] for mode in record["modes"].values())]
+    for split in scored:
+        print("", metrics_table(record, split), sep="\n")
+    if not scored:
+        print("\nno validation or test set, so nothing was scored; `lorakit evaluate` scores on another corpus")
     print("", energy_table(record), "", *energy_notes(record), "", *parameter_lines(record), sep="\n")
     print(f"\nwritten to {folder}: report.html, comparison.md, comparison.json, comparison.png")

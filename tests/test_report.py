@@ -3,6 +3,7 @@ import re
 
 import pytest
 
+from lorakit.measured_run import show
 from lorakit.report import STUDY, as_markdown, comparison_record, energy_table, markdown_table, write_comparison
 
 SCORES = {
@@ -110,3 +111,12 @@ def test_a_run_in_which_nothing_could_be_measured_is_still_drawn(record, tmp_pat
 
 def test_tables_align_as_plain_text():
     assert markdown_table(["a", "long"], [["xyz", "1"]]) == "| a   | long |\n| --- | ---: |\n| xyz |    1 |"
+
+
+def test_a_corpus_without_validation_and_test_set_is_said_to_score_nothing(record, tmp_path, capsys):
+    show(record, tmp_path)
+    assert "nothing was scored" not in capsys.readouterr().out
+    for values in record["modes"].values():
+        values["validation"] = None
+    show(record, tmp_path)
+    assert "no validation or test set, so nothing was scored; `lorakit evaluate`" in capsys.readouterr().out
