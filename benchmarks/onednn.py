@@ -1,6 +1,6 @@
 """Float32 products and whole training steps through oneDNN (lorakit's loop, where it pays) and through torch's own MKL.
 
-  python benchmarks/onednn.py [--tokens 1280] [--repeats 9] [--steps 5] [--output-dir benchmarks/results]
+  python benchmarks/onednn.py --tokens 1280 --repeats 9 --steps 5 --output-dir benchmarks/results
 
 First one nn.Linear of each of roberta-base's shapes (the best of the repeats), then steps of roberta-base's shape with
 random weights (medians, the four kinds in turn). Writes onednn.md and onednn.json.

@@ -8,6 +8,7 @@ import pytest
 from lorakit.cli import main
 from lorakit.config_file import add_config_flag, apply_config, parse_with_config
 from lorakit.energy_cli import add_arguments
+from lorakit.energy_cli import main as energy_main
 
 YAML = "epochs: 4\nlearning-rate: 1e-3\ntarget_modules: [query, value]\nresume: true\nmodel: base\nbias: null\n"
 TOML = 'epochs = 4\nlearning-rate = 1e-3\ntarget_modules = ["query", "value"]\nresume = true\nmodel = "base"\n'
@@ -114,7 +115,9 @@ def test_energy_run_takes_its_own_config_and_leaves_its_commands_alone(tmp_path)
 
 def test_what_is_wrong_in_energy_runs_file_is_one_error(tmp_path, capsys):
     (tmp_path / "site.yaml").write_text("co2: much\n")
-    with pytest.raises(SystemExit, match="2"):
-        main(["energy", "run", "--config", str(tmp_path / "site.yaml"), "--", "touch", str(tmp_path / "ran")])
-    assert "site.yaml: co2: much is not a number of 0 or more" in capsys.readouterr().err
+    words = ["run", "--config", str(tmp_path / "site.yaml"), "--", "touch", str(tmp_path / "ran")]
+    for run in (lambda: main(["energy", *words]), lambda: energy_main(words)):
+        with pytest.raises(SystemExit, match="2"):
+            run()
+        assert "site.yaml: co2: much is not a number of 0 or more" in capsys.readouterr().err
     assert not (tmp_path / "ran").exists()
