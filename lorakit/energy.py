@@ -5,9 +5,10 @@
             ...
     print(meter.reading)
 
-Sensors are read by one daemon thread every few seconds and at the edges of windows; `lorakit.ledger` turns the readings
-into energy. A window with `exact=False` costs its caller no sensor call at all: its edges are put between the thread's
-readings afterwards. The meter never starts CUDA, and synchronises it at exact edges only if it runs already.
+Sensors (`lorakit.instruments`) are read by one daemon thread every few seconds and at the edges of windows;
+`lorakit.ledger` turns the readings into energy. A window with `exact=False` costs its caller no sensor call at all: its
+edges are put between the thread's readings afterwards. The meter never starts CUDA, and synchronises it at exact edges
+only if it runs already.
 
 In a distributed job each device is counted by one process (`lorakit.claims`), so that the sum over ranks is the job's
 energy; on a usual node the first local rank counts everything. `EnergyMeter.gather` adds up the ranks.
@@ -18,6 +19,7 @@ import logging
 import os
 import platform
 import random
+import signal
 import statistics
 import sys
 import threading
@@ -29,43 +31,17 @@ from typing import Any
 
 from lorakit.claims import Claims, claims_folder, find_job
 from lorakit.clock import Clock, SystemClock
-from lorakit.devices import visible_gpus
+from lorakit.cuda import finish_cuda_work
+from lorakit.instruments import KINDS, Instruments
 from lorakit.journal import Journal
-from lorakit.ledger import Books, Ledger, mirrored
-from lorakit.rapl import RaplCounter, diagnose, find_zones, tdp_uw
-from lorakit.readings import (
-    DeviceEnergy,
-    Quantity,
-    Reading,
-    add_readings,
-    estimated_quantity,
-    measured_quantity,
-)
-from lorakit.sensors import (
-    CpuLoad,
-    Gpu,
-    PowerRange,
-    SensorUnavailable,
-    busy_cpu_s,
-    close_nvml,
-    compute_processes,
-    count_dimms,
-    driver_version,
-    estimate_cpu,
-    estimate_ram,
-    gpu_conditions,
-    list_gpus,
-    memory_bytes,
-    mig_parents,
-    open_gpu,
-    open_nvml,
-    process_tree_cpu_s,
-)
+from lorakit.ledger import Books
+from lorakit.readings import Quantity, Reading, add_readings
+from lorakit.sensors import busy_cpu_s, process_tree_cpu_s
 
-KINDS = ("gpu", "cpu", "ram")
 WHOLE, IDLE = "", "/idle"  # the meter's own windows; users' names are not empty and hold no slash
 LEADER_WAIT_S = 10.0  # so long other ranks let the first one claim the devices
 ASLEEP_S = 0.5  # a smaller step of the boot-time clock is no suspension
+MAIN_THREADS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 log = logging.getLogger("lorakit.energy")
 
 
@@ -118,7 +94,7 @@ class EnergyMeter:
         if not 0 <= idle_s < float("inf"):
             raise ValueError(f"idle_s={idle_s!r} is not a number of seconds, 0 or more; 30 is a good value")
         self._powercap, self._proc, self._edac = Path(powercap), Path(proc), Path(edac)
-        self._nvml_given, self._nvml = nvml, None
+        self._nvml = nvml
         self._clock: Clock = clock or SystemClock()
         self._out, self._out_every_s = out, out_every_s
         self._period_s, self._use_thread, self._random = period_s, thread, random.Random(seed)
@@ -129,12 +105,7 @@ class EnergyMeter:
         self._claims: Claims | None = None
         self._settled = True  # whether it is known which devices this process counts
         self._books = Books(self._clock.monotonic)
-        self._gpus: list[Gpu] = []
-        self._mig_parents: dict[str, str] = {}
-        self._unread: dict[str, list[DeviceEnergy]] = {kind: [] for kind in KINDS}  # ought to count, cannot be read
-        self._not_counted: dict[str, list[dict[str, str]]] = {kind: [] for kind in KINDS}
-        self._missing: dict[str, str] = {}  # kind -> why it has no number
-        self._ranges: dict[str, PowerRange] = {}
+        self._instruments: Instruments | None = None
         self._notes: list[str] = []
         self._conditions: dict[str, Any] = {}
         self._cpu_start: tuple[float, float] | None = None
@@ -157,28 +128,28 @@ class EnergyMeter:
         self._pid = os.getpid()
         self._books.started, self._boot_started = self._clock.monotonic(), self._clock.boottime()
         self._asleep_s = self._boot_started - self._books.started
-        self._open_gpus()
-        self._open_rapl()
-        self._open_estimates()
+        self._instruments = Instruments(self._books, self._powercap, self._proc, self._edac, self._nvml, self._environ)
+        self._notes += self._instruments.notes
         self._open_claims()
         self._state = "running"
         if self._idle_s > 0:
             self._measure_idle()
-        self._conditions = {"driver": driver_version(self._nvml) if self._nvml else None, "start": self._look()}
+        self._conditions = {"driver": self._instruments.driver(), "start": self._instruments.conditions()}
         self._cpu_start = self._cpu_seconds()
-        self._synchronize()
+        finish_cuda_work()
         self._books.edge(WHOLE, +1)
         self._open_journal()
         if self._use_thread:
             self._thread = threading.Thread(target=self._run, name="lorakit-energy", daemon=True)
-            self._thread.start()
+            with _blocked_signals():
+                self._thread.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         if os.getpid() != self._pid:
             return  # a forked child leaves the block too; the meter is its parent's
         if error is None:
-            self._synchronize()
+            finish_cuda_work()
         try:
             self._edge(WHOLE, -1, error=error is not None)
         finally:
@@ -188,16 +159,12 @@ class EnergyMeter:
         with self._books.lock:
             self._settle_claims(force=True)
             self._ended, self._boot_ended = self._clock.monotonic(), self._clock.boottime()
-            self._conditions["end"] = self._look()
+            self._conditions["end"] = self._instruments.conditions()
             self._process_share = self._share_of_cpu()
-            self._check_cuda()
-            self._check_dram()
+            self._note_doubts()
             self._state = "finished"
             self._write_end(None if kind is None else kind.__name__)
-            for ledger in self._books.ledgers:
-                ledger.source.close()
-            if self._nvml is not None:
-                close_nvml(self._nvml)
+            self._instruments.close()
             if self._claims is not None:
                 self._claims.release()
 
@@ -228,7 +195,7 @@ class EnergyMeter:
         self._path.open = (*getattr(self._path, "open", ()), mine)
         path = "/".join(entry[0] for entry in self._path.open)
         if exact:
-            self._synchronize()
+            finish_cuda_work()
         self._edge(path, +1, exact)
         failed = True
         try:
@@ -238,7 +205,7 @@ class EnergyMeter:
             self._path.open = tuple(entry for entry in getattr(self._path, "open", ()) if entry is not mine)
             if os.getpid() == self._pid and self._state == "running":  # else the block ended before its window
                 if exact and not failed:
-                    self._synchronize()
+                    finish_cuda_work()
                 self._edge(path, -1, exact, failed)
                 if exact and self._journal is not None:
                     with self._books.lock:
@@ -289,83 +256,13 @@ class EnergyMeter:
             self._settle_claims()
             self._update_power()
 
-    # ---- sensors
-
-    def _open_gpus(self) -> None:
-        try:
-            self._nvml = open_nvml(self._nvml_given)
-            self._gpus, notes = list_gpus(self._nvml)
-        except SensorUnavailable as error:
-            self._missing["gpu"] = str(error)
-            return
-        listed = [(gpu.uuid, gpu.name) for gpu in self._gpus]
-        self._mig_parents = mig_parents(self._nvml, self._gpus)
-        visible = visible_gpus(self._environ, listed, self._mig_parents, _cuda_uuids())
-        self._notes += [*notes, *visible.notes]
-        self._missing["gpu"] = visible.problem or "; ".join(visible.notes) or "NVML lists no GPU"
-        for gpu in self._gpus:
-            if gpu.uuid not in visible.uuids:
-                why = visible.problem or "CUDA does not show it to this process"
-                self._not_counted["gpu"].append({"id": gpu.uuid, "name": gpu.name, "why": why})
-                continue
-            try:
-                self._books.add(open_gpu(self._nvml, gpu))
-            except SensorUnavailable as error:
-                self._unread["gpu"].append(DeviceEnergy(gpu.uuid, gpu.name, "unavailable", str(error), "device"))
-
-    def _open_rapl(self) -> None:
-        self._zones = find_zones(self._powercap)
-        for zone in self._zones:
-            kind = zone.kind if zone.kind in KINDS else "cpu"
-            if not zone.counted:
-                self._not_counted[kind].append({"id": zone.key, "name": zone.name, "why": zone.why})
-            if zone.counted or zone.role == "psys":
-                try:
-                    self._books.add(RaplCounter(zone))
-                except (OSError, ValueError) as error:
-                    if zone.counted:
-                        reason = f"not read: {error}"
-                        self._unread[kind].append(DeviceEnergy(zone.key, zone.name, "unavailable", reason, "socket"))
-        if not self._books.of("cpu"):
-            access = diagnose(self._powercap, self._proc)
-            self._missing["cpu"] = f"{access.state}: {access.reason}; {access.fix}"
-
-    def _open_estimates(self) -> None:
-        """Ranges for CPU and RAM where there is no counter at all."""
-        threads = os.cpu_count() or 1
-        module = any(ledger.source.scope == "module" for ledger in self._books.ledgers)
-        if not self._books.of("cpu"):
-            if module:
-                self._missing["cpu"] = "inside the GPU's counter, which holds the whole module"
-                self._unread["cpu"] = []
-            else:
-                limits = [tdp_uw(zone) for zone in self._zones if zone.counted and zone.role == "package"]
-                known = bool(limits) and None not in limits
-                power = estimate_cpu(sum(limits) / 1e6 if known else None, threads)
-                try:
-                    self._books.add(CpuLoad(power, threads, self._proc))
-                    self._ranges["cpu"] = power
-                except (OSError, ValueError) as error:
-                    self._missing["cpu"] += f"; no estimate either: {error}"
-        if not self._books.of("ram"):
-            total = memory_bytes(self._proc)
-            if module:
-                self._missing["ram"] = "inside the GPU's counter, which holds the whole module"
-            elif total is None:
-                self._missing["ram"] = f"no DRAM counter, and {self._proc}/meminfo does not tell the size"
-            else:
-                self._ranges["ram"] = estimate_ram(total, count_dimms(self._edac))
-
-    def _look(self) -> dict[str, Any]:
-        """The conditions that make two runs comparable, now."""
-        counted = [ledger.source.id for ledger in self._books.ledgers]
-        return {gpu.uuid: gpu_conditions(self._nvml, gpu) for gpu in self._gpus if gpu.uuid in counted}
+    # ---- the idle machine, the process's share, doubts
 
     def _measure_idle(self) -> None:
         """Mean power and its standard error before the block, from readings about a second apart."""
-        busy = {pid for gpu in self._gpus for pid in compute_processes(self._nvml, gpu)} - {os.getpid()}
+        busy = self._instruments.busy_elsewhere()
         if busy:
-            self._notes.append(f"not idle during the baseline: processes {sorted(busy)} compute on the GPUs")
+            self._notes.append(f"not idle during the baseline: processes {busy} compute on the GPUs")
         rounds = max(3, round(self._idle_s))
         powers: dict[str, list[float]] = {}
         self._books.edge(IDLE, +1)
@@ -378,6 +275,8 @@ class EnergyMeter:
         self._books.edge(IDLE, -1)
         now = self._clock.monotonic()
         for ledger in self._books.ledgers:
+            if ledger.source.kind == "check":
+                continue
             total, watts = ledger.total(IDLE, now), powers.get(ledger.source.id, [])
             if total.joules is not None and len(watts) >= 2:
                 error = statistics.stdev(watts) / len(watts) ** 0.5
@@ -397,10 +296,19 @@ class EnergyMeter:
             return None
         return min(1.0, max(0.0, now[0] - self._cpu_start[0]) / (now[1] - self._cpu_start[1]))
 
+    def _note_doubts(self) -> None:
+        foreign = self._instruments.uncounted_cuda_gpus()
+        if foreign and self._claims is None:
+            self._notes.append(f"CUDA used GPUs that are not counted: {', '.join(foreign)}")
+        implausible = self._instruments.implausible_dram()
+        if implausible:
+            self._notes.append(implausible)
+        self._notes += self._instruments.disagreements(WHOLE, self._ended)
+
     # ---- readings
 
     def _run(self) -> None:
-        sampled = any(ledger.source.method == "sampled" for ledger in self._books.ledgers)
+        sampled = any(ledger.source.method == "sampled" for ledger in self._instruments.measuring())
         period_s = min(self._period_s, 1.0) if sampled else self._period_s
         delay_s = min(1.0, period_s)  # a progress bar wants watts soon
         complained = False
@@ -435,9 +343,7 @@ class EnergyMeter:
 
     def _update_power(self) -> None:
         powers = _powers(self._last_tick, self._books.progress())
-        repeated = mirrored(self._books.ledgers)
-        counted = [ledger for ledger in self._books.ledgers if ledger.source.kind in KINDS and ledger not in repeated]
-        measured = [ledger.source.id for ledger in counted if ledger.source.method != "estimated"]
+        measured = [ledger.source.id for ledger in self._instruments.measuring()]
         watts = [powers[source] for source in measured if source in powers]
         self._last_tick = self._books.progress()
         self._power_w = sum(watts) if watts else None
@@ -474,43 +380,7 @@ class EnergyMeter:
         )
 
     def _quantity(self, kind: str, path: str, duration_s: float, now: float) -> Quantity:
-        ledgers = self._books.of(kind)
-        if kind in self._ranges:
-            power = self._ranges[kind]
-            load_j = sum(ledger.total(path, now).joules or 0.0 for ledger in ledgers) if ledgers else None
-            return estimated_quantity(power.low_w, power.high_w, power.source, duration_s, load_j)
-        mirrors = mirrored(ledgers)
-        devices = [self._device(ledger, path, now) for ledger in ledgers if ledger not in mirrors]
-        devices += self._unread.get(kind, [])
-        not_counted = self._not_counted.get(kind, []) + [
-            {"id": ledger.source.id, "name": ledger.source.name, "why": "repeats another die's counter"}
-            for ledger in mirrors
-        ]
-        if not devices:
-            reason = self._missing.get(kind, "there is no sensor")
-            return Quantity("unavailable", source=reason, not_counted=tuple(not_counted))
-        return measured_quantity(devices, duration_s, not_counted)
-
-    def _device(self, ledger: Ledger, path: str, now: float) -> DeviceEnergy:
-        source, total = ledger.source, ledger.total(path, now)
-        return DeviceEnergy(
-            id=source.id,
-            name=source.name,
-            method=source.method,
-            source=source.source if total.joules is not None else ledger.trouble or "not read yet",
-            scope=source.scope,
-            joules=total.joules,
-            covered_s=total.covered_s,
-            wanted_s=total.wanted_s,
-            uncertainty_j=total.uncertainty_j,
-            uncertainty_kind=total.uncertainty_kind,
-            gaps=tuple(vars(gap) for gap in total.gaps),
-            gap_count=total.gap_count,
-            failed_readings=ledger.failures,
-            longest_interval_s=ledger.longest_s,
-            wrap_risks=ledger.wrap_risks,
-            idle=self.idle.get(source.id),
-        )
+        return self._instruments.quantity(kind, path, duration_s, now, self.idle)
 
     # ---- one count per node
 
@@ -536,20 +406,9 @@ class EnergyMeter:
         waited_s = self._clock.monotonic() - self._books.started
         if not (force or waited_s >= LEADER_WAIT_S or self._claims.leader_is_there()):
             return
-        for ledger in list(self._books.ledgers):
-            source = ledger.source
-            if not self._take(source.id):
-                self._books.ledgers.remove(ledger)
-                source.close()
-                holder = f"counted by {self._claims.holder(source.id)}"
-                kind = source.kind if source.kind in KINDS else "cpu"
-                self._not_counted[kind].append({"id": source.id, "name": source.name, "why": holder})
-                self._missing[kind] = holder
-                if source.method == "estimated":
-                    self._ranges.pop(kind)
-        if "ram" in self._ranges and not self._take("ram-estimate"):
-            self._ranges.pop("ram")
-            self._missing["ram"] = f"counted by {self._claims.holder('ram-estimate')}"
+        for device in self._instruments.claimable():
+            if not self._take(device):
+                self._instruments.give_up(device, f"counted by {self._claims.holder(device)}")
         self._settled = True
 
     def _take(self, device: str) -> bool:
@@ -594,31 +453,6 @@ class EnergyMeter:
             whole = self._reading_of(WHOLE).to_json()
             self._journal.write("end", {"reading": whole, "windows": windows, "error": error, **self._times()})
 
-    # ---- CUDA
-
-    def _synchronize(self) -> None:
-        torch = sys.modules.get("torch")
-        if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_initialized():
-            try:
-                torch.cuda.synchronize()  # the current device only: another may have no context, and must not get one
-            except RuntimeError as error:  # a broken CUDA is the caller's to meet, not the meter's to raise
-                log.warning("CUDA could not be synchronised at a window's edge: %s", error)
-
-    def _check_cuda(self) -> None:
-        counted = {ledger.source.id for ledger in self._books.ledgers}
-        used = [self._mig_parents.get(f"MIG-{uuid}", f"GPU-{uuid}") for uuid in _cuda_uuids() or ()]
-        foreign = [uuid for uuid in dict.fromkeys(used) if uuid not in counted]
-        if foreign and self._nvml is not None and self._claims is None:
-            self._notes.append(f"CUDA used GPUs that are not counted: {', '.join(foreign)}")
-
-    def _check_dram(self) -> None:
-        """New platforms were seen to report 200 W for one idle socket's DRAM and 6 W for the other's."""
-        zones = [ledger for ledger in self._books.of("ram") if ledger.source.method == "counter" and ledger.measured_s]
-        watts = {ledger.source.id: ledger.joules / ledger.measured_s for ledger in zones}
-        if watts and max(watts.values()) > 50 and max(watts.values()) > 10 * min(watts.values()):
-            shown = ", ".join(f"{zone} {power:.3g} W" for zone, power in watts.items())
-            self._notes.append(f"implausible DRAM powers, do not trust them: {shown}")
-
 
 def boot_id(proc: Path = Path("/proc")) -> str:
     """What tells this machine, since its last start, from all others."""
@@ -626,6 +460,16 @@ def boot_id(proc: Path = Path("/proc")) -> str:
         return (Path(proc) / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return platform.node()
+
+
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """A thread that starts in here takes no signal that is meant for the program's main thread."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, MAIN_THREADS_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _powers(before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]]) -> dict[str, float]:
@@ -636,14 +480,6 @@ def _powers(before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple
         if seconds > seconds_before:
             powers[source] = (joules - joules_before) / (seconds - seconds_before)
     return powers
-
-
-def _cuda_uuids() -> list[str] | None:
-    """UUIDs of CUDA's devices, without prefix, if CUDA runs in this process already, else None."""
-    torch = sys.modules.get("torch")
-    if torch is None or not hasattr(torch, "cuda") or not torch.cuda.is_initialized():
-        return None
-    return [str(torch.cuda.get_device_properties(index).uuid) for index in range(torch.cuda.device_count())]
 
 
 def _all_gather(torch: Any, data: dict[str, Any]) -> list[dict[str, Any]]:

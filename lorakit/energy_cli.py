@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from lorakit.json_output import add_json_flag, write_json
 from lorakit.legacy import codecarbon_v2_model
 from lorakit.rapl import diagnose
 from lorakit.readings import Quantity, Reading, add_readings, describe
-from lorakit.sensors import memory_bytes
+from lorakit.sensors import SensorUnavailable, close_nvml, memory_bytes, open_nvml
 from lorakit.whole_file import write_text
 
 RUN_EXAMPLES = """examples:
@@ -28,6 +28,9 @@ RUN_EXAMPLES = """examples:
   lorakit energy run --config site.yaml -- python train.py      your grid's co2, out, … from a file
 """
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)  # a command expects them as the system has them
+SI_KERNEL = 0x80  # si_code of Linux for a signal that no process sent
+WAIT_S = 5.0  # between looks at the command, should the signal of its end have been lost
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -151,52 +154,49 @@ def _run(arguments: argparse.Namespace) -> int:
 def run_command(command: Sequence[str]) -> int:
     """Run a command as a shell would; returns its exit status, 128 + n if signal n ended it.
 
-    Its stdin, stdout and stderr are ours, untouched. Signals sent to us are passed on; what the terminal sends it gets
-    by itself. A signal that is ignored (nohup) stays so, for the command too.
+    Its stdin, stdout and stderr are ours, untouched. Signals sent to us are passed on, but for a terminal's Ctrl-C,
+    which it gets by itself. A signal that is ignored (nohup) stays so, for the command too.
 
     Raises:
         OSError: the kernel cannot start it.
     """
-    children: list[subprocess.Popen[bytes]] = []
-    early: list[int] = []  # signals that came before there was a child
-
-    def forward(number: int, _frame: Any) -> None:
-        if number == signal.SIGINT and _in_foreground():
-            return
-        if children:
-            children[0].send_signal(number)
-        else:
-            early.append(number)
-
-    caught = [number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, forward) for number in caught} if _in_main_thread() else {}
+    if not hasattr(signal, "sigtimedwait"):  # macOS: what is sent to us alone does not reach the command
+        return _exit_status(subprocess.call(list(command)))
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # the system would throw the status away
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    ours = {number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN}
+    awaited = ours | {signal.SIGCHLD}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)  # they wait until we ask for them: none is lost
     try:
-        children.append(subprocess.Popen(list(command)))
-        for number in early:
-            children[0].send_signal(number)
-        status = children[0].wait()
+        early = list(_arrived(ours))
+        child = os.posix_spawnp(command[0], list(command), os.environ, setsigmask=before, setsigdef=PYTHON_IGNORES)
+        for info in early:  # also of the terminal: there was no command yet to get it
+            os.kill(child, info.si_signo)
+        while True:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return _exit_status(os.waitstatus_to_exitcode(status))
+            info = signal.sigtimedwait(awaited, WAIT_S)
+            if info is not None and info.si_signo != signal.SIGCHLD and not _from_terminal(info):
+                os.kill(child, info.si_signo)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return 128 - status if status < 0 else status
+        list(_arrived(ours))  # what came for a command that has ended has nobody to go to
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _in_foreground() -> bool:
-    """Whether a terminal sends its Ctrl-C to our process group, and so to the command itself."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
-        return False  # there is no terminal
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False
-    finally:
-        os.close(terminal)
+def _exit_status(code: int) -> int:
+    return 128 - code if code < 0 else code
 
 
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+def _arrived(numbers: Iterable[int]) -> Iterator[signal.struct_siginfo]:
+    """Signals of these numbers that wait already."""
+    while (info := signal.sigtimedwait(numbers, 0)) is not None:
+        yield info
+
+
+def _from_terminal(info: signal.struct_siginfo) -> bool:
+    """Whether this is a Ctrl-C, which the kernel sends to the whole foreground group, and not somebody's `kill`."""
+    return info.si_signo == signal.SIGINT and info.si_code == SI_KERNEL
 
 
 def report(reading: Reading, co2_g_per_kwh: float | None = None) -> str:
@@ -228,7 +228,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     reading, access = meter.reading, diagnose(arguments.powercap, arguments.proc)
     lines = [f"GPU  {_state(reading.gpu)}"]
     if reading.gpu.method == "unavailable" and not reading.gpu.not_counted:
-        lines.append("     enable: install NVIDIA's driver; in a container: docker run --gpus all ...")
+        lines += [f"     enable: {fix}" for fix in _gpu_fix()]
     lines.append(f"CPU  {_state(reading.cpu)}")
     if reading.cpu.method not in ("counter", "sampled"):
         lines += [f"     {access.state}: {access.reason}", f"     enable: {access.fix}"]
@@ -242,6 +242,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
     lines += [f"note {note}" for note in reading.notes]
     print("\n".join(lines))
     return 0 if reading.measured_wh is not None else 1
+
+
+def _gpu_fix() -> list[str]:
+    """What would make GPUs seen, if they are not because NVML does not start."""
+    try:
+        close_nvml(open_nvml())
+    except SensorUnavailable as error:
+        return [error.fix]
+    return []
 
 
 def _state(quantity: Quantity) -> str:

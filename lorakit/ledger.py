@@ -71,7 +71,8 @@ class Total:
     """What one window has of one device.
 
     `joules` is None if nothing at all was measured. `uncertainty_j` bounds |joules − truth| over the covered time for a
-    counter; for samples it is three standard errors where that is less than the bound (`uncertainty_kind`).
+    counter; for samples it is three standard errors where that is less than the bound (`uncertainty_kind`). `power_w`
+    is the lowest and the highest power among the samples that `joules` was integrated from, None for a counter.
     """
 
     joules: float | None
@@ -81,6 +82,7 @@ class Total:
     wanted_s: float
     gaps: tuple[Gap, ...]
     gap_count: int
+    power_w: tuple[float, float] | None = None
 
 
 @dataclass
@@ -101,6 +103,8 @@ class _Share:
     sample_j: float = 0.0  # error bound of integrating samples
     variance_j2: float = 0.0
     intervals: int = 0
+    low_w: float = math.inf  # least and greatest power sample
+    high_w: float = -math.inf
     gaps: list[Gap] = field(default_factory=list)
     gap_count: int = 0
 
@@ -194,7 +198,8 @@ class Ledger:
             # Jittered samples of a fast signal are as good as independent; of a slow one the neighbours agree. The
             # difference of neighbours measures the variance in both cases; 1.2 is the cost of unequal intervals.
             spread = (watts - before) * seconds
-            self._close(time, joules, worst_j=max(joules, source.max_w * seconds - joules), spread_j2=0.6 * spread**2)
+            worst_j = max(joules, source.max_w * seconds - joules)
+            self._close(time, joules, worst_j=worst_j, spread_j2=0.6 * spread**2, powers=(before, watts))
         self._rebase(time, watts, slack_s)
         return True
 
@@ -231,7 +236,13 @@ class Ledger:
         self.trouble = self._interrupted = None
 
     def _close(
-        self, time: float, joules: float, lost_j: float = 0.0, worst_j: float = 0.0, spread_j2: float = 0.0
+        self,
+        time: float,
+        joules: float,
+        lost_j: float = 0.0,
+        worst_j: float = 0.0,
+        spread_j2: float = 0.0,
+        powers: tuple[float, ...] = (),
     ) -> None:
         seconds, source = time - self.time, self.source
         self.joules += joules
@@ -248,6 +259,8 @@ class Ledger:
             share.sample_j += mean * worst_j
             share.variance_j2 += mean**2 * spread_j2
             share.intervals += mean > 0
+            if powers and mean > 0:
+                share.low_w, share.high_w = min((share.low_w, *powers)), max((share.high_w, *powers))
             share.covered_s += share.open_s
             self._begin(share, time)
         self._retire()
@@ -298,6 +311,7 @@ class Ledger:
             wanted_s=share.wanted_s + waiting_s,
             gaps=tuple(gaps),
             gap_count=gap_count,
+            power_w=(share.low_w, share.high_w) if share.low_w <= share.high_w else None,
         )
 
 

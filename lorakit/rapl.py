@@ -2,7 +2,8 @@
 
 The sysfs tree is not the energy tree. `dram` is a child of its package but not part of its energy; `psys` stands beside
 the packages and contains them; `intel-rapl-mmio` repeats a package; die zones may repeat each other; ids are
-hexadecimal. So a zone's role comes from its `name` and its control type, never from its path.
+hexadecimal; the TPMI driver's zones are called `intel-rapl`, too. So a zone's role comes from its `name` and its
+control type, never from its path.
 Sources: Documentation/power/powercap, drivers/powercap/intel_rapl_common.c.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 ZONE = re.compile(r"^(?P<control>[a-z][a-z0-9_-]*?)(?P<ids>(:[0-9a-f]+)+)$")
 CONTROL = re.compile(r"^[a-z]+[_-]rapl[a-z0-9_-]*$")
 PACKAGE = re.compile(r"^package-(?P<package>[0-9a-f]+)(-die-(?P<die>[0-9a-f]+))?$")
+PSYS = re.compile(r"^psys(-[0-9a-f]+)?$")  # of the second and further sockets: psys-1, ...
 MAX_SOCKET_W = 1000.0  # with no better knowledge; 65 kJ counters then need a reading a minute
 LAG_S = 0.002  # the register is renewed about every millisecond
 
@@ -58,11 +60,18 @@ def find_zones(root: Path) -> list[Zone]:
     names = {key: _text(path / "name") or "" for key, path in folders.items()}
     for key in sorted(folders, key=_zone_order):
         control, parent = key.split(":")[0], key.rsplit(":", 1)[0]
-        package = PACKAGE.match(names[key])
-        role = "package" if package else names[key] if names[key] in ("core", "uncore", "dram", "psys") else "unknown"
-        socket = names[key] if package else names.get(parent, "") or key
+        role = _role(names[key])
+        socket = names[key] if role in ("package", "psys") else names.get(parent, "") or key
         named.append((key, folders[key], role, socket, control))
     return [_judge(entry, names[entry[0]], named) for entry in named]
+
+
+def _role(name: str) -> str:
+    if PACKAGE.match(name):
+        return "package"
+    if PSYS.match(name):
+        return "psys"
+    return name if name in ("core", "uncore", "dram") else "unknown"
 
 
 def _judge(entry: tuple[str, Path, str, str, str], name: str, all_zones: list[tuple[str, Path, str, str, str]]) -> Zone:
@@ -76,10 +85,10 @@ def _judge(entry: tuple[str, Path, str, str, str], name: str, all_zones: list[tu
     if role == "unknown":
         return zone(False, f"no known RAPL domain is named {name!r}")
     for other_key, _, other_role, other_socket, other_control in all_zones:
-        same = (other_role, other_socket) == (role, socket) and other_key != key
-        if same and control == "intel-rapl-mmio" and other_control != control:
+        same = (other_role, other_socket) == (role, socket) and _zone_order(other_key) < _zone_order(key)
+        if same and other_control != control:  # intel-rapl comes before intel-rapl-mmio
             return zone(False, f"repeats {other_key}")
-        if same and other_control == control and _zone_order(other_key) < _zone_order(key):
+        if same:
             return zone(False, f"has the name of {other_key}")
         if role == "package" and "-die-" in name and other_role == role and other_socket == name.split("-die-")[0]:
             return zone(False, f"part of {other_key}")
@@ -202,7 +211,11 @@ def diagnose(root: Path, proc: Path = Path("/proc"), dockerenv: Path = Path("/.d
     if errors:
         fix = f"sudo chmod a+r {root}/intel-rapl*/energy_uj"
         return Access("denied", f"{zones[0].path}/energy_uj may be read by root only (CVE-2020-8694)", fix)
-    if "hypervisor" in (_text(Path(proc) / "cpuinfo") or ""):  # also seen from a container, where no option helps
+    cpuinfo = _text(Path(proc) / "cpuinfo") or ""
+    if "CPU implementer" in cpuinfo:
+        fix = "there is no command for that: read an outlet meter, or the board's own sensors under /sys/class/hwmon"
+        return Access("absent", "ARM processors have no RAPL, and lorakit reads no other CPU sensor", fix)
+    if "hypervisor" in cpuinfo:  # also seen from a container, where no option helps
         return Access("vm", f"{root} has no RAPL zone: a virtual machine does not see them", "measure on the host")
     if _is_masked(root, proc) or _in_container(proc, dockerenv):
         fix = f"docker run --security-opt systempaths=unconfined -v {root}:{root}:ro ..."

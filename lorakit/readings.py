@@ -23,7 +23,8 @@ class Quantity:
         mean_w: mean power over the covered time, W.
         source: the sensor or the model; for "unavailable" the reason and the way out.
         scope: what the number includes: "device", "socket", "node", "module" (a GH200's GPU and CPU).
-        devices: one record per device: id, name, method, source, scope, kwh, coverage, uncertainty.
+        devices: one record per device: id, name, method, source, scope, kwh, coverage, uncertainty; for a GPU that
+            tells its power also the lowest and highest sample and, beside a counter, the samples' integral.
         coverage: share of the time for which there are trustworthy readings, 0 to 1.
         gaps: the times without, as records with device, start_s, duration_s, reason.
         not_counted: devices of this kind whose energy is not in here: id, name, why.
@@ -215,7 +216,8 @@ class Reading:
 class DeviceEnergy:
     """One device in a window, before devices of a kind are summed. `joules` is None if nothing was measured.
 
-    `idle` is its idle power and that power's standard error, W.
+    `idle` is its idle power and that power's standard error, W. `power_w` is the lowest and highest power sample, and
+    `integral_j` what the samples' integral gives where `joules` is a counter's.
     """
 
     id: str
@@ -234,6 +236,8 @@ class DeviceEnergy:
     longest_interval_s: float = 0.0
     wrap_risks: int = 0
     idle: tuple[float, float] | None = None
+    power_w: tuple[float, float] | None = None
+    integral_j: float | None = None
 
     @property
     def coverage(self) -> float:
@@ -252,6 +256,9 @@ class DeviceEnergy:
             "kwh": self.joules / JOULES_PER_WH / 1e3 if known else None,
             "coverage": self.coverage,
             "uncertainty_kwh": self.uncertainty_j / JOULES_PER_WH / 1e3 if known else None,
+            "power_integral_kwh": None if self.integral_j is None else self.integral_j / JOULES_PER_WH / 1e3,
+            "min_w": self.power_w[0] if self.power_w else None,
+            "max_w": self.power_w[1] if self.power_w else None,
             "failed_readings": self.failed_readings,
             "longest_interval_s": self.longest_interval_s,
             "wrap_risks": self.wrap_risks,

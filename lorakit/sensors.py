@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 NOT_SUPPORTED, NO_PERMISSION, GPU_IS_LOST, UNINITIALIZED, TIMEOUT = 3, 4, 15, 1, 10
+DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, LIB_RM_VERSION_MISMATCH = 9, 12, 18
 FIELD_POWER_AVERAGE = 185
 COUNTER_LAG_S = 0.1
 UNKNOWN_GPU_W = 3000.0  # no board draws more; used where the limit cannot be read
@@ -20,7 +21,11 @@ PEAK = 1.25  # a board may pass its limit by this for a tenth of a second
 
 
 class SensorUnavailable(Exception):
-    """There is no such sensor here; the text says why and what would help."""
+    """There is no such sensor here; the text says why, `fix` what would help."""
+
+    def __init__(self, reason: str, fix: str = "") -> None:
+        super().__init__(reason)
+        self.fix = fix
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,11 @@ class Gpu:
     handle: Any
 
 
-def open_nvml(nvml: Any = None) -> Any:
+def open_nvml(nvml: Any = None, pci: Path = Path("/sys/bus/pci/devices"), dev: Path = Path("/dev")) -> Any:
     """Start NVML and return it (pynvml's functions); `close_nvml` ends it.
+
+    Args:
+        pci, dev: where the kernel lists devices; they tell what is missing.
 
     Raises:
         SensorUnavailable: no pynvml, no driver, or another version of it.
@@ -43,15 +51,36 @@ def open_nvml(nvml: Any = None) -> Any:
         try:
             nvml = import_module("pynvml")
         except ImportError as error:
-            raise SensorUnavailable(f"pynvml cannot be imported ({error}): pip install nvidia-ml-py") from error
+            raise SensorUnavailable(f"pynvml cannot be imported ({error})", "pip install nvidia-ml-py") from error
     missing = [name for name in ("nvmlInit", "NVMLError", "nvmlDeviceGetCount") if not hasattr(nvml, name)]
     if missing:
-        raise SensorUnavailable(f"the module pynvml has no {missing[0]}: pip install nvidia-ml-py")
+        fix = "pip uninstall pynvml && pip install --force-reinstall nvidia-ml-py"
+        raise SensorUnavailable(f"the module pynvml has no {missing[0]}: it is not NVIDIA's", fix)
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        raise SensorUnavailable(f"NVML: {error}") from error
+        raise SensorUnavailable(f"NVML: {error}", nvml_fix(getattr(error, "value", None), pci, dev)) from error
     return nvml
+
+
+def nvml_fix(code: int | None, pci: Path, dev: Path) -> str:
+    """What helps when NVML does not start, by its error and by what the kernel shows."""
+    if code == NO_PERMISSION:
+        return f"add this user to the group that may open {dev}/nvidiactl (ls -l {dev}/nvidia*)"
+    if code == LIB_RM_VERSION_MISMATCH:
+        return "restart the machine: the driver was updated, the kernel still runs the old one"
+    if code == DRIVER_NOT_LOADED:
+        return "sudo modprobe nvidia"
+    if code != LIBRARY_NOT_FOUND:
+        return "nvidia-smi shows the driver's own diagnosis"
+    if (dev / "nvidiactl").exists():
+        return "the driver runs, its library libnvidia-ml.so.1 is missing; in a container: docker run --gpus all ..."
+    devices = [(_read(path / "vendor") or "", _read(path / "class") or "") for path in pci.glob("*")]
+    if any(vendor.strip() == "0x10de" and kind.startswith("0x03") for vendor, kind in devices):
+        return "install NVIDIA's driver for the GPU on the PCI bus; in a container: docker run --gpus all ..."
+    if devices:
+        return "there is no NVIDIA GPU on the PCI bus (other makers' GPUs are not read)"
+    return "install NVIDIA's driver if there is a GPU; in a container: docker run --gpus all ..."
 
 
 def close_nvml(nvml: Any) -> None:
@@ -68,7 +97,7 @@ def list_gpus(nvml: Any) -> tuple[list[Gpu], list[str]]:
     try:
         count = nvml.nvmlDeviceGetCount()
     except nvml.NVMLError as error:
-        raise SensorUnavailable(f"NVML: {error}") from error
+        raise SensorUnavailable(f"NVML: {error}", "nvidia-smi shows the driver's own diagnosis") from error
     for index in range(count):
         try:
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
@@ -181,6 +210,16 @@ class GpuPower(_NvmlSensor):
             code = errno.EIO if field.nvmlReturn == TIMEOUT else errno.ENOTSUP
             raise OSError(code, f"power average: NVML error {field.nvmlReturn}")
         return field.value.uiVal / 1e3
+
+
+class GpuPowerCheck(GpuPower):
+    """The power of a GPU whose energy counter is counted: in no quantity, only beside it."""
+
+    kind = "check"
+
+    def __init__(self, nvml: Any, gpu: Gpu) -> None:
+        super().__init__(nvml, gpu)
+        self.id = f"{gpu.uuid} power"
 
 
 def mig_parents(nvml: Any, gpus: list[Gpu]) -> dict[str, str]:

@@ -72,6 +72,7 @@ class FakeGpu:
         self.utilization = 90
         self.faults = {}  # function -> NVML error code, for as long as it is in here
         self.counter_shift_mj = 0
+        self.counter_gain = 1.0
         self.frozen_at = None
         self.processes = []
 
@@ -152,7 +153,7 @@ class FakeNvml:
         if gpu.frozen_at is not None:
             time = min(time, gpu.frozen_at)
         shown = time if gpu.tick_s == 0 else int(time / gpu.tick_s + 1e-9) * gpu.tick_s
-        return gpu.start_mj + gpu.counter_shift_mj + int(gpu.profile.joules(shown) * 1000)
+        return gpu.start_mj + gpu.counter_shift_mj + int(gpu.profile.joules(shown) * 1000 * gpu.counter_gain)
 
     def nvmlDeviceGetFieldValues(self, gpu, fields):
         self._enter("nvmlDeviceGetFieldValues", gpu)

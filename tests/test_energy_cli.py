@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from lorakit.energy_cli import main, run_command
+from lorakit.sensors import SensorUnavailable
 from tests.energy_world import FakeGpu, FakeZone, Profile, World
 
 CLI = [sys.executable, "-m", "lorakit.energy_cli"]
@@ -54,16 +56,101 @@ def test_run_leaves_ignored_signals_ignored_for_the_command():
     assert done.stdout == "True\n"
 
 
-def test_signal_that_comes_before_the_child_is_delivered_to_it(monkeypatch):
-    real = subprocess.Popen
+@pytest.mark.parametrize("moment", ["before the command is started", "while it starts"])
+def test_signal_that_comes_early_is_delivered_to_the_command(monkeypatch, moment):
+    name = "pthread_sigmask" if moment.startswith("before") else "posix_spawnp"
+    owner = signal if moment.startswith("before") else os
+    real = getattr(owner, name)
 
-    def slow(command):
+    def late(*arguments, **options):
+        monkeypatch.setattr(owner, name, real)
+        result = real(*arguments, **options) if owner is signal else None
         os.kill(os.getpid(), signal.SIGTERM)
-        return real(command)
+        return result if owner is signal else real(*arguments, **options)
 
-    monkeypatch.setattr(subprocess, "Popen", slow)
+    monkeypatch.setattr(owner, name, late)
     assert run_command(["sleep", "60"]) == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
+COUNTS_INTERRUPTS = """
+import pathlib, signal, sys, time
+folder, count = pathlib.Path(sys.argv[1]), 0
+def interrupted(*_):
+    global count
+    count += 1
+signal.signal(signal.SIGINT, interrupted)
+(folder / "up").touch()
+end = time.monotonic() + 20
+while not count and time.monotonic() < end:
+    time.sleep(0.01)
+time.sleep(0.5)  # a second one would come now
+(folder / "count").write_text(str(count))
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("sender", ["the terminal", "kill"])
+def test_an_interrupt_reaches_the_command_once_whoever_sends_it(tmp_path, sender):
+    """Ctrl-C goes to the whole foreground group, a kill to one process; under a terminal both must arrive, once."""
+    child, terminal = pty.fork()
+    if child == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests in the background ignores it
+        os.execv(CLI[0], [*CLI, "run", "--", sys.executable, "-c", COUNTS_INTERRUPTS, str(tmp_path)])
+    try:
+        end = time.monotonic() + 30
+        while not (tmp_path / "up").exists():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        if sender == "kill":
+            os.kill(child, signal.SIGINT)
+        else:
+            os.write(terminal, b"\x03")
+        shown = read_all(terminal)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    finally:
+        os.close(terminal)
+    assert (tmp_path / "count").read_text() == "1"
+    assert status == 3
+    assert b"energy over" in shown
+
+
+def read_all(terminal):
+    shown = b""
+    while True:
+        try:
+            part = os.read(terminal, 4096)
+        except OSError:  # EIO: everybody at the other end has gone
+            return shown
+        if not part:
+            return shown
+        shown += part
+
+
+def test_the_command_gets_the_signal_mask_and_actions_of_a_shell():
+    code = (
+        "import signal, sys; masked = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))\n"
+        "print(masked, signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    )
+    done = energy(
+        "run", "--", sys.executable, "-c", code, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
+    assert done.stdout == "[] True\n"
+    ignored = energy("run", "--", "sh", "-c", "grep SigIgn /proc/self/status").stdout.split()[1]
+    assert int(ignored, 16) & 1 << (signal.SIGPIPE - 1) == 0  # Python itself ignores it
+
+
+def test_run_works_where_signals_cannot_be_waited_for(monkeypatch):
+    """macOS."""
+    monkeypatch.delattr(signal, "sigtimedwait")
+    assert run_command(["sh", "-c", "exit 4"]) == 4
+    assert run_command(["sh", "-c", "kill -9 $$"]) == 128 + 9
+
+
+def test_run_works_where_children_are_reaped_by_the_system():
+    done = energy("run", "--", "sh", "-c", "exit 6", preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
+    assert done.returncode == 6
 
 
 def test_run_passes_the_status_on_though_the_result_cannot_be_written(tmp_path):
@@ -181,6 +268,18 @@ def test_doctor_gives_each_answer_the_command_that_fixes_it(tmp_path, capsys, mo
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert any(line.startswith(f"{tree.__name__}: ") for line in lines)
     assert f"enable: {fix.format(root=root)}" in lines
+
+
+def test_doctor_says_what_would_help_a_gpu_that_is_not_seen(tmp_path, capsys, monkeypatch):
+    def closed(_nvml=None):
+        raise SensorUnavailable("NVML: Insufficient Permissions", "ask for the group of /dev/nvidiactl")
+
+    monkeypatch.setattr("lorakit.energy_cli.open_nvml", closed)
+    monkeypatch.setattr("lorakit.instruments.open_nvml", closed)
+    assert main(["doctor", "--seconds", "0", "--powercap", str(tmp_path)]) == 1
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0].startswith("GPU  unavailable: NVML: Insufficient Permissions")
+    assert lines[1] == "enable: ask for the group of /dev/nvidiactl"
 
 
 def test_doctor_finds_a_counter(tmp_path, capsys):

@@ -1,13 +1,19 @@
 """Every fault that a sensor, the machine or the user's code can produce, and what the meter makes of it."""
 
 import errno
+import fcntl
 import os
+import random
+import signal
 import sys
 import threading
 import time
 import types
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import lorakit.sensors
 from lorakit.energy import EnergyMeter
@@ -137,6 +143,87 @@ def test_gpu_counter_that_jumps_a_megajoule_is_a_gap(tmp_path):
     assert "implausible jump" in meter.reading.gpu.gaps[0]["reason"]
 
 
+def test_lowest_and_highest_power_of_each_window(tmp_path):
+    gpu = Profile((0, 60.0), (10, 300.0), (20, 120.0))
+    for counter in (True, False):
+        (tmp_path / str(counter)).mkdir()
+        world = World(tmp_path / str(counter), [FakeGpu("GPU-a", gpu, counter=counter)], ZONE)
+        with world.meter() as meter:
+            world.run(meter, 12, every_s=1.0)
+            with meter.window("late"):
+                world.run(meter, 12, every_s=1.0)
+        whole, late = (device(reading, "GPU-a") for reading in (meter.reading, meter.windows["late"]))
+        assert (whole["min_w"], whole["max_w"]) == (60.0, 300.0)
+        assert (late["min_w"], late["max_w"]) == (120.0, 300.0)
+        assert meter.reading.cpu.devices[0]["min_w"] is None  # RAPL tells no power
+        assert (whole["power_integral_kwh"] is not None) == counter
+
+
+def test_counter_that_disagrees_with_the_power_samples_is_noted(tmp_path):
+    """As seen on a user's idle GPU: 187 J by one, 327 J by the other."""
+    world = World(tmp_path, [FakeGpu("GPU-a", P100), FakeGpu("GPU-b", P200)], ZONE)
+    world.nvml.gpus[0].counter_gain = 187 / 327
+    with world.meter() as meter:
+        world.run(meter, 600)
+    assert meter.reading.notes == (
+        "GPU-a: the energy counter says 57.19 W on average, the power samples say 100 W; one of them is wrong",
+    )
+    assert device(meter.reading, "GPU-a")["power_integral_kwh"] * 3.6e6 == pytest.approx(60_000)
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(187 / 327 * 60_000 + 120_000)  # the integral is in no total
+
+
+@pytest.mark.parametrize("what", ["too short to tell", "a gap in one of the two", "no power", "within five per cent"])
+def test_no_disagreement_is_claimed_where_there_may_be_none(tmp_path, what):
+    world = two_gpus(tmp_path)
+    gpu = world.nvml.gpus[0]
+    gpu.counter_gain = 1.04 if what == "within five per cent" else 2.0
+    if what == "no power":
+        gpu.faults = {"nvmlDeviceGetPowerUsage": 3}
+    with world.meter() as meter:
+        world.run(meter, 5 if what == "too short to tell" else 300)
+        if what.startswith("a gap"):
+            gpu.faults = {"nvmlDeviceGetPowerUsage": 999}
+            world.run(meter, 60)
+            gpu.faults = {}
+            world.run(meter, 10)
+    assert meter.reading.notes == ()
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(
+    steps=st.lists(st.tuples(st.floats(0.05, 30), st.floats(20, 390)), min_size=2, max_size=30),
+    seed=st.integers(0, 1000),
+)
+def test_a_right_counter_is_never_said_to_disagree(tmp_path_factory, steps, seed):
+    """Whatever the load does between jittered samples."""
+    starts = [sum(width for width, _ in steps[:index]) for index in range(len(steps))]
+    profile = Profile(*[(start, watts) for start, (_, watts) in zip(starts, steps, strict=True)])
+    world = World(tmp_path_factory.mktemp("world"), [FakeGpu("GPU-a", profile)])
+    jitter = random.Random(seed)
+    with world.meter() as meter:
+        for _ in range(60):
+            world.advance(jitter.uniform(2.5, 7.5))
+            meter.sample()
+    assert meter.reading.notes == ()
+
+
+def test_a_gpu_that_another_rank_counts_is_not_checked_either(tmp_path):
+    world = two_gpus(tmp_path)
+    world.nvml.gpus[0].counter_gain = 2.0
+    (tmp_path / "c").mkdir()
+    lock = os.open(tmp_path / "c" / "GPU-a", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # as another process's claim
+    with world.meter(environ={"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}, claims=tmp_path / "c") as meter:
+        world.nvml.calls.clear()
+        world.run(meter, 300)
+        asked = [function for function, _ in world.nvml.calls]
+    os.close(lock)
+    assert asked.count("nvmlDeviceGetPowerUsage") == asked.count("nvmlDeviceGetTotalEnergyConsumption") == 60
+    assert [part["id"] for part in meter.reading.gpu.devices] == ["GPU-b"]
+    assert [part["id"] for part in meter.reading.gpu.not_counted] == ["GPU-a"]
+    assert meter.reading.notes == ()
+
+
 def test_frozen_gpu_counter_is_told_if_the_gpu_works(tmp_path):
     world = two_gpus(tmp_path)
     world.nvml.gpus[0].frozen_at = 0
@@ -195,7 +282,7 @@ def module(**names):
     ("found", "reason"),
     [
         (None, "pynvml cannot be imported"),  # sys.modules[...] = None makes the import fail
-        (module(), "the module pynvml has no nvmlInit: pip install nvidia-ml-py"),
+        (module(), "the module pynvml has no nvmlInit: it is not NVIDIA's; pip uninstall pynvml && pip install"),
     ],
 )
 def test_missing_or_foreign_pynvml_is_named(tmp_path, monkeypatch, found, reason):
@@ -212,7 +299,9 @@ def test_nvml_that_does_not_start_is_named(tmp_path, code):
     world.nvml.init_fault = code
     with world.meter() as meter:
         world.run(meter, 10)
-    assert meter.reading.gpu.source == f"NVML: NVML error {code}"
+    reason, fix = meter.reading.gpu.source.split("; ", 1)
+    assert reason == f"NVML: NVML error {code}"
+    assert fix
     assert meter.reading.cpu.method == "counter"
 
 
@@ -231,12 +320,20 @@ def test_nvml_session_stays_open_for_the_block_and_is_closed(tmp_path):
 # ---- RAPL
 
 
-def test_unreadable_sample_in_the_middle_loses_nothing(tmp_path, monkeypatch):
+def broken(code):
+    def pread(*_):
+        raise OSError(code, os.strerror(code))
+
+    return pread
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO, errno.ENODEV, errno.EACCES])
+def test_unreadable_sample_in_the_middle_loses_nothing(tmp_path, monkeypatch, code):
     world = World(tmp_path, zones=ZONE)
     with world.meter() as meter:
         world.run(meter, 5)
         with monkeypatch.context() as patch:
-            patch.setattr(os, "pread", lambda *_: (_ for _ in ()).throw(OSError(errno.EINVAL, "Invalid argument")))
+            patch.setattr(os, "pread", broken(code))
             world.run(meter, 5)
         world.run(meter, 5)
     assert meter.reading.cpu.wh * 3600 == pytest.approx(1500, abs=0.01)
@@ -244,15 +341,57 @@ def test_unreadable_sample_in_the_middle_loses_nothing(tmp_path, monkeypatch):
     assert meter.reading.cpu.devices[0]["failed_readings"] == 1
 
 
-def test_zone_that_vanishes_for_good_keeps_its_value(tmp_path, monkeypatch):
+def test_zone_whose_folder_is_renamed_away_and_back_loses_nothing(tmp_path):
+    world = World(tmp_path, zones=ZONE)
+    zone = world.zones["intel-rapl:0"]
+    with world.meter() as meter:
+        world.run(meter, 5)
+        meter._books.ledgers[0].source.close()  # as after a failed reading: the next one opens the file anew
+        away = zone.path.rename(tmp_path / "away")
+        world.clock.now += 5
+        meter.sample()
+        away.rename(zone.path)
+        world.run(meter, 5)
+    assert meter.reading.cpu.wh * 3600 == pytest.approx(1500, abs=0.01)
+    assert meter.reading.cpu.coverage == 1.0
+    assert meter.reading.cpu.devices[0]["failed_readings"] == 1
+
+
+def test_wrap_between_the_reads_of_two_zones_is_exact(tmp_path, monkeypatch):
+    """The second zone goes round while the first one is read."""
+    options = {"max_range": 65_532_610_987, "start_uj": 65_532_610_987 - 499_000_000}
+    zones = [("intel-rapl:0", "package-0", P100), ("intel-rapl:1", "package-1", P100, options)]
+    world = World(tmp_path, zones=zones)
+    with world.meter() as meter:
+        world.run(meter, 4.98)
+        first = meter._books.ledgers[0].source
+
+        def read():
+            value = type(first).read(first)
+            world.clock.now += 0.02
+            world.zones["intel-rapl:1"].write(world.time)
+            return value
+
+        monkeypatch.setattr(first, "read", read, raising=False)
+        meter.sample()
+        monkeypatch.undo()
+        world.run(meter, 5)
+    assert int(world.zones["intel-rapl:1"].file.read_text()) < 2e9  # it did go round
+    truth = 2 * 100 * world.time
+    assert abs(meter.reading.cpu.wh * 3600 - truth) <= meter.reading.cpu.uncertainty_wh * 3600
+    assert meter.reading.cpu.gap_count == 0
+
+
+@pytest.mark.parametrize("code", [errno.ENODEV, errno.EACCES])
+def test_zone_that_vanishes_for_good_keeps_its_value(tmp_path, monkeypatch, code):
     world = World(tmp_path, zones=ZONE)
     with world.meter() as meter:
         world.run(meter, 5)
-        monkeypatch.setattr(os, "pread", lambda *_: (_ for _ in ()).throw(OSError(errno.ENODEV, "No such device")))
+        monkeypatch.setattr(os, "pread", broken(code))
         world.run(meter, 15)
     assert meter.reading.cpu.wh * 3600 == pytest.approx(500, abs=0.01)
     assert meter.reading.cpu.coverage == 0.25
-    assert "No such device" in meter.reading.cpu.gaps[-1]["reason"]
+    assert os.strerror(code) in meter.reading.cpu.gaps[-1]["reason"]
 
 
 def test_wrap_during_the_block_is_exact(tmp_path):
@@ -441,7 +580,7 @@ def python_calls(function):
 
 
 def test_an_hour_of_the_sampler_is_few_readings_of_few_calls(tmp_path):
-    """The thread's own loop in virtual time: 8 GPUs, some 720 readings, each one NVML call a GPU, 2000 calls in all."""
+    """The thread's own loop in virtual time: 8 GPUs, some 720 readings, each two NVML calls a GPU (energy, power)."""
     world = World(tmp_path, [FakeGpu(f"GPU-{k}", P100) for k in range(8)], ZONE)
     with world.meter(out=tmp_path / "j", seed=3) as meter:
         world.nvml.calls.clear()
@@ -455,7 +594,7 @@ def test_an_hour_of_the_sampler_is_few_readings_of_few_calls(tmp_path):
         world.clock.wait = wait
         calls = python_calls(meter._run)
     assert 600 <= len(waits) <= 850
-    assert len(world.nvml.calls) <= 8 * (len(waits) + 5)
+    assert len(world.nvml.calls) <= 2 * 8 * (len(waits) + 5)
     assert calls / len(waits) < 3000  # at a microsecond each 0.06 % of 5 s
 
 
@@ -494,6 +633,16 @@ def test_sampler_thread_sleeps_between_its_readings(tmp_path):
     assert not any(thread.name == "lorakit-energy" for thread in threading.enumerate())
 
 
+def test_sampler_thread_takes_no_signal_of_the_main_thread(tmp_path):
+    with EnergyMeter(tmp_path, period_s=0.01) as meter:
+        pid = meter._thread.native_id
+        blocked = int(Path(f"/proc/self/task/{pid}/status").read_text().split("SigBlk:\t")[1].split()[0], 16)
+        mine = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        assert blocked & 1 << (number - 1)
+        assert number not in mine
+
+
 def test_meter_never_starts_cuda(tmp_path):
     torch = pytest.importorskip("torch")
     with EnergyMeter(tmp_path) as meter, meter.window("w"):
@@ -528,7 +677,7 @@ def test_cuda_is_waited_for_at_exact_edges_only_and_only_if_it_runs(tmp_path, mo
 
 def test_mig_instance_in_use_is_not_called_uncounted(tmp_path, monkeypatch):
     world = two_gpus(tmp_path)
-    monkeypatch.setattr("lorakit.energy.mig_parents", lambda *_: {"MIG-1": "GPU-a"})
+    monkeypatch.setattr("lorakit.instruments.mig_parents", lambda *_: {"MIG-1": "GPU-a"})
     for uuid, expected in [("1", ()), ("b", ()), ("c", ("CUDA used GPUs that are not counted: GPU-c",))]:
         torch = FakeTorch(False)
         monkeypatch.setitem(sys.modules, "torch", torch)
@@ -536,6 +685,19 @@ def test_mig_instance_in_use_is_not_called_uncounted(tmp_path, monkeypatch):
             torch.cuda.is_initialized, torch.cuda.device_count = (lambda: True), (lambda: 1)
             torch.cuda.get_device_properties = lambda _index, uuid=uuid: types.SimpleNamespace(uuid=uuid)
         assert meter.reading.notes == expected
+
+
+def test_gpus_that_cuda_uses_and_nvml_does_not_list_are_no_zero(tmp_path, monkeypatch):
+    world = two_gpus(tmp_path)
+    torch = FakeTorch(True)
+    torch.cuda.device_count = lambda: 1
+    torch.cuda.get_device_properties = lambda _index: types.SimpleNamespace(uuid="elsewhere")
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    with world.meter() as meter:
+        world.run(meter, 5)
+    assert (meter.reading.gpu.method, meter.reading.gpu.wh) == ("unavailable", None)
+    assert meter.reading.gpu.source == "CUDA uses elsewhere, which NVML does not list"
+    assert "CUDA used GPUs that are not counted: GPU-elsewhere" in meter.reading.notes
 
 
 def test_a_failing_block_does_not_wait_for_cuda(tmp_path, monkeypatch):
@@ -574,6 +736,21 @@ def test_idle_baseline_gives_energy_above_idle(tmp_path):
     with world.meter(idle=meter.idle) as again:
         world.run(again, 10)
     assert again.reading.above_idle_wh * 3600 == pytest.approx(2600, rel=0.02)
+
+
+def test_energy_above_idle_needs_a_baseline_of_every_measured_part_and_their_errors_add_as_squares(tmp_path):
+    world = two_gpus(tmp_path)
+    partly = {"GPU-a": (30.0, 3.0), "GPU-b": (40.0, 4.0)}
+    with world.meter(idle=partly) as meter:
+        world.run(meter, 10)
+    assert (meter.reading.gpu.idle_w, meter.reading.gpu.idle_error_w) == (70.0, 5.0)
+    assert meter.reading.gpu.above_idle_wh * 3600 == pytest.approx(3000 - 700)
+    assert meter.reading.cpu.above_idle_wh is None
+    assert meter.reading.above_idle_wh is None  # the GPUs' alone would pass for the whole
+    (tmp_path / "again").mkdir()
+    with two_gpus(tmp_path / "again").meter(idle={"GPU-a": (30.0, 3.0)}) as meter:
+        pass
+    assert meter.reading.gpu.above_idle_wh is None
 
 
 def test_without_baseline_above_idle_is_unknown(tmp_path):

@@ -21,10 +21,10 @@ LAYERS = (
         0,
         "layers masters metrics distributed preemption words progress loggers random_state "  # what is trained and how
         "config_file json_output "  # what is asked and answered
-        "sensors claims clock devices journal ledger legacy rapl readings",  # what it cost
+        "sensors claims clock cuda devices journal ledger legacy rapl readings",  # what it cost
     ),
     (0, "combine initial targets parallel training_log"),
-    (0, "lora_config"),
+    (0, "lora_config instruments"),
     (1, "lora_state"),
     (1, "counting merging disabling fingerprint"),
     (1, "several"),

@@ -448,6 +448,22 @@ def test_few_samples_claim_only_what_the_power_limit_allows(pairs, seed, seconds
     assert abs(total.joules - profile_of(pairs).joules(seconds)) <= total.uncertainty_j + 1e-6
 
 
+def test_lowest_and_highest_sample_are_of_the_intervals_that_the_window_has_a_part_of():
+    device = Device(Profile((0, 50.0), (1, 300.0), (2, 100.0), (3, 20.0)), method="sampled")
+    bench = Bench(device)
+    for second in range(5):
+        bench.move(second)
+        if second in (1, 2):
+            bench.books.edge("falling", +1 if second == 1 else -1)
+        else:
+            bench.books.collect()
+        if second == 3:
+            bench.books.edge("open", +1, exact=False)
+    assert bench.total("falling").power_w == (100.0, 300.0)
+    assert bench.total("open").power_w == (20.0, 20.0)
+    assert bench.total("never").power_w is None
+
+
 def test_power_sample_after_a_long_silence_is_a_gap():
     bench = Bench(Device(Profile((0, 100.0)), method="sampled"))
     bench.books.edge("w", +1)

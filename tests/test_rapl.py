@@ -33,6 +33,26 @@ TREES = {
         "intel-rapl:0:0": ("core", "core", False),
     },
     "mmio only": {"intel-rapl-mmio:0": ("package-0", "package", True)},
+    "Threadripper, a zone for each die": {
+        f"intel-rapl:{index}": (f"package-0-die-{index}", "package", True)
+        for index in range(4)  # ledger.mirrored
+    },
+    "TPMI: Granite Rapids, two sockets": {
+        "intel-rapl:0": ("package-0", "package", True),
+        "intel-rapl:0:0": ("dram", "dram", True),
+        "intel-rapl:1": ("psys", "psys", False),
+        "intel-rapl:2": ("package-1", "package", True),
+        "intel-rapl:2:0": ("dram", "dram", True),
+        "intel-rapl:3": ("psys-1", "psys", False),
+    },
+    "TPMI under a control type of its own, beside the registers'": {
+        "intel-rapl:0": ("package-0", "package", True),
+        "intel-rapl:0:0": ("dram", "dram", True),
+        "intel-rapl:1": ("psys", "psys", False),
+        "intel-rapl-tpmi:0": ("package-0", "package", False),
+        "intel-rapl-tpmi:0:0": ("dram", "dram", False),
+        "intel-rapl-tpmi:1": ("psys", "psys", False),
+    },
     "a package and its dies": {
         "intel-rapl:0": ("package-0", "package", True),
         "intel-rapl:1": ("package-0-die-0", "package", False),
@@ -116,6 +136,18 @@ def test_laptop_counts_the_package_once_and_shows_psys_apart(tmp_path):
     assert why["intel-rapl-mmio:0"] == "repeats intel-rapl:0"
     assert why["intel-rapl:0:0"] == "part of package-0"
     assert "contains the packages" in why["intel-rapl:1"]
+
+
+def test_tpmi_server_counts_packages_and_dram_and_shows_both_psys_apart(tmp_path):
+    watts = {"package-0": 200.0, "dram": 30.0, "psys": 260.0, "package-1": 150.0, "psys-1": 180.0}
+    keys = [("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "dram"), ("intel-rapl:1", "psys")]
+    keys += [("intel-rapl:2", "package-1"), ("intel-rapl:2:0", "dram"), ("intel-rapl:3", "psys-1")]
+    world = World(tmp_path, zones=[(key, name, Profile((0, watts[name]))) for key, name in keys])
+    with world.meter() as meter:
+        world.run(meter, 100)
+    joules = {"cpu": meter.reading.cpu, "ram": meter.reading.ram, "psys": meter.reading.others["psys"]}
+    assert {name: round(part.wh * 3600, 2) for name, part in joules.items()} == {"cpu": 35e3, "ram": 6e3, "psys": 44e3}
+    assert meter.reading.measured_wh * 3600 == pytest.approx(41e3)
 
 
 def test_mirrored_dies_count_once(tmp_path):
@@ -252,6 +284,10 @@ def test_absent_denied_masked_and_virtual_are_different_answers(tmp_path, monkey
         return access.state, access.fix
 
     assert answer() == ("absent", "sudo modprobe intel_rapl_msr")
+    (proc / "cpuinfo").write_text("Features : fp asimd\nCPU implementer : 0x41\n")
+    state, fix = answer()
+    assert state == "absent"
+    assert "there is no command for that" in fix
     (proc / "cpuinfo").write_text("flags : fpu sse2 hypervisor\n")
     dockerenv.touch()
     assert answer() == ("vm", "measure on the host")

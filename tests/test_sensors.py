@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import lorakit.sensors
+from lorakit.readings import estimated_quantity
 from lorakit.sensors import SensorUnavailable, estimate_cpu, estimate_ram, list_gpus, mig_parents, open_gpu, open_nvml
 from tests.energy_world import FakeGpu, FakeNvml, Profile, VirtualClock
 
@@ -50,9 +51,46 @@ def test_pynvml_has_what_we_call():
     assert {"nvmlReturn", "value"} <= set(fields)
     assert pynvml.NVML_FI_DEV_POWER_AVERAGE == lorakit.sensors.FIELD_POWER_AVERAGE
     assert pynvml.NVML_ERROR_GPU_IS_LOST == lorakit.sensors.GPU_IS_LOST
+    assert pynvml.NVML_ERROR_DRIVER_NOT_LOADED == lorakit.sensors.DRIVER_NOT_LOADED
+    assert pynvml.NVML_ERROR_LIBRARY_NOT_FOUND == lorakit.sensors.LIBRARY_NOT_FOUND
+    assert pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH == lorakit.sensors.LIB_RM_VERSION_MISMATCH
     assert pynvml.NVML_ERROR_UNINITIALIZED == lorakit.sensors.UNINITIALIZED
     assert pynvml.NVML_ERROR_NOT_SUPPORTED == lorakit.sensors.NOT_SUPPORTED
     assert pynvml.NVML_ERROR_NO_PERMISSION == lorakit.sensors.NO_PERMISSION
+
+
+@pytest.mark.parametrize(
+    ("code", "pci", "device", "help"),
+    [
+        (12, [], False, "install NVIDIA's driver if there is a GPU"),  # no PCI bus to look at
+        (
+            12,
+            [("0x8086", "0x030000"), ("0x10de", "0x020000")],
+            False,
+            "no NVIDIA GPU on the PCI bus",
+        ),  # its network card
+        (12, [("0x10de", "0x030200")], False, "install NVIDIA's driver for the GPU on the PCI bus"),
+        (12, [("0x10de", "0x030200")], True, "its library libnvidia-ml.so.1 is missing"),
+        (9, [], True, "sudo modprobe nvidia"),
+        (4, [], True, "nvidiactl (ls -l "),
+        (18, [], True, "restart the machine"),
+        (999, [], True, "nvidia-smi"),
+    ],
+)
+def test_what_would_help_nvml_fits_the_cause(tmp_path, code, pci, device, help):
+    for index, (vendor, kind) in enumerate(pci):
+        folder = tmp_path / "pci" / f"0000:{index:02x}:00.0"
+        folder.mkdir(parents=True)
+        (folder / "vendor").write_text(vendor + "\n")
+        (folder / "class").write_text(kind + "\n")
+    (tmp_path / "dev").mkdir()
+    if device:
+        (tmp_path / "dev" / "nvidiactl").touch()
+    nvml = fake()
+    nvml.init_fault = code
+    with pytest.raises(SensorUnavailable, match=f"NVML error {code}") as caught:
+        open_nvml(nvml, tmp_path / "pci", tmp_path / "dev")
+    assert help in caught.value.fix
 
 
 def test_mig_instances_are_found_with_their_gpu():
@@ -83,3 +121,10 @@ def test_estimates_are_ranges_with_their_source():
     assert estimate_cpu(None, 4).high_w == 32.0
     assert (estimate_ram(512 * 2**30, 16).low_w, estimate_ram(512 * 2**30, 16).high_w) == (32.0, 96.0)
     assert estimate_ram(8 * 2**30, None).high_w == pytest.approx(3.2)
+
+
+def test_an_estimate_stays_in_its_range_whatever_the_kernel_says_of_the_load():
+    middle = estimated_quantity(2.0, 16.0, "two CPUs", 3600.0)
+    assert (middle.wh, middle.range_wh) == (9.0, (2.0, 16.0))
+    by_load = [estimated_quantity(2.0, 16.0, "two CPUs", 3600.0, load_j).wh for load_j in (0.0, 3600.0, 1e6)]
+    assert by_load == [2.0, 3.0, 16.0]  # ticks that add up to more CPU time than there was
