@@ -377,25 +377,53 @@ def busy_cpu_s(stat: Path, ticks: int) -> float:
 def process_tree_cpu_s(proc: Path, root: int) -> float | None:
     """CPU-seconds of a process and all its descendants, alive or waited for; None where /proc does not tell.
 
-    Children that lived and died between two looks are in their parent's sum, so none is missed.
+    Children that lived and died between two looks are in their parent's sum, so none is missed. Only the tree is looked
+    at: a server has thousands of other processes.
     """
-    parent: dict[int, int] = {}
-    ticks: dict[int, int] = {}
-    for entry in Path(proc).iterdir() if Path(proc).is_dir() else ():
-        text = _read(entry / "stat") if entry.name.isdigit() else None
-        if text:
-            fields = text.rpartition(")")[2].split()  # the name before may hold anything
-            parent[int(entry.name)] = int(fields[1])
-            ticks[int(entry.name)] = sum(map(int, fields[11:15]))  # utime stime cutime cstime
-    if root not in ticks:
+    proc = Path(proc)
+    members = _descendants(proc, root) or _descendants_by_parent(proc, root)
+    stats = {pid: _process_stat(proc, pid) for pid in members}
+    if stats[root] is None:
         return None
-    total = 0
-    for pid, count in ticks.items():
-        ancestor = pid
-        while ancestor not in (root, 0) and ancestor in parent:
-            ancestor = parent[ancestor]
-        total += count if ancestor == root else 0
-    return total / os.sysconf("SC_CLK_TCK")
+    return sum(ticks for _, ticks in filter(None, stats.values())) / os.sysconf("SC_CLK_TCK")
+
+
+def _descendants(proc: Path, root: int) -> list[int] | None:
+    """A process and its descendants as its threads' lists of children give them; None where the kernel keeps none."""
+    found, listed = [root], False
+    for pid in found:  # which grows
+        try:
+            threads = os.listdir(proc / str(pid) / "task")
+        except OSError:
+            continue  # it has ended
+        for thread in threads:
+            children = _read(proc / str(pid) / "task" / thread / "children")
+            if children is not None:
+                listed = True
+                found += map(int, children.split())
+    return found if listed else None
+
+
+def _descendants_by_parent(proc: Path, root: int) -> list[int]:
+    """The same from every process's parent, for kernels built without PROC_CHILDREN."""
+    children: dict[int, list[int]] = {}
+    for entry in proc.iterdir() if proc.is_dir() else ():
+        stat = _process_stat(proc, int(entry.name)) if entry.name.isdigit() else None
+        if stat is not None:
+            children.setdefault(stat[0], []).append(int(entry.name))
+    found = [root]
+    for pid in found:
+        found += children.get(pid, [])
+    return found
+
+
+def _process_stat(proc: Path, pid: int) -> tuple[int, int] | None:
+    """A process's parent, and the clock ticks that it and its children that were waited for have used."""
+    text = _read(proc / str(pid) / "stat")
+    if not text:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name before may hold anything
+    return int(fields[1]), sum(map(int, fields[11:15]))  # utime stime cutime cstime
 
 
 def _text(value: str | bytes) -> str:

@@ -5,6 +5,7 @@ import fcntl
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -808,6 +809,28 @@ def test_share_of_cpu_time_sees_living_grandchildren_and_odd_names(tmp_path):
     ticks = os.sysconf("SC_CLK_TCK")
     assert lorakit.sensors.process_tree_cpu_s(tmp_path, 10) == 400 / ticks
     assert lorakit.sensors.process_tree_cpu_s(tmp_path, 99) is None
+
+
+def test_both_ways_to_find_a_process_tree_agree_and_the_first_looks_at_the_tree_only(monkeypatch):
+    sensors, proc = lorakit.sensors, Path("/proc")
+    code = "import subprocess, sys; subprocess.Popen(['sleep', '60']); print('up', flush=True); sys.stdin.read()"
+    child = subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        child.stdout.readline()
+        looked = []
+        real = sensors._read
+        monkeypatch.setattr(sensors, "_read", lambda path: (looked.append(path.parts[2]), real(path))[1])
+        tree = sensors._descendants(proc, os.getpid())
+        assert {int(pid) for pid in looked} == set(tree)
+        assert set(tree) == set(sensors._descendants_by_parent(proc, os.getpid()))
+        assert child.pid in tree and len(tree) >= 3
+        looked.clear()
+        assert sensors.process_tree_cpu_s(proc, child.pid) is not None
+        assert {int(pid) for pid in looked} == set(sensors._descendants(proc, child.pid))
+    finally:
+        for pid in (sensors._descendants(proc, child.pid) or [child.pid])[::-1]:
+            os.kill(pid, signal.SIGKILL)
+        child.communicate()
 
 
 def test_process_share_is_a_figure_of_its_own(tmp_path):
