@@ -107,7 +107,7 @@ class Instruments:
             kind = zone.kind if zone.kind in KINDS else "cpu"
             if not zone.counted:
                 self._not_counted[kind].append({"id": zone.key, "name": zone.name, "why": zone.why})
-            if zone.counted or zone.role == "psys":
+            if zone.is_read:
                 try:
                     self._books.add(RaplCounter(zone))
                 except (OSError, ValueError) as error:

@@ -17,6 +17,7 @@ ZONE = re.compile(r"^(?P<control>[a-z][a-z0-9_-]*?)(?P<ids>(:[0-9a-f]+)+)$")
 CONTROL = re.compile(r"^[a-z]+[_-]rapl[a-z0-9_-]*$")
 PACKAGE = re.compile(r"^package-(?P<package>[0-9a-f]+)(-die-(?P<die>[0-9a-f]+))?$")
 PSYS = re.compile(r"^psys(-[0-9a-f]+)?$")  # of the second and further sockets: psys-1, ...
+BESIDE = "contains the packages; shown beside them"
 MAX_SOCKET_W = 1000.0  # with no better knowledge; 65 kJ counters then need a reading a minute
 LAG_S = 0.002  # the register is renewed about every millisecond
 
@@ -41,6 +42,11 @@ class Zone:
     def kind(self) -> str | None:
         """The quantity the zone belongs to."""
         return {"package": "cpu", "dram": "ram", "psys": "platform"}.get(self.role)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its counter is of use: what is counted, and a psys that repeats no other."""
+        return self.counted or self.why == BESIDE
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def _judge(entry: tuple[str, Path, str, str, str], name: str, all_zones: list[tu
         if role == "package" and "-die-" in name and other_role == role and other_socket == name.split("-die-")[0]:
             return zone(False, f"part of {other_key}")
     if role == "psys":
-        return zone(False, "contains the packages; shown beside them")
+        return zone(False, BESIDE)
     return zone(True, "beside its package, not part of it" if role == "dram" else "one package or die")
 
 

@@ -123,6 +123,7 @@ def test_laptop_counts_the_package_once_and_shows_psys_apart(tmp_path):
             ("intel-rapl:0:0", "core", Profile((0, 3.0))),
             ("intel-rapl:1", "psys", Profile((0, 9.0))),
             ("intel-rapl-mmio:0", "package-0", package),
+            ("intel-rapl-mmio:1", "psys", Profile((0, 9.0))),
         ],
     )
     with world.meter() as meter:
@@ -136,6 +137,7 @@ def test_laptop_counts_the_package_once_and_shows_psys_apart(tmp_path):
     assert why["intel-rapl-mmio:0"] == "repeats intel-rapl:0"
     assert why["intel-rapl:0:0"] == "part of package-0"
     assert "contains the packages" in why["intel-rapl:1"]
+    assert why["intel-rapl-mmio:1"] == "repeats intel-rapl:1"
 
 
 def test_tpmi_server_counts_packages_and_dram_and_shows_both_psys_apart(tmp_path):
