@@ -95,7 +95,7 @@ class Instruments:
     def _open_gpu(self, gpu: Gpu) -> None:
         sensor = open_gpu(self._nvml, gpu)
         self._books.add(sensor)
-        if sensor.method == "counter":
+        if sensor.method == "counter" and sensor.scope == "device":  # a module's power may be asked of its GPU alone
             try:
                 self._books.add(GpuPowerCheck(self._nvml, gpu))
             except OSError:

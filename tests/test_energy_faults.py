@@ -246,9 +246,11 @@ def test_sleeping_gpu_is_zero_not_unknown(tmp_path):
 
 
 def test_grace_hopper_module_counter_holds_the_cpu(tmp_path):
-    world = World(tmp_path, [FakeGpu("GPU-a", Profile((0, 900.0)), name="NVIDIA GH200 480GB")])
+    world = World(tmp_path, [FakeGpu("GPU-a", Profile((0, 500.0)), name="NVIDIA GH200 480GB")])
+    world.nvml.gpus[0].counter_gain = 1.8  # the power is the GPU's, the counter the module's
     with world.meter() as meter:
-        world.run(meter, 10)
+        world.run(meter, 300)
+    assert meter.reading.notes == ()
     assert meter.reading.gpu.scope == "module"
     assert meter.reading.cpu.wh is None
     assert "inside the GPU's counter" in meter.reading.cpu.source
