@@ -114,6 +114,34 @@ def test_server_counts_both_packages_and_their_dram(tmp_path):
     assert meter.reading.ram.wh * 3600 == pytest.approx(300, abs=0.01)
 
 
+def test_amd_counts_its_package_without_the_cores_and_its_ram_stays_an_estimate(tmp_path):
+    zones = [
+        ("intel-rapl:0", "package-0", Profile((0, 180.0)), {"max_range": 65_532_610_987}),
+        ("intel-rapl:0:0", "core", Profile((0, 900.0)), {"max_range": 65_532_610_987}),  # EPYC's are aberrant
+    ]
+    world = World(tmp_path, zones=zones)
+    with world.meter() as meter:
+        world.run(meter, 600)  # goes round once
+    reading = meter.reading
+    assert reading.cpu.wh * 3600 == pytest.approx(108_000, abs=0.01)
+    assert (reading.cpu.method, reading.ram.method) == ("counter", "estimated")
+    assert reading.measured_wh == reading.cpu.wh
+    assert reading.estimated_wh == reading.ram.wh
+
+
+def test_container_with_masked_zones_has_none_and_says_so(tmp_path):
+    """The class folder's links lead into a folder over which the runtime has mounted an empty one."""
+    world = World(tmp_path)
+    (tmp_path / "devices").mkdir()
+    for key in ("intel-rapl", "intel-rapl:0", "intel-rapl:0:0"):
+        (world.root / key).symlink_to(tmp_path / "devices" / "intel-rapl" / key)
+    assert find_zones(world.root) == []
+    assert diagnose(world.root, world.proc, tmp_path / "none").state == "masked"
+    with world.meter() as meter:
+        world.run(meter, 10)
+    assert (meter.reading.cpu.method, meter.reading.measured_wh) == ("estimated", None)
+
+
 def test_laptop_counts_the_package_once_and_shows_psys_apart(tmp_path):
     package = Profile((0, 4.0))
     world = World(
