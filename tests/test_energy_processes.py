@@ -187,7 +187,9 @@ def cpu_j(reading):
 
 RANK = """
     import json, os, sys, time
+    import lorakit.energy
     from lorakit.energy import EnergyMeter
+    lorakit.energy.LEADER_WAIT_S = 600.0  # a busy machine may start the ranks many seconds apart
     with EnergyMeter({root!r}, out={out!r}.replace("RANK", os.environ["LOCAL_RANK"]), claims={claims!r}) as meter:
         print("in", flush=True)
         sys.stdin.readline()
@@ -456,6 +458,17 @@ def test_sum_tells_a_device_that_could_not_be_read_and_keeps_the_conditions():
     assert add_readings(
         [first, Reading(measured(1.0), nothing, nothing, 60.0, conditions=at(55, 70))]
     ).conditions == at(40, 70)
+
+
+def test_sum_over_ranks_has_their_common_time_and_the_sum_of_their_powers():
+    def rank(duration_s, watts):
+        quantity = Quantity("counter", wh=watts * duration_s / 3600, mean_w=watts, coverage=1.0, uncertainty_wh=0.0)
+        return Reading(quantity, Quantity("unavailable", source="-"), Quantity("unavailable", source="-"), duration_s)
+
+    total = add_readings([rank(100.0, 250.0), rank(100.0, 150.0)])
+    assert total.duration_s == 100.0
+    assert total.gpu.mean_w == pytest.approx(400.0)
+    assert add_readings([rank(100.0, 250.0), rank(80.0, 150.0)]).duration_s == 100.0  # one of them began later
 
 
 def test_sum_of_nothing_is_refused():
