@@ -21,8 +21,27 @@ MAX_PADDING = 0.05  # of the real tokens
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Where each token of a batch comes from, and what the batch costs; made on the host.
+
+    Shape:
+        source (rows, width), int32: place of a token in the corpus' flat arrays, their length for padding.
+    """
+
+    source: Tensor
+    tokens: int  # real tokens, special ones included
+    targets: int  # words that count in the loss
+    counts: bool = True  # False: nothing in it does, it is only there for the other ranks
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens the model works on, padding included."""
+        return self.source.numel()
+
+
+@dataclass(frozen=True)
 class Batch:
-    """Rows of packed windows, and what they cost.
+    """Rows of packed windows.
 
     Shape:
         input_ids, position_ids, segments, labels, words, source: all (rows, width), int64.
@@ -34,28 +53,54 @@ class Batch:
     labels: Tensor
     words: Tensor
     source: Tensor  # place of a token in the corpus' flat arrays, -1 for padding
-    tokens: int  # real tokens, special ones included
-    targets: int  # words that count in the loss
-
-    @property
-    def computed_tokens(self) -> int:
-        """Tokens the model works on, padding included."""
-        return self.input_ids.numel()
-
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device; the copy does not wait for the device."""
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS}
-        return Batch(**moved, tokens=self.tokens, targets=self.targets)
 
 
-_TENSORS = ("input_ids", "position_ids", "segments", "labels", "words", "source")
+class TokenTable:
+    """An encoded corpus on a device, 24 bytes a token, and the batches taken from it.
+
+    A batch is one small copy to the device (4 bytes a token, of its plan), for which the host does not wait, and one
+    look-up there.
+    """
+
+    def __init__(self, encoded: Encoded, layout: "Layout", device: torch.device | str = "cpu") -> None:
+        lengths, count = encoded.lengths, len(encoded.ids)
+        assert count < 2**31, "places are int32"
+        starts = np.repeat(encoded.offsets[:-1], lengths)
+        columns = (  # in the order of Batch's fields: what a token has, what padding has
+            (encoded.ids, layout.pad_token_id),
+            # padding gets the position before the first, which for RoBERTa is padding_idx
+            (np.arange(count) - starts + layout.first_position, max(layout.first_position - 1, 0)),
+            (np.repeat(np.arange(len(encoded)), lengths), -1),
+            (encoded.labels, IGNORE),
+            (encoded.words, -1),
+            (np.arange(count), -1),
+        )
+        table = np.stack([np.append(values, padding).astype(np.int32) for values, padding in columns])
+        self.values = torch.from_numpy(table).to(device)  # (6, tokens + 1)
+
+    def to(self, device: torch.device) -> "TokenTable":
+        """Move to a device, in place."""
+        self.values = self.values.to(device)
+        return self
+
+    def batch(self, plan: Plan) -> Batch:
+        """The batch of a plan, on the table's device."""
+        source = plan.source.flatten()
+        if self.values.is_cuda and not source.is_cuda:
+            source = source.pin_memory()  # else the copy would wait for what the device is doing
+        found = self.values.index_select(1, source.to(self.values.device, non_blocking=True)).long()
+        batch = Batch(*found.view(-1, *plan.source.shape))
+        if not plan.counts:
+            batch.labels.fill_(IGNORE)
+            batch.words.fill_(-1)
+        return batch
 
 
 @dataclass(frozen=True)
 class Step:
     """One rank's part of an optimiser step."""
 
-    micros: list[Batch]
+    micros: list[Plan]
     targets: int  # words that count in the loss, of all ranks and micro-batches together
 
 
@@ -148,39 +193,30 @@ def pack(lengths: Sequence[int]) -> list[list[int]]:
     return [list(range(len(lengths)))]
 
 
-def collate(encoded: Encoded, windows: Sequence[int], layout: Layout, counts: bool = True) -> Batch:
-    """Build the batch of these windows on the CPU.
+def plan_batch(encoded: Encoded, windows: Sequence[int], layout: Layout, counts: bool = True) -> Plan:
+    """Lay these windows into rows.
 
     Args:
         counts: False makes a batch of weight 0, for a rank that has nothing to do in a step.
     """
-    lengths = [int(encoded.offsets[w + 1] - encoded.offsets[w]) for w in windows]
+    offsets, lengths = encoded.offsets, [int(encoded.offsets[w + 1] - encoded.offsets[w]) for w in windows]
     rows = pack(lengths) if layout.packing else [[i] for i in range(len(windows))]
     width = max(sum(lengths[i] for i in row) for row in rows)
-    shape = (len(rows), width)
-    ids = np.full(shape, layout.pad_token_id, np.int64)
-    # padding gets the position before the first, which for RoBERTa is padding_idx
-    positions = np.full(shape, max(layout.first_position - 1, 0), np.int64)
-    segments, words, places = (np.full(shape, -1, np.int64) for _ in range(3))
-    labels = np.full(shape, IGNORE, np.int64)
+    source = np.full((len(rows), width), len(encoded.ids), np.int32)
+    targets = 0
     for row, items in enumerate(rows):
-        column = 0
-        for i in items:
-            source = slice(encoded.offsets[windows[i]], encoded.offsets[windows[i] + 1])
-            target = (row, slice(column, column + lengths[i]))
-            ids[target] = encoded.ids[source]
-            positions[target] = np.arange(layout.first_position, layout.first_position + lengths[i])
-            segments[target] = i
-            places[target] = np.arange(source.start, source.stop)
-            if counts:
-                labels[target] = encoded.labels[source]
-                words[target] = encoded.words[source]
-            column += lengths[i]
-    return Batch(
-        *(torch.from_numpy(array) for array in (ids, positions, segments, labels, words, places)),
-        tokens=sum(lengths) if counts else 0,
-        targets=int((labels != IGNORE).sum()),
-    )
+        places = np.concatenate([np.arange(offsets[windows[i]], offsets[windows[i] + 1]) for i in items])
+        source[row, : len(places)] = places
+        targets += int((encoded.labels[places] != IGNORE).sum())
+    tokens = sum(lengths)
+    return Plan(torch.from_numpy(source), *((tokens, targets) if counts else (0, 0)), counts)
+
+
+def collate(
+    encoded: Encoded, windows: Sequence[int], layout: Layout, counts: bool = True, device: torch.device | str = "cpu"
+) -> Batch:
+    """One batch of these windows; who needs many makes the corpus' `TokenTable` once."""
+    return TokenTable(encoded, layout, device).batch(plan_batch(encoded, windows, layout, counts))
 
 
 def steps_per_epoch(windows: int, batch_size: int, accumulate: int, world_size: int) -> int:
@@ -218,19 +254,17 @@ def epoch_steps(
         mine = [chosen[share] for share in shares[rank * accumulate : (rank + 1) * accumulate]]
         yield Step(
             micros=[
-                collate(encoded, share, layout) if len(share) else collate(encoded, chosen[:1], layout, counts=False)
+                plan_batch(encoded, share if len(share) else chosen[:1], layout, counts=len(share) > 0)
                 for share in mine
             ],
             targets=int(targets[chosen].sum()),
         )
 
 
-def sorted_batches(
-    encoded: Encoded, layout: Layout, tokens: int, rank: int = 0, world_size: int = 1
-) -> Iterator[Batch]:
+def sorted_batches(encoded: Encoded, layout: Layout, tokens: int, rank: int = 0, world_size: int = 1) -> Iterator[Plan]:
     """One rank's batches of all windows, longest first, each of at most `tokens` real tokens (or one window)."""
     for group in _sorted_groups(encoded, tokens)[rank::world_size]:
-        yield collate(encoded, group, layout)
+        yield plan_batch(encoded, group, layout)
 
 
 def batch_count(encoded: Encoded, tokens: int, world_size: int = 1) -> int:
@@ -263,7 +297,7 @@ def _packing_error(model: nn.Module, layout: Layout) -> float:
     probe = Encoded(ids, np.full(24, IGNORE), nothing, offsets, np.array([1, 1, 1]))
     try:
         model.eval()
-        packed = collate(probe, [0, 1, 2], Layout(layout.first_position, layout.pad_token_id)).to(device)
+        packed = collate(probe, [0, 1, 2], Layout(layout.first_position, layout.pad_token_id), device=device)
         together = model(**layout.inputs(packed))[0]
         worst = 0.0
         for number in range(3):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorakit.batching import Batch, Layout, sorted_batches
+from lorakit.batching import Batch, Layout, TokenTable, sorted_batches
 from lorakit.encoding import Encoded
 
 BATCH_TOKENS = 4096  # of the one pass that fills the cache
@@ -82,8 +82,9 @@ class FrozenPrefix:
             self.layers[0].register_forward_hook(note),
         ]
         try:
-            for batch in sorted_batches(encoded, layout, BATCH_TOKENS):
-                here = batch.to(device)
+            table = TokenTable(encoded, layout, device)
+            for plan in sorted_batches(encoded, layout, BATCH_TOKENS):
+                here = table.batch(plan)
                 try:
                     with autocast():
                         model(**layout.inputs(here))

@@ -6,7 +6,7 @@ has most context.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorakit.batching import Batch, Layout, batch_count, collate, first_position, layout_for, sorted_batches
+from lorakit.batching import (
+    Layout,
+    Plan,
+    TokenTable,
+    batch_count,
+    first_position,
+    layout_for,
+    plan_batch,
+    sorted_batches,
+)
 from lorakit.distributed import all_sum, rank, world_size
 from lorakit.encoding import IGNORE, Encoded, check_tokenizer, encode, split_by_sentence
 from lorakit.metrics import Scores, score_classes
@@ -43,12 +52,15 @@ class Tagged(NamedTuple):
 class EncodedSplit:
     """Sentences made ready for a model, once for any number of evaluations.
 
-    The batches are this rank's and stay on the host (40 bytes a token); every rank has equally many.
+    The batches are this rank's, and every rank has equally many. With the corpus they lie on the model's device, about
+    30 bytes a token, so an evaluation copies nothing to it.
     """
 
     encoded: Encoded
     layout: Layout
-    batches: list[Batch]
+    table: TokenTable
+    batches: list[Plan]
+    starts: list[Tensor]  # where in a batch a word starts, counted over its rows in a line
 
 
 def encode_split(
@@ -67,7 +79,7 @@ def encode_split(
     """
     if not sentences:
         raise ValueError("there is no sentence to evaluate on")
-    return _split(encode_tagged(model, tokenizer, sentences), layout)
+    return _split(encode_tagged(model, tokenizer, sentences), layout, _device(model))
 
 
 def evaluate_split(
@@ -126,7 +138,7 @@ def tag_words(
     check_tokenizer(tokenizer)
     labels, layout = label_names(model), layout_for(model, packing)
     encoded = encode(tokenizer, sentences, window_of(model, tokenizer), tags, labels)
-    classes, probabilities, loss = _tag(model, _split(encoded, layout), precision, between)
+    classes, probabilities, loss = _tag(model, _split(encoded, layout, _device(model)), precision, between)
     return Tagged(
         split_by_sentence([labels[number] for number in classes.tolist()], encoded),
         split_by_sentence(probabilities.tolist(), encoded),
@@ -168,12 +180,25 @@ def precision_of(precision: str, device: torch.device) -> tuple[Callable[[], Abs
     return lambda: torch.autocast(device.type, dtype), precision == "fp16"
 
 
-def _split(encoded: Encoded, layout: Layout) -> EncodedSplit:
-    batches = list(sorted_batches(encoded, layout, EVALUATION_TOKENS, rank(), world_size()))
-    if len(batches) < batch_count(encoded, EVALUATION_TOKENS, world_size()):
+def _split(encoded: Encoded, layout: Layout, device: torch.device) -> EncodedSplit:
+    plans = list(sorted_batches(encoded, layout, EVALUATION_TOKENS, rank(), world_size()))
+    if len(plans) < batch_count(encoded, EVALUATION_TOKENS, world_size()):
         # some ranks have one batch less, but a sharded model's forward needs all ranks
-        batches.append(collate(encoded, [0], layout, counts=False))
-    return EncodedSplit(encoded, layout, batches)
+        plans.append(plan_batch(encoded, [0], layout, counts=False))
+    begins = torch.from_numpy(np.append(encoded.words, -1) >= 0)
+    # found on the host: on a device it would have to be read back how many there are
+    starts = [(begins[plan.source.flatten()] & plan.counts).nonzero() for plan in plans]
+    return EncodedSplit(
+        encoded,
+        layout,
+        TokenTable(encoded, layout, device),
+        [replace(plan, source=plan.source.to(device)) for plan in plans],
+        [places.flatten().to(device) for places in starts],
+    )
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 def _tag(
@@ -184,10 +209,10 @@ def _tag(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """The class of every word, its probability, and the loss of all words together (0 for a text without tags).
 
-    The host hands out work and waits for the device once, at the end: classes stay there as small whole numbers, and
-    where words start is looked up on the host, for a mask of the device's would have to be read back.
+    The host hands out work and waits for the device once, at the end: classes stay there as small whole numbers.
     """
-    device, classes_known = next(model.parameters()).device, len(label_names(model))
+    device, classes_known = _device(model), len(label_names(model))
+    table = split.table.to(device)
     autocast, _ = precision_of(precision, device)
     classes = torch.zeros(
         int(split.encoded.sentence_lengths.sum()),
@@ -197,10 +222,11 @@ def _tag(
     probabilities = torch.zeros(len(classes), device=device)
     loss = torch.zeros((), device=device, dtype=torch.float64)
     with faster_products(model), _eval_mode(model), torch.no_grad():  # not inference_mode, in which FSDP2 cannot gather
-        for done, batch in enumerate(split.batches, start=1):
-            places, numbers, wanted = (part.to(device, non_blocking=True) for part in _word_starts(batch))
+        for done, (plan, places) in enumerate(zip(split.batches, split.starts, strict=True), start=1):
+            batch, places = table.batch(plan), places.to(device)
+            numbers, wanted = batch.words.flatten()[places], batch.labels.flatten()[places]
             with autocast():
-                logits = model(**split.layout.inputs(batch.to(device)))[0]
+                logits = model(**split.layout.inputs(batch))[0]
             logits = logits.flatten(0, 1).index_select(0, places).float()
             best = logits.argmax(-1)
             classes.index_copy_(0, numbers, best.to(classes.dtype))
@@ -210,13 +236,6 @@ def _tag(
     for values in (classes, probabilities, loss):  # a word is tagged by one rank, the others hold 0
         all_sum(values)
     return classes.cpu().numpy(), probabilities.cpu().numpy(), float(loss)
-
-
-def _word_starts(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Where in a batch a word starts, counted over its rows in a line, the number of that word and its class."""
-    words = batch.words.flatten()
-    places = (words >= 0).nonzero().flatten()
-    return places, words[places], batch.labels.flatten()[places]
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorakit.batching import Batch, Layout, epoch_steps, layout_for, steps_per_epoch
+from lorakit.batching import Batch, Layout, Plan, TokenTable, epoch_steps, layout_for, steps_per_epoch
 from lorakit.checkpoint import Checkpoint, delete_checkpoints, load_checkpoint, save_checkpoint
 from lorakit.distributed import all_sum, device, gather_bytes, is_main, process_group, rank, world_size
 from lorakit.encoding import IGNORE, Encoded, check_tokenizer
@@ -207,6 +207,7 @@ class _Run:
         self.model, self.tokenizer, self.data, self.config = model, tokenizer, data, config
         self.observe, self.layout, self.encoded, self.stop = observe, layout, encoded, stop
         self.device = next(model.parameters()).device
+        self.table = TokenTable(encoded, layout, self.device)
         self.rank, self.world = rank(), world_size()
         self.steps_per_epoch = steps_per_epoch(len(encoded), config.batch_size, config.accumulate, self.world)
         self.autocast, scaled = precision_of(config.precision, self.device)
@@ -292,7 +293,7 @@ class _Run:
             step_loss = torch.zeros((), device=self.device)
             for i, micro in enumerate(step.micros, start=1):
                 with self.memory_errors_explained(micro):
-                    batch = micro.to(self.device)
+                    batch = self.table.batch(micro)
                     with sync_if(self.forward, last=i == len(step.micros)):  # DDP averages gradients once a step
                         with self.autocast(), self.prefix.skipped(batch) if self.prefix else nullcontext():
                             loss = loss_sum(self.forward, self.layout, batch) / step.targets
@@ -516,7 +517,7 @@ class _Run:
         }
 
     @contextmanager
-    def memory_errors_explained(self, batch: Batch) -> Iterator[None]:
+    def memory_errors_explained(self, plan: Plan) -> Iterator[None]:
         """Say which batch did not fit and what to change; alone, save first (other ranks would wait for this one)."""
         try:
             yield
@@ -525,7 +526,7 @@ class _Run:
                 raise
             if self.world == 1:
                 self.save()
-            rows, width = batch.input_ids.shape
+            rows, width = plan.source.shape
             where = f" on rank {self.rank}" if self.world > 1 else ""
             raise MemoryError(
                 f"out of memory{where} in step {self.progress.step + 1} with {rows} rows of {width} tokens; halve"

@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 
 from lorakit.batching import (
     MAX_PADDING,
+    Batch,
+    Layout,
+    TokenTable,
     balance,
     collate,
     epoch_order,
@@ -15,6 +18,7 @@ from lorakit.batching import (
     first_position,
     layout_for,
     pack,
+    plan_batch,
     sorted_batches,
     steps_per_epoch,
 )
@@ -81,6 +85,47 @@ def test_eight_ranks_carry_nearly_the_same_load_on_the_real_corpus(tokenizer, bi
         loads = [sum(step[i] for i in share) for share in balance(step, 8)]
         slowest, mean = slowest + max(loads), mean + sum(loads) / 8
     assert slowest / mean <= 1.05
+
+
+def filled_in(encoded, windows, layout, counts):
+    """The batch as a loop over windows fills it in, place by place."""
+    lengths = [int(encoded.offsets[w + 1] - encoded.offsets[w]) for w in windows]
+    rows = pack(lengths) if layout.packing else [[i] for i in range(len(windows))]
+    width = max(sum(lengths[i] for i in row) for row in rows)
+    paddings = (layout.pad_token_id, max(layout.first_position - 1, 0), -1, IGNORE, -1, -1)
+    ids, positions, segments, labels, words, source = (np.full((len(rows), width), p, np.int64) for p in paddings)
+    for row, items in enumerate(rows):
+        column = 0
+        for i in items:
+            for place in range(encoded.offsets[windows[i]], encoded.offsets[windows[i] + 1]):
+                ids[row, column], segments[row, column] = encoded.ids[place], windows[i]
+                positions[row, column] = layout.first_position + place - encoded.offsets[windows[i]]
+                source[row, column] = place
+                if counts:
+                    labels[row, column], words[row, column] = encoded.labels[place], encoded.words[place]
+                column += 1
+    return ids, positions, segments, labels, words, source
+
+
+@given(some_lengths, st.booleans(), st.booleans(), st.integers(0, 2), st.data())
+@settings(deadline=None, derandomize=True, max_examples=60)
+def test_a_batch_looked_up_in_the_table_is_the_one_that_a_loop_fills_in(lengths, packing, counts, first, data):
+    offsets = np.cumsum([0, *lengths])
+    draw = np.random.default_rng(0)
+    labels = np.where(draw.random(offsets[-1]) < 0.5, IGNORE, draw.integers(0, 9, offsets[-1]))
+    words = np.where(labels == IGNORE, -1, np.arange(offsets[-1]))
+    corpus = Encoded(draw.integers(0, 50_000, offsets[-1]), labels, words, offsets, np.array(lengths))
+    windows = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, unique=True))
+    layout = Layout(first, 1, packing)
+    plan = plan_batch(corpus, windows, layout, counts)
+    found = TokenTable(corpus, layout).batch(plan)
+    expected = Batch(*map(torch.from_numpy, filled_in(corpus, windows, layout, counts)))
+    for name, value in vars(expected).items():
+        assert torch.equal(getattr(found, name), value), name
+        assert getattr(found, name).dtype == value.dtype
+    assert plan.targets == (expected.labels != IGNORE).sum()
+    assert plan.tokens == ((expected.segments >= 0).sum() if counts else 0)
+    assert plan.computed_tokens == expected.input_ids.numel()
 
 
 @pytest.mark.parametrize(("architecture", "attention"), PACKED)
@@ -178,13 +223,15 @@ def test_all_ranks_together_see_every_window_once_in_the_same_steps(
     ]
     assert {len(steps) for steps in per_rank} == {steps_per_epoch(len(encoded), size, accumulate, world)}
     order, global_size = epoch_order(len(encoded), seed, 1), size * accumulate * world
+    table = TokenTable(encoded, tiny_layout)
     for number, ranks in enumerate(zip(*per_rank, strict=True)):
-        batches = [batch for step in ranks for batch in step.micros]
+        plans = [plan for step in ranks for plan in step.micros]
+        batches = [table.batch(plan) for plan in plans]
         words = sorted(w for batch in batches for w in batch.words[batch.words >= 0].tolist())
         chosen = order[number * global_size : (number + 1) * global_size]
         wanted = [encoded.words[encoded.offsets[w] : encoded.offsets[w + 1]] for w in chosen]
         assert words == sorted(n for window in wanted for n in window[window >= 0].tolist())
-        assert {step.targets for step in ranks} == {sum(batch.targets for batch in batches)} == {len(words)}
+        assert {step.targets for step in ranks} == {sum(plan.targets for plan in plans)} == {len(words)}
         assert all(len(step.micros) == accumulate for step in ranks)
 
 
@@ -228,8 +275,6 @@ def test_any_corpus_is_seen_once_an_epoch_in_steps_that_no_number_of_ranks_chang
 
 @pytest.fixture(scope="module")
 def tiny_layout():
-    from lorakit.batching import Layout
-
     return Layout(first_position=2, pad_token_id=1)
 
 
@@ -249,11 +294,15 @@ def test_a_rank_with_nothing_to_do_gets_a_batch_of_weight_zero(encoded, tiny_lay
     idle = [step for step in steps if step.micros[0].targets == 0]
     assert len(idle) == 50 - len(encoded)
     assert idle[0].micros[0].tokens == 0
-    assert (idle[0].micros[0].words == -1).all()
+    batch = TokenTable(encoded, tiny_layout).batch(idle[0].micros[0])
+    assert (batch.words == -1).all()
+    assert (batch.labels == IGNORE).all()
+    assert (batch.input_ids != tiny_layout.pad_token_id).all()  # a real sentence: the model has to have something
 
 
 def test_evaluation_batches_hold_every_window_once_within_the_budget(encoded, tiny_layout):
     batches = [b for rank in range(3) for b in sorted_batches(encoded, tiny_layout, 120, rank, 3)]
-    words = sorted(w for batch in batches for w in batch.words[batch.words >= 0].tolist())
+    table = TokenTable(encoded, tiny_layout)
+    words = sorted(w for b in map(table.batch, batches) for w in b.words[b.words >= 0].tolist())
     assert words == list(range(encoded.sentence_lengths.sum()))
     assert max(batch.tokens for batch in batches) <= max(120, encoded.lengths.max())

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import lorakit
 from lorakit import tagging
-from lorakit.batching import layout_for, sorted_batches
+from lorakit.batching import TokenTable, layout_for, sorted_batches
 from lorakit.metrics import score
 from lorakit.ner import Sentence
 
 from .tiny import LABELS
+from .waits import Waits
 
 WORDS = ["the", "IL-2", "gene", "activates", "", "NF-kappaB", "in", "T", "cells"]
 
@@ -39,7 +39,7 @@ def test_equals_a_plain_loop_to_the_last_bit(tiny_model, tokenizer, sentences, p
     encoded = tagging.encode_tagged(model, tokenizer, sentences)
     classes, loss = torch.zeros(int(encoded.sentence_lengths.sum()), dtype=torch.long), 0.0
     with torch.no_grad():
-        for batch in sorted_batches(encoded, layout, 300):
+        for batch in map(TokenTable(encoded, layout).batch, sorted_batches(encoded, layout, 300)):
             logits = model(**layout.inputs(batch))[0]
             starts = batch.words >= 0
             classes[batch.words[starts]] = logits[starts].argmax(-1)
@@ -80,23 +80,6 @@ def test_sentences_without_words_are_no_words_to_score(tiny_model, tokenizer):
     assert lorakit.predict(tiny_model(), tokenizer, [[], []]) == [[], []]
 
 
-class Waits(TorchDispatchMode):
-    """What would make the host wait for a GPU: numbers read back, and indexing by a mask."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        by_mask = name in ("index", "index_put", "index_put_") and any(
-            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
-        )
-        if name in ("_local_scalar_dense", "masked_select") or by_mask:
-            self.seen.append(name)
-        return function(*args, **(kwargs or {}))
-
-
 def test_the_host_waits_for_the_device_once_a_split(tiny_model, tokenizer, sentences):
     model = tiny_model()
     split = tagging.encode_split(model, tokenizer, sentences, layout_for(model))
@@ -106,11 +89,12 @@ def test_the_host_waits_for_the_device_once_a_split(tiny_model, tokenizer, sente
     assert waits.seen == ["_local_scalar_dense"]  # the loss, at the end
 
 
-def test_the_watch_of_that_test_sees_a_mask_and_a_number():
+def test_the_watch_of_that_test_sees_a_mask_a_number_and_a_list():
     with Waits() as waits:
         x = torch.arange(4)
         x[x > 1].sum().item()
-    assert waits.seen == ["index", "_local_scalar_dense"]
+        torch.tensor([1, 2])
+    assert waits.seen == ["index", "_local_scalar_dense", "lift_fresh"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
