@@ -173,7 +173,7 @@ def predict(point: Point) -> float:
     flops = sum(
         predict_flops(
             config_of(job),
-            *batch.input_ids.shape,
+            *batch.source.shape,
             targets=None if point.mode == "full" else job.target_modules,
             r=job.r,
             lowest_layer=job.lowest_layer,

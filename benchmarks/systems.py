@@ -21,7 +21,7 @@ from flops import Operations, predict_flops
 from torch import nn
 
 import lorakit
-from lorakit.batching import Batch, Layout, epoch_steps
+from lorakit.batching import Layout, Plan, epoch_steps
 from lorakit.encoding import Encoded, encode
 from lorakit.models import load_token_classifier
 from lorakit.ner import NerData, Sentence
@@ -397,7 +397,7 @@ def encode_job(job: Job, sentences: Sequence[Sentence]) -> Encoded:
     return encode(tokenizer_of(job), [s.words for s in sentences], 512, [s.tags for s in sentences], job.labels)
 
 
-def own_batches(job: Job, encoded: Encoded) -> list[Batch]:
+def own_batches(job: Job, encoded: Encoded) -> list[Plan]:
     """lorakit's batches of an epoch: a function of the seed."""
     steps = epoch_steps(encoded, Layout(2, 1), job.batch_size, 1, job.seed, 1)
     return [micro for step in steps for micro in step.micros]
@@ -408,7 +408,7 @@ def shapes_of(job: Job, system: str) -> tuple[list[tuple[int, int]], int]:
     chosen = np.random.default_rng(job.seed + 1).permutation(len(job.train))[:4096]
     encoded = encode_job(job, [job.train[i] for i in chosen])
     if system.startswith("lorakit"):
-        shapes = [tuple(batch.input_ids.shape) for batch in own_batches(job, encoded)]
+        shapes = [tuple(batch.source.shape) for batch in own_batches(job, encoded)]
     else:
         chunks = np.split(encoded.lengths, range(job.batch_size, len(encoded), job.batch_size))
         multiple = 1 if job.precision == "fp32" else 8

@@ -89,6 +89,7 @@ def add_training_flags(parser: argparse.ArgumentParser, dropout: str = "its own"
     add("--dropout", type=float, metavar="X", help=f"in the base (default: {dropout})")
     add_precision_flag(parser)
     add("--strategy", choices=("ddp", "fsdp"), default="ddp", help="of several processes: replicate or shard the model")
+    add("--compile", action="store_true", help="torch.compile the steps: some minutes first, then less time a step")
     add("--seed", type=int, default=0, help="default: %(default)s")
 
 
@@ -149,6 +150,7 @@ def train_config(
         seed=arguments.seed,
         resume=arguments.resume,
         strategy=arguments.strategy,
+        compile=arguments.compile,
         log_to=tuple(arguments.log_to),
     )
 

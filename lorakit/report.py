@@ -85,6 +85,7 @@ def mode_record(
         "train_tokens": result.train_tokens,
         "computed_tokens": result.computed_tokens,
         "train_seconds": result.train_seconds,
+        "compile_seconds": result.compile_seconds,
         "train_tokens_per_s": result.train_tokens_per_s,
         "duration_s": result.duration_s,
         "validation": result.validation.to_json() if result.validation else None,

@@ -22,13 +22,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from lorakit.batching import Batch, Layout, Plan, TokenTable, epoch_steps, layout_for, steps_per_epoch
+from lorakit.batching import (
+    Batch,
+    Layout,
+    Plan,
+    TokenTable,
+    epoch_steps,
+    layout_for,
+    plan_batch,
+    steps_per_epoch,
+    with_few_shapes,
+)
 from lorakit.checkpoint import Checkpoint, delete_checkpoints, load_checkpoint, save_checkpoint
 from lorakit.distributed import all_sum, device, gather_bytes, is_main, process_group, rank, world_size
-from lorakit.encoding import IGNORE, Encoded, check_tokenizer
+from lorakit.encoding import Encoded, check_tokenizer
+from lorakit.frozen import frozen_in_half
 from lorakit.loggers import check_loggers
+from lorakit.loss import LossSum, Rehearsals
 from lorakit.metrics import Scores
 from lorakit.ner import NerData
 from lorakit.onednn import faster_products
@@ -81,6 +92,7 @@ class TrainConfig:
     log_every: int = 10  # steps between log lines; the only moments at which the host waits for the device
     packing: bool = True
     cache_prefix: bool = False  # keep the output of the frozen lower layers (prefix.py): memory for operations
+    compile: bool = False  # torch.compile the loss, on a GPU into CUDA graphs: minutes at the start, then less a step
     progress: bool = True
     log_to: tuple[str, ...] = ()  # "tensorboard", "wandb": what metrics.jsonl holds goes there, too
 
@@ -113,6 +125,8 @@ class TrainConfig:
             raise ValueError("strategy 'fsdp' does not go with precision 'fp16'; use bf16, or fp32")
         if self.strategy == "fsdp" and self.cache_prefix:
             raise ValueError("strategy 'fsdp' does not go with cache_prefix: a sharded layer cannot be passed over")
+        if self.compile and (self.strategy == "fsdp" or self.cache_prefix or not self.packing):
+            raise ValueError("compile does not go with strategy 'fsdp', cache_prefix or packing=False")
         if self.output_dir is None and (self.resume or self.save_every):
             raise ValueError("resume and save_every need output_dir: checkpoints are kept in its folder checkpoints")
         check_loggers(self.log_to)
@@ -133,6 +147,7 @@ class TrainResult:
     train_tokens: int  # real tokens trained on, over all epochs and ranks
     computed_tokens: int  # the same with padding
     train_seconds: float  # in training steps alone
+    compile_seconds: float  # in compiling them on this process, which is no part of train_seconds
     duration_s: float  # evaluation included, since the start or the resume
     history: tuple[Scores, ...]  # on validation, after each epoch
 
@@ -186,6 +201,7 @@ class _Progress:
     train_tokens: int = 0  # these three on this rank
     computed_tokens: int = 0
     train_seconds: float = 0.0
+    compile_seconds: float = 0.0
     skipped: int = 0
     log_bytes: int = 0  # length of metrics.jsonl
 
@@ -211,7 +227,12 @@ class _Run:
         self.rank, self.world = rank(), world_size()
         self.steps_per_epoch = steps_per_epoch(len(encoded), config.batch_size, config.accumulate, self.world)
         self.autocast, scaled = precision_of(config.precision, self.device)
-        self.forward = spread(model, config.strategy)  # DDP copies rank 0's weights to the others
+        self.batch_layout = with_few_shapes(layout, encoded, config.batch_size) if config.compile else layout
+        # DDP exchanges the gradients of the module it holds and copies rank 0's weights to the others
+        loss = LossSum(model, layout)
+        self.rehearsals = Rehearsals(loss, self.autocast) if config.compile else None
+        self.spread = spread(model if config.strategy == "fsdp" else loss, config.strategy)
+        self.loss = loss if config.strategy == "fsdp" else self.spread
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}  # FSDP makes new ones
         self.optimizer = build_optimizer(model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
@@ -228,11 +249,13 @@ class _Run:
 
     def run(self) -> TrainResult:
         config, progress, began = self.config, self.progress, time.perf_counter()
+        sharded = config.strategy == "fsdp"  # into groups of one type
         if config.resume:
             self.restore()
         elif self.checkpoints and is_main():
             delete_checkpoints(self.checkpoints)
         with (
+            frozen_in_half(self.model, nullcontext if sharded else self.autocast, self.use_once),
             self.log.open(progress.log_bytes, progress.step),
             Progress(config.epochs, self.steps_per_epoch, progress.step, self.log.quiet) as bar,
         ):
@@ -264,6 +287,7 @@ class _Run:
             train_tokens=train_tokens,
             computed_tokens=computed_tokens,
             train_seconds=progress.train_seconds,
+            compile_seconds=progress.compile_seconds,
             duration_s=time.perf_counter() - began,
             history=history,
         )
@@ -278,7 +302,7 @@ class _Run:
         self.meetings.resume(progress.step)
         for step in epoch_steps(
             self.encoded,
-            self.layout,
+            self.batch_layout,
             config.batch_size,
             config.accumulate,
             config.seed,
@@ -294,9 +318,11 @@ class _Run:
             for i, micro in enumerate(step.micros, start=1):
                 with self.memory_errors_explained(micro):
                     batch = self.table.batch(micro)
-                    with sync_if(self.forward, last=i == len(step.micros)):  # DDP averages gradients once a step
+                    if self.rehearsals:
+                        self.compile(batch)
+                    with sync_if(self.spread, last=i == len(step.micros)):  # DDP averages gradients once a step
                         with self.autocast(), self.prefix.skipped(batch) if self.prefix else nullcontext():
-                            loss = loss_sum(self.forward, self.layout, batch) / step.targets
+                            loss = self.loss(batch) / step.targets
                         # DDP takes the mean of the ranks' gradients; the sum is meant
                         self.scaler.scale(loss * self.world).backward()
                 step_loss += loss.detach()
@@ -307,7 +333,7 @@ class _Run:
             self.optimizer.found_inf = bad.float()  # the fused optimiser leaves everything as it is where this is 1
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=not config.compile)
             self.since_log.add(step_loss, bad, sum(micro.tokens for micro in step.micros))
             progress.train_tokens += sum(micro.tokens for micro in step.micros)
             progress.computed_tokens += sum(micro.computed_tokens for micro in step.micros)
@@ -334,6 +360,19 @@ class _Run:
         seconds = time.perf_counter() - began
         self.progress.train_seconds += seconds
         self.log.prefix(layers=self.prefix.depth, bytes=self.prefix.nbytes, seconds=seconds)
+
+    def use_once(self) -> None:
+        self.model(**self.layout.inputs(self.table.batch(plan_batch(self.encoded, [0], self.layout))))
+
+    def compile(self, batch: Batch) -> None:
+        """Compile what a batch of a new shape needs; the time counts apart."""
+        seconds = self.rehearsals.rehearse(batch, self.trained.values())
+        if seconds is None:
+            return
+        self.progress.compile_seconds += seconds
+        self.training_since, self.logged_at = self.training_since + seconds, self.logged_at + seconds
+        rows, width = batch.input_ids.shape
+        self.log.compiled(rows=rows, width=width, seconds=seconds)
 
     def meet(self, loss: Tensor) -> float:
         """Sum a loss over the ranks, and in the same exchange agree whether to stop and when to meet again."""
@@ -501,6 +540,7 @@ class _Run:
             "seed",
             "packing",
             "cache_prefix",
+            "compile",
         )
         corpus = hashlib.sha256()
         for part in (self.encoded.ids, self.encoded.labels, self.encoded.offsets):
@@ -542,12 +582,6 @@ class _Run:
             now = time.perf_counter()
             self.progress.train_seconds += now - self.training_since
             self.training_since = now
-
-
-def loss_sum(forward: Callable[..., Any], layout: Layout, batch: Batch) -> Tensor:
-    """The cross-entropy of a batch, summed over its words, in fp32."""
-    logits = forward(**layout.inputs(batch))[0]
-    return F.cross_entropy(logits.flatten(0, 1).float(), batch.labels.flatten(), ignore_index=IGNORE, reduction="sum")
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:

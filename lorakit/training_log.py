@@ -91,6 +91,13 @@ class TrainingLog:
             size = f"{values['bytes'] / 2**20:,.0f} MiB"
             tqdm.write(f"kept the output of {values['layers']} frozen layers: {size}", file=sys.stderr)
 
+    def compiled(self, **values: float) -> None:
+        self._write({"event": "compile", **values})
+        if not self.quiet:
+            tqdm.write(
+                f"compiled {values['rows']} x {values['width']} tokens in {values['seconds']:.1f} s", file=sys.stderr
+            )
+
     def problem(self, message: str) -> None:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
         self._write({"event": "problem", "message": message})

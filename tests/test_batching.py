@@ -240,9 +240,9 @@ def windows_by_step(corpus, layout, size, accumulate, seed, world, first_step=0)
     per_rank = [
         list(epoch_steps(corpus, layout, size, accumulate, seed, 1, rank, world, first_step)) for rank in range(world)
     ]
-    found = []
+    found, table = [], TokenTable(corpus, layout)
     for ranks in zip(*per_rank, strict=True):
-        words = torch.cat([batch.words.flatten() for step in ranks for batch in step.micros])
+        words = torch.cat([table.batch(plan).words.flatten() for step in ranks for plan in step.micros])
         found.append(sorted(words[words >= 0].tolist()))  # a window has one word here, of the same number
     return found
 
@@ -269,7 +269,8 @@ def test_any_corpus_is_seen_once_an_epoch_in_steps_that_no_number_of_ranks_chang
     assert steps == windows_by_step(corpus, tiny_layout, size * accumulate * world, 1, seed, 1)
     first = int(share * len(steps))
     assert steps[first:] == windows_by_step(corpus, tiny_layout, size, accumulate, seed, world, first)
-    evaluated = [batch.words for rank in range(world) for batch in sorted_batches(corpus, tiny_layout, 64, rank, world)]
+    plans = [plan for rank in range(world) for plan in sorted_batches(corpus, tiny_layout, 64, rank, world)]
+    evaluated = [TokenTable(corpus, tiny_layout).batch(plan).words for plan in plans]
     assert sorted(n for words in evaluated for n in words[words >= 0].tolist()) == list(range(len(lengths)))
 
 

@@ -142,6 +142,14 @@ def test_evaluation_counts_every_sentence_once_also_fewer_than_ranks(facts, tmp_
         assert scores == expected[name]
 
 
+def test_compiled_training_by_two_processes_is_that_of_one(facts, tmp_path):
+    first, second = facts["compiled"]
+    assert min(first["seconds"], second["seconds"]) > 0
+    expected = losses(two_ranks.compiled(tmp_path))
+    assert len(expected) == 3
+    assert losses(first) == pytest.approx(expected, abs=1e-5)
+
+
 def test_one_ranks_infinite_loss_is_skipped_by_both(facts):
     first, second = facts["not_a_number"]
     assert (first["skipped"], first["finite"]) == (1, True)

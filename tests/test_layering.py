@@ -16,10 +16,10 @@ ROOT = Path(lorakit.__file__).parent
 # another of the same layer, the layer has several rows.
 LAYERS = (
     (0, "onednn whole_file"),
-    (0, "fused sharded"),
+    (0, "fused sharded trial"),
     (
         0,
-        "layers masters metrics distributed preemption words progress loggers random_state "  # what is trained and how
+        "layers masters frozen metrics distributed preemption words progress loggers random_state "  # what is trained
         "config_file json_output "  # what is asked and answered
         "sensors claims clock cuda devices journal ledger legacy rapl readings",  # what it cost
     ),
@@ -30,7 +30,7 @@ LAYERS = (
     (1, "several"),
     (1, "lora energy ner encoding checkpoint adapter_files"),
     (1, "batching models"),
-    (1, "prefix"),
+    (1, "prefix loss"),
     (2, "tagging peft_format"),
     (2, "prediction adapter_card"),
     (2, "adapters smallbase training"),

@@ -28,9 +28,7 @@ def after_each_step(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("mode", ["lora", "full"])
-def test_the_host_waits_for_the_device_at_log_lines_only(
-    tiny_model, tokenizer, data, after_each_step, mode, precision
-):
+def test_the_host_waits_for_the_device_at_log_lines_only(tiny_model, tokenizer, data, after_each_step, mode, precision):
     model = tiny_model(dropout=0.1)
     if mode == "lora":
         lorakit.apply_lora(model, r=4, lora_dropout=0.1, bias="all")
@@ -65,3 +63,32 @@ class Kernels(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.seen.append(function.overloadpacket.__name__)
         return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_clipping_and_optimiser_are_the_same_few_operations_however_many_tensors(
+    tiny_model, tokenizer, data, monkeypatch, precision
+):
+    """So a flat buffer for all that is trained would save nothing: each takes all tensors in one launch or a few."""
+    counted = []
+
+    def counting(function):
+        def call(*args, **options):
+            with Kernels() as kernels:
+                result = function(*args, **options)
+            counted.append(kernels.seen)
+            return result
+
+        return call
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", counting(torch.nn.utils.clip_grad_norm_))
+    monkeypatch.setattr(torch.optim.AdamW, "step", counting(torch.optim.AdamW.step))
+    for layers in (1, 3):
+        model = lorakit.apply_lora(tiny_model(num_hidden_layers=layers), r=4, target_modules="all-linear", bias="all")
+        assert sum(p.requires_grad for p in model.parameters()) > 20 * layers
+        lorakit.train(model, tokenizer, data, quick(epochs=1, precision=precision))
+    clip, step = counted[2], counted[3]  # of the second step: the first makes the optimiser's state
+    assert clip.count("_foreach_norm") == clip.count("_foreach_mul_") == 1
+    assert step.count("_fused_adamw_") == 2  # groups: with and without weight decay
+    assert len(clip) + len(step) <= 20
+    assert counted[2:24] == counted[26:48]  # one layer and three

@@ -370,7 +370,7 @@ def test_a_batch_that_does_not_fit_is_named_with_what_to_change(tiny_model, toke
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("lorakit.training.loss_sum", full)
+    monkeypatch.setattr("lorakit.training.LossSum.forward", full)
     with pytest.raises(MemoryError, match=r"in step 1 with \d rows of \d+ tokens; halve batch_size \(8\) and double"):
         lorakit.train(model, tokenizer, data, quick(output_dir=tmp_path))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000000"]

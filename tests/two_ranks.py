@@ -26,9 +26,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import AutoTokenizer
 
 import lorakit
-from lorakit import distributed, training
+from lorakit import distributed, loss, training
 from lorakit.adapters import save_adapter
 from lorakit.checkpoint import load_checkpoint
+from lorakit.loss import LossSum
 from lorakit.ner import NerData
 from lorakit.parallel import whole
 from lorakit.training import Preempted
@@ -90,7 +91,7 @@ def curve(folder, mode, strategy, accumulate):
     model = make(mode, r=320)  # more than DDP's usual first bucket of 1 MiB
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     gradients, exchanged, seen, costs_more = {}, [], [], []
-    spread, loss_sum = training.spread, training.loss_sum
+    spread, forward = training.spread, LossSum.forward
 
     def keep(optimizer, *_):
         if not gradients:
@@ -107,17 +108,17 @@ def curve(folder, mode, strategy, accumulate):
         exchanged.append(bucket.buffer().nbytes)
         return allreduce_hook(state, bucket)
 
-    def note_windows(forward, layout, batch):
+    def note_windows(loss, batch):
         seen.append(sorted(batch.source[batch.words >= 0].tolist()))
-        return loss_sum(forward, layout, batch)
+        return forward(loss, batch)
 
     hook = register_optimizer_step_pre_hook(keep)
-    training.spread, training.loss_sum = spread_and_count, note_windows
+    training.spread, LossSum.forward = spread_and_count, note_windows
     try:
         result = train(folder / name, model, strategy=strategy, accumulate=accumulate, max_grad_norm=float("inf"))
     finally:
         hook.remove()
-        training.spread, training.loss_sum = spread, loss_sum
+        training.spread, LossSum.forward = spread, forward
     weights = whole_weights(model)
     if mode == "lora" and (distributed.is_main() or strategy == "fsdp"):
         save_adapter(model, folder / name / "adapter")
@@ -271,21 +272,32 @@ def stop(folder):
     return facts
 
 
+def compiled(folder):
+    """A compiled run; by the backend that traces alone, for the other's C++ takes long."""
+    backend, loss.BACKEND = loss.BACKEND, "aot_eager"
+    try:
+        result = train(folder / "compiled", make("lora"), accumulate=2, epochs=1, compile=True)
+    finally:
+        loss.BACKEND = backend
+        torch._dynamo.reset()
+    return {"log": timeless(folder / "compiled"), "seconds": result.compile_seconds}
+
+
 def out_of_memory(folder):
     """The last rank's memory does not hold its fifth batch."""
-    calls, loss_sum = [], training.loss_sum
+    calls, forward = [], LossSum.forward
 
     def overflow(*arguments):
         calls.append(1)
         if len(calls) == 5 and distributed.rank() == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return loss_sum(*arguments)
+        return forward(*arguments)
 
-    training.loss_sum = overflow
+    LossSum.forward = overflow
     try:
         train(folder / "memory", make("lora"), save_every=2)
     finally:
-        training.loss_sum = loss_sum
+        LossSum.forward = forward
 
 
 def raises(folder):
@@ -346,7 +358,7 @@ def fail(part, folder):
             (folder / "gave-up").touch()
 
 
-TOGETHER = (curves, evaluation, not_a_number, resume, disk, stop)
+TOGETHER = (curves, compiled, evaluation, not_a_number, resume, disk, stop)
 FATAL = (out_of_memory, raises, hangs)
 
 

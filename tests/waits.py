@@ -1,5 +1,7 @@
 """What would make the host wait for a GPU, seen on a CPU: numbers read back, indexing by a mask, numbers sent over."""
 
+import traceback
+
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -12,7 +14,7 @@ class Waits(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.seen = []
+        self.seen, self.where = [], []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
@@ -21,4 +23,5 @@ class Waits(TorchDispatchMode):
         )
         if name in READ_BACK + SENT_OVER or by_mask:
             self.seen.append(name)
+            self.where.append(traceback.extract_stack(limit=8)[:-1])
         return function(*args, **(kwargs or {}))

@@ -1,0 +1,188 @@
+"""Compiled training: the curve of plain training, one graph a shape, few shapes, and its time apart."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._dynamo.backends.registry import lookup_backend
+
+import lorakit
+from lorakit.batching import Layout, TokenTable, collate, epoch_steps, layout_for, plan_batch, with_few_shapes
+from lorakit.encoding import IGNORE, Encoded
+from lorakit.loss import LossSum, Rehearsals
+from lorakit.ner import NerData, Sentence
+from lorakit.tagging import encode_tagged, precision_of
+from lorakit.training_log import SinceLog
+
+from .test_mini_corpus import mini
+from .test_training import data as data
+from .test_training import quick, read_log, step_lines, toy_sentences, weights
+from .tiny import LABELS
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """What is handed to a backend, one entry a graph; it traces forward and backward and runs torch's own kernels."""
+    seen, inner = [], lookup_backend("aot_eager")
+
+    def backend(graph, inputs):
+        seen.append(graph)
+        return inner(graph, inputs)
+
+    monkeypatch.setattr("lorakit.loss.BACKEND", backend)
+    torch._dynamo.reset()
+    yield seen
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_the_curve_is_that_of_plain_training_with_one_graph_a_shape(
+    tiny_model, tokenizer, data, tmp_path, graphs, mode
+):
+    curves, results = [], []
+    for compiled in (False, True):
+        model = tiny_model()
+        if mode == "lora":
+            lorakit.apply_lora(model, r=4, target_modules="all-linear", bias="all")
+        folder = tmp_path / str(compiled)
+        config = quick(learning_rate=3e-3, log_every=1, output_dir=folder, compile=compiled)
+        results.append(lorakit.train(model, tokenizer, data, config))
+        curves.append([line["loss"] for line in step_lines(folder)])
+    assert len(curves[0]) == 24
+    assert curves[0][-1] < 0.9 * curves[0][0]
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+    compilations = [line for line in read_log(folder) if line["event"] == "compile"]
+    assert len(graphs) == len({(line["rows"], line["width"]) for line in compilations}) == len(compilations) <= 4
+    plain, compiled = results
+    assert compiled.compile_seconds == pytest.approx(sum(line["seconds"] for line in compilations))
+    assert compiled.compile_seconds + compiled.train_seconds < compiled.duration_s
+    assert plain.compile_seconds == 0
+    assert compiled.train_tokens == plain.train_tokens
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_rehearsal_leaves_gradients_and_random_numbers_alone(tiny_model, tokenizer, data, graphs, precision):
+    model = lorakit.apply_lora(tiny_model(dropout=0.3), r=4, lora_dropout=0.3).train()
+    encoded, layout = encode_tagged(model, tokenizer, data.train), layout_for(model)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    loss = LossSum(model, layout)
+    rehearsals = Rehearsals(loss, precision_of(precision, torch.device("cpu"))[0])
+    batch = collate(encoded, range(8), layout)
+    trained[0].grad = kept = torch.ones_like(trained[0])
+    before = torch.get_rng_state()
+    assert rehearsals.rehearse(batch, trained) > 0
+    assert torch.equal(torch.get_rng_state(), before)
+    assert trained[0].grad is kept
+    assert torch.equal(kept, torch.ones_like(kept))
+    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in trained[1:])
+    assert rehearsals.rehearse(batch, trained) is None
+    with rehearsals.autocast():
+        first, second = loss(batch), loss(batch)
+    assert first != second  # dropout draws anew
+    assert len(graphs) == 1
+
+
+def test_killed_and_resumed_equals_never_stopped(tiny_model, tokenizer, data, tmp_path, graphs, monkeypatch):
+    def run(model, folder, stop_after=None, **changes):
+        steps, add = iter(range(1, 99)), SinceLog.add
+
+        def die(self, *args):
+            if next(steps) == stop_after:
+                raise KeyboardInterrupt
+            add(self, *args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SinceLog, "add", die)
+            config = quick(batch_size=16, save_every=2, output_dir=folder, compile=True, **changes)
+            return lorakit.train(model, tokenizer, data, config)
+
+    def make():
+        return lorakit.apply_lora(tiny_model(dropout=0.1, num_hidden_layers=1), r=4, lora_dropout=0.1)
+
+    whole, part, resumed = make(), make(), make()
+    expected = run(whole, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(part, tmp_path / "parts", stop_after=4)
+    torch.manual_seed(999)  # a new process would not have these random numbers
+    result = run(resumed, tmp_path / "parts", resume=True)
+    assert (result.test, result.history, result.steps) == (expected.test, expected.history, expected.steps)
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed)[name]), name
+    with pytest.raises(ValueError, match="compile = True, now it is False"):
+        lorakit.train(make(), tokenizer, data, quick(batch_size=16, output_dir=tmp_path / "parts", resume=True))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's of itself
+def test_torchs_own_compiler_gives_the_same_curve(tiny_model, tokenizer, tmp_path):
+    """One shape of one layer: the compiler takes its time."""
+    sentences = toy_sentences(1, 0) * 16
+    corpus, curves = NerData(sentences, (), (), LABELS, "one sentence"), []
+    for compiled in (False, True):
+        model = lorakit.apply_lora(tiny_model(num_hidden_layers=1), r=4)
+        config = quick(learning_rate=3e-3, log_every=1, output_dir=tmp_path / str(compiled), compile=compiled)
+        lorakit.train(model, tokenizer, corpus, replace(config, epochs=10))
+        curves.append([line["loss"] for line in step_lines(tmp_path / str(compiled))])
+    assert len(curves[0]) == 20
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+
+
+@given(
+    st.lists(st.integers(1, 340), min_size=1, max_size=48),
+    st.integers(1, 9),
+    st.sampled_from([1, 8, 32]),
+    st.booleans(),
+)
+@settings(deadline=None, derandomize=True, max_examples=60)
+def test_batches_of_few_shapes_hold_every_token_once(lengths, rows, unit, counts):
+    offsets = np.cumsum([0, *lengths])
+    tokens = np.arange(offsets[-1])
+    corpus = Encoded(tokens, np.where(tokens % 3, IGNORE, 1), np.where(tokens % 3, -1, tokens // 3), offsets, offsets)
+    layout = Layout(2, 1, rows=rows, unit=unit)
+    plan = plan_batch(corpus, range(len(lengths)), layout, counts)
+    assert (len(plan.source), plan.source.shape[1] % unit) == (rows, 0)
+    batch = TokenTable(corpus, layout).batch(plan)
+    real = batch.segments >= 0
+    assert sorted(batch.input_ids[real].tolist()) == tokens.tolist()
+    assert (batch.input_ids[~real] == 1).all()
+    for window, length in enumerate(lengths):  # each in one row, in its order
+        assert batch.input_ids[batch.segments == window].tolist() == list(range(offsets[window], offsets[window + 1]))
+        assert len((batch.segments == window).nonzero()[:, 0].unique()) == 1
+        assert (batch.segments == window).sum() == length
+
+
+@pytest.mark.parametrize("batch_size", [8, 16, 32, 64])
+def test_the_embedded_corpus_is_padded_by_at_most_ten_percent_and_has_few_shapes(tokenizer, tiny_model, batch_size):
+    sentences = [Sentence(tuple(words), ("O",) * len(words)) for words, _ in mini.make_corpus(0, 2000, 10, 10).train]
+    encoded = encode_tagged(tiny_model(), tokenizer, sentences)
+    layout = with_few_shapes(Layout(2, 1), encoded, batch_size)
+    plans = [plan for step in epoch_steps(encoded, layout, batch_size, 1, 0, 1) for plan in step.micros]
+    assert sum(plan.computed_tokens for plan in plans) <= 1.10 * sum(plan.tokens for plan in plans)
+    assert len({plan.source.shape for plan in plans}) <= 12
+
+
+@pytest.mark.parametrize("changes", [{"strategy": "fsdp"}, {"cache_prefix": True}, {"packing": False}])
+def test_what_cannot_be_compiled_is_refused(changes):
+    with pytest.raises(ValueError, match="compile does not go with strategy 'fsdp', cache_prefix or packing=False"):
+        quick(compile=True, **changes)
+
+
+def test_a_model_that_is_no_single_graph_is_refused(tiny_model, tokenizer, data, graphs):
+    model = tiny_model()
+    model.classifier.register_forward_hook(lambda *_: torch._dynamo.graph_break())
+    with pytest.raises(ValueError, match=r"RobertaFor.* does not compile into one graph \(.*; train it without"):
+        lorakit.train(model, tokenizer, data, quick(compile=True))
+
+
+def test_a_missing_compiler_is_named_before_training(tiny_model, tokenizer, data, tmp_path, monkeypatch):
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def missing():
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", missing)
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler on the CPU, and there is none; install g\+\+"):
+        lorakit.train(tiny_model(), tokenizer, data, quick(compile=True, output_dir=tmp_path))
+    assert list(tmp_path.iterdir()) == []
