@@ -222,7 +222,7 @@ def test_a_rank_that_raises_does_not_leave_the_other_hanging(facts):
 def test_a_rank_that_hangs_is_named_once_the_time_is_up(job, facts):
     first, second = facts["hangs"]
     assert "rank 0 of 2 lost rank 1, which died or hangs; its own exchange failed" in first["message"]
-    assert 5 <= first["after_s"] < 60  # LORAKIT_TIMEOUT_S is 5 there
+    assert 8 <= first["after_s"] < 60  # LORAKIT_TIMEOUT_S is 8 there, and 120 otherwise
     assert second["error"] == "RuntimeError"  # when it woke up
     assert load_checkpoint(job / "hangs" / "checkpoints").state["step"] == 2
 
