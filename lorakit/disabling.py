@@ -77,7 +77,8 @@ def _swap_in_originals(model: nn.Module, state: LoRAState) -> list[tuple[dict, s
         if hasattr(trained, "full_tensor"):
             continue
         value = value.to(trained.device)
-        originals[id(trained)] = nn.Parameter(value, False) if isinstance(trained, nn.Parameter) else value
+        # a buffer's copy: a batch norm in training mode moves it
+        originals[id(trained)] = nn.Parameter(value, False) if isinstance(trained, nn.Parameter) else value.clone()
     swapped = []
     for module in model.modules():
         for registry in (module._parameters, module._buffers):

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,7 @@ def read_adapter(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[s
         key = value_key(adapter.targets, name)  # PEFT also writes the whole table beside an adapted embedding
         if key not in expected and key in tensors and torch.equal(tensors[key], whole(parameter).detach().cpu()):
             del tensors[key]
-    _compare(expected, tensors)
+    _compare(expected, tensors, counters={key for key, (_, t) in values.items() if not t.is_floating_point()})
 
     updates = {}
     for name, update in adapter.updates.items():
@@ -204,15 +204,17 @@ def _is_copy(key: str, saved: Iterable[str]) -> bool:
     )
 
 
-def _compare(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:
+def _compare(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], counters: Collection[str]) -> None:
     missing = [f"missing: {key}" for key in expected if key not in tensors]
     unexpected = [f"unexpected: {key}" for key in tensors if key not in expected]
     faults = []
     for key in expected.keys() & tensors.keys():
         if tuple(tensors[key].shape) != expected[key]:
             faults.append(f"{key} is {tuple(tensors[key].shape)}, this model needs {expected[key]}")
-        elif not tensors[key].is_floating_point():
-            faults.append(f"{key} is {tensors[key].dtype}, not floating point")
+        elif tensors[key].is_floating_point() == (key in counters):
+            faults.append(
+                f"{key} is {tensors[key].dtype}, {'a whole number' if key in counters else 'floating point'} here"
+            )
     if every := [*missing, *unexpected, *faults]:
         few = [*missing[:3], *unexpected[:3], *faults[:3]]
         shown = "; ".join(few) + (f"; and {len(every) - len(few)} more" if len(every) > len(few) else "")

@@ -20,7 +20,7 @@ from torch import nn
 
 from lorakit import adapter_files
 from lorakit.adapters import CONFIG, OWN, TENSORS, fingerprint, load_adapter, save_adapter
-from lorakit.lora import adapter_names, apply_lora, count_parameters, disable_lora, merge_lora
+from lorakit.lora import adapter_names, apply_lora, count_parameters, disable_lora, merge_lora, remove_lora
 from tests.test_lora import logits, perturb, tiny_roberta
 
 LABELS = ["O", *(f"{kind}-{name}" for name in ("DNA", "RNA", "protein", "line", "type") for kind in "BI")]
@@ -61,6 +61,38 @@ def test_a_saved_adapter_loads_into_a_fresh_base_with_the_same_output(options: d
     if "init_lora_weights" not in options:
         assert torch.equal(logits(fresh), logits(model))
         assert count_parameters(fresh) == count_parameters(model)
+
+
+def test_buffers_of_a_module_trained_whole_are_saved_loaded_and_put_back(tmp_path: Path) -> None:
+    """A batch norm's running mean and its counter are part of what was trained."""
+
+    def fresh() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval()
+
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    base, untouched = fresh()(x), fresh().state_dict()
+    model = apply_lora(fresh(), r=2, target_modules=["0"], modules_to_save=["1"])
+    perturb(model)
+    model.train()(x)
+    tuned = model.eval()(x)
+    with disable_lora(model):
+        assert torch.equal(model(x), base)
+        model.train()(x)  # moves nothing that stays
+        model.eval()
+    assert torch.equal(model(x), tuned)
+    folder = save_adapter(model, tmp_path)
+    loaded = load_adapter(fresh(), folder)
+    assert torch.equal(loaded(x), tuned) and loaded[1].num_batches_tracked == 1
+    _forget_who_wrote(folder)
+    tensors = load_file(folder / TENSORS)
+    key = "base_model.model.1.num_batches_tracked"
+    save_file(tensors | {key: tensors[key].float()}, folder / TENSORS)
+    with pytest.raises(ValueError, match="num_batches_tracked is torch.float32, a whole number here"):
+        load_adapter(fresh(), folder)
+    merged = remove_lora(copy.deepcopy(model), merge=True)
+    torch.testing.assert_close(merged(x), tuned, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(value, untouched[name]) for name, value in remove_lora(model).state_dict().items())
 
 
 def test_a_merged_or_copied_model_saves_the_same_files(tmp_path: Path) -> None:
