@@ -175,8 +175,8 @@ def first_position(model: nn.Module) -> int:
 def with_few_shapes(layout: Layout, encoded: Encoded, batch_size: int) -> Layout:
     """The layout with a fixed number of rows and widths in steps of STATIC_UNIT, for who compiles every shape anew.
 
-    Rows of about STATIC_WIDTH tokens make the steps 8 % of a usual batch: about 4 % padding, and a dozen shapes hold
-    nearly all batches of a corpus. Wider ones, for a long sentence or many, are rare.
+    Rows of about STATIC_WIDTH tokens make a step of widths 8 % of a usual batch. BioNLP2004's training split in batches
+    of 8, 16, 32 and 64 then has 15, 11, 9 and 7 shapes (316 to 125 without) and 5.2 to 6.1 % padding (2.3 to 3.9 %).
     """
     usual = len(encoded.ids) / len(encoded) * batch_size
     return replace(layout, rows=max(1, round(usual / STATIC_WIDTH)), unit=STATIC_UNIT)
