@@ -20,7 +20,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from systems import MINI, ROOT
-from throughput import read, versions, where
+from throughput import read, shown_options, versions, where
 
 import lorakit
 from lorakit.costs import cost_of, cost_to_reach
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         "command": shlex.join(["python", "benchmarks/prefix.py", *(sys.argv[1:] if arguments is None else arguments)]),
         "machine": where(),
         "versions": versions(),
-        "options": {k: v for k, v in vars(options).items() if k != "output_dir"},
+        "options": shown_options(options),
         "best_f1": best,
         "runs": runs,
     }

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flops import MATRICES, predict_flops
+from flops import MATRICES
 from matplotlib.figure import Figure
-from systems import ROOT, SHAPES, Clock, Job, by_lorakit, config_of, encode_job, own_batches, tokenizer_of
-from throughput import peak_bytes, read, reset_peak, resident_bytes, versions, where
+from systems import ROOT, SHAPES, Clock, Job, by_lorakit, config_of, encode_job, flops_of, own_batches, tokenizer_of
+from throughput import peak_bytes, read, reset_peak, resident_bytes, shown_options, versions, where
 
 from lorakit.encoding import encode
 from lorakit.ner import Sentence
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None, fresh: Callable[..., Any] | None = 
         "command": shlex.join(["python", "benchmarks/scaling.py", *(sys.argv[1:] if arguments is None else arguments)]),
         "machine": where(),
         "versions": versions(),
-        "options": {k: v for k, v in vars(options).items() if k != "output_dir"},
+        "options": shown_options(options),
         "base_flops_per_s": rate,
         "points": rows,
     }
@@ -170,18 +170,7 @@ def predict(point: Point) -> float:
     batches = own_batches(job, encode_job(job, job.sentences()))
     whole = point.grows == "corpus"
     timed = batches if whole else batches[job.warmup :]
-    flops = sum(
-        predict_flops(
-            config_of(job),
-            *batch.source.shape,
-            targets=None if point.mode == "full" else job.target_modules,
-            r=job.r,
-            lowest_layer=job.lowest_layer,
-            may_merge=True,
-            one_attention_operator=not job.dropout,
-        )
-        for batch in timed
-    )
+    flops = flops_of(job, f"lorakit-{point.mode}", [tuple(batch.source.shape) for batch in timed])
     return flops if whole else flops / len(timed)
 
 

@@ -31,9 +31,9 @@ def median_row(summary: dict[str, Any], name: str) -> dict[str, Any]:
     row = {
         key: statistics.median(run[key] for run in runs) for key in ("step_s", "tokens_per_s", "padding", "startup_s")
     }
-    row |= {key: counts[key] for key in ("operators", "kernels", "flops")}
+    row |= {key: counts[key] for key in ("operators", "kernels")}
     row["computed_per_s"] = statistics.median(run["computed_tokens"] / run["timed_s"] for run in runs)
-    row["gflop_per_s"] = counts["flops"] / counts["computed_tokens"] * row["computed_per_s"] / 1e9
+    row["gflop_per_s"] = statistics.median(run["flops"] / run["timed_s"] for run in runs) / 1e9
     # rid of the luck of which sentences met in the few timed batches
     row["tokens_per_s_at_mean_padding"] = row["computed_per_s"] / summary["predicted"][name]["padding"]
     for key in ("peak_bytes", "resident_peak_bytes"):
@@ -111,6 +111,7 @@ def report(summary: dict[str, Any]) -> str:
         ]
         for name, row in medians.items()
     ]
+    worst = max(abs(counted["counted_over_predicted_flops"] - 1) for counted in summary["counts"].values())
     header = ["median of the rounds", "real tokens/s", "at mean padding", "step (s)", "padding", "operators",
               "CUDA kernels", "GFLOP/s", "peak (MiB)", "whole process (MiB)", "measured J/1k tokens",
               "estimated J/1k tokens", "start-up (s)"]  # fmt: skip
@@ -149,7 +150,8 @@ def report(summary: dict[str, Any]) -> str:
         ),
         "- Start-up is from the call to the end of the warm-up steps, making the model included; loading Python's"
         " libraries is not in it. Compilation, where it is on, is.",
-        "- Operators (those that make or write a tensor, not views) and FLOPs: of one step, in a run of its own.",
+        f"- Operators (those that make or write a tensor, not views) are counted in a run of their own, and its FLOPs"
+        f" are the predicted ones but for {worst:.2g} of them at most.",
         "- A word has another number of the embedded tokenizer's subwords than of roberta-base's.",
         "",
         f"Command: `{summary['command']}`",
@@ -214,25 +216,28 @@ def share(summary: dict[str, Any]) -> list[str]:
 
 
 def draw(summary: dict[str, Any], path: Path) -> None:
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    names = list(summary["medians"])
+    """Speed with every round's point, padding, operators and, where it is known, memory."""
+    names, medians = list(summary["medians"]), summary["medians"]
     titles = [SYSTEMS[name][0] for name in names]
     colours = ["#dd8452" if SYSTEMS[name][2] == "lora" else "#4c72b0" for name in names]
-    for axes, (key, title) in zip(
-        figure.subplots(1, 3, sharey=True),
-        (("tokens_per_s", "real tokens/s"), ("padding", "computed / real tokens"), ("operators", "operators a step")),
-        strict=True,
-    ):
-        bars = axes.barh(titles, [summary["medians"][name][key] for name in names], color=colours)
+    panels = [
+        ("tokens_per_s", "real tokens/s", 1),
+        ("padding", "computed / real tokens", 1),
+        ("operators", "operators a step", 1),
+        ("peak_bytes", "peak memory (MiB)", 2**20),
+    ]
+    panels = [panel for panel in panels if None not in (medians[name][panel[0]] for name in names)]
+    figure = Figure(figsize=(3.4 * len(panels) + 1, 3.6), layout="constrained")
+    for axes, (key, title, scale) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
+        bars = axes.barh(titles, [medians[name][key] / scale for name in names], color=colours)
         axes.bar_label(bars, fmt="{:,.3g}" if key == "padding" else "{:,.0f}", padding=2)
-        axes.margins(x=0.2)
+        axes.margins(x=0.22)
         axes.set_title(title)
         if key == "tokens_per_s":
             for number, name in enumerate(names):
                 points = [part[name][key] for part in summary["rounds"]]
                 axes.plot(points, [number] * len(points), "k.", markersize=4)
     figure.axes[0].invert_yaxis()
-    figure.suptitle(
-        f"{summary['job']['shape']}'s shape, batch {summary['job']['batch_size']}, {summary['job']['precision']}"
-    )
+    job = summary["job"]
+    figure.suptitle(f"{job['shape']}'s shape, batch {job['batch_size']}, {job['precision']}; orange: LoRA, blue: full")
     figure.savefig(path, dpi=110)

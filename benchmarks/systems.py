@@ -109,18 +109,22 @@ def make_model(job: Job) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """Tokens that a system was given in a run, special ones included."""
+class Given:
+    """What a system was given in a run; tokens are real ones with the special ones, or computed ones with padding."""
 
-    real: int  # of the timed steps
-    computed: int  # the same with padding
-    whole: int  # real ones, the warm-up's too: the same for all systems
+    shapes: list[tuple[int, int]]  # (rows, width) of the timed batches
+    real: int  # tokens of the timed batches
+    whole: int  # the warm-up's, too: the same for all systems
 
     @classmethod
-    def of(cls, job: Job, batches: Sequence[tuple[int, int]]) -> "Tokens":
-        """From the (real, computed) tokens of every batch, in order."""
+    def of(cls, job: Job, batches: Sequence[tuple[int, tuple[int, int]]]) -> "Given":
+        """From the real tokens and the shape of every batch, in order."""
         timed = batches[job.warmup : job.warmup + job.steps]
-        return cls(*(sum(column) for column in zip(*timed, strict=True)), sum(real for real, _ in batches))
+        return cls([shape for _, shape in timed], sum(real for real, _ in timed), sum(real for real, _ in batches))
+
+    @property
+    def computed(self) -> int:
+        return sum(rows * width for rows, width in self.shapes)
 
 
 class Clock:
@@ -215,7 +219,7 @@ def synchronize() -> None:
 # The systems: each trains for warmup + steps steps and tells the tokens ----------------------------------------------
 
 
-def by_lorakit(job: Job, clock: Clock, mode: str) -> Tokens:
+def by_lorakit(job: Job, clock: Clock, mode: str) -> Given:
     model = make_model(job)
     if mode == "lora":
         lorakit.apply_lora(
@@ -239,13 +243,14 @@ def by_lorakit(job: Job, clock: Clock, mode: str) -> Tokens:
     )
     data = NerData(job.sentences(), (), (), job.labels, "benchmark")
     result = lorakit.train(model, tokenizer_of(job), data, config, observe=lambda: (clock.step(clock.every), {})[1])
-    batches = [(b.tokens, b.computed_tokens) for b in own_batches(job, encode_job(job, job.sentences()))]
-    if tuple(map(sum, zip(*batches, strict=True))) != (result.train_tokens, result.computed_tokens):
+    batches = own_batches(job, encode_job(job, job.sentences()))
+    expected = (sum(batch.tokens for batch in batches), sum(batch.computed_tokens for batch in batches))
+    if expected != (result.train_tokens, result.computed_tokens):
         raise RuntimeError("the batches that lorakit trained on are not those that its order says")
-    return Tokens.of(job, batches)
+    return Given.of(job, [(batch.tokens, tuple(batch.source.shape)) for batch in batches])
 
 
-def by_trainer(job: Job, clock: Clock, mode: str) -> Tokens:
+def by_trainer(job: Job, clock: Clock, mode: str) -> Given:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     class Steps(TrainerCallback):
@@ -273,10 +278,10 @@ def by_trainer(job: Job, clock: Clock, mode: str) -> Tokens:
             disable_tqdm=True,
         )
         Trainer(model, arguments, data_collator=collator, train_dataset=rows, callbacks=[Steps()]).train()
-    return collator.tokens()
+    return collator.given()
 
 
-def by_accelerate(job: Job, clock: Clock, mode: str) -> Tokens:
+def by_accelerate(job: Job, clock: Clock, mode: str) -> Given:
     """The loop of run_ner_no_trainer.py."""
     from accelerate import Accelerator
     from torch.utils.data import DataLoader
@@ -297,10 +302,10 @@ def by_accelerate(job: Job, clock: Clock, mode: str) -> Tokens:
         scheduler.step()
         optimizer.zero_grad()
         clock.step()
-    return collator.tokens()
+    return collator.given()
 
 
-def by_loop(job: Job, clock: Clock, mode: str) -> Tokens:
+def by_loop(job: Job, clock: Clock, mode: str) -> Given:
     """The loop of PEFT's guide to token classification, which has no scheduler of its own beyond a linear one."""
     from torch.utils.data import DataLoader
     from transformers import get_linear_schedule_with_warmup
@@ -323,10 +328,10 @@ def by_loop(job: Job, clock: Clock, mode: str) -> Tokens:
         scheduler.step()
         optimizer.zero_grad()
         clock.step()
-    return collator.tokens()
+    return collator.given()
 
 
-SYSTEMS: dict[str, tuple[str, Callable[..., Tokens], str]] = {
+SYSTEMS: dict[str, tuple[str, Callable[..., Given], str]] = {
     "lorakit-lora": ("lorakit, LoRA", by_lorakit, "lora"),
     "lorakit-full": ("lorakit, full", by_lorakit, "full"),
     "trainer-peft": ("HF Trainer + PEFT", by_trainer, "lora"),
@@ -372,7 +377,7 @@ def tokenise(job: Job) -> list[dict[str, list[int]]]:
 
 
 class Collator:
-    """The usual collator, padding to the longest; it notes real and computed tokens of each batch."""
+    """The usual collator, padding to the longest; it notes real tokens and shape of each batch."""
 
     def __init__(self, job: Job) -> None:
         from transformers import DataCollatorForTokenClassification
@@ -383,11 +388,11 @@ class Collator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = dict(self.inner(rows))
-        self.seen.append((int(batch["attention_mask"].sum()), batch["input_ids"].numel()))
+        self.seen.append((int(batch["attention_mask"].sum()), tuple(batch["input_ids"].shape)))
         return batch
 
-    def tokens(self) -> Tokens:
-        return Tokens.of(self.job, self.seen)
+    def given(self) -> Given:
+        return Given.of(self.job, self.seen)
 
 
 # What the arithmetic alone predicts ---------------------------------------------------------------------------------
@@ -416,15 +421,13 @@ def shapes_of(job: Job, system: str) -> tuple[list[tuple[int, int]], int]:
     return shapes, int(encoded.lengths.sum())
 
 
-def predict_cost(job: Job, system: str) -> dict[str, float]:
-    """FLOPs a step and the padding factor, from the shapes alone."""
-    config, lora = config_of(job), SYSTEMS[system][2] == "lora"
-    shapes, real = shapes_of(job, system)
-    flops = sum(
+def flops_of(job: Job, system: str, shapes: Sequence[tuple[int, int]]) -> int:
+    """FLOPs of steps on batches of these shapes, by the arithmetic of flops.py."""
+    return sum(
         predict_flops(
-            config,
+            config_of(job),
             *shape,
-            targets=job.target_modules if lora else None,
+            targets=job.target_modules if SYSTEMS[system][2] == "lora" else None,
             r=job.r,
             lowest_layer=job.lowest_layer,
             may_merge=system.startswith("lorakit") and job.precision == "fp32" and not job.lora_dropout,
@@ -432,5 +435,14 @@ def predict_cost(job: Job, system: str) -> dict[str, float]:
         )
         for shape in shapes
     )
+
+
+def predict_cost(job: Job, system: str) -> dict[str, float]:
+    """FLOPs a step and the padding factor, from the shapes alone."""
+    shapes, real = shapes_of(job, system)
     tokens = sum(rows * width for rows, width in shapes)
-    return {"flops": flops / len(shapes), "padding": tokens / real, "real": real / len(shapes)}
+    return {
+        "flops": flops_of(job, system, shapes) / len(shapes),
+        "padding": tokens / real,
+        "real": real / len(shapes),
+    }

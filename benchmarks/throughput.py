@@ -1,6 +1,6 @@
 """lorakit beside what a user would pick instead: one model, corpus, batch size and precision, interleaved, medians.
 
-  python benchmarks/throughput.py                                      roberta-base's shape, about 12 minutes on 2 cores
+  python benchmarks/throughput.py                                      roberta-base's shape, 8 to 10 minutes on 2 cores
   python benchmarks/throughput.py --shape mini --steps 16 --warmup 2   the embedded base, about 3 minutes
   python benchmarks/throughput.py --precision bf16 --steps 100 --warmup 10     on a GPU
 
@@ -36,8 +36,9 @@ from systems import (
     SHAPES,
     SYSTEMS,
     Clock,
+    Given,
     Job,
-    Tokens,
+    flops_of,
     make_model,
     predict_cost,
     synchronize,
@@ -90,7 +91,7 @@ def main(arguments: list[str] | None = None, start: Any = None) -> int:
         "machine": where(),
         "gpu": torch.cuda.is_available(),
         "versions": versions(),
-        "job": {k: v for k, v in vars(options).items() if k not in ("worker", "output_dir")},
+        "job": shown_options(options),
         "predicted": predicted,
         "counts": counts,
         "rounds": rounds,
@@ -113,7 +114,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", default=str(ROOT.parent / "shared" / "bionlp2004"), help="or 'embedded'")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=4, help="timed, a system and round; a multiple of --warmup")
+    parser.add_argument("--steps", type=int, default=2, help="timed, a system and round; a multiple of --warmup")
     parser.add_argument("--warmup", type=int, default=1, help="steps before the clock starts (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
@@ -137,6 +138,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if min(options.steps, options.warmup, options.rounds) < 1 or options.steps % options.warmup:
         parser.error("--steps, --warmup and --rounds must be at least 1, and --steps a multiple of --warmup")
     return options
+
+
+def shown_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What the result depends on, without this machine's paths."""
+    hidden = ("worker", "output_dir")
+    return {k: v for k, v in vars(options).items() if k not in hidden} | {"dataset": Path(options.dataset).name}
 
 
 def read(dataset: str) -> tuple[Any, Any, tuple[str, ...]]:
@@ -238,23 +245,25 @@ class System:
             *map(int, numbers)
         )
 
-    def run(self, job: Job, clock: Clock) -> Tokens:
+    def run(self, job: Job, clock: Clock) -> Given:
         _, train, mode = SYSTEMS[self.name]
         return train(job, clock, mode)
 
     def count(self) -> dict[str, Any]:
-        """Operators and FLOPs of one step, and the tokens it computed on."""
-        job = replace(self.job, warmup=1, steps=1)
+        """Operators of one step, and whether its FLOPs are the predicted ones."""
+        job = replace(self.job, warmup=1, steps=1, batch_size=min(16, self.job.batch_size))
         clock = Clock(job, counts=True)
         with clock.operations:
-            tokens = self.run(job, clock)
-        return {**clock.cost(), "computed_tokens": tokens.computed}
+            given = self.run(job, clock)
+        cost = clock.cost()
+        ratio = cost["flops"] / flops_of(job, self.name, given.shapes)
+        return {"operators": cost["operators"], "counted_over_predicted_flops": ratio}
 
     def profile(self) -> dict[str, Any]:
         job = replace(self.job, warmup=1, steps=1)
         clock = Clock(job, profiles=True)
-        tokens, cost = self.run(job, clock), clock.cost()
-        seconds = {kind: s / tokens.computed for kind, s in cost["seconds_by_kind"].items()}
+        given, cost = self.run(job, clock), clock.cost()
+        seconds = {kind: s / given.computed for kind, s in cost["seconds_by_kind"].items()}
         return {"kernels": cost["kernels"], "seconds_by_kind_a_computed_token": seconds}
 
     def train(self, number: int) -> dict[str, Any]:
@@ -263,17 +272,18 @@ class System:
         reset_peak()
         with lorakit.EnergyMeter() as meter:
             clock = Clock(job, window=lambda: meter.window("steps"))
-            tokens = self.run(job, clock)
+            given = self.run(job, clock)
         cost = clock.cost()
         peak = peak_bytes() if self.alone and (self.fresh or torch.cuda.is_available()) else None
         self.fresh = False
         return {
             **cost,
-            "real_tokens": tokens.real,
-            "computed_tokens": tokens.computed,
-            "whole_tokens": tokens.whole,
-            "tokens_per_s": tokens.real / cost["timed_s"],
-            "padding": tokens.computed / tokens.real,
+            "real_tokens": given.real,
+            "computed_tokens": given.computed,
+            "whole_tokens": given.whole,
+            "flops": flops_of(job, self.name, given.shapes),
+            "tokens_per_s": given.real / cost["timed_s"],
+            "padding": given.computed / given.real,
             "peak_bytes": peak if peak is None or torch.cuda.is_available() else peak - base,
             "resident_peak_bytes": None if torch.cuda.is_available() else peak,
             "energy": meter.windows["steps"].to_json(),
@@ -336,7 +346,7 @@ def peak_bytes() -> int:
 
 
 def where() -> str:
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
     threads = f", {torch.get_num_threads()} torch threads, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"
     return machine() + gpu + threads
 

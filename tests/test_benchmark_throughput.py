@@ -46,6 +46,7 @@ def test_the_comparison_writes_table_figures_and_picture(benchmarks, tmp_path, c
         assert row["step_s"] > 0 and row["tokens_per_s"] > 0
         assert row["peak_bytes"] is row["resident_peak_bytes"] is None  # several systems in one process
         assert row["kernels"] is None  # no GPU is counted on a CPU
+        assert found["counts"][name]["counted_over_predicted_flops"] == 1
     assert len({row["whole_tokens"] for row in found["rounds"][0].values()}) == 1
     assert medians["lorakit-lora"]["padding"] <= 1.05 < medians["trainer-peft"]["padding"]
     assert medians["lorakit-lora"]["operators"] < medians["loop-peft"]["operators"]
@@ -79,10 +80,10 @@ def test_predicted_flops_are_those_counted(benchmarks, name):
     job = replace(job, train=(max(job.train, key=lambda sentence: len(sentence.words)),) * 24)  # all steps are alike
     clock = Clock(job, counts=True)
     with clock.operations:
-        tokens = SYSTEMS[name][1](job, clock, SYSTEMS[name][2])
+        given = SYSTEMS[name][1](job, clock, SYSTEMS[name][2])
     predicted = predict_cost(job, name)
-    assert predicted["padding"] == tokens.computed / tokens.real == 1
-    assert predicted["real"] == tokens.real / job.steps == tokens.whole / (job.steps + job.warmup)
+    assert predicted["padding"] == given.computed / given.real == 1
+    assert predicted["real"] == given.real / job.steps == given.whole / (job.steps + job.warmup)
     assert predicted["flops"] == clock.cost()["flops"]
 
 
