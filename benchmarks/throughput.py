@@ -14,14 +14,18 @@ a GPU what torch allocated. Energy without a sensor is an estimate and is called
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import platform
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -203,14 +207,18 @@ class Worker:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, what: str) -> dict[str, Any]:
-        print(what, file=self.process.stdin, flush=True)
+        with suppress(BrokenPipeError):
+            print(what, file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         if not line.startswith(RESULT):
-            raise RuntimeError(f"{self.name} failed at {what!r}; its error is above")
+            status = self.process.wait()
+            why = "killed, by the kernel if memory ran out" if status == -signal.SIGKILL else "its error is above"
+            raise RuntimeError(f"the process of {self.name} ended at {what!r} with status {status}: {why}")
         return json.loads(line.removeprefix(RESULT))
 
     def close(self) -> None:
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
 
 
@@ -219,6 +227,7 @@ def work(options: argparse.Namespace) -> int:
     system = System(options.worker, options, alone=True)
     for line in sys.stdin:
         print(RESULT + json.dumps(system.ask(line.strip())), file=answers, flush=True)
+        release_memory()
     return 0
 
 
@@ -323,6 +332,16 @@ class System:
 
     def close(self) -> None:
         pass
+
+
+def release_memory() -> None:
+    """Give back what a run has used: some systems idle beside the one that trains, and would hold gigabytes."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim:
+        trim(0)
 
 
 def resident_bytes() -> int:

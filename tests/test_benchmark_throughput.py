@@ -1,6 +1,7 @@
 """The speed benchmarks run whole on a tiny model, and count what they say they count. Nothing here looks at a time."""
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +70,20 @@ def test_systems_that_saw_other_sentences_are_refused(benchmarks, tmp_path):
     with pytest.raises(RuntimeError, match="did not train on the same tokens: {'lorakit-lora': 100, 'trainer-peft': 1"):
         throughput.main(options, start=Cheat)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_was_killed_is_named(benchmarks):
+    import throughput
+
+    worker = object.__new__(throughput.Worker)
+    worker.name = "trainer-full"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    worker.process = subprocess.Popen(["sh", "-c", "kill -9 $$"], **pipes)
+    worker.process.wait()
+    with pytest.raises(RuntimeError, match="of trainer-full ended at 'train 0' with status -9: killed, by the kernel"):
+        worker.ask("train 0")
+    worker.close()
+    worker.process.stdout.close()
 
 
 @pytest.mark.parametrize("name", ["lorakit-lora", "lorakit-full", "trainer-full", "loop-peft"])
