@@ -188,7 +188,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 def measure(point: Point, counts: bool) -> dict[str, Any]:
     """Seconds a step (a whole epoch where the corpus grows) and peak memory; the first time also what is counted."""
     if counts:  # what loads at first use is no one's memory
-        warm_up = replace(point.job, shape="tiny", batch_size=2, steps=1, lowest_layer=0)
+        warm_up = replace(point.job, shape="tiny", batch_size=2, steps=1, lowest_layer=0, r=4)
         by_lorakit(warm_up, Clock(warm_up), point.mode)
     base = resident_bytes()
     reset_peak()
