@@ -79,8 +79,8 @@ def predict_flops(
 class Operations(TorchDispatchMode):
     """Counts what reaches the device: operators that make or write a tensor (no views), and their FLOPs.
 
-    On a GPU such an operator is one kernel launch or a few. torch's tables leave out addmm_ and the CPU's attention in
-    one operator; they are counted as addmm and the GPU's are.
+    On a GPU such an operator is one kernel launch or a few. torch's tables leave out addmm_, oneDNN's products and the
+    CPU's attention in one operator; they are counted as addmm, products and the GPU's attention are.
     """
 
     def __init__(self) -> None:
@@ -99,6 +99,8 @@ class Operations(TorchDispatchMode):
             self.flops += flop_registry[packet](*args, **kwargs, out_val=result)
         elif packet is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
             self.flops += sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
+        elif str(packet) == "mkldnn._linear_pointwise":  # x (…, in), weight (out, in): lorakit's products on some CPUs
+            self.flops += 2 * args[0].numel() * args[1].shape[0]
         elif packet is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
             self.flops += sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4]))
         return result
