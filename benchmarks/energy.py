@@ -56,6 +56,7 @@ def main() -> int:
     parser.add_argument(
         "--idle", type=float, default=30.0, help="seconds of rest to measure, where a sensor is (default: %(default)s)"
     )
+    parser.add_argument("--note", default="", help="a sentence for the head of the table")
     parser.add_argument("--name", default="energy")
     arguments = parser.parse_args()
     data = read(arguments)
@@ -75,7 +76,7 @@ def main() -> int:
     adapter = {"r": arguments.r, "target_modules": arguments.target_modules}
     settings = {"sentences": len(data.train), "batch_size": arguments.batch_size, "adapter": adapter}
     summary = {"schema": 1, "command": command, "machine": machine(), "versions": versions, "settings": settings}
-    summary["runs"] = runs
+    summary.update(note=arguments.note, runs=runs)
     results = ROOT / "benchmarks" / "results"
     (results / f"{arguments.name}.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     text = report(summary, f"{arguments.name}.png")
@@ -209,7 +210,8 @@ def table(summary: dict[str, Any]) -> str:
 def report(summary: dict[str, Any], picture: str) -> str:
     first, settings, how = summary["runs"][0], summary["settings"], methods(summary)
     trained = {run["mode"]: run["trainable_parameters"] for run in summary["runs"]}
-    lines = ["# Energy of LoRA against full fine-tuning", "", table(summary), ""]
+    lines = ["# Energy of LoRA against full fine-tuning", "", *[summary["note"], ""] * bool(summary["note"])]
+    lines += [table(summary), ""]
     lines += reading_guide(summary)
     lines += [f"- {part.upper()}: {how[part]} ({first['energy'][part]['source']})" for part in PARTS]
     if first["energy"]["conditions"].get("driver"):

@@ -28,6 +28,7 @@ def summary(runs):
         "machine": "a desk",
         "versions": {},
         "settings": settings,
+        "note": "Before lunch.",
         "runs": runs,
     }
 
@@ -88,6 +89,7 @@ def test_without_a_sensor_everything_is_called_an_estimate_and_the_ratio_one_of_
     assert "**No energy was measured here: this machine has no sensor." in text
     assert "the ratio of two estimates is one of times at that power, not of energies" in text
     assert "a desk, no GPU" in text
+    assert "\nBefore lunch.\n" in text
     benchmark.draw(data, tmp_path / "energy.png")
     assert (tmp_path / "energy.png").read_bytes().startswith(b"\x89PNG")
 
