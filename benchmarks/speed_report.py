@@ -134,6 +134,11 @@ def report(summary: dict[str, Any]) -> str:
     lines += [markdown_table(header + ["goal"] * goals, rows), "", *EXPLANATION, "", *kinds(summary), ""]
     lines += share(summary)
     lines += ["- " + FAULTS["trainer"] + "."]
+    if summary["onednn"]:
+        lines.append(
+            "- lorakit computes float32 products by oneDNN on this CPU, the others by what torch calls itself (MKL);"
+            " LORAKIT_ONEDNN=0 takes that difference away."
+        )
     lines += [
         f"- Dropout of the base {job['dropout']:g}, of LoRA {job['lora_dropout']:g}, in all systems; LoRA r={job['r']}"
         f" on {', '.join(job['target_modules'])}; {job['rounds']} rounds of {job['steps']} timed steps after"

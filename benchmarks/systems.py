@@ -21,7 +21,7 @@ from flops import Operations, predict_flops
 from torch import nn
 
 import lorakit
-from lorakit.batching import Layout, Plan, epoch_steps
+from lorakit.batching import Layout, Plan, epoch_steps, with_few_shapes
 from lorakit.encoding import Encoded, encode
 from lorakit.models import load_token_classifier
 from lorakit.ner import NerData, Sentence
@@ -181,7 +181,7 @@ class Clock:
 
 
 KINDS = {  # of operators, by what their names hold; the first that fits
-    "matrix products": ("::mm", "::addmm", "::bmm", "::baddbmm", "::linear", "::matmul"),
+    "matrix products": ("::mm", "::addmm", "::bmm", "::baddbmm", "::linear", "::matmul", "linear_pointwise"),
     "attention in one operator": ("scaled_dot_product", "flash_attention"),
     "random numbers": ("bernoulli", "random_", "dropout"),
     "softmax, GELU, norms": ("softmax", "gelu", "layer_norm"),
@@ -404,7 +404,10 @@ def encode_job(job: Job, sentences: Sequence[Sentence]) -> Encoded:
 
 def own_batches(job: Job, encoded: Encoded) -> list[Plan]:
     """lorakit's batches of an epoch: a function of the seed."""
-    steps = epoch_steps(encoded, Layout(2, 1), job.batch_size, 1, job.seed, 1)
+    layout = Layout(2, 1)
+    if job.train_config.get("compile"):
+        layout = with_few_shapes(layout, encoded, job.batch_size)
+    steps = epoch_steps(encoded, layout, job.batch_size, 1, job.seed, 1)
     return [micro for step in steps for micro in step.micros]
 
 

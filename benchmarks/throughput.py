@@ -52,6 +52,7 @@ from systems import (
 import lorakit
 from lorakit.batching import layout_for
 from lorakit.metrics import score_classes
+from lorakit.onednn import pays
 from lorakit.tagging import encode_split, evaluate_split
 
 sys.path.insert(0, str(ROOT / "examples"))
@@ -94,6 +95,7 @@ def main(arguments: list[str] | None = None, start: Any = None) -> int:
         ),
         "machine": where(),
         "gpu": torch.cuda.is_available(),
+        "onednn": not torch.cuda.is_available() and pays(),
         "versions": versions(),
         "job": shown_options(options),
         "predicted": predicted,

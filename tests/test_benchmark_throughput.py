@@ -51,6 +51,7 @@ def test_the_comparison_writes_table_figures_and_picture(benchmarks, tmp_path, c
     assert len({row["whole_tokens"] for row in found["rounds"][0].values()}) == 1
     assert medians["lorakit-lora"]["padding"] <= 1.05 < medians["trainer-peft"]["padding"]
     assert medians["lorakit-lora"]["operators"] < medians["loop-peft"]["operators"]
+    assert ("LORAKIT_ONEDNN=0" in text) == found["onednn"]  # a difference that is no one's training loop is told
     energy = found["rounds"][0]["lorakit-lora"]["energy"]
     if energy["measured_kwh"] is None:
         assert medians["lorakit-lora"]["measured_j_per_1k"] is None
