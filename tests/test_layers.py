@@ -289,6 +289,14 @@ def test_starts_have_the_statistics_they_should(how: bool | str) -> None:
         assert torch.linalg.matrix_norm(model["layer"].weight.detach() - B @ A, 2).item() == pytest.approx(error, 1e-4)
 
 
+def test_pissa_takes_the_largest_directions_out_whatever_the_scale() -> None:
+    model = nn.ModuleDict({"layer": make("linear")[0]})
+    apply_lora(model, r=2, lora_alpha=7, target_modules=["layer"], init_lora_weights="pissa")
+    layer = model["layer"]
+    rest = layer.weight - layer.scaling * layer.lora_B @ layer.lora_A
+    torch.testing.assert_close(torch.linalg.svdvals(rest)[:3], torch.linalg.svdvals(layer.weight)[2:])
+
+
 @pytest.mark.parametrize("how", ["pissa", "pissa_niter_4", "olora"])
 def test_a_start_from_the_weight_leaves_weight_output_and_generator_alone(how: str) -> None:
     layer, x = make("linear")

@@ -145,6 +145,7 @@ def test_initial_updates_depend_on_seed_and_name_only_and_leave_the_generator_al
     assert torch.equal(torch.get_rng_state(), state)
     name = "roberta.encoder.layer.1.attention.self.value"
     assert torch.equal(one.get_submodule(name).lora_A, two.get_submodule(name).lora_A)
+    assert not torch.equal(one.get_submodule(name).lora_A, one.get_submodule(name.replace("1", "0")).lora_A)
     other = apply_lora(tiny_roberta(), seed=1)
     assert not torch.equal(one.get_submodule(name).lora_A, other.get_submodule(name).lora_A)
 
