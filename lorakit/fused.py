@@ -15,7 +15,8 @@ from functools import wraps
 import torch
 from torch import Tensor
 
-from lorakit.onednn import PLAIN, linear, matmul, nothing_transforms
+from lorakit.dropout import keep_mask
+from lorakit.onednn import PLAIN, linear, matmul, nothing_transforms, transposed_matmul
 
 
 def can_fuse(x: Tensor, weight: Tensor, A: Tensor) -> bool:
@@ -71,20 +72,6 @@ def lora_linear(
 def merging_pays(tokens: int, inputs: int, outputs: int, products: int = 1) -> bool:
     """Whether `products` products BA, forward and backward, cost fewer operations than the update's output."""
     return tokens * (inputs + outputs) > 2 * products * inputs * outputs
-
-
-def keep_mask(x: Tensor, p: float) -> tuple[Tensor, float]:
-    """A mask of one byte per value of x, and the factor that makes up for what it drops.
-
-    On the CPU torch draws one number after the other; here one 64-bit draw gives four values, three times as fast, with
-    p rounded to 1/65536 (and the factor to match).
-    """
-    if x.device.type != "cpu":
-        return torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - p), 1 / (1 - p)
-    limit = min(round(p * 65536), 65535)
-    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)  # all 64 bits are random
-    mask = draws.view(torch.int16)[: x.numel()] >= limit - 32768
-    return mask.view(x.shape), 65536 / (65536 - limit)
 
 
 def no_view(y: Tensor) -> Tensor:
@@ -166,7 +153,7 @@ class _Branch(torch.autograd.Function):
                 inputs = rows if mask is None else rows * mask
                 dA = matmul(gB.T, inputs).mul_(scaling * ctx.factor).to(A.dtype)
             if need_B:
-                dB = (g.T @ xA).mul_(scaling).to(B.dtype)
+                dB = transposed_matmul(g, xA).mul_(scaling).to(B.dtype)
             if need_x:
                 dx = matmul(g, weight.to(dtype))
                 if mask is None:
@@ -208,7 +195,7 @@ class _Merged(torch.autograd.Function):
         if need_A:
             dA = matmul(matmul(g, B).T, rows).mul_(ctx.scaling)
         if need_B:
-            dB = (g.T @ matmul(rows, A.T)).mul_(ctx.scaling)
+            dB = transposed_matmul(g, matmul(rows, A.T)).mul_(ctx.scaling)
         if need_x:
             dx = matmul(g, _sum(weight, A, B, ctx.scaling, A0, B0)).view(x.shape)
         if need_bias:
@@ -223,4 +210,4 @@ def _sum(weight: Tensor, A: Tensor, B: Tensor, scaling: float, A0: Tensor | None
     if A0 is None:
         return torch.addmm(weight, B, A, alpha=scaling)
     # the difference first: a fresh update is exactly its start, and the sum exactly the weight
-    return torch.add(weight, (B @ A).sub_(B0 @ A0), alpha=scaling)
+    return torch.add(weight, matmul(B, A).sub_(matmul(B0, A0)), alpha=scaling)

@@ -96,6 +96,11 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return linear(a, b.T) if _open else a @ b
 
 
+def transposed_matmul(a: Tensor, b: Tensor) -> Tensor:
+    """aᵀ @ b of two tall matrices, b the narrower: within `faster_products` the narrow one is copied, not the wide."""
+    return matmul(b.T, a).T.contiguous() if _open else a.T @ b
+
+
 def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     tensors = (x, weight) if bias is None else (x, weight, bias)
     return (

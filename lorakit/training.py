@@ -36,6 +36,7 @@ from lorakit.batching import (
 )
 from lorakit.checkpoint import Checkpoint, delete_checkpoints, load_checkpoint, save_checkpoint
 from lorakit.distributed import all_sum, device, gather_bytes, is_main, process_group, rank, world_size
+from lorakit.dropout import faster_dropout
 from lorakit.encoding import Encoded, check_tokenizer
 from lorakit.frozen import frozen_in_half
 from lorakit.loggers import check_loggers
@@ -185,7 +186,8 @@ def train(
         seed_everything(config.seed, rank())
         model.to(device())
         layout, encoded = layout_for(model, config.packing), encode_tagged(model, tokenizer, data.train)
-        with faster_products(model), StopRequest(active=config.output_dir is not None) as stop:
+        stopping = StopRequest(active=config.output_dir is not None)
+        with faster_products(model), faster_dropout(model), stopping as stop:
             return _Run(model, tokenizer, data, config, observe, layout, encoded, stop).run()
 
 

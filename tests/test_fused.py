@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorakit import fused
-from lorakit.fused import can_fuse, keep_mask, lora_linear, merging_pays
+from lorakit.dropout import keep_mask
+from lorakit.fused import can_fuse, lora_linear, merging_pays
 from lorakit.layers import LoRALinear, Update, attach
 
 VIEWS = set("t permute transpose view _unsafe_view detach reshape expand unsqueeze alias slice".split())

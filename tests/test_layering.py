@@ -16,6 +16,7 @@ ROOT = Path(lorakit.__file__).parent
 # another of the same layer, the layer has several rows.
 LAYERS = (
     (0, "onednn whole_file"),
+    (0, "dropout"),
     (0, "fused sharded trial"),
     (
         0,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lorakit import apply_lora, onednn
-from lorakit.onednn import SWITCH, FasterLinear, faster_products, linear, matmul, pays
+from lorakit.onednn import SWITCH, FasterLinear, faster_products, linear, matmul, pays, transposed_matmul
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
 
@@ -158,6 +158,9 @@ def test_matmul_takes_transposed_views() -> None:
     with faster_products(model()):
         torch.testing.assert_close(matmul(a.T, b), a.T @ b)
         assert calls(lambda: matmul(a.T, b)) == {"onednn": 1, "torch": 0}
+        narrow = torch.randn(64, 16)
+        torch.testing.assert_close(transposed_matmul(a, narrow), a.T @ narrow)
+        assert transposed_matmul(a, narrow).is_contiguous()  # what optimisers and DDP expect of a gradient
 
 
 @pytest.mark.parametrize(

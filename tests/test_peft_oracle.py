@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lorakit.adapters import load_adapter, save_adapter
-from lorakit.fused import keep_mask
+from lorakit.dropout import keep_mask
 from lorakit.layers import lora_class
 from lorakit.lora import apply_lora, combine_adapters, lora_layers, peft_total, set_adapter
 from lorakit.targets import DEFAULT_TARGETS, find_head
