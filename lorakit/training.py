@@ -44,6 +44,7 @@ from lorakit.loss import LossSum, Rehearsals
 from lorakit.metrics import Scores
 from lorakit.ner import NerData
 from lorakit.onednn import faster_products
+from lorakit.optimizer import build_optimizer, rate_of
 from lorakit.parallel import STRATEGIES, like, spread, sync_if, whole
 from lorakit.prediction import predict
 from lorakit.preemption import Meetings, Preempted, StopRequest
@@ -236,7 +237,7 @@ class _Run:
         self.spread = spread(model if config.strategy == "fsdp" else loss, config.strategy)
         self.loss = loss if config.strategy == "fsdp" else self.spread
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}  # FSDP makes new ones
-        self.optimizer = build_optimizer(model, config)
+        self.optimizer = build_optimizer(model, config.learning_rate, config.weight_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.best_weights: dict[str, Tensor] = {}
         self.progress = _Progress()
@@ -313,7 +314,8 @@ class _Run:
             self.world,
             first_step=progress.epoch_step,
         ):
-            rate = learning_rate(progress.step, self.steps_per_epoch * config.epochs, config)
+            steps = self.steps_per_epoch * config.epochs
+            rate = rate_of(progress.step, steps, config.learning_rate, config.warmup_ratio)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             step_loss = torch.zeros((), device=self.device)
@@ -584,24 +586,6 @@ class _Run:
             now = time.perf_counter()
             self.progress.train_seconds += now - self.training_since
             self.training_since = now
-
-
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over what requires a gradient: matrices decay, biases and norms (one dimension) do not."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, fused=True)
-
-
-def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """The rate of a step (from 0): a linear rise over the first `warmup_ratio` of all, then a linear fall towards 0."""
-    warmup = math.ceil(config.warmup_ratio * steps)
-    if step < warmup:
-        return config.learning_rate * (step + 1) / (warmup + 1)
-    return config.learning_rate * (steps - step) / (steps - warmup)
 
 
 def _check_trainable(model: nn.Module, data: NerData) -> None:

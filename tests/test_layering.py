@@ -20,7 +20,8 @@ LAYERS = (
     (0, "fused sharded trial"),
     (
         0,
-        "layers masters frozen metrics distributed preemption words progress loggers random_state "  # what is trained
+        "layers masters frozen optimizer metrics distributed preemption words progress loggers "
+        "random_state "  # what is trained
         "config_file json_output "  # what is asked and answered
         "sensors claims clock cuda devices journal ledger legacy rapl readings",  # what it cost
     ),

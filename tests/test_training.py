@@ -11,7 +11,8 @@ import lorakit
 from lorakit.batching import epoch_order
 from lorakit.checkpoint import load_checkpoint
 from lorakit.ner import NerData, Sentence
-from lorakit.training import TrainConfig, build_optimizer, learning_rate
+from lorakit.optimizer import build_optimizer, rate_of
+from lorakit.training import TrainConfig
 
 from .tiny import LABELS
 
@@ -217,7 +218,7 @@ def test_gradients_are_clipped_after_unscaling(tiny_model, tokenizer, data, tmp_
 
 def test_matrices_decay_and_vectors_do_not(tiny_model):
     model = tiny_model()
-    optimizer = build_optimizer(model, TrainConfig(weight_decay=0.3))
+    optimizer = build_optimizer(model, learning_rate=1e-3, weight_decay=0.3)
     decay = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert {name: decay[p] for name, p in model.named_parameters()} == {
         name: 0.0 if name.endswith("bias") or "LayerNorm" in name else 0.3 for name, _ in model.named_parameters()
@@ -225,7 +226,7 @@ def test_matrices_decay_and_vectors_do_not(tiny_model):
 
 
 def test_the_rate_rises_then_falls_towards_zero():
-    rates = [learning_rate(step, 10, TrainConfig(learning_rate=2.0, warmup_ratio=0.2)) for step in range(10)]
+    rates = [rate_of(step, 10, highest=2.0, warmup_ratio=0.2) for step in range(10)]
     assert rates == pytest.approx([2 / 3, 4 / 3, 2.0, 14 / 8, 12 / 8, 10 / 8, 1.0, 6 / 8, 4 / 8, 2 / 8])
 
 
