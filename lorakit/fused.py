@@ -57,7 +57,7 @@ def lora_linear(
             gradient checkpointing restores when it runs the forward again.
         one_addmm: False scales and adds the update in passes of their own, which PEFT does, where one addmm would give
             other bits.
-        start: A₀ and B₀ to count the update from; only where `merged`.
+        start: A₀ and B₀ to count the update from: scaling·B₀A₀ is taken out of the weight; for float32 only.
         merged: Sum weight and update first; for float32 (a sum in bfloat16 would round small updates away) and no
             dropout.
 
@@ -66,12 +66,15 @@ def lora_linear(
     """
     if merged:
         return _Merged.apply(x, weight, bias, A, B, scaling, *(start or (None, None)))
-    return _Branch.apply(x, weight, bias, A, B, scaling, dropout, one_addmm)
+    return _Branch.apply(x, weight, bias, A, B, scaling, dropout, one_addmm, *(start or (None, None)))
 
 
-def merging_pays(tokens: int, inputs: int, outputs: int, products: int = 1) -> bool:
-    """Whether `products` products BA, forward and backward, cost fewer operations than the update's output."""
-    return tokens * (inputs + outputs) > 2 * products * inputs * outputs
+def merging_pays(tokens: int, inputs: int, outputs: int) -> bool:
+    """Whether a product BA, forward and backward, costs fewer operations than the update's output.
+
+    With a start both are there twice.
+    """
+    return tokens * (inputs + outputs) > 2 * inputs * outputs
 
 
 def no_view(y: Tensor) -> Tensor:
@@ -116,12 +119,15 @@ class _Branch(torch.autograd.Function):
         scaling: float,
         p: float,
         one_addmm: bool,
+        A0: Tensor | None,
+        B0: Tensor | None,
     ) -> Tensor:
         casts = torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if casts else x.dtype
         with torch.autocast(x.device.type, enabled=False):
             # without autocast a weight of another type than x is the caller's mistake, and an error as in nn.Linear
-            y = linear(x.to(dtype), weight.to(dtype) if casts else weight, None if bias is None else bias.to(dtype))
+            frozen = _without_start(weight.to(dtype) if casts else weight, scaling, A0, B0)
+            y = linear(x.to(dtype), frozen, None if bias is None else bias.to(dtype))
             rows, mask, factor = _rows(x.to(dtype)), None, 1.0
             inputs = rows
             if p:
@@ -134,7 +140,7 @@ class _Branch(torch.autograd.Function):
                 y.view(-1, y.shape[-1]).addmm_(xA, B.to(dtype).T, alpha=scaling)
             else:
                 y.view(-1, y.shape[-1]).add_((xA @ B.to(dtype).T).mul_(scaling))
-        ctx.save_for_backward(rows, weight, A, B, xA, mask)
+        ctx.save_for_backward(rows, weight, A, B, xA, mask, A0, B0)
         ctx.scaling, ctx.factor, ctx.x_type, ctx.x_shape = scaling, factor, x.dtype, x.shape
         ctx.bias_type = None if bias is None else bias.dtype
         return no_view(y)
@@ -142,7 +148,7 @@ class _Branch(torch.autograd.Function):
     @staticmethod
     @_once
     def backward(ctx, grad: Tensor) -> tuple:
-        rows, weight, A, B, xA, mask = ctx.saved_tensors
+        rows, weight, A, B, xA, mask, A0, B0 = ctx.saved_tensors
         need_x, _, need_bias, need_A, need_B, *_ = ctx.needs_input_grad
         dtype, scaling = rows.dtype, ctx.scaling
         dx = dbias = dA = dB = None
@@ -155,7 +161,7 @@ class _Branch(torch.autograd.Function):
             if need_B:
                 dB = transposed_matmul(g, xA).mul_(scaling).to(B.dtype)
             if need_x:
-                dx = matmul(g, weight.to(dtype))
+                dx = matmul(g, _without_start(weight.to(dtype), scaling, A0, B0))
                 if mask is None:
                     dx.addmm_(gB, A.to(dtype), alpha=scaling)
                 else:
@@ -163,7 +169,7 @@ class _Branch(torch.autograd.Function):
                 dx = dx.view(ctx.x_shape).to(ctx.x_type)
             if need_bias:
                 dbias = g.sum(0).to(ctx.bias_type)
-        return dx, None, dbias, dA, dB, None, None, None
+        return dx, None, dbias, dA, dB, None, None, None, None, None
 
 
 class _Merged(torch.autograd.Function):
@@ -201,6 +207,10 @@ class _Merged(torch.autograd.Function):
         if need_bias:
             dbias = g.sum(0)
         return dx, None, dbias, dA, dB, None, None, None
+
+
+def _without_start(weight: Tensor, scaling: float, A0: Tensor | None, B0: Tensor | None) -> Tensor:
+    return weight if A0 is None else _sum(weight, A0, B0, -scaling, None, None)
 
 
 def _sum(weight: Tensor, A: Tensor, B: Tensor, scaling: float, A0: Tensor | None, B0: Tensor | None) -> Tensor:

@@ -232,16 +232,15 @@ def fused_output(layer: LoRALayer, x: Tensor, weight: Tensor) -> Tensor | None:
         return None
     dropout = layer.lora_dropout if layer.training else 0.0
     start = None if layer.lora_start_A is None else (layer.lora_start_A, layer.lora_start_B)
-    merged = (
+    summable = (  # weight and updates: the bits are others, and a sum in bfloat16 would round small updates away
         layer.training
         and torch.is_grad_enabled()
-        and not dropout
         and x.dtype == weight.dtype == layer.lora_A.dtype == torch.float32
         and not torch.is_autocast_enabled(x.device.type)
-        and merging_pays(x.numel() // x.shape[-1], x.shape[-1], weight.shape[0], products=2 if start else 1)
     )
-    if start and not merged:
+    if start and not summable:
         return None
+    merged = summable and not dropout and merging_pays(x.numel() // x.shape[-1], x.shape[-1], weight.shape[0])
     return lora_linear(
         x, weight, layer.bias, layer.lora_A, layer.lora_B, layer.scaling, dropout, layer.fused, start, merged
     )

@@ -62,14 +62,14 @@ def plain(x, weight, bias, A, B, scaling, mask=None, factor=1.0, start=None) -> 
     bias=st.booleans(),
     dropout=st.sampled_from([0.0, 0.1, 0.5, 0.9]),
     one_addmm=st.booleans(),
-    kind=st.sampled_from(["branch", "merged", "merged from a start"]),
+    kind=st.sampled_from(["branch", "branch from a start", "merged", "merged from a start"]),
 )
 def test_output_and_gradients_are_those_of_the_plain_formula(
     shape, inputs, outputs, r, scaling, bias, dropout, one_addmm, kind
 ) -> None:
     values = tensors(shape, inputs, outputs, r, bias=bias)
     start = tuple(t.detach() + 0.5 for t in values[3:]) if "start" in kind else None
-    merged = kind != "branch"
+    merged = kind.startswith("merged")
     dropout = 0.0 if merged else dropout
     torch.manual_seed(0)
     mask, factor = keep_mask(values[0].reshape(-1, inputs), dropout) if dropout else (None, 1.0)
