@@ -30,7 +30,7 @@ RUN_EXAMPLES = """examples:
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)  # a command expects them as the system has them
 SI_KERNEL = 0x80  # si_code of Linux for a signal that no process sent
-WAIT_S = 5.0  # between looks at the command, should the signal of its end have been lost
+WAIT_S = 0.5  # between looks at the command and at what another thread was given
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -165,7 +165,9 @@ def run_command(command: Sequence[str]) -> int:
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # the system would throw the status away
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     ours = {number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN}
-    awaited = ours | {signal.SIGCHLD}
+    awaited, taken = ours | {signal.SIGCHLD}, []
+    # a thread of a driver or library that does not block them may be given one, and its default action would end us
+    handlers = {number: signal.signal(number, lambda number, _: taken.append(number)) for number in ours}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)  # they wait until we ask for them: none is lost
     try:
         early = list(_arrived(ours))
@@ -176,12 +178,17 @@ def run_command(command: Sequence[str]) -> int:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
                 return _exit_status(os.waitstatus_to_exitcode(status))
+            while taken:
+                if (number := taken.pop(0)) != signal.SIGINT or not os.isatty(0):  # a terminal's goes to both
+                    os.kill(child, number)
             info = signal.sigtimedwait(awaited, WAIT_S)
             if info is not None and info.si_signo != signal.SIGCHLD and not _from_terminal(info):
                 os.kill(child, info.si_signo)
     finally:
         list(_arrived(ours))  # what came for a command that has ended has nobody to go to
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _exit_status(code: int) -> int:

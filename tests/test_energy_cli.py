@@ -6,6 +6,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -72,6 +73,30 @@ def test_signal_that_comes_early_is_delivered_to_the_command(monkeypatch, moment
     assert run_command(["sleep", "60"]) == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
+def test_signal_that_another_thread_takes_is_delivered_too():
+    """A driver's thread blocks no signal, so the kernel may hand it ours: neither of us may die of it."""
+    started, over = threading.Event(), threading.Event()
+
+    def other() -> None:
+        started.set()
+        over.wait()
+
+    def send() -> None:
+        time.sleep(0.3)
+        signal.pthread_kill(thread.ident, signal.SIGTERM)
+
+    thread, sender = threading.Thread(target=other), threading.Thread(target=send)
+    thread.start()
+    started.wait()
+    sender.start()
+    try:
+        assert run_command(["sleep", "60"]) == 128 + signal.SIGTERM
+    finally:
+        over.set()
+        thread.join()
+        sender.join()
 
 
 COUNTS_INTERRUPTS = """
