@@ -92,7 +92,7 @@ def test_a_captured_run_says_a_line_an_evaluation_and_on_the_first_rank_only(
     tiny_model, tokenizer, monkeypatch, capfd, rank, lines
 ):
     data = NerData(toy_sentences(16, 0), toy_sentences(8, 1), toy_sentences(8, 2), LABELS, "toy")
-    monkeypatch.setattr("lorakit.training.is_main", lambda: rank == 0)
+    monkeypatch.setattr("lorakit.training_log.is_main", lambda: rank == 0)
     lorakit.train(tiny_model(), tokenizer, data, quick(progress=True, log_every=1))
     err = capfd.readouterr().err
     assert "\r" not in err
