@@ -168,12 +168,14 @@ import copy, pytest, sys, torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from lorakit.adapters import load_adapter, save_adapter
+from lorakit.distributed import process_group
 from lorakit.lora import apply_lora, disable_lora, merge_lora, remove_lora, set_adapter, unmerge_lora
 from lorakit.sharded import regather, whole
 from lorakit.smallbase import shrink_base
 from tests.test_friends import IDS, LABELS, NO_DROPOUT, logits, perturb, tiny_roberta
 
-dist.init_process_group("gloo")
+group = process_group()  # torch alone now and then aborts at the end
+group.__enter__()
 rank = dist.get_rank()
 
 
@@ -279,7 +281,7 @@ for kind in ("ddp", "fsdp2"):
     run(kind, f"{sys.argv[1]}/{kind}")
     merging(kind, {"target_modules": "all-linear", "bias": "all"}, f"{sys.argv[1]}/{kind}-merged")
     merging(kind, {"target_modules": ["query", "word_embeddings"], "use_dora": True}, f"{sys.argv[1]}/{kind}-dora")
-dist.destroy_process_group()
+group.__exit__(None, None, None)
 print("fine")
 """
 
@@ -321,6 +323,6 @@ def test_two_processes_train_save_load_and_merge_like_one(tmp_path: Path) -> Non
             process.kill()
     for process, output in zip(ranks, outputs, strict=True):
         assert process.returncode == 0, output
-        assert output.rstrip().endswith("fine")
+        assert "fine" in output.splitlines(), output
     for kind in ("ddp", "fsdp2"):
         assert json.loads((tmp_path / kind / "adapter_config.json").read_text())["task_type"] == "TOKEN_CLS"
