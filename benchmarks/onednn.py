@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from seeds import machine
-from transformers import RobertaConfig, RobertaForTokenClassification
+from systems import Job, make_model
 
 import lorakit
 from lorakit.onednn import SWITCH, faster_products, linear, matmul
@@ -116,16 +116,7 @@ def step_rows(tokens: int, steps: int) -> list[dict[str, str]]:
 
 
 def step_of(mode: str, tokens: int) -> tuple[torch.nn.Module, Callable[[], None]]:
-    torch.manual_seed(0)
-    config = RobertaConfig(
-        vocab_size=50265,
-        max_position_embeddings=514,
-        type_vocab_size=1,
-        num_labels=11,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    model = RobertaForTokenClassification(config).train()
+    model = make_model(Job(train=(), labels=tuple(f"label {number}" for number in range(11)), dropout=0.0)).train()
     if mode == "LoRA":
         lorakit.apply_lora(model, r=16, lora_alpha=16, target_modules=["query", "value"])
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -12,15 +12,15 @@ Energy without a sensor is an estimate and is called so. Writes benchmarks/resul
 
 import argparse
 import json
-import shlex
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from provenance import origin, origin_lines, shown_options, write_results
 from systems import MINI, ROOT
-from throughput import read, shown_options, versions, where
+from throughput import read
 
 import lorakit
 from lorakit.costs import cost_of, cost_to_reach
@@ -45,20 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
         runs = {variant: run(variant, options, Path(folder) / variant) for variant in options.variants}
     best = max(line["f1"] for found in runs.values() for line in found["epochs"])
     summary = {
-        "schema": 1,
-        "command": shlex.join(["python", "benchmarks/prefix.py", *(sys.argv[1:] if arguments is None else arguments)]),
-        "machine": where(),
-        "versions": versions(),
+        **origin("prefix.py", arguments),
         "options": shown_options(options),
         "best_f1": best,
         "runs": runs,
     }
-    folder, text = Path(options.output_dir), report(summary)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{options.name}.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    (folder / f"{options.name}.md").write_text(text, encoding="utf-8")
-    draw(summary, folder / f"{options.name}.png")
-    print(text)
+    write_results(options, summary, report(summary), draw)
     return 0
 
 
@@ -163,11 +155,7 @@ def report(summary: dict[str, Any]) -> str:
         "",
         *(f"- {part.upper()}: {value['method']} ({value['source']})" for part, value in parts_of(runs)),
         "",
-        f"Command: `{summary['command']}`",
-        "",
-        f"Machine: {summary['machine']}",
-        "",
-        "Versions: " + ", ".join(f"{name} {value}" for name, value in summary["versions"].items()),
+        *origin_lines(summary),
     ]
     return "\n".join(lines) + "\n"
 

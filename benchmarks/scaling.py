@@ -10,9 +10,7 @@ every point and mode into the predicted time. Writes benchmarks/results/NAME.jso
 """
 
 import argparse
-import json
 import multiprocessing
-import shlex
 import statistics
 import sys
 from collections.abc import Callable
@@ -24,8 +22,9 @@ from typing import Any
 import numpy as np
 from flops import MATRICES
 from matplotlib.figure import Figure
+from provenance import origin, origin_lines, shown_options, write_results
 from systems import ROOT, SHAPES, Clock, Job, by_lorakit, config_of, encode_job, flops_of, own_batches, tokenizer_of
-from throughput import peak_bytes, read, reset_peak, resident_bytes, shown_options, versions, where
+from throughput import peak_bytes, read, reset_peak, resident_bytes
 
 from lorakit.encoding import encode
 from lorakit.ner import Sentence
@@ -82,20 +81,12 @@ def main(arguments: list[str] | None = None, fresh: Callable[..., Any] | None = 
     for row in rows:
         row["predicted_s"] = row["predicted_flops"] / rate
     summary = {
-        "schema": 1,
-        "command": shlex.join(["python", "benchmarks/scaling.py", *(sys.argv[1:] if arguments is None else arguments)]),
-        "machine": where(),
-        "versions": versions(),
+        **origin("scaling.py", arguments),
         "options": shown_options(options),
         "base_flops_per_s": rate,
         "points": rows,
     }
-    folder, text = Path(options.output_dir), report(summary)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{options.name}.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    (folder / f"{options.name}.md").write_text(text, encoding="utf-8")
-    draw(summary, folder / f"{options.name}.png")
-    print(text)
+    write_results(options, summary, report(summary), draw)
     return 0
 
 
@@ -265,14 +256,7 @@ def report(summary: dict[str, Any]) -> str:
         " its model.",
         "",
     ]
-    tail = [
-        f"Command: `{summary['command']}`",
-        "",
-        f"Machine: {summary['machine']}",
-        "",
-        "Versions: " + ", ".join(f"{name} {value}" for name, value in summary["versions"].items()),
-    ]
-    return "\n".join([*head, *lines, *tail]) + "\n"
+    return "\n".join([*head, *lines, *origin_lines(summary)]) + "\n"
 
 
 def gaps(summary: dict[str, Any]) -> list[str]:

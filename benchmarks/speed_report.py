@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from provenance import origin_lines
 from systems import FAULTS, SYSTEMS
 
 from lorakit.report import markdown_table
@@ -159,11 +160,7 @@ def report(summary: dict[str, Any]) -> str:
         f" are the predicted ones but for {worst:.2g} of them at most.",
         "- A word has another number of the embedded tokenizer's subwords than of roberta-base's.",
         "",
-        f"Command: `{summary['command']}`",
-        "",
-        f"Machine: {summary['machine']}",
-        "",
-        "Versions: " + ", ".join(f"{name} {value}" for name, value in summary["versions"].items()),
+        *origin_lines(summary),
     ]
     return "\n".join(lines) + "\n"
 

@@ -17,23 +17,19 @@ import argparse
 import ctypes
 import gc
 import json
-import os
-import platform
 import resource
-import shlex
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from seeds import machine
+from provenance import origin, shown_options, write_results
 from speed_report import draw, median_row, predictions, ratios, report
 from systems import (
     ROOT,
@@ -89,14 +85,9 @@ def main(arguments: list[str] | None = None, start: Any = None) -> int:
         for worker in workers.values():
             worker.close()
     summary = {
-        "schema": 1,
-        "command": shlex.join(
-            ["python", "benchmarks/throughput.py", *(sys.argv[1:] if arguments is None else arguments)]
-        ),
-        "machine": where(),
+        **origin("throughput.py", arguments),
         "gpu": torch.cuda.is_available(),
         "onednn": not torch.cuda.is_available() and pays(),
-        "versions": versions(),
         "job": shown_options(options),
         "predicted": predicted,
         "counts": counts,
@@ -105,12 +96,7 @@ def main(arguments: list[str] | None = None, start: Any = None) -> int:
     }
     summary["medians"] = {name: median_row(summary, name) for name in options.systems}
     summary["ratios"] = ratios(summary)
-    text, folder = report(summary), Path(options.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{options.name}.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    (folder / f"{options.name}.md").write_text(text, encoding="utf-8")
-    draw(summary, folder / f"{options.name}.png")
-    print(text)
+    write_results(options, summary, report(summary), draw)
     return 0
 
 
@@ -144,12 +130,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if min(options.steps, options.warmup, options.rounds) < 1 or options.steps % options.warmup:
         parser.error("--steps, --warmup and --rounds must be at least 1, and --steps a multiple of --warmup")
     return options
-
-
-def shown_options(options: argparse.Namespace) -> dict[str, Any]:
-    """What the result depends on, without this machine's paths."""
-    hidden = ("worker", "output_dir")
-    return {k: v for k, v in vars(options).items() if k not in hidden} | {"dataset": Path(options.dataset).name}
 
 
 def read(dataset: str) -> tuple[Any, Any, tuple[str, ...]]:
@@ -364,22 +344,6 @@ def peak_bytes() -> int:
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-
-def where() -> str:
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
-    threads = f", {torch.get_num_threads()} torch threads, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"
-    return machine() + gpu + threads
-
-
-def versions() -> dict[str, str]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout
-    names = ("torch", "transformers", "peft", "accelerate")
-    return {
-        "python": platform.python_version(),
-        **{n: version(n) for n in names},
-        "lorakit": commit.strip() or "unknown",
-    }
 
 
 if __name__ == "__main__":

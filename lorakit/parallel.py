@@ -7,13 +7,11 @@ layer only while it is used; parameters then are `DTensor`s. The functions here 
 import math
 from contextlib import AbstractContextManager, nullcontext
 
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lorakit.distributed import world_size
-from lorakit.sharded import whole as whole
 
 STRATEGIES = ("ddp", "fsdp")
 
@@ -53,11 +51,3 @@ def sync_if(model: nn.Module, last: bool) -> AbstractContextManager[None]:
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(last)
     return nullcontext()
-
-
-def like(value: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor, laid out over the ranks as another one is."""
-    value = value.to(other.device)
-    if isinstance(other, DTensor) and value.ndim:
-        return distribute_tensor(value, other.device_mesh, other.placements)
-    return value

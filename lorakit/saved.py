@@ -9,7 +9,7 @@ from torch import nn
 
 from lorakit.adapters import CONFIG, OWN, base_and_labels, load_adapter
 from lorakit.models import load_token_classifier
-from lorakit.parallel import whole
+from lorakit.sharded import whole
 
 
 def save_model(model: nn.Module, tokenizer: Any, folder: str | os.PathLike[str]) -> Path:

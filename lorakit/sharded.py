@@ -9,8 +9,9 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def like(value: Tensor, other: Tensor) -> Tensor:
-    """Values that every rank has whole, sharded as another tensor is, without an exchange."""
-    if not hasattr(other, "full_tensor"):
+    """Values that every rank has whole, on another tensor's device and sharded as it is, without an exchange."""
+    value = value.to(other.device)
+    if not hasattr(other, "full_tensor") or not value.ndim:
         return value
     from torch.distributed.tensor import distribute_tensor  # slow to import
 

@@ -4,8 +4,8 @@ Training and prediction encode and batch sentences in the same way; each word is
 has most context.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -28,6 +28,7 @@ from lorakit.distributed import all_sum, rank, world_size
 from lorakit.encoding import IGNORE, Encoded, check_tokenizer, encode, split_by_sentence
 from lorakit.metrics import Scores, score_classes
 from lorakit.onednn import faster_products
+from lorakit.trial import modes_kept
 
 EVALUATION_TOKENS = 4096  # real tokens in a batch
 
@@ -221,7 +222,8 @@ def _tag(
     )
     probabilities = torch.zeros(len(classes), device=device)
     loss = torch.zeros((), device=device, dtype=torch.float64)
-    with faster_products(model), _eval_mode(model), torch.no_grad():  # not inference_mode, in which FSDP2 cannot gather
+    with faster_products(model), modes_kept(model), torch.no_grad():  # not inference_mode: FSDP2 could not gather
+        model.eval()
         for done, (plan, places) in enumerate(zip(split.batches, split.starts, strict=True), start=1):
             batch, places = table.batch(plan), places.to(device)
             numbers, wanted = batch.words.flatten()[places], batch.labels.flatten()[places]
@@ -236,14 +238,3 @@ def _tag(
     for values in (classes, probabilities, loss):  # a word is tagged by one rank, the others hold 0
         all_sum(values)
     return classes.cpu().numpy(), probabilities.cpu().numpy(), float(loss)
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

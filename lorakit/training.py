@@ -45,12 +45,13 @@ from lorakit.metrics import Scores
 from lorakit.ner import NerData
 from lorakit.onednn import faster_products
 from lorakit.optimizer import build_optimizer, rate_of
-from lorakit.parallel import STRATEGIES, like, spread, sync_if, whole
+from lorakit.parallel import STRATEGIES, spread, sync_if
 from lorakit.prediction import predict
 from lorakit.preemption import Meetings, Preempted, StopRequest
 from lorakit.prefix import FrozenPrefix
 from lorakit.progress import Progress
 from lorakit.random_state import random_state, seed_everything, set_random_state
+from lorakit.sharded import like, whole
 from lorakit.tagging import (
     EncodedSplit,
     Tokenizer,

@@ -227,3 +227,15 @@ class World:
         while self.clock.now < end - 1e-9:
             self.advance(min(every_s, end - self.clock.now))
             meter.sample()
+
+
+P100, P200 = Profile((0, 100.0)), Profile((0, 200.0))
+ZONE = [("intel-rapl:0", "package-0", P100)]
+
+
+def two_gpus(tmp_path, **options):
+    return World(tmp_path, [FakeGpu("GPU-a", P100, **options), FakeGpu("GPU-b", P200)], ZONE)
+
+
+def device(reading, name):
+    return next(part for part in reading.gpu.devices if part["id"] == name)

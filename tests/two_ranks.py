@@ -31,7 +31,7 @@ from lorakit.adapters import save_adapter
 from lorakit.checkpoint import load_checkpoint
 from lorakit.loss import LossSum
 from lorakit.ner import NerData
-from lorakit.parallel import whole
+from lorakit.sharded import whole
 from lorakit.training import Preempted
 
 from .test_training import quick, read_log, toy_sentences
