@@ -85,11 +85,15 @@ class Claims:
 
     def holder(self, device: str) -> str:
         """Who counts a device, for people."""
-        try:
-            pid, rank = (self.folder / re.sub(r"[^A-Za-z0-9.-]", "_", device)).read_text(encoding="ascii").split()[:2]
-        except (OSError, ValueError):
-            return "another process of the job"
-        return f"process {pid} (local rank {rank})"
+        path = self.folder / re.sub(r"[^A-Za-z0-9.-]", "_", device)
+        for _ in range(20):
+            try:
+                pid, rank = path.read_text(encoding="ascii").split()[:2]
+            except (OSError, ValueError):
+                time.sleep(0.01)  # it holds the lock and is about to write its name
+                continue
+            return f"process {pid} (local rank {rank})"
+        return "another process of the job"
 
     def leader_is_there(self) -> bool:
         """Whether the first local rank has taken its claims and still runs."""
