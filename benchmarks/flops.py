@@ -34,6 +34,7 @@ def predict_flops(
     lowest_layer: int = 0,
     may_merge: bool = False,
     one_attention_operator: bool = False,
+    pairs: int | None = None,
 ) -> int:
     """FLOPs of one step on a batch, from shapes alone.
 
@@ -43,10 +44,11 @@ def predict_flops(
         lowest_layer: first layer with LoRA.
         may_merge: lorakit's way while training in float32: a batch large enough is multiplied by W + s·BA.
         one_attention_operator: attention without dropout: one operator, whose backward makes the scores again.
+        pairs: of tokens whose score is computed, where these are not all that lie in a row: lorakit's attention.
     """
     tokens, hidden = rows * width, config.hidden_size
     sizes = (hidden, config.intermediate_size)
-    product = 2 * rows * width * width * hidden  # scores, or their product with the values
+    product = 2 * (pairs or rows * width * width) * hidden  # scores, or their product with the values
     ends = tuple(f".{target}" for target in targets or ())
     adapted = [name for name, *_ in MATRICES if ends and f".{name}".endswith(ends)]
     places = [place for name, place, *_ in MATRICES if name in adapted]
@@ -69,7 +71,7 @@ def predict_flops(
             wanted = {"query", "key", "value"}
         else:  # in the lowest layer only what is adapted asks the attention for a gradient
             wanted = {n.rsplit(".", 1)[1] for n in adapted if "self" in n} if layer == lowest[0] else set()
-        if one_attention_operator:
+        if one_attention_operator and pairs is None:
             total += 5 * product * bool(wanted)
         else:
             total += product * (len(wanted) + bool(wanted & {"query", "key"}))
@@ -79,8 +81,9 @@ def predict_flops(
 class Operations(TorchDispatchMode):
     """Counts what reaches the device: operators that make or write a tensor (no views), and their FLOPs.
 
-    On a GPU such an operator is one kernel launch or a few. torch's tables leave out addmm_, oneDNN's products and the
-    CPU's attention in one operator; they are counted as addmm, products and the GPU's attention are.
+    On a GPU such an operator is one kernel launch or a few. torch's tables leave out addmm_, baddbmm_, oneDNN's
+    products and the CPU's attention in one operator; they are counted as addmm, baddbmm, products and the GPU's
+    attention are.
     """
 
     def __init__(self) -> None:
@@ -93,8 +96,9 @@ class Operations(TorchDispatchMode):
         returned = function._schema.returns
         self.operators += not any(r.alias_info is not None and not r.alias_info.is_write for r in returned)
         packet = function.overloadpacket
-        if packet is torch.ops.aten.addmm_:
-            packet = torch.ops.aten.addmm
+        packet = {torch.ops.aten.addmm_: torch.ops.aten.addmm, torch.ops.aten.baddbmm_: torch.ops.aten.baddbmm}.get(
+            packet, packet
+        )
         if packet in flop_registry:
             self.flops += flop_registry[packet](*args, **kwargs, out_val=result)
         elif packet is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:

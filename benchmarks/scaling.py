@@ -23,7 +23,19 @@ import numpy as np
 from flops import MATRICES
 from matplotlib.figure import Figure
 from provenance import origin, origin_lines, shown_options, write_results
-from systems import ROOT, SHAPES, Clock, Job, by_lorakit, config_of, encode_job, flops_of, own_batches, tokenizer_of
+from systems import (
+    ROOT,
+    SHAPES,
+    Clock,
+    Job,
+    by_lorakit,
+    config_of,
+    encode_job,
+    flops_of,
+    own_batches,
+    own_shapes,
+    tokenizer_of,
+)
 from throughput import peak_bytes, read, reset_peak, resident_bytes
 
 from lorakit.encoding import encode
@@ -158,10 +170,11 @@ def made_sentences(words: list[str], count: int, length: int, seed: int) -> tupl
 def predict(point: Point) -> float:
     """FLOPs of a timed step; of the whole epoch where the corpus grows."""
     job = point.job
-    batches = own_batches(job, encode_job(job, job.sentences()))
+    encoded = encode_job(job, job.sentences())
+    batches = own_batches(job, encoded)
     whole = point.grows == "corpus"
     timed = batches if whole else batches[job.warmup :]
-    flops = flops_of(job, f"lorakit-{point.mode}", [tuple(batch.source.shape) for batch in timed])
+    flops = flops_of(job, f"lorakit-{point.mode}", own_shapes(job, encoded, timed))
     return flops if whole else flops / len(timed)
 
 

@@ -21,7 +21,8 @@ from flops import Operations, predict_flops
 from torch import nn
 
 import lorakit
-from lorakit.batching import Layout, Plan, epoch_steps, with_few_shapes
+from lorakit.attention import LONGEST, blocks_of
+from lorakit.batching import Layout, Plan, TokenTable, epoch_steps, with_few_shapes
 from lorakit.encoding import Encoded, encode
 from lorakit.models import load_token_classifier
 from lorakit.ner import NerData, Sentence
@@ -108,23 +109,27 @@ def make_model(job: Job) -> nn.Module:
         return RobertaForTokenClassification(config_of(job))
 
 
+# Rows and width of a batch; and, where lorakit's attention computes fewer than all of a row's, its pairs of tokens
+Shape = tuple[int, int] | tuple[int, int, int]
+
+
 @dataclass(frozen=True)
 class Given:
     """What a system was given in a run; tokens are real ones with the special ones, or computed ones with padding."""
 
-    shapes: list[tuple[int, int]]  # (rows, width) of the timed batches
+    shapes: list[Shape]  # of the timed batches
     real: int  # tokens of the timed batches
     whole: int  # the warm-up's, too: the same for all systems
 
     @classmethod
-    def of(cls, job: Job, batches: Sequence[tuple[int, tuple[int, int]]]) -> "Given":
+    def of(cls, job: Job, batches: Sequence[tuple[int, Shape]]) -> "Given":
         """From the real tokens and the shape of every batch, in order."""
         timed = batches[job.warmup : job.warmup + job.steps]
         return cls([shape for _, shape in timed], sum(real for real, _ in timed), sum(real for real, _ in batches))
 
     @property
     def computed(self) -> int:
-        return sum(rows * width for rows, width in self.shapes)
+        return sum(rows * width for rows, width, *_ in self.shapes)
 
 
 class Clock:
@@ -243,11 +248,13 @@ def by_lorakit(job: Job, clock: Clock, mode: str) -> Given:
     )
     data = NerData(job.sentences(), (), (), job.labels, "benchmark")
     result = lorakit.train(model, tokenizer_of(job), data, config, observe=lambda: (clock.step(clock.every), {})[1])
-    batches = own_batches(job, encode_job(job, job.sentences()))
+    encoded = encode_job(job, job.sentences())
+    batches = own_batches(job, encoded)
     expected = (sum(batch.tokens for batch in batches), sum(batch.computed_tokens for batch in batches))
     if expected != (result.train_tokens, result.computed_tokens):
         raise RuntimeError("the batches that lorakit trained on are not those that its order says")
-    return Given.of(job, [(batch.tokens, tuple(batch.source.shape)) for batch in batches])
+    shapes = own_shapes(job, encoded, batches)
+    return Given.of(job, [(batch.tokens, shape) for batch, shape in zip(batches, shapes, strict=True)])
 
 
 def by_trainer(job: Job, clock: Clock, mode: str) -> Given:
@@ -411,12 +418,26 @@ def own_batches(job: Job, encoded: Encoded) -> list[Plan]:
     return [micro for step in steps for micro in step.micros]
 
 
-def shapes_of(job: Job, system: str) -> tuple[list[tuple[int, int]], int]:
-    """(rows, width) of the batches of an epoch over up to 4,096 sentences of the corpus, and their real tokens."""
+def own_shapes(job: Job, encoded: Encoded, batches: Sequence[Plan]) -> list[Shape]:
+    shapes: list[Shape] = [tuple(batch.source.shape) for batch in batches]
+    if torch.cuda.is_available() or job.precision != "fp32" or job.train_config.get("compile"):
+        return shapes  # attention is torch's
+    layout = Layout(2, 1)
+    table = TokenTable(encoded, layout)
+    for number, batch in enumerate(batches):
+        rows, width = shapes[number]
+        blocks = blocks_of(layout.inputs(table.batch(batch))["attention_mask"], rows, 1, width)
+        if job.dropout or blocks.longest <= LONGEST:
+            shapes[number] = (rows, width, blocks.scores)
+    return shapes
+
+
+def shapes_of(job: Job, system: str) -> tuple[list[Shape], int]:
+    """Shapes of the batches of an epoch over up to 4,096 sentences of the corpus, and their real tokens."""
     chosen = np.random.default_rng(job.seed + 1).permutation(len(job.train))[:4096]
     encoded = encode_job(job, [job.train[i] for i in chosen])
     if system.startswith("lorakit"):
-        shapes = [tuple(batch.source.shape) for batch in own_batches(job, encoded)]
+        shapes = own_shapes(job, encoded, own_batches(job, encoded))
     else:
         chunks = np.split(encoded.lengths, range(job.batch_size, len(encoded), job.batch_size))
         multiple = 1 if job.precision == "fp32" else 8
@@ -424,26 +445,28 @@ def shapes_of(job: Job, system: str) -> tuple[list[tuple[int, int]], int]:
     return shapes, int(encoded.lengths.sum())
 
 
-def flops_of(job: Job, system: str, shapes: Sequence[tuple[int, int]]) -> int:
+def flops_of(job: Job, system: str, shapes: Sequence[Shape]) -> int:
     """FLOPs of steps on batches of these shapes, by the arithmetic of flops.py."""
     return sum(
         predict_flops(
             config_of(job),
-            *shape,
+            rows,
+            width,
+            pairs=pairs[0] if pairs else None,
             targets=job.target_modules if SYSTEMS[system][2] == "lora" else None,
             r=job.r,
             lowest_layer=job.lowest_layer,
             may_merge=system.startswith("lorakit") and job.precision == "fp32" and not job.lora_dropout,
             one_attention_operator=not job.dropout,
         )
-        for shape in shapes
+        for rows, width, *pairs in shapes
     )
 
 
 def predict_cost(job: Job, system: str) -> dict[str, float]:
     """FLOPs a step and the padding factor, from the shapes alone."""
     shapes, real = shapes_of(job, system)
-    tokens = sum(rows * width for rows, width in shapes)
+    tokens = sum(rows * width for rows, width, *_ in shapes)
     return {
         "flops": flops_of(job, system, shapes) / len(shapes),
         "padding": tokens / real,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lorakit.onednn import PLAIN, nothing_transforms
+from lorakit.autograd import PLAIN, nothing_transforms
 
 
 @contextmanager

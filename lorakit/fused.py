@@ -9,14 +9,12 @@ With many tokens the sum W + scale·BA is cheaper than the update's own output (
 operations, forward and once more in backward, instead of 2·tokens·r·(in + out) and a pass over the output.
 """
 
-from collections.abc import Callable
-from functools import wraps
-
 import torch
 from torch import Tensor
 
+from lorakit.autograd import PLAIN, no_view, nothing_transforms, once
 from lorakit.dropout import keep_mask
-from lorakit.onednn import PLAIN, linear, matmul, nothing_transforms, transposed_matmul
+from lorakit.onednn import linear, matmul, transposed_matmul
 
 
 def can_fuse(x: Tensor, weight: Tensor, A: Tensor) -> bool:
@@ -77,32 +75,14 @@ def merging_pays(tokens: int, inputs: int, outputs: int) -> bool:
     return tokens * (inputs + outputs) > 2 * inputs * outputs
 
 
-def no_view(y: Tensor) -> Tensor:
-    """y as a tensor of its own, without a copy: of a Function's output that is a view autograd refuses `y /= 2`."""
-    return torch.ops.aten._unsafe_view(y, y.shape)
-
-
 def _rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1])  # not view: a gradient need not be contiguous
 
 
-def _once(backward: Callable[..., tuple]) -> Callable[..., tuple]:
-    """For a backward that cannot be differentiated: raise where a graph of it is asked for.
-
-    torch's `once_differentiable` raises only if the second backward comes to it: `torch.autograd.grad` of a loss plus a
-    gradient penalty reaches A through the loss and leaves the penalty's part out in silence.
-    """
-
-    @wraps(backward)
-    def checked(ctx, *grads: Tensor) -> tuple:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "double backward (create_graph=True) through a LoRA layer: its backward can be differentiated only as "
-                "plain operations, which torch.func.grad and torch.compile use"
-            )
-        return backward(ctx, *grads)
-
-    return checked
+_once = once(
+    "a LoRA layer",
+    "its backward can be differentiated only as plain operations, which torch.func.grad and torch.compile use",
+)
 
 
 class _Branch(torch.autograd.Function):

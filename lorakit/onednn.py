@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorakit.autograd import PLAIN, nothing_transforms
+
 SWITCH = "LORAKIT_ONEDNN"  # 1: always, 0: never; otherwise where it pays
-PLAIN = (Tensor, nn.Parameter)
 LEAST_WORK = 32**3  # multiplications; below it the call costs more than the product
 
 _open = 0  # contexts of faster_products in this process
@@ -111,15 +112,6 @@ def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and x.numel() * weight.shape[0] >= LEAST_WORK
         and not torch.is_autocast_enabled("cpu")
         and nothing_transforms()
-    )
-
-
-def nothing_transforms() -> bool:
-    """Whether operations run as written: outside torch.compile, torch.func and forward-mode AD."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lorakit.attention import faster_attention
 from lorakit.batching import (
     Layout,
     Plan,
@@ -222,7 +223,8 @@ def _tag(
     )
     probabilities = torch.zeros(len(classes), device=device)
     loss = torch.zeros((), device=device, dtype=torch.float64)
-    with faster_products(model), modes_kept(model), torch.no_grad():  # not inference_mode: FSDP2 could not gather
+    products, attention = faster_products(model), faster_attention(model)
+    with products, attention, modes_kept(model), torch.no_grad():  # not inference_mode: FSDP2 could not gather
         model.eval()
         for done, (plan, places) in enumerate(zip(split.batches, split.starts, strict=True), start=1):
             batch, places = table.batch(plan), places.to(device)

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lorakit.attention import faster_attention
 from lorakit.batching import (
     Batch,
     Layout,
@@ -189,7 +190,7 @@ def train(
         model.to(device())
         layout, encoded = layout_for(model, config.packing), encode_tagged(model, tokenizer, data.train)
         stopping = StopRequest(active=config.output_dir is not None)
-        with faster_products(model), faster_dropout(model), stopping as stop:
+        with faster_products(model), faster_dropout(model), faster_attention(model), stopping as stop:
             return _Run(model, tokenizer, data, config, observe, layout, encoded, stop).run()
 
 

@@ -1,5 +1,7 @@
 """Evaluation gives what a plain loop gives, prepares a split once, and does not wait for the device in between."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,11 @@ from torch.nn import functional as F
 
 import lorakit
 from lorakit import tagging
+from lorakit.attention import faster_attention
 from lorakit.batching import TokenTable, layout_for, sorted_batches
 from lorakit.metrics import score
 from lorakit.ner import Sentence
+from lorakit.onednn import faster_products
 
 from .tiny import LABELS
 from .waits import Waits
@@ -38,7 +42,7 @@ def test_equals_a_plain_loop_to_the_last_bit(tiny_model, tokenizer, sentences, p
     layout = layout_for(model, packing)
     encoded = tagging.encode_tagged(model, tokenizer, sentences)
     classes, loss = torch.zeros(int(encoded.sentence_lengths.sum()), dtype=torch.long), 0.0
-    with torch.no_grad():
+    with torch.no_grad(), faster_products(model), faster_attention(model):
         for batch in map(TokenTable(encoded, layout).batch, sorted_batches(encoded, layout, 300)):
             logits = model(**layout.inputs(batch))[0]
             starts = batch.words >= 0
@@ -80,7 +84,8 @@ def test_sentences_without_words_are_no_words_to_score(tiny_model, tokenizer):
     assert lorakit.predict(tiny_model(), tokenizer, [[], []]) == [[], []]
 
 
-def test_the_host_waits_for_the_device_once_a_split(tiny_model, tokenizer, sentences):
+def test_the_host_waits_for_the_device_once_a_split(tiny_model, tokenizer, sentences, monkeypatch):
+    monkeypatch.setattr(tagging, "faster_attention", nullcontext)  # it is for CPUs, where nobody waits
     model = tiny_model()
     split = tagging.encode_split(model, tokenizer, sentences, layout_for(model))
     assert len(split.batches) > 5
