@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from lorakit.fused import merging_pays
+from lorakit.fused import merging_pays, sum_is_kept
 
 # name, place in the layer (what comes earlier is lower), and whether its input and output are the wide side
 MATRICES = (
@@ -63,7 +63,8 @@ def predict_flops(
                 continue
             down, up = 2 * tokens * r * size_in, 2 * tokens * r * size_out
             if may_merge and merging_pays(tokens, size_in, size_out):
-                total += 2 * size_in * size_out * r * (1 + needs_dx) + 2 * down + 2 * up
+                sums = 1 + (needs_dx and not sum_is_kept(size_in, size_out))
+                total += 2 * size_in * size_out * r * sums + 2 * down + 2 * up
             else:
                 total += 2 * down + 3 * up + needs_dx * down  # xA, (xA)B; gB, dA, dB; dx
         total += 2 * product
@@ -104,7 +105,8 @@ class Operations(TorchDispatchMode):
         elif packet is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
             self.flops += sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
         elif str(packet) == "mkldnn._linear_pointwise":  # x (…, in), weight (out, in): lorakit's products on some CPUs
-            self.flops += 2 * args[0].numel() * args[1].shape[0]
+            weight = args[2] if function._overloadname == "binary" else args[1]
+            self.flops += 2 * args[0].numel() * weight.shape[0]
         elif packet is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
             self.flops += sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4]))
         return result

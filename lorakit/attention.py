@@ -227,7 +227,10 @@ class _Attention(torch.autograd.Function):
         return no_view(_give_back(out, blocks, query.shape))
 
     @staticmethod
-    @once("lorakit's attention", "outside training and evaluation it is torch's, which can be differentiated again")
+    @once(
+        "double backward (create_graph=True) through lorakit's attention: outside training and evaluation it is "
+        "torch's, which can be differentiated again"
+    )
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, probabilities, mask = ctx.saved_tensors
         blocks, factor, scale = ctx.blocks, ctx.factor, ctx.scale

@@ -23,8 +23,8 @@ def no_view(y: Tensor) -> Tensor:
     return torch.ops.aten._unsafe_view(y, y.shape)
 
 
-def once(what: str, way_out: str) -> Callable[[Callable[..., tuple]], Callable[..., tuple]]:
-    """For a backward that cannot be differentiated: raise where a graph of it is asked for.
+def once(message: str) -> Callable[[Callable[..., tuple]], Callable[..., tuple]]:
+    """For a backward that cannot be differentiated: raise, with this message, where a graph of it is asked for.
 
     torch's `once_differentiable` raises only if the second backward comes to it: `torch.autograd.grad` of a loss plus a
     gradient penalty reaches a weight through the loss and leaves the penalty's part out in silence.
@@ -34,7 +34,7 @@ def once(what: str, way_out: str) -> Callable[[Callable[..., tuple]], Callable[.
         @wraps(backward)
         def checked(ctx, *grads: Tensor) -> tuple:
             if torch.is_grad_enabled():
-                raise RuntimeError(f"double backward (create_graph=True) through {what}: {way_out}")
+                raise RuntimeError(message)
             return backward(ctx, *grads)
 
         return checked

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from lorakit.autograd import PLAIN, no_view, nothing_transforms, once
 from lorakit.dropout import keep_mask
-from lorakit.onednn import linear, matmul, transposed_matmul
+from lorakit.onednn import add_matmul, linear, matmul, transposed_matmul
+
+SMALL = 2**18  # numbers; 1 MiB in float32
 
 
 def can_fuse(x: Tensor, weight: Tensor, A: Tensor) -> bool:
@@ -75,13 +77,18 @@ def merging_pays(tokens: int, inputs: int, outputs: int) -> bool:
     return tokens * (inputs + outputs) > 2 * inputs * outputs
 
 
+def sum_is_kept(inputs: int, outputs: int) -> bool:
+    """Whether a layer's sum is kept for backward: of small ones the calls to make it again cost more than memory."""
+    return inputs * outputs <= SMALL
+
+
 def _rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1])  # not view: a gradient need not be contiguous
 
 
 _once = once(
-    "a LoRA layer",
-    "its backward can be differentiated only as plain operations, which torch.func.grad and torch.compile use",
+    "double backward (create_graph=True) through a LoRA layer: its backward can be differentiated only as plain "
+    "operations, which torch.func.grad and torch.compile use"
 )
 
 
@@ -153,7 +160,7 @@ class _Branch(torch.autograd.Function):
 
 
 class _Merged(torch.autograd.Function):
-    """The output of the sum of weight and update; the sum is made again in backward rather than kept."""
+    """The output of the sum of weight and update; a large sum is made again in backward rather than kept."""
 
     @staticmethod
     def forward(
@@ -167,14 +174,16 @@ class _Merged(torch.autograd.Function):
         A0: Tensor | None,
         B0: Tensor | None,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, A, B, A0, B0)
+        total = _sum(weight, A, B, scaling, A0, B0)
+        keep = ctx.needs_input_grad[0] and sum_is_kept(*weight.shape)
+        ctx.save_for_backward(x, weight, A, B, A0, B0, total if keep else None)
         ctx.scaling = scaling
-        return no_view(linear(x, _sum(weight, A, B, scaling, A0, B0), bias))
+        return no_view(linear(x, total, bias))
 
     @staticmethod
     @_once
     def backward(ctx, grad: Tensor) -> tuple:
-        x, weight, A, B, A0, B0 = ctx.saved_tensors
+        x, weight, A, B, A0, B0, total = ctx.saved_tensors
         need_x, _, need_bias, need_A, need_B, *_ = ctx.needs_input_grad
         g, rows = _rows(grad), _rows(x)
         dx = dbias = dA = dB = None
@@ -183,7 +192,8 @@ class _Merged(torch.autograd.Function):
         if need_B:
             dB = transposed_matmul(g, matmul(rows, A.T)).mul_(ctx.scaling)
         if need_x:
-            dx = matmul(g, _sum(weight, A, B, ctx.scaling, A0, B0)).view(x.shape)
+            total = _sum(weight, A, B, ctx.scaling, A0, B0) if total is None else total
+            dx = matmul(g, total).view(x.shape)
         if need_bias:
             dbias = g.sum(0)
         return dx, None, dbias, dA, dB, None, None, None
@@ -197,7 +207,7 @@ def _sum(weight: Tensor, A: Tensor, B: Tensor, scaling: float, A0: Tensor | None
     if not weight.is_contiguous():  # Conv1D's, seen transposed: the sum lies in memory as the weight does
         transposed = (None, None) if A0 is None else (B0.T, A0.T)
         return _sum(weight.T, B.T, A.T, scaling, *transposed).T
-    if A0 is None:
-        return torch.addmm(weight, B, A, alpha=scaling)
-    # the difference first: a fresh update is exactly its start, and the sum exactly the weight
-    return torch.add(weight, matmul(B, A).sub_(matmul(B0, A0)), alpha=scaling)
+    if A0 is not None:
+        # BA - B₀A₀ as (B - B₀)A + B₀(A - A₀): one product, and of a fresh update exactly zero
+        B, A = torch.cat([B - B0, B0], 1), torch.cat([A, A - A0])
+    return add_matmul(weight, B, A, scaling)

@@ -177,7 +177,22 @@ def test_it_keeps_x_once_and_a_mask_of_one_byte() -> None:
     x, xA, mask = 256 * 64 * 4, 256 * 4 * 4, 256 * 64
     assert saved_bytes(0.0) == x + xA
     assert saved_bytes(0.5) <= x + xA + mask + 8
-    assert saved_bytes(0.0, merged=True) == x
+    assert saved_bytes(0.0, merged=True) == x + 64 * 64 * 4  # the sum, for it is small
+
+
+def test_large_sums_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "SMALL", 64 * 64 - 1)
+    assert saved_bytes(0.0, merged=True) == 256 * 64 * 4
+
+
+@pytest.mark.parametrize("small", [0, 2**18])
+def test_gradients_do_not_depend_on_what_is_kept(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
+    monkeypatch.setattr(fused, "SMALL", small)
+    x, *rest = tensors((40,), 16, 24, 4, dtype=torch.float64)
+    found = torch.autograd.grad(lora_linear(x, *rest, 2.0, merged=True).pow(3).sum(), (x, *rest[1:]))
+    expected = torch.autograd.grad(plain(x, *rest, 2.0).pow(3).sum(), (x, *rest[1:]))
+    for mine, its in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-10, atol=1e-12)
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)

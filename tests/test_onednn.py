@@ -72,6 +72,23 @@ def test_values_and_gradients_are_torchs(shape, inputs, outputs, bias, transpose
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max() + 1))
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(rows=st.integers(1, 70), inner=st.integers(1, 20), columns=st.integers(1, 70), factor=st.floats(-3, 3))
+def test_a_product_is_added_in_one_call_and_zero_adds_nothing(rows, inner, columns, factor) -> None:
+    generator = torch.Generator().manual_seed(1)
+    c, a, b = (torch.randn(size, generator=generator) for size in ((rows, columns), (rows, inner), (inner, columns)))
+    given_c, expected = c.clone(), torch.addmm(c, a, b, alpha=factor)
+    onednn._open += 1
+    least, onednn.LEAST_WORK = onednn.LEAST_WORK, 1
+    try:
+        assert calls(lambda: onednn.add_matmul(c, a, b, factor)) == {"onednn": 1, "torch": 0}
+        found, same = onednn.add_matmul(c, a, b, factor), onednn.add_matmul(c, a, torch.zeros_like(b), factor)
+    finally:
+        onednn._open, onednn.LEAST_WORK = onednn._open - 1, least
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    assert torch.equal(same, c) and torch.equal(c, given_c)
+
+
 @pytest.mark.parametrize("lora", [False, True])
 def test_every_product_of_a_step_is_onednns(lora: bool) -> None:
     net, x = model(), torch.randn(50, 48)
