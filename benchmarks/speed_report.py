@@ -140,6 +140,11 @@ def report(summary: dict[str, Any]) -> str:
             "- lorakit computes float32 products by oneDNN on this CPU, the others by what torch calls itself (MKL);"
             " LORAKIT_ONEDNN=0 takes that difference away."
         )
+    if not summary["gpu"]:
+        lines.append(
+            "- Packed sentences see themselves only; in float32 on a CPU lorakit computes no score between two of them,"
+            " so its FLOPs hold fewer than rows and widths say."
+        )
     lines += [
         f"- Dropout of the base {job['dropout']:g}, of LoRA {job['lora_dropout']:g}, in all systems; LoRA r={job['r']}"
         f" on {', '.join(job['target_modules'])}; {job['rounds']} rounds of {job['steps']} timed steps after"
@@ -152,7 +157,8 @@ def report(summary: dict[str, Any]) -> str:
             "what torch allocated on the GPU."
             if summary["gpu"]
             else "the process's resident peak (VmHWM) in its first round, less what it held before it made its model"
-            " (Python, libraries, the corpus); the whole process is beside it."
+            " (Python, the corpus, and the libraries, all of which the training of a tiny model has loaded); the whole"
+            " process is beside it."
         ),
         "- Start-up is from the call to the end of the warm-up steps, making the model included; loading Python's"
         " libraries is not in it. Compilation, where it is on, is.",

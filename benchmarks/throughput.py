@@ -9,8 +9,8 @@ in one round and backwards in the next. A round has sentences of its own, the sa
 arithmetic predicts, then what was measured. The base has random weights (no hub is needed) and reads the embedded
 tokenizer's subwords, of which a word has another number than roberta-base's.
 Writes benchmarks/results/NAME.json, .md and .png; NAME is throughput, or throughput-mini for the embedded base. Peak
-memory on a CPU is the process's resident peak (VmHWM) in its first round less what it held before it made its model; on
-a GPU what torch allocated. Energy without a sensor is an estimate and is called so.
+memory on a CPU is the process's resident peak (VmHWM) in its first round less what it held before it made its model,
+after a tiny one was trained; on a GPU what torch allocated. Energy without a sensor is an estimate and is called so.
 """
 
 import argparse
@@ -259,6 +259,10 @@ class System:
 
     def train(self, number: int) -> dict[str, Any]:
         job = replace(self.job, seed=self.job.seed + number)
+        if self.alone and self.fresh and not torch.cuda.is_available():  # what loads at first use is no one's memory
+            tiny = replace(job, shape="tiny", batch_size=2, warmup=1, steps=1, lowest_layer=0)
+            self.run(tiny, Clock(tiny))
+            release_memory()
         base = resident_bytes()
         reset_peak()
         with lorakit.EnergyMeter() as meter:
