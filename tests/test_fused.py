@@ -200,7 +200,7 @@ def test_gradients_do_not_depend_on_what_is_kept(monkeypatch: pytest.MonkeyPatch
 def test_masks_have_any_size_and_a_factor_that_fits(p: float, size: int) -> None:
     torch.manual_seed(0)
     mask, factor = keep_mask(torch.zeros(size), p)
-    assert mask.shape == (size,) and mask.dtype == torch.bool and mask.element_size() == 1
+    assert mask.shape == (size,) and mask.element_size() == 1 and set(mask.tolist()) <= {0, 1}
     assert 1 / factor == pytest.approx(1 - p, abs=2**-16)
     assert math.isfinite(factor)
 
