@@ -34,6 +34,7 @@ from lorakit.models import load_token_classifier
 from lorakit.ner import NerData, Sentence
 from lorakit.page import write_page
 from lorakit.preemption import Preempted
+from lorakit.prefix import constant_layers
 from lorakit.report import comparison_record, mode_record, write_comparison
 
 MINI = Path(__file__).parent / "mini"
@@ -126,6 +127,8 @@ def build(mode: str, data: NerData, arguments: argparse.Namespace) -> tuple[Any,
         return model, tokenizer, None
     adapter = lora_options(arguments)
     lorakit.apply_lora(model, **adapter, seed=arguments.seed)
+    if arguments.cache_prefix:
+        constant_layers(model)  # what cannot be kept shows before the training
     return model, tokenizer, {**adapter, "peft_total_parameters": peft_total(model)}
 
 

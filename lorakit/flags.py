@@ -78,6 +78,9 @@ def add_lora_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--lora-dropout", type=float, default=0.0, metavar="X", help="default: %(default)s")
     add("--target-modules", nargs="+", default=["all-linear"], metavar="NAME", help="default: all-linear")
+    add(
+        "--layers-to-transform", nargs="+", type=int, metavar="N", help="adapt these layers only, from 0 (default: all)"
+    )
     add("--bias", choices=("none", "all", "lora_only"), default="all", help="biases LoRA trains (default: %(default)s)")
 
 
@@ -90,6 +93,11 @@ def add_training_flags(parser: argparse.ArgumentParser, dropout: str = "its own"
     add_precision_flag(parser)
     add("--strategy", choices=("ddp", "fsdp"), default="ddp", help="of several processes: replicate or shard the model")
     add("--compile", action="store_true", help="torch.compile the steps: some minutes first, then less time a step")
+    add(
+        "--cache-prefix",
+        action="store_true",
+        help="LoRA on top layers: compute those below once, keep their output; needs --dropout 0, no --bias all",
+    )
     add("--seed", type=int, default=0, help="default: %(default)s")
 
 
@@ -124,6 +132,7 @@ def lora_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "target_modules": targets[0] if len(targets) == 1 else targets,
         "bias": arguments.bias,
         "init_lora_weights": True if init == "kaiming" else init,
+        **({"layers_to_transform": arguments.layers_to_transform} if arguments.layers_to_transform else {}),
     }
 
 
@@ -151,6 +160,7 @@ def train_config(
         resume=arguments.resume,
         strategy=arguments.strategy,
         compile=arguments.compile,
+        cache_prefix=arguments.cache_prefix and mode == "lora",
         log_to=tuple(arguments.log_to),
     )
 

@@ -37,9 +37,8 @@ class FrozenPrefix:
     def __init__(
         self, model: nn.Module, encoded: Encoded, layout: Layout, autocast: Callable[[], AbstractContextManager[Any]]
     ) -> None:
-        embeddings, self.layers = _parts(model)
-        self.depth = _depth(embeddings, self.layers)
-        _refuse_dropout(embeddings, self.layers[: self.depth])
+        self.layers = _parts(model)[1]
+        self.depth = constant_layers(model)
         self.returns_tuple = False
         self.hidden = self._fill(model, encoded, layout, autocast)
 
@@ -95,6 +94,18 @@ class FrozenPrefix:
                 hook.remove()
         assert found is not None, "a corpus to train on has a window"
         return found
+
+
+def constant_layers(model: nn.Module) -> int:
+    """How many encoder layers at the bottom always give the same output for a sentence: what could be kept.
+
+    Raises:
+        ValueError: none does; the message names what changes it and the way out.
+    """
+    embeddings, layers = _parts(model)
+    depth = _depth(embeddings, layers)
+    _refuse_dropout(embeddings, layers[:depth])
+    return depth
 
 
 def _parts(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:

@@ -141,6 +141,19 @@ def test_a_clock_that_missed_steps_says_so(benchmarks):
         clock.cost()
 
 
+def test_every_cpu_path_has_a_row(benchmarks, tmp_path, capsys):
+    import cpu
+
+    options = ["--dataset", "embedded", "--shape", "tiny", "--steps", "2", "--repeats", "1", "--batch-size", "4"]
+    cpu.main([*options, "--dropout", "0", "--output-dir", str(tmp_path)])
+    text = (tmp_path / "cpu-no-dropout.md").read_text()
+    assert text in capsys.readouterr().out
+    found = json.loads((tmp_path / "cpu-no-dropout.json").read_text())
+    assert [row["path"] for row in found["steps"]] == list(cpu.PATHS)
+    assert all(row[mode] > 0 for row in found["steps"] for mode in ("LoRA", "full"))
+    assert all(rate > 0 for row in found["products"] for rate in row["gflops"].values())
+
+
 def test_scaling_predicts_every_point_and_draws_it(benchmarks, tmp_path, capsys):
     import scaling
 

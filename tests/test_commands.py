@@ -66,6 +66,17 @@ def test_train_writes_what_the_other_commands_take(run):
 
 
 @pytest.mark.parametrize("mode", ["full", "lora"])
+def test_top_layers_alone_are_adapted_and_those_below_kept(corpus, tmp_path):
+    options = ["--layers-to-transform", "2", "3", "--cache-prefix", "--bias", "none", "--dropout", "0", "--epochs", "1"]
+    base = ["train", "--model", MINI, "--dataset", str(corpus), "--mode", "lora", "--output-dir", str(tmp_path)]
+    assert main([*base, *options]) == 0
+    kept = [line for line in map(json.loads, (tmp_path / "metrics.jsonl").open()) if line["event"] == "cache_prefix"]
+    assert [line["layers"] for line in kept] == [2]
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["layers_to_transform"] == [2, 3]
+    assert json.loads((tmp_path / "comparison.json").read_text())
+
+
 def test_what_was_saved_scores_as_it_did_at_the_end_of_training(run, corpus, mode, tmp_path, capsys):
     scores = tmp_path / "new" / "scores.json"
     assert main(["evaluate", *saved(run, mode), "--dataset", str(corpus), "--json", str(scores)]) == 0
@@ -239,6 +250,12 @@ def test_help_of_each_energy_command_shows_an_example(command, capsys):
         (["train", "--model", MINI, "--dataset", "CORPUS", "--accumulate", "0"], "accumulate is 0"),
         (["train", "--model", MINI, "--dataset", "CORPUS", "--output-dir", "CORPUS/test.json/x"], "cannot be written"),
         (["train", "--epoch", "3"], "lorakit train: error: "),
+        (["train", "--model", MINI, "--dataset", "CORPUS", "--layers-to-transform", "9"], "layers_to_transform"),
+        (["train", "--model", MINI, "--dataset", "CORPUS", "--cache-prefix"], "(LoRA: bias other than 'all')"),
+        (
+            ["train", "--model", MINI, "--dataset", "CORPUS", "--cache-prefix", "--bias", "none"],
+            "layer 0 is trained, so no layer is constant",
+        ),
         (["evaluate", "--dataset", "CORPUS"], "give --adapter FOLDER_OR_ID, or --model FOLDER_OR_ID"),
         (["evaluate", "--adapter", "LORA", "--dataset", "CORPUS/train.json"], "has no test set; it has train"),
         (["predict", "--adapter", "./nowhere", "x"], "no adapter folder nowhere"),
