@@ -65,18 +65,19 @@ def test_train_writes_what_the_other_commands_take(run):
     assert lora["test"]["f1"] > 0.5  # else the tests below compare nothing
 
 
-@pytest.mark.parametrize("mode", ["full", "lora"])
 def test_top_layers_alone_are_adapted_and_those_below_kept(corpus, tmp_path):
     options = ["--layers-to-transform", "2", "3", "--cache-prefix", "--bias", "none", "--dropout", "0", "--epochs", "1"]
-    base = ["train", "--model", MINI, "--dataset", str(corpus), "--mode", "lora", "--output-dir", str(tmp_path)]
+    base = ["train", "--model", str(MINI), "--dataset", str(corpus), "--mode", "lora", "--output-dir", str(tmp_path)]
     assert main([*base, *options]) == 0
-    kept = [line for line in map(json.loads, (tmp_path / "metrics.jsonl").open()) if line["event"] == "cache_prefix"]
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    kept = [line for line in lines if line["event"] == "cache_prefix"]
     assert [line["layers"] for line in kept] == [2]
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["layers_to_transform"] == [2, 3]
     assert json.loads((tmp_path / "comparison.json").read_text())
 
 
+@pytest.mark.parametrize("mode", ["full", "lora"])
 def test_what_was_saved_scores_as_it_did_at_the_end_of_training(run, corpus, mode, tmp_path, capsys):
     scores = tmp_path / "new" / "scores.json"
     assert main(["evaluate", *saved(run, mode), "--dataset", str(corpus), "--json", str(scores)]) == 0
