@@ -20,7 +20,7 @@ from lorakit.autograd import PLAIN, no_view, nothing_transforms, once
 from lorakit.dropout import keep_mask
 
 LONGEST = 256  # of a block; beyond it torch's flash attention is as fast, and keeps no scores
-LOOSEST = 1.5  # a group's longest block over its shortest: at most so much is computed in vain
+LOOSEST = 1.5  # a group's longest block over its shortest: at most 2.25 times a block's own scores are computed
 SHORTEST = 16  # below it blocks are all grouped together: a call costs more than its products
 
 

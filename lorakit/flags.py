@@ -81,7 +81,9 @@ def add_lora_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--layers-to-transform", nargs="+", type=int, metavar="N", help="adapt these layers only, from 0 (default: all)"
     )
-    add("--bias", choices=("none", "all", "lora_only"), default="none", help="biases LoRA trains (default: %(default)s)")
+    add(
+        "--bias", choices=("none", "all", "lora_only"), default="none", help="biases LoRA trains (default: %(default)s)"
+    )
 
 
 def add_training_flags(parser: argparse.ArgumentParser, dropout: str = "its own") -> None:

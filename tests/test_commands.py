@@ -66,7 +66,8 @@ def test_train_writes_what_the_other_commands_take(run):
 
 
 def test_top_layers_alone_are_adapted_and_those_below_kept(corpus, tmp_path):
-    options = ["--layers-to-transform", "2", "3", "--cache-prefix", "--bias", "none", "--dropout", "0", "--epochs", "1"]
+    options = ["--target-modules", "query", "dense", "--layers-to-transform", "2", "3"]
+    options += ["--cache-prefix", "--dropout", "0", "--epochs", "1"]
     base = ["train", "--model", str(MINI), "--dataset", str(corpus), "--mode", "lora", "--output-dir", str(tmp_path)]
     assert main([*base, *options]) == 0
     lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
@@ -252,9 +253,12 @@ def test_help_of_each_energy_command_shows_an_example(command, capsys):
         (["train", "--model", MINI, "--dataset", "CORPUS", "--output-dir", "CORPUS/test.json/x"], "cannot be written"),
         (["train", "--epoch", "3"], "lorakit train: error: "),
         (["train", "--model", MINI, "--dataset", "CORPUS", "--layers-to-transform", "9"], "layers_to_transform"),
-        (["train", "--model", MINI, "--dataset", "CORPUS", "--cache-prefix"], "(LoRA: bias other than 'all')"),
         (
-            ["train", "--model", MINI, "--dataset", "CORPUS", "--cache-prefix", "--bias", "none"],
+            ["train", "--model", MINI, "--dataset", "CORPUS", "--cache-prefix", "--bias", "all"],
+            "(LoRA: bias other than 'all')",
+        ),
+        (
+            ["train", "--model", MINI, "--dataset", "CORPUS", "--cache-prefix"],
             "layer 0 is trained, so no layer is constant",
         ),
         (["evaluate", "--dataset", "CORPUS"], "give --adapter FOLDER_OR_ID, or --model FOLDER_OR_ID"),
