@@ -73,9 +73,8 @@ def test_top_layers_alone_are_adapted_and_those_below_kept(corpus, tmp_path):
     lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     kept = [line for line in lines if line["event"] == "cache_prefix"]
     assert [line["layers"] for line in kept] == [2]
-    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert config["layers_to_transform"] == [2, 3]
-    assert json.loads((tmp_path / "comparison.json").read_text())
+    record = json.loads((tmp_path / "comparison.json").read_text())
+    assert record["modes"]["lora"]["adapter"]["layers_to_transform"] == [2, 3]
 
 
 @pytest.mark.parametrize("mode", ["full", "lora"])
