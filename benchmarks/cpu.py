@@ -10,7 +10,6 @@ or cpu-no-dropout.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from provenance import origin, origin_lines
+from provenance import origin, origin_lines, write_results
 from systems import ROOT, Job, encode_job, make_model, own_batches
 from throughput import read
 
@@ -59,12 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "products": [product_row(*shape, options.repeats) for shape in SHAPES],
         "steps": step_rows(options),
     }
-    text = report(summary, options)
-    print(text)
-    name = "cpu" if options.dropout else "cpu-no-dropout"
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    (options.output_dir / f"{name}.md").write_text(text, encoding="utf-8")
-    (options.output_dir / f"{name}.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    options.name = "cpu" if options.dropout else "cpu-no-dropout"
+    write_results(options, summary, report(summary, options))
     return 0
 
 

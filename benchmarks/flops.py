@@ -23,6 +23,7 @@ MATRICES = (
     ("intermediate.dense", 2, False, True),
     ("output.dense", 3, True, False),
 )
+IN_PLACE = {torch.ops.aten.addmm_: torch.ops.aten.addmm, torch.ops.aten.baddbmm_: torch.ops.aten.baddbmm}
 
 
 def predict_flops(
@@ -97,9 +98,7 @@ class Operations(TorchDispatchMode):
         returned = function._schema.returns
         self.operators += not any(r.alias_info is not None and not r.alias_info.is_write for r in returned)
         packet = function.overloadpacket
-        packet = {torch.ops.aten.addmm_: torch.ops.aten.addmm, torch.ops.aten.baddbmm_: torch.ops.aten.baddbmm}.get(
-            packet, packet
-        )
+        packet = IN_PLACE.get(packet, packet)
         if packet in flop_registry:
             self.flops += flop_registry[packet](*args, **kwargs, out_val=result)
         elif packet is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:

@@ -41,14 +41,18 @@ def shown_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_results(
-    options: argparse.Namespace, summary: dict[str, Any], text: str, draw: Callable[[dict[str, Any], Path], None]
+    options: argparse.Namespace,
+    summary: dict[str, Any],
+    text: str,
+    draw: Callable[[dict[str, Any], Path], None] | None = None,
 ) -> None:
-    """Print the report and write it as NAME.md, with NAME.json and NAME.png, to the options' folder."""
+    """Print the report and write it as NAME.md, with NAME.json and, where it is drawn, NAME.png, to the folder."""
     folder = Path(options.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{options.name}.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     (folder / f"{options.name}.md").write_text(text, encoding="utf-8")
-    draw(summary, folder / f"{options.name}.png")
+    if draw:
+        draw(summary, folder / f"{options.name}.png")
     print(text)
 
 

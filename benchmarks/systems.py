@@ -21,7 +21,7 @@ from flops import Operations, predict_flops
 from torch import nn
 
 import lorakit
-from lorakit.attention import LONGEST, blocks_of
+from lorakit.attention import blocks_of, blocks_pay
 from lorakit.batching import Layout, Plan, TokenTable, epoch_steps, with_few_shapes
 from lorakit.encoding import Encoded, encode
 from lorakit.models import load_token_classifier
@@ -419,6 +419,7 @@ def own_batches(job: Job, encoded: Encoded) -> list[Plan]:
 
 
 def own_shapes(job: Job, encoded: Encoded, batches: Sequence[Plan]) -> list[Shape]:
+    """Shapes of lorakit's batches, with the pairs of tokens where it computes attention by itself."""
     shapes: list[Shape] = [tuple(batch.source.shape) for batch in batches]
     if torch.cuda.is_available() or job.precision != "fp32" or job.train_config.get("compile"):
         return shapes  # attention is torch's
@@ -427,7 +428,7 @@ def own_shapes(job: Job, encoded: Encoded, batches: Sequence[Plan]) -> list[Shap
     for number, batch in enumerate(batches):
         rows, width = shapes[number]
         blocks = blocks_of(layout.inputs(table.batch(batch))["attention_mask"], rows, 1, width)
-        if job.dropout or blocks.longest <= LONGEST:
+        if blocks_pay(blocks, job.dropout):
             shapes[number] = (rows, width, blocks.scores)
     return shapes
 

@@ -172,7 +172,7 @@ def test_scaling_predicts_every_point_and_draws_it(benchmarks, tmp_path, capsys)
     for point in points:
         assert point["flops"] == point["predicted_flops"], point
     base = next(p for p in points if (p["grows"], p["x"], p["mode"]) == ("batch", 32, "full"))
-    assert base["predicted_s"] == pytest.approx(base["seconds"][0], rel=1e-12)
+    assert base["predicted_s"] == pytest.approx(base["seconds"][0], rel=1e-12)  # flops / (flops / seconds)
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
 
