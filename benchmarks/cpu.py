@@ -1,6 +1,6 @@
 """What each of lorakit's CPU paths is worth: float32 products by oneDNN, byte-mask dropout, attention inside blocks.
 
-  python benchmarks/cpu.py                      about 3 minutes on 2 cores
+  python benchmarks/cpu.py                      about 2 minutes on 2 cores
   python benchmarks/cpu.py --dropout 0          the same without dropout
 
 First one linear layer of each of roberta-base's shapes (the best of the repeats), then training steps of roberta-base's
