@@ -22,7 +22,7 @@ from torch import nn
 
 import lorakit
 from lorakit.attention import blocks_of, blocks_pay
-from lorakit.batching import Layout, Plan, TokenTable, epoch_steps, with_few_shapes
+from lorakit.batching import COMPILED_UNIT, UNIT, Layout, Plan, TokenTable, epoch_steps, with_few_shapes
 from lorakit.encoding import Encoded, encode
 from lorakit.models import load_token_classifier
 from lorakit.ner import NerData, Sentence
@@ -409,11 +409,18 @@ def encode_job(job: Job, sentences: Sequence[Sentence]) -> Encoded:
     return encode(tokenizer_of(job), [s.words for s in sentences], 512, [s.tags for s in sentences], job.labels)
 
 
+def in_blocks(job: Job) -> bool:
+    """Whether lorakit computes attention by itself, inside sentences."""
+    return not (torch.cuda.is_available() or job.precision != "fp32" or job.train_config.get("compile"))
+
+
 def own_batches(job: Job, encoded: Encoded) -> list[Plan]:
     """lorakit's batches of an epoch: a function of the seed."""
     layout = Layout(2, 1)
     if job.train_config.get("compile"):
-        layout = with_few_shapes(layout, encoded, job.batch_size)
+        layout = with_few_shapes(layout, encoded, job.batch_size, COMPILED_UNIT)
+    elif in_blocks(job):
+        layout = with_few_shapes(layout, encoded, job.batch_size, UNIT)
     steps = epoch_steps(encoded, layout, job.batch_size, 1, job.seed, 1)
     return [micro for step in steps for micro in step.micros]
 
@@ -421,7 +428,7 @@ def own_batches(job: Job, encoded: Encoded) -> list[Plan]:
 def own_shapes(job: Job, encoded: Encoded, batches: Sequence[Plan]) -> list[Shape]:
     """Shapes of lorakit's batches, with the pairs of tokens where it computes attention by itself."""
     shapes: list[Shape] = [tuple(batch.source.shape) for batch in batches]
-    if torch.cuda.is_available() or job.precision != "fp32" or job.train_config.get("compile"):
+    if not in_blocks(job):
         return shapes  # attention is torch's
     layout = Layout(2, 1)
     table = TokenTable(encoded, layout)

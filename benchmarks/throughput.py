@@ -289,7 +289,7 @@ class System:
         train, validation, labels = read(self.options.dataset)
         model, tokenizer = make_model(self.job), tokenizer_of(self.job)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        layout = layout_for(model)
+        layout = layout_for(model, precision=self.options.precision)
         whole = encode_split(model, tokenizer, validation, layout)
         some = encode_split(model, tokenizer, validation[: self.options.evaluate], layout)
         evaluate_split(

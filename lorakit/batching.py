@@ -6,6 +6,9 @@ to ranks and micro-batches by load. So any number of ranks sees the same sentenc
 *Packing*: padding every sentence of a random batch of 32 to the longest costs 2.3 times the real tokens. Here sentences
 lie end to end in a few rows of nearly equal length, with at most 5 % padding. Attention is kept inside a sentence by a
 block-diagonal mask, and positions restart with each sentence, so the output is the one that each would get alone.
+
+*Shapes*: who makes something for every shape of batch and keeps it, as torch.compile does, and oneDNN, is to meet few:
+rows of about ROW tokens, a fixed number of them in training, and widths in steps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +21,9 @@ from torch import Tensor, nn
 from lorakit.encoding import IGNORE, Encoded
 
 MAX_PADDING = 0.05  # of the real tokens
-STATIC_WIDTH, STATIC_UNIT = 384, 32  # of the rows of batches of few shapes, in tokens
+ROW = 384  # tokens in a row where shapes are to be few: a step of widths is then little of it
+UNIT, COMPILED_UNIT = 16, 32  # steps of such widths, in tokens; to compile a shape takes long
+SAMPLE = 64  # batches that show how many rows packing finds
 
 
 @dataclass(frozen=True)
@@ -111,8 +116,9 @@ class Layout:
 
     `first_position` is the position of a sentence's first token: RoBERTa's family counts from padding_idx + 1 = 2,
     others from 0. `additive_mask` is the dtype in which eager attention *adds* its mask (a bool there would be added as
-    0 and 1); None for sdpa, which takes bools. Without `packing` each window has a row of its own. A batch has as many
-    rows as packing finds best, or `rows`; its width is a multiple of `unit`.
+    0 and 1); None for sdpa, which takes bools. Without `packing` each window has a row of its own. A packed batch has
+    `rows` rows, or as many as packing finds best: the shortest rows, or rows of about `row` tokens. Its width is a
+    multiple of `unit`.
     """
 
     first_position: int
@@ -120,6 +126,7 @@ class Layout:
     packing: bool = True
     additive_mask: torch.dtype | None = None
     rows: int | None = None
+    row: int | None = None
     unit: int = 1
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
@@ -133,8 +140,11 @@ class Layout:
         return {"input_ids": batch.input_ids, "attention_mask": mask, "position_ids": batch.position_ids}
 
 
-def layout_for(model: nn.Module, packing: bool = True) -> Layout:
+def layout_for(model: nn.Module, packing: bool = True, precision: str = "auto") -> Layout:
     """Find out how a model wants its batches, and prove it: packed output must equal the one-by-one output.
+
+    In float32 on a CPU the rows are long, for a row's length costs nothing there (`attention`), and few shapes save
+    memory (`onednn`). Elsewhere they are short.
 
     Raises:
         ValueError: packing is asked for and the model's attention would mix the sentences of a row.
@@ -161,7 +171,8 @@ def layout_for(model: nn.Module, packing: bool = True) -> Layout:
             f"{type(model).__name__} with {attention!r} attention mixes packed sentences (outputs differ by {error:.1g}"
             f" of their size): {way_out}"
         )
-    return layout
+    in_blocks = next(model.parameters()).device.type == "cpu" and precision in ("auto", "fp32") and attention == "sdpa"
+    return replace(layout, row=ROW, unit=UNIT) if in_blocks else layout
 
 
 def first_position(model: nn.Module) -> int:
@@ -172,14 +183,16 @@ def first_position(model: nn.Module) -> int:
     return 0
 
 
-def with_few_shapes(layout: Layout, encoded: Encoded, batch_size: int) -> Layout:
-    """The layout with a fixed number of rows and widths in steps of STATIC_UNIT, for who compiles every shape anew.
+def with_few_shapes(layout: Layout, encoded: Encoded, batch_size: int, unit: int) -> Layout:
+    """The layout with a fixed number of rows, as many as most batches of this size can be packed into.
 
-    Rows of about STATIC_WIDTH tokens make a step of widths 8 % of a usual batch. BioNLP2004's training split in batches
-    of 8, 16, 32 and 64 then has 15, 11, 9 and 7 shapes (316 to 125 without) and 5.2 to 6.1 % padding (2.3 to 3.9 %).
+    BioNLP2004's training split in batches of 8, 16, 32 and 64 then has 24, 18, 14 and 11 shapes in steps of 16 and 2.6
+    to 3.4 % padding; 15, 11, 9 and 7 shapes in steps of 32 and 5.2 to 6.1 %; packed freely 316 to 125 and 2.3 to 3.9 %.
     """
-    usual = len(encoded.ids) / len(encoded) * batch_size
-    return replace(layout, rows=max(1, round(usual / STATIC_WIDTH)), unit=STATIC_UNIT)
+    order = epoch_order(len(encoded), seed=0, epoch=0)[: SAMPLE * batch_size]
+    batches = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+    found = [len(pack(encoded.lengths[batch].tolist(), ROW)) for batch in batches]
+    return replace(layout, rows=int(np.median(found)), unit=unit)
 
 
 def balance(lengths: Sequence[int], bins: int) -> list[list[int]]:
@@ -196,15 +209,24 @@ def balance(lengths: Sequence[int], bins: int) -> list[list[int]]:
     return [sorted(items) for items in dealt]
 
 
-def pack(lengths: Sequence[int]) -> list[list[int]]:
-    """Lay items into as many rows as MAX_PADDING allows: short rows make attention cheap, one row has no padding."""
+def pack(lengths: Sequence[int], row: int | None = None, unit: int = 1) -> list[list[int]]:
+    """Lay items into as many rows as MAX_PADDING allows: short rows make attention cheap, one row has no padding.
+
+    Args:
+        row: Tokens that a row should rather have; then there are no more rows than that gives.
+        unit: What the rows' common length is a multiple of.
+    """
     total, longest = sum(lengths), max(lengths)
-    for rows in range(total // longest, 1, -1):
+    most = total // longest if row is None else min(total // longest, round(total / row))
+    for rows in range(most, 1, -1):
         packed = balance(lengths, rows)
-        width = max(sum(lengths[i] for i in row) for row in packed)
-        if rows * width <= (1 + MAX_PADDING) * total:
+        if rows * _width(packed, lengths, unit) <= (1 + MAX_PADDING) * total:
             return packed
     return [list(range(len(lengths)))]
+
+
+def _width(rows: list[list[int]], lengths: Sequence[int], unit: int) -> int:
+    return -(-max(sum(lengths[i] for i in row) for row in rows) // unit) * unit
 
 
 def plan_batch(encoded: Encoded, windows: Sequence[int], layout: Layout, counts: bool = True) -> Plan:
@@ -217,9 +239,8 @@ def plan_batch(encoded: Encoded, windows: Sequence[int], layout: Layout, counts:
     if not layout.packing:
         rows = [[i] for i in range(len(windows))]
     else:
-        rows = balance(lengths, layout.rows) if layout.rows else pack(lengths)
-    longest = max(sum(lengths[i] for i in row) for row in rows)
-    width = -(-longest // layout.unit) * layout.unit
+        rows = balance(lengths, layout.rows) if layout.rows else pack(lengths, layout.row, layout.unit)
+    width = _width(rows, lengths, layout.unit)
     source = torch.full((len(rows), width), len(encoded.ids), dtype=torch.int32)
     cells = source.numpy()  # the same memory
     targets = 0

@@ -1,22 +1,25 @@
 """Matrix products in float32 on CPUs where oneDNN computes them faster than MKL, which torch calls for them.
 
 MKL runs its AVX2 code on every CPU that is not Intel's, also where there is AVX-512: half of what such a core can do.
-oneDNN, which torch carries too, asks for the instructions instead of the maker. `benchmarks/onednn.py` shows the
+oneDNN, which torch carries too, asks for the instructions instead of the maker. `benchmarks/cpu.py` shows the
 difference on the machine at hand.
 """
 
+import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorakit.autograd import PLAIN, nothing_transforms
+from lorakit.trial import trial
 
 SWITCH = "LORAKIT_ONEDNN"  # 1: always, 0: never; otherwise where it pays
 LEAST_WORK = 32**3  # multiplications; below it the call costs more than the product
@@ -49,6 +52,31 @@ def faster_products(model: nn.Module) -> Iterator[None]:
         for module in plain:
             if type(module) is FasterLinear:  # what a sharding has made of it stays
                 module.__class__ = nn.Linear
+
+
+def make_kernels(model: nn.Module, shapes: Iterable[tuple[int, ...]]) -> None:
+    """Run each kind of linear layer once, forward and backward, for batches of these shapes; leaves no other trace.
+
+    oneDNN makes a kernel for every shape it meets, and keeps it. Made in the middle of a step they lie between the
+    step's tensors, and what those leave free is in pieces: after 40 steps at roberta-base's shape the heap had grown by
+    a fifth. Outside `faster_products` there is nothing to do.
+
+    Shape:
+        shapes: (rows, width), of batches.
+    """
+    if not _open:
+        return
+    kinds = {_kind(module): module for module in model.modules() if isinstance(module, nn.Linear)}
+    with trial(model), torch.enable_grad():
+        for shape in sorted(shapes, key=math.prod, reverse=True):
+            for module in kinds.values():
+                x = module.weight.new_zeros((*shape, module.in_features), requires_grad=True)
+                y = module.forward(x)  # without hooks: they are for training
+                torch.autograd.grad(y, [x, *(p for p in module.parameters() if p.requires_grad)], torch.zeros_like(y))
+
+
+def _kind(module: nn.Linear) -> tuple[Any, ...]:
+    return (type(module), *((name, p.shape, p.requires_grad) for name, p in module.named_parameters()))
 
 
 def pays() -> bool:

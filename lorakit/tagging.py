@@ -120,7 +120,7 @@ def evaluate(
     if not sentences:
         raise ValueError("there is no sentence to evaluate on")
     check_tokenizer(tokenizer)
-    split = encode_split(model, tokenizer, sentences, layout_for(model, packing))
+    split = encode_split(model, tokenizer, sentences, layout_for(model, packing, precision))
     return evaluate_split(model, split, precision, between)
 
 
@@ -138,7 +138,7 @@ def tag_words(
     Under torchrun the ranks share the work and all get the result.
     """
     check_tokenizer(tokenizer)
-    labels, layout = label_names(model), layout_for(model, packing)
+    labels, layout = label_names(model), layout_for(model, packing, precision)
     encoded = encode(tokenizer, sentences, window_of(model, tokenizer), tags, labels)
     classes, probabilities, loss = _tag(model, _split(encoded, layout, _device(model)), precision, between)
     return Tagged(

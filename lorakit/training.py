@@ -25,9 +25,11 @@ from torch import Tensor, nn
 
 from lorakit.attention import faster_attention
 from lorakit.batching import (
+    COMPILED_UNIT,
     Batch,
     Layout,
     Plan,
+    Step,
     TokenTable,
     epoch_steps,
     layout_for,
@@ -44,7 +46,7 @@ from lorakit.loggers import check_loggers
 from lorakit.loss import LossSum, Rehearsals
 from lorakit.metrics import Scores
 from lorakit.ner import NerData
-from lorakit.onednn import faster_products
+from lorakit.onednn import faster_products, make_kernels
 from lorakit.optimizer import build_optimizer, rate_of
 from lorakit.parallel import STRATEGIES, spread, sync_if
 from lorakit.prediction import predict
@@ -188,7 +190,8 @@ def train(
         _check_trainable(model, data)
         seed_everything(config.seed, rank())
         model.to(device())
-        layout, encoded = layout_for(model, config.packing), encode_tagged(model, tokenizer, data.train)
+        layout = layout_for(model, config.packing, config.precision)
+        encoded = encode_tagged(model, tokenizer, data.train)
         stopping = StopRequest(active=config.output_dir is not None)
         with faster_products(model), faster_dropout(model), faster_attention(model), stopping as stop:
             return _Run(model, tokenizer, data, config, observe, layout, encoded, stop).run()
@@ -232,7 +235,10 @@ class _Run:
         self.rank, self.world = rank(), world_size()
         self.steps_per_epoch = steps_per_epoch(len(encoded), config.batch_size, config.accumulate, self.world)
         self.autocast, scaled = precision_of(config.precision, self.device)
-        self.batch_layout = with_few_shapes(layout, encoded, config.batch_size) if config.compile else layout
+        self.batch_layout = layout
+        if config.compile or layout.row:
+            unit = COMPILED_UNIT if config.compile else layout.unit
+            self.batch_layout = with_few_shapes(layout, encoded, config.batch_size, unit)
         # DDP exchanges the gradients of the module it holds and copies rank 0's weights to the others
         loss = LossSum(model, layout)
         self.rehearsals = Rehearsals(loss, self.autocast) if config.compile else None
@@ -248,6 +254,7 @@ class _Run:
         self.log = TrainingLog({item.name: getattr(config, item.name) for item in fields(config)})
         self.since_log, self.logged_at = SinceLog(self.device), 0.0
         self.prefix: FrozenPrefix | None = None
+        self.kernels_due = layout.row is not None and not config.compile and config.strategy != "fsdp"
         self.splits: dict[str, EncodedSplit] = {}  # what is evaluated on, encoded when first needed
         self.training_since: float | None = None  # while training time runs
         self.meetings, self.stop_agreed = Meetings(), False
@@ -305,17 +312,10 @@ class _Run:
         bar.start_epoch(progress.epoch, progress.epoch_step)
         self.training_since = self.logged_at = time.perf_counter()
         self.meetings.resume(progress.step)
-        for step in epoch_steps(
-            self.encoded,
-            self.batch_layout,
-            config.batch_size,
-            config.accumulate,
-            config.seed,
-            progress.epoch,
-            self.rank,
-            self.world,
-            first_step=progress.epoch_step,
-        ):
+        if self.kernels_due:  # the shapes of this epoch are those of all, but for a few
+            make_kernels(self.model, {tuple(plan.source.shape) for step in self.steps() for plan in step.micros})
+            self.kernels_due = False
+        for step in self.steps():
             steps = self.steps_per_epoch * config.epochs
             rate = rate_of(progress.step, steps, config.learning_rate, config.warmup_ratio)
             for group in self.optimizer.param_groups:
@@ -358,6 +358,21 @@ class _Run:
             torch.cuda.synchronize()
         self._count_time()
         self.training_since = None
+
+    def steps(self) -> Iterator[Step]:
+        """This rank's part of the epoch's steps that are still to be done."""
+        config, progress = self.config, self.progress
+        return epoch_steps(
+            self.encoded,
+            self.batch_layout,
+            config.batch_size,
+            config.accumulate,
+            config.seed,
+            progress.epoch,
+            self.rank,
+            self.world,
+            first_step=progress.epoch_step,
+        )
 
     def keep_prefix(self) -> None:
         """Compute the frozen layers' output for the corpus, once; the time counts as training time."""

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lorakit.batching import (
     MAX_PADDING,
+    ROW,
     Batch,
     Layout,
     TokenTable,
@@ -64,6 +65,26 @@ def test_packing_pads_at_most_five_percent(lengths):
     assert sorted(item for row in rows for item in row) == list(range(len(lengths)))
     width = max(sum(lengths[i] for i in row) for row in rows)
     assert len(rows) * width <= (1 + MAX_PADDING) * sum(lengths)
+
+
+@given(some_lengths, st.integers(1, 400), st.sampled_from([1, 8, 16]))
+@settings(deadline=None, derandomize=True)
+def test_rows_of_about_a_wished_length_are_no_more_than_fit_and_padded_by_at_most_five_percent(lengths, row, unit):
+    rows = pack(lengths, row, unit)
+    assert sorted(item for items in rows for item in items) == list(range(len(lengths)))
+    width = -(-max(sum(lengths[i] for i in items) for items in rows) // unit) * unit
+    assert len(rows) == 1 or len(rows) * width <= (1 + MAX_PADDING) * sum(lengths)
+    assert len(rows) <= max(1, round(sum(lengths) / row))
+
+
+def test_rows_are_long_only_where_their_length_costs_no_attention(tiny_model):
+    assert layout_for(tiny_model()).row == layout_for(tiny_model(), precision="fp32").row == ROW
+    for layout in (
+        layout_for(tiny_model(), precision="bf16"),
+        layout_for(tiny_model(attention="eager")),
+        layout_for(tiny_model(), packing=False),
+    ):
+        assert (layout.row, layout.unit) == (None, 1)
 
 
 def test_the_real_corpus_is_padded_by_at_most_five_percent_in_every_batch(tokenizer, bionlp2004, tiny_model):

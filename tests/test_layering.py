@@ -15,9 +15,9 @@ ROOT = Path(lorakit.__file__).parent
 # A file imports only from the rows above its own. The number is the layer of the design; where a layer's file builds on
 # another of the same layer, the layer has several rows.
 LAYERS = (
-    (0, "autograd whole_file"),
+    (0, "autograd trial whole_file"),
     (0, "onednn dropout"),
-    (0, "attention fused sharded trial"),
+    (0, "attention fused sharded"),
     (
         0,
         "layers masters frozen optimizer metrics distributed preemption words progress loggers "

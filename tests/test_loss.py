@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from torch._dynamo.backends.registry import lookup_backend
 
 import lorakit
-from lorakit.batching import Layout, TokenTable, collate, epoch_steps, layout_for, plan_batch, with_few_shapes
+from lorakit.batching import (
+    COMPILED_UNIT,
+    UNIT,
+    Layout,
+    TokenTable,
+    collate,
+    epoch_steps,
+    layout_for,
+    plan_batch,
+    with_few_shapes,
+)
 from lorakit.encoding import IGNORE, Encoded
 from lorakit.loss import LossSum, Rehearsals
 from lorakit.ner import NerData, Sentence
@@ -154,13 +164,27 @@ def test_batches_of_few_shapes_hold_every_token_once(lengths, rows, unit, counts
 
 
 @pytest.mark.parametrize("batch_size", [8, 16, 32, 64])
-def test_the_embedded_corpus_is_padded_by_at_most_ten_percent_and_has_few_shapes(tokenizer, tiny_model, batch_size):
+@pytest.mark.parametrize(("unit", "most_shapes", "most_padding"), [(UNIT, 20, 0.05), (COMPILED_UNIT, 12, 0.10)])
+def test_the_embedded_corpus_has_little_padding_and_few_shapes(
+    tokenizer, tiny_model, batch_size, unit, most_shapes, most_padding
+):
     sentences = [Sentence(tuple(words), ("O",) * len(words)) for words, _ in mini.make_corpus(0, 2000, 10, 10).train]
     encoded = encode_tagged(tiny_model(), tokenizer, sentences)
-    layout = with_few_shapes(Layout(2, 1), encoded, batch_size)
+    layout = with_few_shapes(Layout(2, 1), encoded, batch_size, unit)
     plans = [plan for step in epoch_steps(encoded, layout, batch_size, 1, 0, 1) for plan in step.micros]
-    assert sum(plan.computed_tokens for plan in plans) <= 1.10 * sum(plan.tokens for plan in plans)
-    assert len({plan.source.shape for plan in plans}) <= 12
+    assert sum(plan.computed_tokens for plan in plans) <= (1 + most_padding) * sum(plan.tokens for plan in plans)
+    assert len({plan.source.shape for plan in plans}) <= most_shapes
+
+
+def test_long_windows_get_fewer_rows_rather_than_much_padding():
+    """32 windows of about 300 tokens in 25 rows of 384 would be two windows in some rows and one in most."""
+    lengths = np.random.default_rng(0).integers(250, 350, 640)
+    offsets = np.cumsum([0, *lengths])
+    tokens = np.arange(offsets[-1])
+    corpus = Encoded(tokens, tokens, tokens, offsets, offsets)
+    layout = with_few_shapes(Layout(2, 1), corpus, 32, UNIT)
+    plans = [plan for step in epoch_steps(corpus, layout, 32, 1, 0, 1) for plan in step.micros]
+    assert sum(plan.computed_tokens for plan in plans) <= 1.08 * sum(plan.tokens for plan in plans)
 
 
 @pytest.mark.parametrize("changes", [{"strategy": "fsdp"}, {"cache_prefix": True}, {"packing": False}])

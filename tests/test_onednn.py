@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lorakit import apply_lora, onednn
-from lorakit.onednn import SWITCH, FasterLinear, faster_products, linear, matmul, pays, transposed_matmul
+from lorakit.onednn import (
+    SWITCH,
+    FasterLinear,
+    faster_products,
+    linear,
+    make_kernels,
+    matmul,
+    pays,
+    transposed_matmul,
+)
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
 
@@ -207,3 +216,36 @@ def test_the_switch_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     with pytest.raises(ValueError, match="no oneDNN"):
         pays()
+
+
+def made(run, capfd) -> int:
+    """How many kernels of products oneDNN makes in a run, by its own log."""
+    capfd.readouterr()
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON_CREATION):
+        run()
+    lines = [line for line in capfd.readouterr().out.splitlines() if ",inner_product," in line]
+    return sum("create:cache_miss" in line or "create:persistent_cache_miss" in line for line in lines)
+
+
+@pytest.mark.parametrize("options", [{}, {"lora_dropout": 0.5}, {"init_lora_weights": "pissa"}, None])
+def test_kernels_of_a_shape_are_made_beforehand_and_nothing_else_is_left(capfd, options) -> None:
+    net = model(80, 96, 72)
+    if options is not None:
+        apply_lora(net, r=16, target_modules="all-linear", **options)
+    net.register_forward_hook(lambda *_: pytest.fail("hooks are for training"))
+    net[0].register_forward_hook(lambda *_: pytest.fail("hooks are for training"))
+    before, random = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    shape = {"{}": (3, 41), "None": (3, 43)}.get(str(options), (3, 47 + 2 * len(str(options))))  # new to oneDNN
+    with faster_products(net):
+        assert made(lambda: make_kernels(net, [shape]), capfd) > 0
+        assert torch.equal(torch.get_rng_state(), random)
+        assert all(p.grad is None for p in net.parameters())
+        assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+        for module in (net, net[0]):
+            module._forward_hooks.clear()
+        assert made(lambda: net(torch.ones(*shape, 80)).square().sum().backward(), capfd) == 0
+        assert made(lambda: net(torch.ones(3, shape[1] + 1, 80)).square().sum().backward(), capfd) > 0
+
+
+def test_outside_the_context_no_kernels_are_made(capfd) -> None:
+    assert made(lambda: make_kernels(model(), [(3, 101)]), capfd) == 0

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 import lorakit
-from lorakit.batching import epoch_order
+from lorakit.batching import UNIT, epoch_order
 from lorakit.checkpoint import load_checkpoint
 from lorakit.ner import NerData, Sentence
 from lorakit.optimizer import build_optimizer, rate_of
@@ -176,7 +176,7 @@ def test_tokens_are_counted_with_and_without_padding(tiny_model, tokenizer, data
     words = [[word or "<unk>" for word in sentence.words] for sentence in data.train]
     real = sum(len(ids) for ids in tokenizer(words, is_split_into_words=True)["input_ids"])
     assert result.train_tokens == 2 * real
-    assert real * 2 <= result.computed_tokens <= 1.05 * 2 * real
+    assert real * 2 <= result.computed_tokens <= 2 * real + 24 * (UNIT - 1)  # steps of one row
     assert (result.steps, result.epochs) == (24, 2)
     assert result.train_tokens_per_s == result.train_tokens / result.train_seconds
 
