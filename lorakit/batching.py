@@ -4,7 +4,7 @@
 to ranks and micro-batches by load. So any number of ranks sees the same sentences in the same steps.
 
 *Packing*: padding every sentence of a random batch of 32 to the longest costs 2.3 times the real tokens. Here sentences
-lie end to end in a few rows of nearly equal length, with at most 5 % padding. Attention is kept inside a sentence by a
+lie end to end in a few rows of nearly equal length, with about 3 % padding. Attention is kept inside a sentence by a
 block-diagonal mask, and positions restart with each sentence, so the output is the one that each would get alone.
 
 *Shapes*: who makes something for every shape of batch and keeps it, as torch.compile does, and oneDNN, is to meet few:

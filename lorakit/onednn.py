@@ -68,7 +68,7 @@ def make_kernels(model: nn.Module, shapes: Iterable[tuple[int, ...]]) -> None:
         return
     kinds = {_kind(module): module for module in model.modules() if isinstance(module, nn.Linear)}
     with trial(model), torch.enable_grad():
-        for shape in sorted(shapes, key=math.prod, reverse=True):
+        for shape in sorted(set(shapes), key=math.prod, reverse=True):
             for module in kinds.values():
                 x = module.weight.new_zeros((*shape, module.in_features), requires_grad=True)
                 y = module.forward(x)  # without hooks: they are for training

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ from lorakit.training_log import SinceLog, TrainingLog
 __all__ = ["Preempted", "TrainConfig", "TrainResult", "evaluate", "predict", "train"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+SHAPES_FROM = 256  # steps whose shapes of batches are looked at before training
 GIVE_UP_AFTER = 20  # steps in a row without a finite gradient; fp16 needs up to about 16 to find its scale
 
 
@@ -312,8 +314,9 @@ class _Run:
         bar.start_epoch(progress.epoch, progress.epoch_step)
         self.training_since = self.logged_at = time.perf_counter()
         self.meetings.resume(progress.step)
-        if self.kernels_due:  # the shapes of this epoch are those of all, but for a few
-            make_kernels(self.model, {tuple(plan.source.shape) for step in self.steps() for plan in step.micros})
+        if self.kernels_due:
+            first = islice(self.steps(), SHAPES_FROM)  # nearly all shapes are among them
+            make_kernels(self.model, (tuple(plan.source.shape) for step in first for plan in step.micros))
             self.kernels_due = False
         for step in self.steps():
             steps = self.steps_per_epoch * config.epochs

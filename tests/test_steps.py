@@ -98,3 +98,22 @@ def test_clipping_and_optimiser_are_the_same_few_operations_however_many_tensors
     assert step.count("_fused_adamw_") == 2  # groups: with and without weight decay
     assert len(clip) + len(step) <= 20
     assert counted[2:24] == counted[26:48]  # one layer and three
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"accumulate": 2}, {"precision": "bf16"}, {"packing": False}], ids=["fp32", "2", "bf16", "plain"]
+)
+def test_kernels_are_made_once_for_every_shape_of_the_epoch_in_fp32_and_packed(
+    tiny_model, tokenizer, data, monkeypatch, settings
+):
+    asked, met = [], set()
+
+    def remember(_module, _args, options):
+        if torch.is_grad_enabled():
+            met.add(tuple(options["input_ids"].shape))
+
+    monkeypatch.setattr(training, "make_kernels", lambda _model, shapes: asked.append(set(shapes)))
+    model = tiny_model()
+    model.register_forward_pre_hook(remember, with_kwargs=True)
+    lorakit.train(model, tokenizer, data, quick(epochs=1, **settings))
+    assert asked == ([met] if settings in ({}, {"accumulate": 2}) else [])
