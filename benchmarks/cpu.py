@@ -1,12 +1,12 @@
-"""What each of lorakit's CPU paths is worth: float32 products by oneDNN, byte-mask dropout, attention inside blocks.
+"""What each of lorakit's CPU paths is worth: products by oneDNN, byte-mask dropout, attention in blocks, few shapes.
 
   python benchmarks/cpu.py                      about 2 minutes on 2 cores
   python benchmarks/cpu.py --dropout 0          the same without dropout
 
 First one linear layer of each of roberta-base's shapes (the best of the repeats), then training steps of roberta-base's
 shape with random weights on packed batches of the corpus: with torch's own operations, and with one path more each
-time. All kinds take every batch in turn; a row is the median of the batches. Writes NAME.md and NAME.json; NAME is cpu,
-or cpu-no-dropout.
+time. All kinds take the same sentences in turn; a row is the median of the batches. Writes NAME.md and NAME.json; NAME
+is cpu, or cpu-no-dropout.
 """
 
 import argparse
@@ -21,15 +21,15 @@ from typing import Any
 
 import torch
 from provenance import origin, origin_lines, write_results
-from systems import ROOT, Job, encode_job, make_model, own_batches
+from systems import ROOT, Job, encode_job, make_model
 from throughput import read
 
 import lorakit
 from lorakit.attention import faster_attention
-from lorakit.batching import Layout, TokenTable
+from lorakit.batching import UNIT, Layout, TokenTable, epoch_steps, with_few_shapes
 from lorakit.dropout import faster_dropout
 from lorakit.loss import LossSum
-from lorakit.onednn import SWITCH, faster_products, linear, matmul, pays
+from lorakit.onednn import SWITCH, faster_products, linear, make_kernels, matmul, pays
 from lorakit.optimizer import build_optimizer
 from lorakit.report import markdown_table
 
@@ -39,6 +39,7 @@ PATHS = {
     "and float32 products by oneDNN": (faster_products,),
     "and dropout by masks of a byte": (faster_products, faster_dropout),
     "and attention inside blocks": (faster_products, faster_dropout, faster_attention),
+    "and few long rows instead of short ones": (faster_products, faster_dropout, faster_attention),
 }
 
 
@@ -136,8 +137,16 @@ def step_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
         for mode, model in models.items()
     }
     times: dict[tuple[str, str], list[float]] = {(path, mode): [] for path in PATHS for mode in models}
-    for number, plan in enumerate(own_batches(job, encoded)):
+    short, long = (
+        [step.micros[0] for step in epoch_steps(encoded, rows, job.batch_size, 1, job.seed, 1)]
+        for rows in (layout, with_few_shapes(layout, encoded, job.batch_size, UNIT))
+    )
+    for model in models.values():
+        with faster_products(model):
+            make_kernels(model, (tuple(plan.source.shape) for plan in long))
+    for number in range(len(short)):
         for (path, mode), seen in times.items():
+            plan = (long if path == list(PATHS)[-1] else short)[number]
             model, loss_of, optimizer = systems[mode]
             trained = [p for p in model.parameters() if p.requires_grad]
             with ExitStack() as stack:
