@@ -66,13 +66,19 @@ def make_kernels(model: nn.Module, shapes: Iterable[tuple[int, ...]]) -> None:
     """
     if not _open:
         return
-    kinds = {_kind(module): module for module in model.modules() if isinstance(module, nn.Linear)}
+    kinds = {_kind(module): module for module in model.modules() if _multiplies_here(module)}
     with trial(model), torch.enable_grad():
         for shape in sorted(set(shapes), key=math.prod, reverse=True):
             for module in kinds.values():
                 x = module.weight.new_zeros((*shape, module.in_features), requires_grad=True)
-                y = module.forward(x)  # without hooks: they are for training
+                y = type(module).forward(module, x)  # without hooks: they are for training
                 torch.autograd.grad(y, [x, *(p for p in module.parameters() if p.requires_grad)], torch.zeros_like(y))
+
+
+def _multiplies_here(module: nn.Module) -> bool:
+    """Whether a module is a linear layer that comes to `linear`: one taken over, or an adapted one."""
+    adapted = isinstance(module, nn.Linear) and hasattr(module, "lora_A")
+    return (type(module) is FasterLinear or adapted) and module.weight.dtype == torch.float32
 
 
 def _kind(module: nn.Linear) -> tuple[Any, ...]:

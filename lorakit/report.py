@@ -211,12 +211,15 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(10, 7), layout="constrained")
     figure.suptitle(f"{record['model']} on {record['dataset']}")
     (curve, parameters), (speed, energy) = figure.subplots(2, 2)
+    ends = {mode: values["history"][-1]["f1"] for mode, values in modes.items() if values["history"]}
     for mode, values in modes.items():
         epochs, f1 = [row["epoch"] for row in values["history"]], [row["f1"] for row in values["history"]]
         curve.plot(epochs, f1, "o-", color=colours[mode], label=NAMES[mode])
         if f1:
-            place = (6, 4 if mode == "full" else -10)  # the two often end close together
-            curve.annotate(f"{f1[-1]:.3f}", (epochs[-1], f1[-1]), xytext=place, textcoords="offset points")
+            # the two often end close together: the better one's stands above, each in its colour
+            place = (6, 4 if mode == max(ends, key=ends.get) else -10)
+            end = (epochs[-1], f1[-1])
+            curve.annotate(f"{f1[-1]:.3f}", end, xytext=place, textcoords="offset points", color=colours[mode])
     curve.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     curve.margins(x=0.15)
     curve.set(title="Validation F1 (seqeval, default mode)", xlabel="epoch")

@@ -247,5 +247,16 @@ def test_kernels_of_a_shape_are_made_beforehand_and_nothing_else_is_left(capfd, 
         assert made(lambda: net(torch.ones(3, shape[1] + 1, 80)).square().sum().backward(), capfd) > 0
 
 
+def test_other_peoples_linear_layers_are_left_alone() -> None:
+    class Gated(nn.Linear):
+        def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+            return super().forward(x) * gate
+
+    net = nn.ModuleList([nn.Linear(64, 64), Gated(64, 64), nn.Linear(64, 64, dtype=torch.bfloat16)])
+    net[0].forward = lambda x: pytest.fail("a forward put onto the module is for training")
+    with faster_products(net):
+        make_kernels(net, [(2, 32)])
+
+
 def test_outside_the_context_no_kernels_are_made(capfd) -> None:
     assert made(lambda: make_kernels(model(), [(3, 101)]), capfd) == 0
