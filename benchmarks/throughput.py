@@ -10,7 +10,8 @@ arithmetic predicts, then what was measured. The base has random weights (no hub
 tokenizer's subwords, of which a word has another number than roberta-base's.
 Writes benchmarks/results/NAME.json, .md and .png; NAME is throughput, or throughput-mini for the embedded base. Peak
 memory on a CPU is the process's resident peak (VmHWM) in its first round less what it held before it made its model,
-after a tiny one was trained; on a GPU what torch allocated. Energy without a sensor is an estimate and is called so.
+after a tiny one was trained; it grows while batches bring new shapes, so ask for many steps (--steps 40 --rounds 1); on
+a GPU it is what torch allocated. Energy without a sensor is an estimate and is called so.
 """
 
 import argparse

@@ -221,7 +221,7 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
             end = (epochs[-1], f1[-1])
             curve.annotate(f"{f1[-1]:.3f}", end, xytext=place, textcoords="offset points", color=colours[mode])
     curve.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    curve.margins(x=0.15)
+    curve.margins(x=0.15, y=0.1)
     curve.set(title="Validation F1 (seqeval, default mode)", xlabel="epoch")
     if any(values["history"] for values in modes.values()):
         curve.legend()
