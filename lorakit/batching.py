@@ -8,7 +8,7 @@ lie end to end in a few rows of nearly equal length, with about 3 % padding. Att
 block-diagonal mask, and positions restart with each sentence, so the output is the one that each would get alone.
 
 *Shapes*: who makes something for every shape of batch and keeps it, as torch.compile does, and oneDNN, is to meet few:
-rows of about ROW tokens, a fixed number of them in training, and widths in steps.
+rows of about ROW_LENGTH tokens, a fixed number of them in training, and widths in steps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lorakit.encoding import IGNORE, Encoded
 
 MAX_PADDING = 0.05  # of the real tokens
-ROW = 384  # tokens in a row where shapes are to be few: a step of widths is then little of it
+ROW_LENGTH = 384  # tokens in a row where shapes are to be few: a step of widths is then little of it
 UNIT, COMPILED_UNIT = 16, 32  # steps of such widths, in tokens; to compile a shape takes long
 SAMPLE = 64  # batches that show how many rows packing finds
 
@@ -117,8 +117,8 @@ class Layout:
     `first_position` is the position of a sentence's first token: RoBERTa's family counts from padding_idx + 1 = 2,
     others from 0. `additive_mask` is the dtype in which eager attention *adds* its mask (a bool there would be added as
     0 and 1); None for sdpa, which takes bools. Without `packing` each window has a row of its own. A packed batch has
-    `rows` rows, or as many as packing finds best: the shortest rows, or rows of about `row` tokens. Its width is a
-    multiple of `unit`.
+    `rows` rows, or as many as packing finds best: the shortest rows, or rows of about `row_length` tokens. Its width is
+    a multiple of `unit`.
     """
 
     first_position: int
@@ -126,7 +126,7 @@ class Layout:
     packing: bool = True
     additive_mask: torch.dtype | None = None
     rows: int | None = None
-    row: int | None = None
+    row_length: int | None = None
     unit: int = 1
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
@@ -172,7 +172,7 @@ def layout_for(model: nn.Module, packing: bool = True, precision: str = "auto") 
             f" of their size): {way_out}"
         )
     in_blocks = next(model.parameters()).device.type == "cpu" and precision in ("auto", "fp32") and attention == "sdpa"
-    return replace(layout, row=ROW, unit=UNIT) if in_blocks else layout
+    return replace(layout, row_length=ROW_LENGTH, unit=UNIT) if in_blocks else layout
 
 
 def first_position(model: nn.Module) -> int:
@@ -191,7 +191,7 @@ def with_few_shapes(layout: Layout, encoded: Encoded, batch_size: int, unit: int
     """
     order = epoch_order(len(encoded), seed=0, epoch=0)[: SAMPLE * batch_size]
     batches = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
-    found = [len(pack(encoded.lengths[batch].tolist(), ROW)) for batch in batches]
+    found = [len(pack(encoded.lengths[batch].tolist(), ROW_LENGTH)) for batch in batches]
     return replace(layout, rows=int(np.median(found)), unit=unit)
 
 
@@ -209,15 +209,15 @@ def balance(lengths: Sequence[int], bins: int) -> list[list[int]]:
     return [sorted(items) for items in dealt]
 
 
-def pack(lengths: Sequence[int], row: int | None = None, unit: int = 1) -> list[list[int]]:
+def pack(lengths: Sequence[int], row_length: int | None = None, unit: int = 1) -> list[list[int]]:
     """Lay items into as many rows as MAX_PADDING allows: short rows make attention cheap, one row has no padding.
 
     Args:
-        row: Tokens that a row should rather have; then there are no more rows than that gives.
+        row_length: Tokens that a row should rather have; then there are no more rows than that gives.
         unit: What the rows' common length is a multiple of.
     """
     total, longest = sum(lengths), max(lengths)
-    most = total // longest if row is None else min(total // longest, round(total / row))
+    most = total // longest if row_length is None else min(total // longest, round(total / row_length))
     for rows in range(most, 1, -1):
         packed = balance(lengths, rows)
         if rows * _width(packed, lengths, unit) <= (1 + MAX_PADDING) * total:
@@ -239,7 +239,7 @@ def plan_batch(encoded: Encoded, windows: Sequence[int], layout: Layout, counts:
     if not layout.packing:
         rows = [[i] for i in range(len(windows))]
     else:
-        rows = balance(lengths, layout.rows) if layout.rows else pack(lengths, layout.row, layout.unit)
+        rows = balance(lengths, layout.rows) if layout.rows else pack(lengths, layout.row_length, layout.unit)
     width = _width(rows, lengths, layout.unit)
     source = torch.full((len(rows), width), len(encoded.ids), dtype=torch.int32)
     cells = source.numpy()  # the same memory

@@ -238,7 +238,7 @@ class _Run:
         self.steps_per_epoch = steps_per_epoch(len(encoded), config.batch_size, config.accumulate, self.world)
         self.autocast, scaled = precision_of(config.precision, self.device)
         self.batch_layout = layout
-        if config.compile or layout.row:
+        if config.compile or layout.row_length:
             unit = COMPILED_UNIT if config.compile else layout.unit
             self.batch_layout = with_few_shapes(layout, encoded, config.batch_size, unit)
         # DDP exchanges the gradients of the module it holds and copies rank 0's weights to the others
@@ -256,7 +256,7 @@ class _Run:
         self.log = TrainingLog({item.name: getattr(config, item.name) for item in fields(config)})
         self.since_log, self.logged_at = SinceLog(self.device), 0.0
         self.prefix: FrozenPrefix | None = None
-        self.kernels_due = layout.row is not None and not config.compile and config.strategy != "fsdp"
+        self.kernels_due = layout.row_length is not None and not config.compile and config.strategy != "fsdp"
         self.splits: dict[str, EncodedSplit] = {}  # what is evaluated on, encoded when first needed
         self.training_since: float | None = None  # while training time runs
         self.meetings, self.stop_agreed = Meetings(), False

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lorakit.batching import (
     MAX_PADDING,
-    ROW,
+    ROW_LENGTH,
     Batch,
     Layout,
     TokenTable,
@@ -78,13 +78,13 @@ def test_rows_of_about_a_wished_length_are_no_more_than_fit_and_padded_by_at_mos
 
 
 def test_rows_are_long_only_where_their_length_costs_no_attention(tiny_model):
-    assert layout_for(tiny_model()).row == layout_for(tiny_model(), precision="fp32").row == ROW
+    assert layout_for(tiny_model()).row_length == layout_for(tiny_model(), precision="fp32").row_length == ROW_LENGTH
     for layout in (
         layout_for(tiny_model(), precision="bf16"),
         layout_for(tiny_model(attention="eager")),
         layout_for(tiny_model(), packing=False),
     ):
-        assert (layout.row, layout.unit) == (None, 1)
+        assert (layout.row_length, layout.unit) == (None, 1)
 
 
 def test_the_real_corpus_is_padded_by_at_most_five_percent_in_every_batch(tokenizer, bionlp2004, tiny_model):
