@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 from provenance import origin, origin_lines, write_results
-from systems import ROOT, Job, encode_job, make_model
+from systems import ROOT, Job, encode_job, make_model, own_batches
 from throughput import read
 
 import lorakit
 from lorakit.attention import faster_attention
-from lorakit.batching import UNIT, Layout, TokenTable, epoch_steps, with_few_shapes
+from lorakit.batching import Layout, TokenTable, epoch_steps
 from lorakit.dropout import faster_dropout
 from lorakit.loss import LossSum
 from lorakit.onednn import SWITCH, faster_products, linear, make_kernels, matmul, pays
@@ -34,12 +34,13 @@ from lorakit.optimizer import build_optimizer
 from lorakit.report import markdown_table
 
 SHAPES = ((768, 768), (768, 3072), (3072, 768))
+LONG_ROWS = "and few long rows instead of short ones"
 PATHS = {
     "torch's own operations": (),
     "and float32 products by oneDNN": (faster_products,),
     "and dropout by masks of a byte": (faster_products, faster_dropout),
     "and attention inside blocks": (faster_products, faster_dropout, faster_attention),
-    "and few long rows instead of short ones": (faster_products, faster_dropout, faster_attention),
+    LONG_ROWS: (faster_products, faster_dropout, faster_attention),
 }
 
 
@@ -137,16 +138,14 @@ def step_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
         for mode, model in models.items()
     }
     times: dict[tuple[str, str], list[float]] = {(path, mode): [] for path in PATHS for mode in models}
-    short, long = (
-        [step.micros[0] for step in epoch_steps(encoded, rows, job.batch_size, 1, job.seed, 1)]
-        for rows in (layout, with_few_shapes(layout, encoded, job.batch_size, UNIT))
-    )
+    short = [step.micros[0] for step in epoch_steps(encoded, layout, job.batch_size, 1, job.seed, 1)]
+    long = own_batches(job, encoded)
     for model in models.values():
         with faster_products(model):
             make_kernels(model, (tuple(plan.source.shape) for plan in long))
     for number in range(len(short)):
         for (path, mode), seen in times.items():
-            plan = (long if path == list(PATHS)[-1] else short)[number]
+            plan = (long if path == LONG_ROWS else short)[number]
             model, loss_of, optimizer = systems[mode]
             trained = [p for p in model.parameters() if p.requires_grad]
             with ExitStack() as stack:

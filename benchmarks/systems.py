@@ -22,7 +22,7 @@ from torch import nn
 
 import lorakit
 from lorakit.attention import blocks_of, blocks_pay
-from lorakit.batching import COMPILED_UNIT, UNIT, Layout, Plan, TokenTable, epoch_steps, with_few_shapes
+from lorakit.batching import ROW_LENGTH, UNIT, Layout, Plan, TokenTable, epoch_steps, training_layout
 from lorakit.encoding import Encoded, encode
 from lorakit.models import load_token_classifier
 from lorakit.ner import NerData, Sentence
@@ -416,11 +416,8 @@ def in_blocks(job: Job) -> bool:
 
 def own_batches(job: Job, encoded: Encoded) -> list[Plan]:
     """lorakit's batches of an epoch: a function of the seed."""
-    layout = Layout(2, 1)
-    if job.train_config.get("compile"):
-        layout = with_few_shapes(layout, encoded, job.batch_size, COMPILED_UNIT)
-    elif in_blocks(job):
-        layout = with_few_shapes(layout, encoded, job.batch_size, UNIT)
+    layout = Layout(2, 1, row_length=ROW_LENGTH, unit=UNIT) if in_blocks(job) else Layout(2, 1)
+    layout = training_layout(layout, encoded, job.batch_size, job.train_config.get("compile", False))
     steps = epoch_steps(encoded, layout, job.batch_size, 1, job.seed, 1)
     return [micro for step in steps for micro in step.micros]
 

@@ -195,6 +195,13 @@ def with_few_shapes(layout: Layout, encoded: Encoded, batch_size: int, unit: int
     return replace(layout, rows=int(np.median(found)), unit=unit)
 
 
+def training_layout(layout: Layout, encoded: Encoded, batch_size: int, compiled: bool) -> Layout:
+    """The layout of the batches to train on: of few shapes where something is made for each of them."""
+    if compiled:
+        return with_few_shapes(layout, encoded, batch_size, COMPILED_UNIT)
+    return with_few_shapes(layout, encoded, batch_size, layout.unit) if layout.row_length else layout
+
+
 def balance(lengths: Sequence[int], bins: int) -> list[list[int]]:
     """Deal items to bins of nearly equal load: the longest first, always to the emptiest bin (Graham 1969, LPT).
 

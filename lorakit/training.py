@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from lorakit.attention import faster_attention
 from lorakit.batching import (
-    COMPILED_UNIT,
     Batch,
     Layout,
     Plan,
@@ -36,7 +35,7 @@ from lorakit.batching import (
     layout_for,
     plan_batch,
     steps_per_epoch,
-    with_few_shapes,
+    training_layout,
 )
 from lorakit.checkpoint import Checkpoint, delete_checkpoints, load_checkpoint, save_checkpoint
 from lorakit.distributed import all_sum, device, gather_bytes, is_main, process_group, rank, world_size
@@ -237,10 +236,7 @@ class _Run:
         self.rank, self.world = rank(), world_size()
         self.steps_per_epoch = steps_per_epoch(len(encoded), config.batch_size, config.accumulate, self.world)
         self.autocast, scaled = precision_of(config.precision, self.device)
-        self.batch_layout = layout
-        if config.compile or layout.row_length:
-            unit = COMPILED_UNIT if config.compile else layout.unit
-            self.batch_layout = with_few_shapes(layout, encoded, config.batch_size, unit)
+        self.batch_layout = training_layout(layout, encoded, config.batch_size, config.compile)
         # DDP exchanges the gradients of the module it holds and copies rank 0's weights to the others
         loss = LossSum(model, layout)
         self.rehearsals = Rehearsals(loss, self.autocast) if config.compile else None

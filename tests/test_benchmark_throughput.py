@@ -98,7 +98,8 @@ def test_predicted_flops_are_those_counted(benchmarks, name):
     with clock.operations:
         given = SYSTEMS[name][1](job, clock, SYSTEMS[name][2])
     predicted = predict_cost(job, name)
-    assert predicted["padding"] == given.computed / given.real <= 1.05
+    assert predicted["padding"] == given.computed / given.real
+    assert predicted["padding"] <= (1.05 if name.startswith("lorakit") else 1)  # a width is a multiple of UNIT
     assert predicted["real"] == given.real / job.steps == given.whole / (job.steps + job.warmup)
     assert predicted["flops"] == clock.cost()["flops"]
 

@@ -23,7 +23,7 @@ from lorakit.batching import (
 )
 from lorakit.encoding import IGNORE, Encoded
 from lorakit.loss import LossSum, Rehearsals
-from lorakit.ner import NerData, Sentence
+from lorakit.ner import NerData, Sentence, read_ner
 from lorakit.tagging import encode_tagged, precision_of
 from lorakit.training_log import SinceLog
 
@@ -174,6 +174,22 @@ def test_the_embedded_corpus_has_little_padding_and_few_shapes(
     plans = [plan for step in epoch_steps(encoded, layout, batch_size, 1, 0, 1) for plan in step.micros]
     assert sum(plan.computed_tokens for plan in plans) <= (1 + most_padding) * sum(plan.tokens for plan in plans)
     assert len({plan.source.shape for plan in plans}) <= most_shapes
+
+
+def test_the_real_corpus_has_the_shapes_and_the_padding_that_are_told(tokenizer, tiny_model, bionlp2004):
+    encoded = encode_tagged(
+        tiny_model(), tokenizer, [(s.words, ("O",) * len(s.words)) for s in read_ner(bionlp2004).train]
+    )
+    found = {}
+    for unit in (UNIT, COMPILED_UNIT):
+        for batch_size in (8, 16, 32, 64):
+            layout = with_few_shapes(Layout(2, 1), encoded, batch_size, unit)
+            plans = [plan for step in epoch_steps(encoded, layout, batch_size, 1, 0, 1) for plan in step.micros]
+            padding = sum(plan.computed_tokens for plan in plans) / sum(plan.tokens for plan in plans) - 1
+            found[unit, batch_size] = (len({plan.source.shape for plan in plans}), round(padding, 3))
+    assert list(found.values()) == [
+        (24, 0.026), (18, 0.033), (14, 0.032), (11, 0.034), (15, 0.053), (11, 0.061), (9, 0.052), (7, 0.055)
+    ]  # fmt: skip
 
 
 def test_long_windows_get_fewer_rows_rather_than_much_padding():

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lorakit
-from lorakit import training
+from lorakit import batching, training
 from lorakit.batching import UNIT
 from lorakit.training_log import SinceLog
 
@@ -108,8 +108,8 @@ def test_kernels_are_made_once_for_every_shape_of_the_epoch_in_fp32_and_packed(
     tiny_model, tokenizer, data, monkeypatch, settings
 ):
     asked, met, units = [], set(), []
-    few = training.with_few_shapes
-    monkeypatch.setattr(training, "with_few_shapes", lambda *given: units.append(given[-1]) or few(*given))
+    few = batching.with_few_shapes
+    monkeypatch.setattr(batching, "with_few_shapes", lambda *given: units.append(given[-1]) or few(*given))
 
     def remember(_module, _args, options):
         if torch.is_grad_enabled():
