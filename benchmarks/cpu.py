@@ -1,4 +1,4 @@
-"""What each of lorakit's CPU paths is worth: products by oneDNN, byte-mask dropout, attention in blocks, few shapes.
+"""What each of lorakit's CPU paths is worth: oneDNN's products, byte-mask dropout, attention in blocks, rows, parts.
 
   python benchmarks/cpu.py                      about 2 minutes on 2 cores
   python benchmarks/cpu.py --dropout 0          the same without dropout
@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from provenance import origin, origin_lines, write_results
-from systems import ROOT, Job, encode_job, make_model, own_batches
+from systems import ROOT, Job, encode_job, make_model, own_steps
 from throughput import read
 
 import lorakit
@@ -34,13 +34,14 @@ from lorakit.optimizer import build_optimizer
 from lorakit.report import markdown_table
 
 SHAPES = ((768, 768), (768, 3072), (3072, 768))
-LONG_ROWS = "and few long rows instead of short ones"
+LONG_ROWS, IN_PARTS = "and few long rows instead of short ones", "and a batch in parts, for memory"
 PATHS = {
     "torch's own operations": (),
     "and float32 products by oneDNN": (faster_products,),
     "and dropout by masks of a byte": (faster_products, faster_dropout),
     "and attention inside blocks": (faster_products, faster_dropout, faster_attention),
     LONG_ROWS: (faster_products, faster_dropout, faster_attention),
+    IN_PARTS: (faster_products, faster_dropout, faster_attention),
 }
 
 
@@ -138,21 +139,24 @@ def step_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
         for mode, model in models.items()
     }
     times: dict[tuple[str, str], list[float]] = {(path, mode): [] for path in PATHS for mode in models}
-    short = [step.micros[0] for step in epoch_steps(encoded, layout, job.batch_size, 1, job.seed, 1)]
-    long = own_batches(job, encoded)
+    short = list(epoch_steps(encoded, layout, job.batch_size, 1, job.seed, 1))
+    long = {LONG_ROWS: own_steps(job, encoded, whole=True), IN_PARTS: own_steps(job, encoded)}
     for model in models.values():
         with faster_products(model):
-            make_kernels(model, (tuple(plan.source.shape) for plan in long))
+            make_kernels(
+                model, {tuple(plan.source.shape) for steps in long.values() for step in steps for plan in step.micros}
+            )
     for number in range(len(short)):
         for (path, mode), seen in times.items():
-            plan = (long if path == LONG_ROWS else short)[number]
+            step = long.get(path, short)[number]
             model, loss_of, optimizer = systems[mode]
             trained = [p for p in model.parameters() if p.requires_grad]
             with ExitStack() as stack:
                 for context in PATHS[path]:
                     stack.enter_context(context(model))
                 began = time.perf_counter()
-                (loss_of(table.batch(plan)) / plan.targets).backward()
+                for plan in step.micros:
+                    (loss_of(table.batch(plan)) / step.targets).backward()
                 torch.nn.utils.clip_grad_norm_(trained, 1.0)
                 optimizer.step()
                 optimizer.zero_grad()

@@ -32,8 +32,8 @@ from systems import (
     config_of,
     encode_job,
     flops_of,
-    own_batches,
     own_shapes,
+    own_steps,
     tokenizer_of,
 )
 from throughput import peak_bytes, read, reset_peak, resident_bytes
@@ -171,10 +171,11 @@ def predict(point: Point) -> float:
     """FLOPs of a timed step; of the whole epoch where the corpus grows."""
     job = point.job
     encoded = encode_job(job, job.sentences())
-    batches = own_batches(job, encoded)
+    steps = own_steps(job, encoded)
     whole = point.grows == "corpus"
-    timed = batches if whole else batches[job.warmup :]
-    flops = flops_of(job, f"lorakit-{point.mode}", own_shapes(job, encoded, timed))
+    timed = steps if whole else steps[job.warmup :]
+    shapes = own_shapes(job, encoded, [plan for step in timed for plan in step.micros])
+    flops = flops_of(job, f"lorakit-{point.mode}", shapes)
     return flops if whole else flops / len(timed)
 
 

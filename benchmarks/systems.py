@@ -22,7 +22,7 @@ from torch import nn
 
 import lorakit
 from lorakit.attention import blocks_of, blocks_pay
-from lorakit.batching import ROW_LENGTH, UNIT, Layout, Plan, TokenTable, epoch_steps, training_layout
+from lorakit.batching import Layout, Plan, Step, TokenTable, epoch_steps, in_long_rows, training_layout
 from lorakit.encoding import Encoded, encode
 from lorakit.models import load_token_classifier
 from lorakit.ner import NerData, Sentence
@@ -117,15 +117,16 @@ Shape = tuple[int, int] | tuple[int, int, int]
 class Given:
     """What a system was given in a run; tokens are real ones with the special ones, or computed ones with padding."""
 
-    shapes: list[Shape]  # of the timed batches
+    shapes: list[Shape]  # of what went through the model at a time, in the timed steps
     real: int  # tokens of the timed batches
     whole: int  # the warm-up's, too: the same for all systems
 
     @classmethod
-    def of(cls, job: Job, batches: Sequence[tuple[int, Shape]]) -> "Given":
-        """From the real tokens and the shape of every batch, in order."""
-        timed = batches[job.warmup : job.warmup + job.steps]
-        return cls([shape for _, shape in timed], sum(real for real, _ in timed), sum(real for real, _ in batches))
+    def of(cls, job: Job, steps: Sequence[tuple[int, Sequence[Shape]]]) -> "Given":
+        """From the real tokens and the shapes of every step, in order."""
+        timed = steps[job.warmup : job.warmup + job.steps]
+        shapes = [shape for _, step in timed for shape in step]
+        return cls(shapes, sum(real for real, _ in timed), sum(real for real, _ in steps))
 
     @property
     def computed(self) -> int:
@@ -249,12 +250,12 @@ def by_lorakit(job: Job, clock: Clock, mode: str) -> Given:
     data = NerData(job.sentences(), (), (), job.labels, "benchmark")
     result = lorakit.train(model, tokenizer_of(job), data, config, observe=lambda: (clock.step(clock.every), {})[1])
     encoded = encode_job(job, job.sentences())
-    batches = own_batches(job, encoded)
-    expected = (sum(batch.tokens for batch in batches), sum(batch.computed_tokens for batch in batches))
+    steps = own_steps(job, encoded)
+    plans = [plan for step in steps for plan in step.micros]
+    expected = (sum(plan.tokens for plan in plans), sum(plan.computed_tokens for plan in plans))
     if expected != (result.train_tokens, result.computed_tokens):
         raise RuntimeError("the batches that lorakit trained on are not those that its order says")
-    shapes = own_shapes(job, encoded, batches)
-    return Given.of(job, [(batch.tokens, shape) for batch, shape in zip(batches, shapes, strict=True)])
+    return Given.of(job, [(sum(p.tokens for p in s.micros), own_shapes(job, encoded, s.micros)) for s in steps])
 
 
 def by_trainer(job: Job, clock: Clock, mode: str) -> Given:
@@ -384,7 +385,7 @@ def tokenise(job: Job) -> list[dict[str, list[int]]]:
 
 
 class Collator:
-    """The usual collator, padding to the longest; it notes real tokens and shape of each batch."""
+    """The usual collator, padding to the longest; it notes real tokens and shape of each batch, which is a step."""
 
     def __init__(self, job: Job) -> None:
         from transformers import DataCollatorForTokenClassification
@@ -395,7 +396,7 @@ class Collator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = dict(self.inner(rows))
-        self.seen.append((int(batch["attention_mask"].sum()), tuple(batch["input_ids"].shape)))
+        self.seen.append((int(batch["attention_mask"].sum()), [tuple(batch["input_ids"].shape)]))
         return batch
 
     def given(self) -> Given:
@@ -414,40 +415,44 @@ def in_blocks(job: Job) -> bool:
     return not (torch.cuda.is_available() or job.precision != "fp32" or job.train_config.get("compile"))
 
 
-def own_batches(job: Job, encoded: Encoded) -> list[Plan]:
-    """lorakit's batches of an epoch: a function of the seed."""
-    layout = Layout(2, 1, row_length=ROW_LENGTH, unit=UNIT) if in_blocks(job) else Layout(2, 1)
-    layout = training_layout(layout, encoded, job.batch_size, job.train_config.get("compile", False))
-    steps = epoch_steps(encoded, layout, job.batch_size, 1, job.seed, 1)
-    return [micro for step in steps for micro in step.micros]
+def own_steps(job: Job, encoded: Encoded, whole: bool = False) -> list[Step]:
+    """lorakit's steps of an epoch: a function of the seed, and on a CPU of the number of threads.
+
+    Args:
+        whole: A batch is not computed in parts.
+    """
+    layout = in_long_rows(Layout(2, 1), config_of(job).hidden_size) if in_blocks(job) else Layout(2, 1)
+    compiled = job.train_config.get("compile", False)
+    layout = training_layout(layout, encoded, job.batch_size, compiled, whole)
+    return list(epoch_steps(encoded, layout, job.batch_size, 1, job.seed, 1))
 
 
-def own_shapes(job: Job, encoded: Encoded, batches: Sequence[Plan]) -> list[Shape]:
+def own_shapes(job: Job, encoded: Encoded, plans: Sequence[Plan]) -> list[Shape]:
     """Shapes of lorakit's batches, with the pairs of tokens where it computes attention by itself."""
-    shapes: list[Shape] = [tuple(batch.source.shape) for batch in batches]
+    shapes: list[Shape] = [tuple(plan.source.shape) for plan in plans]
     if not in_blocks(job):
         return shapes  # attention is torch's
     layout = Layout(2, 1)
     table = TokenTable(encoded, layout)
-    for number, batch in enumerate(batches):
+    for number, plan in enumerate(plans):
         rows, width = shapes[number]
-        blocks = blocks_of(layout.inputs(table.batch(batch))["attention_mask"], rows, 1, width)
+        blocks = blocks_of(layout.inputs(table.batch(plan))["attention_mask"], rows, 1, width)
         if blocks_pay(blocks, job.dropout):
             shapes[number] = (rows, width, blocks.scores)
     return shapes
 
 
-def shapes_of(job: Job, system: str) -> tuple[list[Shape], int]:
-    """Shapes of the batches of an epoch over up to 4,096 sentences of the corpus, and their real tokens."""
+def shapes_of(job: Job, system: str) -> tuple[list[list[Shape]], int]:
+    """Shapes of the steps of an epoch over up to 4,096 sentences of the corpus, and their real tokens."""
     chosen = np.random.default_rng(job.seed + 1).permutation(len(job.train))[:4096]
     encoded = encode_job(job, [job.train[i] for i in chosen])
     if system.startswith("lorakit"):
-        shapes = own_shapes(job, encoded, own_batches(job, encoded))
+        steps = [own_shapes(job, encoded, step.micros) for step in own_steps(job, encoded)]
     else:
         chunks = np.split(encoded.lengths, range(job.batch_size, len(encoded), job.batch_size))
         multiple = 1 if job.precision == "fp32" else 8
-        shapes = [(len(chunk), -(-int(chunk.max()) // multiple) * multiple) for chunk in chunks]
-    return shapes, int(encoded.lengths.sum())
+        steps = [[(len(chunk), -(-int(chunk.max()) // multiple) * multiple)] for chunk in chunks]
+    return steps, int(encoded.lengths.sum())
 
 
 def flops_of(job: Job, system: str, shapes: Sequence[Shape]) -> int:
@@ -470,10 +475,11 @@ def flops_of(job: Job, system: str, shapes: Sequence[Shape]) -> int:
 
 def predict_cost(job: Job, system: str) -> dict[str, float]:
     """FLOPs a step and the padding factor, from the shapes alone."""
-    shapes, real = shapes_of(job, system)
+    steps, real = shapes_of(job, system)
+    shapes = [shape for step in steps for shape in step]
     tokens = sum(rows * width for rows, width, *_ in shapes)
     return {
-        "flops": flops_of(job, system, shapes) / len(shapes),
+        "flops": flops_of(job, system, shapes) / len(steps),
         "padding": tokens / real,
-        "real": real / len(shapes),
+        "real": real / len(steps),
     }

@@ -25,35 +25,42 @@ SHORTEST = 16  # below it blocks are all grouped together: a call costs more tha
 
 
 @contextmanager
-def faster_attention(model: nn.Module) -> Iterator[None]:
+def faster_attention(model: nn.Module) -> Iterator["OwnAttention | None"]:
     """Within it transformers' "sdpa" attention is this one, for float32 on the CPU and masks made of blocks.
 
     The results differ from torch's own in rounding only; with dropout, the same seed drops other values. All else stays
     torch's: other types and devices, other masks, long blocks, autocast, torch.compile, torch.func, forward AD.
+
+    Yields:
+        What stands in for torch's attention; None on another device.
     """
     if next(model.parameters()).device.type != "cpu":
-        yield
+        yield None
         return
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as functions
 
     plain = functions["sdpa"]
-    if isinstance(plain, _Interface):  # an evaluation within training
-        yield
+    if isinstance(plain, OwnAttention):  # an evaluation within training
+        yield plain
         return
-    functions["sdpa"] = _Interface(plain)
+    functions["sdpa"] = own = OwnAttention(plain)
     try:
-        yield
+        yield own
     finally:
         del functions["sdpa"]
         if functions["sdpa"] is not plain:  # somebody's own
             functions["sdpa"] = plain
 
 
-class _Interface:
-    """A function of transformers' AttentionInterface."""
+class OwnAttention:
+    """A function of transformers' AttentionInterface.
+
+    Attributes:
+        used: Whether attention has been computed inside blocks.
+    """
 
     def __init__(self, plain: Any) -> None:
-        self.plain = plain
+        self.plain, self.used = plain, False
         self.known: tuple[Tensor | None, tuple[int, ...], Blocks | None] = (None, (), None)  # of the layer before
 
     def __call__(
@@ -85,6 +92,7 @@ class _Interface:
         if blocks is None or not blocks_pay(blocks, dropout):
             options = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal, **more}
             return self.plain(module, query, key, value, attention_mask, **options)
+        self.used = True
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         return attention(query, key, value, blocks, dropout, scale).transpose(1, 2), None
 

@@ -9,6 +9,9 @@ block-diagonal mask, and positions restart with each sentence, so the output is 
 
 *Shapes*: who makes something for every shape of batch and keeps it, as torch.compile does, and oneDNN, is to meet few:
 rows of about ROW_LENGTH tokens, a fixed number of them in training, and widths in steps.
+
+*Parts*: what is kept for backward grows with the tokens that go through a model at a time, and a CPU is as fast with a
+few hundred of them as with thousands. There a batch is computed in parts, whose gradients add up.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,10 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lorakit.attention import faster_attention
 from lorakit.encoding import IGNORE, Encoded
 
 MAX_PADDING = 0.05  # of the real tokens
 ROW_LENGTH = 384  # tokens in a row where shapes are to be few: a step of widths is then little of it
+PART = 2**18  # numbers in a part's hidden states a thread: with fewer, calls take a share of the time
 UNIT, COMPILED_UNIT = 16, 32  # steps of such widths, in tokens; to compile a shape takes long
 SAMPLE = 64  # batches that show how many rows packing finds
 
@@ -106,7 +111,7 @@ class TokenTable:
 class Step:
     """One rank's part of an optimiser step."""
 
-    micros: list[Plan]
+    micros: list[Plan]  # what goes through the model at a time
     targets: int  # words that count in the loss, of all ranks and micro-batches together
 
 
@@ -118,7 +123,7 @@ class Layout:
     others from 0. `additive_mask` is the dtype in which eager attention *adds* its mask (a bool there would be added as
     0 and 1); None for sdpa, which takes bools. Without `packing` each window has a row of its own. A packed batch has
     `rows` rows, or as many as packing finds best: the shortest rows, or rows of about `row_length` tokens. Its width is
-    a multiple of `unit`.
+    a multiple of `unit`. To train on, a batch is dealt to `parts`, of about `part_length` tokens where that is given.
     """
 
     first_position: int
@@ -128,6 +133,8 @@ class Layout:
     rows: int | None = None
     row_length: int | None = None
     unit: int = 1
+    part_length: int | None = None
+    parts: int = 1
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """The model's keyword arguments for a batch."""
@@ -143,8 +150,8 @@ class Layout:
 def layout_for(model: nn.Module, packing: bool = True, precision: str = "auto") -> Layout:
     """Find out how a model wants its batches, and prove it: packed output must equal the one-by-one output.
 
-    In float32 on a CPU the rows are long, for a row's length costs nothing there (`attention`), and few shapes save
-    memory (`onednn`). Elsewhere they are short.
+    Where attention is lorakit's own, in float32 on a CPU, the rows are long, for a row's length costs nothing there
+    and few shapes save memory (`onednn`), as parts do. Elsewhere rows are short and a batch is trained on as a whole.
 
     Raises:
         ValueError: packing is asked for and the model's attention would mix the sentences of a row.
@@ -163,7 +170,8 @@ def layout_for(model: nn.Module, packing: bool = True, precision: str = "auto") 
         )
     layout = Layout(first_position(model), pad, additive_mask=model.dtype if attention == "eager" else None)
     try:
-        error = _packing_error(model, layout)
+        with faster_attention(model) as own:
+            error = _packing_error(model, layout)
     except (TypeError, IndexError, RuntimeError, ValueError) as problem:
         raise ValueError(f"{type(model).__name__} does not take a packed batch ({problem}): {way_out}") from problem
     if not error < 1e-2:
@@ -171,8 +179,18 @@ def layout_for(model: nn.Module, packing: bool = True, precision: str = "auto") 
             f"{type(model).__name__} with {attention!r} attention mixes packed sentences (outputs differ by {error:.1g}"
             f" of their size): {way_out}"
         )
-    in_blocks = next(model.parameters()).device.type == "cpu" and precision in ("auto", "fp32") and attention == "sdpa"
-    return replace(layout, row_length=ROW_LENGTH, unit=UNIT) if in_blocks else layout
+    in_blocks = own is not None and own.used and precision in ("auto", "fp32")
+    return in_long_rows(layout, getattr(config, "hidden_size", None)) if in_blocks else layout
+
+
+def in_long_rows(layout: Layout, hidden_size: int | None) -> Layout:
+    """The layout with long rows, and with parts that keep this process's threads busy.
+
+    Args:
+        hidden_size: The model's; None, where it names none, means no parts.
+    """
+    part_length = PART * torch.get_num_threads() // hidden_size if hidden_size else None
+    return replace(layout, row_length=ROW_LENGTH, unit=UNIT, part_length=part_length)
 
 
 def first_position(model: nn.Module) -> int:
@@ -184,19 +202,30 @@ def first_position(model: nn.Module) -> int:
 
 
 def with_few_shapes(layout: Layout, encoded: Encoded, batch_size: int, unit: int) -> Layout:
-    """The layout with a fixed number of rows, as many as most batches of this size can be packed into.
+    """The layout with a fixed number of parts and of rows in each, as most batches of this size can be packed into.
 
     BioNLP2004's training split in batches of 8, 16, 32 and 64 then has 24, 18, 14 and 11 shapes in steps of 16 and 2.6
     to 3.4 % padding; 15, 11, 9 and 7 shapes in steps of 32 and 5.2 to 6.1 %; packed freely 316 to 125 and 2.3 to 3.9 %.
     """
     order = epoch_order(len(encoded), seed=0, epoch=0)[: SAMPLE * batch_size]
-    batches = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
-    found = [len(pack(encoded.lengths[batch].tolist(), ROW_LENGTH)) for batch in batches]
-    return replace(layout, rows=int(np.median(found)), unit=unit)
+    batches = [encoded.lengths[order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
+    parts = 1
+    if layout.part_length:
+        parts = max(1, round(float(np.median([batch.sum() for batch in batches])) / layout.part_length))
+    dealt = [batch[part].tolist() for batch in batches for part in balance(batch.tolist(), parts) if part]
+    row_length = ROW_LENGTH if parts == 1 else 2 * ROW_LENGTH  # parts even lengths out, as rows do
+    rows = int(np.median([len(pack(lengths, row_length)) for lengths in dealt]))
+    return replace(layout, rows=rows, unit=unit, parts=parts)
 
 
-def training_layout(layout: Layout, encoded: Encoded, batch_size: int, compiled: bool) -> Layout:
-    """The layout of the batches to train on: of few shapes where something is made for each of them."""
+def training_layout(layout: Layout, encoded: Encoded, batch_size: int, compiled: bool, whole: bool) -> Layout:
+    """The layout of the batches to train on: of few shapes where something is made for each of them.
+
+    Args:
+        whole: A batch is not computed in parts.
+    """
+    if compiled or whole:
+        layout = replace(layout, part_length=None)
     if compiled:
         return with_few_shapes(layout, encoded, batch_size, COMPILED_UNIT)
     return with_few_shapes(layout, encoded, batch_size, layout.unit) if layout.row_length else layout
@@ -301,13 +330,14 @@ def epoch_steps(
         chosen = order[start : start + size]
         shares = balance(lengths[chosen].tolist(), accumulate * world_size)
         mine = [chosen[share] for share in shares[rank * accumulate : (rank + 1) * accumulate]]
-        yield Step(
-            micros=[
-                plan_batch(encoded, share if len(share) else chosen[:1], layout, counts=len(share) > 0)
-                for share in mine
-            ],
-            targets=int(targets[chosen].sum()),
-        )
+        micros = []
+        for share in mine:
+            if len(share):
+                parts = balance(lengths[share].tolist(), min(layout.parts, len(share)))
+                micros += [plan_batch(encoded, share[part], layout) for part in parts]
+            else:
+                micros.append(plan_batch(encoded, chosen[:1], layout, counts=False))
+        yield Step(micros, targets=int(targets[chosen].sum()))
 
 
 def sorted_batches(encoded: Encoded, layout: Layout, tokens: int, rank: int = 0, world_size: int = 1) -> Iterator[Plan]:

@@ -236,7 +236,13 @@ class _Run:
         self.rank, self.world = rank(), world_size()
         self.steps_per_epoch = steps_per_epoch(len(encoded), config.batch_size, config.accumulate, self.world)
         self.autocast, scaled = precision_of(config.precision, self.device)
-        self.batch_layout = training_layout(layout, encoded, config.batch_size, config.compile)
+        self.batch_layout = training_layout(
+            layout,
+            encoded,
+            config.batch_size,
+            compiled=config.compile,
+            whole=config.strategy == "fsdp",  # which gathers the weights anew for every part
+        )
         # DDP exchanges the gradients of the module it holds and copies rank 0's weights to the others
         loss = LossSum(model, layout)
         self.rehearsals = Rehearsals(loss, self.autocast) if config.compile else None
@@ -588,10 +594,14 @@ class _Run:
                 self.save()
             rows, width = plan.source.shape
             where = f" on rank {self.rank}" if self.world > 1 else ""
+            change = (
+                f"halve batch_size ({self.config.batch_size}) and double accumulate ({self.config.accumulate}): the"
+                " steps stay the same, and resume goes on from the newest checkpoint"
+            )
+            if self.batch_layout.parts > 1:
+                change = "a smaller batch would not help, for it is computed in parts; train fewer parameters, as LoRA"
             raise MemoryError(
-                f"out of memory{where} in step {self.progress.step + 1} with {rows} rows of {width} tokens; halve"
-                f" batch_size ({self.config.batch_size}) and double accumulate ({self.config.accumulate}): the steps"
-                " stay the same, and resume goes on from the newest checkpoint"
+                f"out of memory{where} in step {self.progress.step + 1} with {rows} rows of {width} tokens; {change}"
             ) from error
 
     def _restart_log(self) -> None:

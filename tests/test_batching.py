@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from lorakit.batching import (
     MAX_PADDING,
+    PART,
     ROW_LENGTH,
+    UNIT,
     Batch,
     Layout,
     TokenTable,
@@ -17,11 +19,13 @@ from lorakit.batching import (
     epoch_order,
     epoch_steps,
     first_position,
+    in_long_rows,
     layout_for,
     pack,
     plan_batch,
     sorted_batches,
     steps_per_epoch,
+    training_layout,
 )
 from lorakit.encoding import IGNORE, Encoded, encode
 from lorakit.ner import read_ner
@@ -78,14 +82,45 @@ def test_rows_of_about_a_wished_length_are_no_more_than_fit_and_padded_by_at_mos
     assert len(rows) <= max(1, round(sum(lengths) / row))
 
 
-def test_rows_are_long_only_where_their_length_costs_no_attention(tiny_model):
-    assert layout_for(tiny_model()).row_length == layout_for(tiny_model(), precision="fp32").row_length == ROW_LENGTH
+def test_rows_are_long_and_batches_in_parts_only_where_attention_is_lorakits_own(tiny_model):
+    part = PART * torch.get_num_threads() // 32
+    for layout in (layout_for(tiny_model()), layout_for(tiny_model(), precision="fp32")):
+        assert (layout.row_length, layout.unit, layout.part_length) == (ROW_LENGTH, UNIT, part)
     for layout in (
         layout_for(tiny_model(), precision="bf16"),
+        layout_for(tiny_model().bfloat16()),
         layout_for(tiny_model(attention="eager")),
+        layout_for(tiny_model("t5")),  # asks for sdpa, but adds a bias that only torch's own takes
         layout_for(tiny_model(), packing=False),
     ):
-        assert (layout.row_length, layout.unit) == (None, 1)
+        assert (layout.row_length, layout.unit, layout.part_length) == (None, 1, None)
+
+
+def test_a_part_keeps_all_threads_busy(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    small, large = in_long_rows(Layout(2, 1), 256), in_long_rows(Layout(2, 1), 1024)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert (small.part_length, large.part_length) == (1024, 256)
+    assert in_long_rows(Layout(2, 1), 256).part_length == 4096
+    assert in_long_rows(Layout(2, 1), None).part_length is None
+
+
+@given(st.integers(2, 60), st.integers(1, 40), st.integers(20, 400))
+@example(30, 40, 400)
+@settings(deadline=None, derandomize=True, max_examples=50)
+def test_a_batch_has_as_many_parts_as_its_tokens_ask_for(length, size, part_length):
+    corpus = corpus_of([length] * (3 * size + 1))
+    layout = Layout(2, 1, row_length=ROW_LENGTH, unit=UNIT, part_length=part_length)
+    in_parts = training_layout(layout, corpus, size, compiled=False, whole=False)
+    assert in_parts.parts == max(1, round(length * size / part_length))
+    *steps, last = epoch_steps(corpus, in_parts, size, 1, seed=0, epoch=1)
+    for step in steps:  # parts are even, as far as sentences allow
+        loads = [plan.tokens for plan in step.micros]
+        assert len(loads) == min(in_parts.parts, size)
+        assert max(loads) - min(loads) <= length
+    assert len(last.micros) == 1  # of one sentence
+    for compiled, whole in ((True, False), (False, True)):
+        assert training_layout(layout, corpus, size, compiled=compiled, whole=whole).parts == 1
 
 
 def test_the_real_corpus_is_padded_by_at_most_five_percent_in_every_batch(tokenizer, bionlp2004, tiny_model):
@@ -257,6 +292,14 @@ def test_all_ranks_together_see_every_window_once_in_the_same_steps(
         assert all(len(step.micros) == accumulate for step in ranks)
 
 
+def corpus_of(lengths):
+    """Sentences of one word, which is named by the sentence's number."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    labels, words = np.full(offsets[-1], IGNORE), np.full(offsets[-1], -1)
+    labels[offsets[:-1]], words[offsets[:-1]] = 0, np.arange(len(lengths))
+    return Encoded(np.full(offsets[-1], 7), labels, words, offsets, np.ones(len(lengths), int))
+
+
 def windows_by_step(corpus, layout, size, accumulate, seed, world, first_step=0):
     """Numbers of the windows that every step of an epoch counts, on all ranks together."""
     per_rank = [
@@ -277,20 +320,18 @@ def windows_by_step(corpus, layout, size, accumulate, seed, world, first_step=0)
     size=st.integers(1, 8),
     seed=st.integers(0, 5),
     share=st.floats(0, 1),
+    parts=st.integers(1, 5),
 )
 def test_any_corpus_is_seen_once_an_epoch_in_steps_that_no_number_of_ranks_changes(
-    tiny_layout, lengths, world, accumulate, size, seed, share
+    tiny_layout, lengths, world, accumulate, size, seed, share, parts
 ):
     """Also when a run goes on in the middle of an epoch; and an evaluation on these ranks sees it once."""
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    labels, words = np.full(offsets[-1], IGNORE), np.full(offsets[-1], -1)
-    labels[offsets[:-1]], words[offsets[:-1]] = 0, np.arange(len(lengths))
-    corpus = Encoded(np.full(offsets[-1], 7), labels, words, offsets, np.ones(len(lengths), int))
-    steps = windows_by_step(corpus, tiny_layout, size, accumulate, seed, world)
+    corpus, layout = corpus_of(lengths), replace(tiny_layout, parts=parts)
+    steps = windows_by_step(corpus, layout, size, accumulate, seed, world)
     assert sorted(window for step in steps for window in step) == list(range(len(lengths)))
     assert steps == windows_by_step(corpus, tiny_layout, size * accumulate * world, 1, seed, 1)
     first = int(share * len(steps))
-    assert steps[first:] == windows_by_step(corpus, tiny_layout, size, accumulate, seed, world, first)
+    assert steps[first:] == windows_by_step(corpus, layout, size, accumulate, seed, world, first)
     plans = [plan for rank in range(world) for plan in sorted_batches(corpus, tiny_layout, 64, rank, world)]
     evaluated = [TokenTable(corpus, tiny_layout).batch(plan).words for plan in plans]
     assert sorted(n for words in evaluated for n in words[words >= 0].tolist()) == list(range(len(lengths)))

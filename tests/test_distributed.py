@@ -122,6 +122,20 @@ def test_lora_exchanges_once_a_step_and_nothing_but_what_is_trained(facts, name)
         assert rank[name]["costs more"] == [False, False]  # no broadcast of buffers, no search for unused parameters
 
 
+def test_batches_in_parts_train_as_whole_ones_and_exchange_once_a_step(job, facts, alone):
+    folder, expected = of_one(alone, CURVES[0])
+    gradients = load_file(job / "in-parts" / CURVES[0] / "gradients.safetensors")
+    for key, gradient in load_file(folder / "gradients.safetensors").items():
+        torch.testing.assert_close(gradients[key], gradient, rtol=1e-4, atol=1e-6, msg=key)
+    ranks = facts["in_parts"]
+    assert losses(ranks[0]) == pytest.approx(losses(expected), abs=1e-5)
+    assert ranks[0]["digest"] == ranks[1]["digest"]
+    for rank in ranks:
+        steps = rank["result"]["steps"]
+        assert len(rank["seen"]) == 2 * steps  # parts
+        assert rank["exchanged"] == [rank["trained_bytes"]] * steps
+
+
 @pytest.mark.parametrize("name", LORA)
 def test_adapters_saved_and_merged_by_two_processes_are_those_of_one(job, facts, tiny_model, name):
     """A sharded model is saved, merged and unmerged as a whole one is."""

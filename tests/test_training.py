@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 import lorakit
+from lorakit import batching
 from lorakit.batching import UNIT, epoch_order
 from lorakit.checkpoint import load_checkpoint
 from lorakit.ner import NerData, Sentence
@@ -131,6 +132,40 @@ def test_one_batch_equals_any_split_into_micro_batches(tiny_model, tokenizer, da
         for name, expected in runs[0][1].items():
             if not name.endswith("key.bias"):  # softmax does not see it: its gradient is rounding, which Adam blows up
                 torch.testing.assert_close(trained[name], expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_a_batch_in_parts_trains_as_the_whole_batch(tiny_model, tokenizer, data, tmp_path, monkeypatch, mode):
+    """Also beside accumulation; and never more than about a part's tokens go through the model."""
+    runs = []
+    for part, accumulate in ((None, 1), (20, 1), (40, 2)):
+        if part:
+            monkeypatch.setattr(batching, "PART", 32 * part)
+            monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        model, passes = tiny_model(), []  # tokens that go through the model at a time
+        if mode == "lora":
+            lorakit.apply_lora(model, r=4)
+
+        def note(module, _, inputs, passes=passes):
+            if module.training:
+                passes.append(inputs["input_ids"].numel())
+
+        model.register_forward_pre_hook(note, with_kwargs=True)
+        sizes = {"batch_size": 16 // accumulate, "accumulate": accumulate}
+        result = lorakit.train(model, tokenizer, data, quick(**sizes, epochs=1, log_every=1, output_dir=tmp_path))
+        curve = [(line["loss"], line["grad_norm"]) for line in step_lines(tmp_path)]
+        runs.append((np.array(curve), weights(model), result))
+        assert sum(passes) == result.computed_tokens
+        assert max(passes) <= (2 * part if part else 300)
+        assert len(passes) >= result.steps * (3 if part else 1)
+    (whole, expected, plain), *others = runs
+    for curve, trained, result in others:
+        np.testing.assert_allclose(curve, whole, rtol=1e-3)
+        np.testing.assert_allclose(curve[0], whole[0], rtol=1e-5)
+        assert (result.steps, result.train_tokens) == (plain.steps, plain.train_tokens)
+        for name, value in expected.items():
+            if not name.endswith("key.bias"):  # softmax does not see it: its gradient is rounding, which Adam blows up
+                torch.testing.assert_close(trained[name], value, rtol=0, atol=1e-3)
 
 
 def test_lora_changes_what_requires_grad_and_nothing_else_bit_for_bit(tiny_model, tokenizer, data):
@@ -378,3 +413,6 @@ def test_a_batch_that_does_not_fit_is_named_with_what_to_change(tiny_model, toke
     with pytest.raises(MemoryError, match=r"in step 1 with \d rows of \d+ tokens; halve batch_size \(8\) and double"):
         lorakit.train(model, tokenizer, data, quick(output_dir=tmp_path))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000000"]
+    monkeypatch.setattr(batching, "PART", 32 * 40)
+    with pytest.raises(MemoryError, match="in step 1 with 1 rows of .* a smaller batch would not help"):
+        lorakit.train(tiny_model(), tokenizer, data, quick())

@@ -26,7 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import AutoTokenizer
 
 import lorakit
-from lorakit import distributed, loss, training
+from lorakit import batching, distributed, loss, training
 from lorakit.adapters import save_adapter
 from lorakit.checkpoint import load_checkpoint
 from lorakit.loss import LossSum
@@ -149,6 +149,15 @@ def timeless_if_main(folder):
 
 def curves(folder):
     return {"-".join(map(str, kind)): curve(folder, *kind) for kind in CURVES}
+
+
+def in_parts(folder):
+    """The first curve's run, with batches in parts of about 40 tokens."""
+    usual, batching.PART = batching.PART, 32 * 40
+    try:
+        return curve(folder / "in-parts", *CURVES[0])
+    finally:
+        batching.PART = usual
 
 
 def one_curve(folder):
@@ -360,7 +369,7 @@ def fail(part, folder):
             (folder / "gave-up").touch()
 
 
-TOGETHER = (curves, compiled, evaluation, not_a_number, resume, disk, stop)
+TOGETHER = (curves, in_parts, compiled, evaluation, not_a_number, resume, disk, stop)
 FATAL = (out_of_memory, raises, hangs)
 
 
