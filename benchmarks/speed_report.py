@@ -145,6 +145,13 @@ def report(summary: dict[str, Any]) -> str:
             "- Packed sentences see themselves only; in float32 on a CPU lorakit computes no score between two of them,"
             " so its FLOPs hold fewer than rows and widths say."
         )
+        lines += [
+            f"- There a batch goes through lorakit's model in {row['parts']:.1f} parts on average, whose gradients add"
+            " up: operators are those of all parts. Trainer does the like where it is told to"
+            " (gradient_accumulation_steps); by default it does not."
+            for name, row in predicted.items()
+            if name.startswith("lorakit") and row["parts"] > 1
+        ][:1]
     lines += [
         f"- Dropout of the base {job['dropout']:g}, of LoRA {job['lora_dropout']:g}, in all systems; LoRA r={job['r']}"
         f" on {', '.join(job['target_modules'])}; {job['rounds']} rounds of {job['steps']} timed steps after"

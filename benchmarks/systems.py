@@ -482,4 +482,5 @@ def predict_cost(job: Job, system: str) -> dict[str, float]:
         "flops": flops_of(job, system, shapes) / len(steps),
         "padding": tokens / real,
         "real": real / len(steps),
+        "parts": len(shapes) / len(steps),
     }

@@ -594,14 +594,16 @@ class _Run:
                 self.save()
             rows, width = plan.source.shape
             where = f" on rank {self.rank}" if self.world > 1 else ""
-            change = (
-                f"halve batch_size ({self.config.batch_size}) and double accumulate ({self.config.accumulate}): the"
-                " steps stay the same, and resume goes on from the newest checkpoint"
-            )
+            step = self.progress.step + 1
             if self.batch_layout.parts > 1:
-                change = "a smaller batch would not help, for it is computed in parts; train fewer parameters, as LoRA"
+                raise MemoryError(
+                    f"out of memory{where} in step {step} with {rows} rows of {width} tokens; a smaller batch would not"
+                    " help, for it is computed in parts; train fewer parameters, as LoRA does"
+                ) from error
             raise MemoryError(
-                f"out of memory{where} in step {self.progress.step + 1} with {rows} rows of {width} tokens; {change}"
+                f"out of memory{where} in step {step} with {rows} rows of {width} tokens; halve batch_size"
+                f" ({self.config.batch_size}) and double accumulate ({self.config.accumulate}): the steps stay the"
+                " same, and resume goes on from the newest checkpoint"
             ) from error
 
     def _restart_log(self) -> None:

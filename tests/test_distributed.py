@@ -123,17 +123,19 @@ def test_lora_exchanges_once_a_step_and_nothing_but_what_is_trained(facts, name)
 
 
 def test_batches_in_parts_train_as_whole_ones_and_exchange_once_a_step(job, facts, alone):
-    folder, expected = of_one(alone, CURVES[0])
-    gradients = load_file(job / "in-parts" / CURVES[0] / "gradients.safetensors")
+    folder, expected = of_one(alone, "lora-ddp-1")
+    gradients = load_file(job / "in-parts" / "lora-ddp-1" / "gradients.safetensors")
     for key, gradient in load_file(folder / "gradients.safetensors").items():
         torch.testing.assert_close(gradients[key], gradient, rtol=1e-4, atol=1e-6, msg=key)
-    ranks = facts["in_parts"]
+    ranks = [rank["ddp"] for rank in facts["in_parts"]]
     assert losses(ranks[0]) == pytest.approx(losses(expected), abs=1e-5)
     assert ranks[0]["digest"] == ranks[1]["digest"]
     for rank in ranks:
         steps = rank["result"]["steps"]
         assert len(rank["seen"]) == 2 * steps  # parts
         assert rank["exchanged"] == [rank["trained_bytes"]] * steps
+    for rank in facts["in_parts"]:
+        assert len(rank["fsdp"]["seen"]) == rank["fsdp"]["result"]["steps"]
 
 
 @pytest.mark.parametrize("name", LORA)

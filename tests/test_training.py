@@ -413,6 +413,6 @@ def test_a_batch_that_does_not_fit_is_named_with_what_to_change(tiny_model, toke
     with pytest.raises(MemoryError, match=r"in step 1 with \d rows of \d+ tokens; halve batch_size \(8\) and double"):
         lorakit.train(model, tokenizer, data, quick(output_dir=tmp_path))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000000"]
-    monkeypatch.setattr(batching, "PART", 32 * 40)
+    monkeypatch.setattr(batching, "PART", 32 * 10)
     with pytest.raises(MemoryError, match="in step 1 with 1 rows of .* a smaller batch would not help"):
         lorakit.train(tiny_model(), tokenizer, data, quick())

@@ -152,10 +152,10 @@ def curves(folder):
 
 
 def in_parts(folder):
-    """The first curve's run, with batches in parts of about 40 tokens."""
+    """LoRA's first curves, where batches are in parts of about 40 tokens unless the model is sharded."""
     usual, batching.PART = batching.PART, 32 * 40
     try:
-        return curve(folder / "in-parts", *CURVES[0])
+        return {strategy: curve(folder / "in-parts", "lora", strategy, 1) for strategy in ("ddp", "fsdp")}
     finally:
         batching.PART = usual
 
