@@ -290,8 +290,8 @@ def test_an_evaluation_within_training_takes_what_is_there() -> None:
     model = make_tiny_model()
     with faster_attention(model):
         outer = functions["sdpa"]
-        with faster_attention(model):
-            assert functions["sdpa"] is outer
+        with faster_attention(model) as inner:
+            assert inner is functions["sdpa"] is outer
         assert functions["sdpa"] is outer
 
 
