@@ -205,7 +205,7 @@ def with_few_shapes(layout: Layout, encoded: Encoded, batch_size: int, unit: int
     """The layout with a fixed number of parts and of rows in each, as most batches of this size can be packed into.
 
     BioNLP2004's training split in batches of 8, 16, 32 and 64 then has 24, 18, 14 and 11 shapes in steps of 16 and 2.6
-    to 3.4 % padding, and in parts of 683 tokens 24, 18, 22 and 21 shapes and 1.0 to 3.3 %; in steps of 32 it has 15, 11,
+    to 3.4 % padding, or in parts of 683 tokens 24, 18, 22 and 21 shapes and 1.0 to 3.3 %. In steps of 32 it has 15, 11,
     9 and 7 shapes and 5.2 to 6.1 %; packed freely 316 to 125 and 2.3 to 3.9 %.
     """
     order = epoch_order(len(encoded), seed=0, epoch=0)[: SAMPLE * batch_size]
