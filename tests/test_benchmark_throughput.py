@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,3 +195,49 @@ def test_the_cost_of_an_f1_is_told_or_said_not_to_be_reached(benchmarks, tmp_pat
         assert ("Energy is **estimated**" in text) == (not kinds & {"counter", "sampled"})
     assert "| F1 >= 1 " in text and "not reached" in text
     assert (tmp_path / "prefix.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compiling_within_the_timed_steps_is_not_timed(benchmarks, monkeypatch):
+    """By a clock that moves when told: 5 s of steps, 100 s of compiling, before and between them."""
+    import systems
+
+    now, open_windows = [0.0], []
+
+    @contextmanager
+    def window():
+        open_windows.append(now[0])
+        yield
+        open_windows.append(now[0])
+
+    def take(seconds):
+        now[0] += seconds
+        return seconds
+
+    monkeypatch.setattr(systems.time, "perf_counter", lambda: now[0])
+    clock = systems.Clock(systems.Job((), (), warmup=1, steps=2), window=window)
+    assert clock.pause(lambda: take(100)) == 100  # in the warm-up: part of the start
+    take(1)
+    clock.step()
+    take(2)
+    assert clock.pause(lambda: take(100)) == 100
+    clock.step()
+    take(3)
+    clock.step()
+    cost = clock.cost()
+    assert (cost["startup_s"], cost["timed_s"], cost["step_s"]) == (101, 5, 2.5)
+    assert open_windows == [101, 103, 203, 206]  # nothing of the pause is in the energy
+    assert clock.pause(lambda: take(100)) == 100
+    assert clock.cost()["timed_s"] == 5
+
+
+def test_what_a_compiled_run_compiles_is_what_is_not_timed(benchmarks, monkeypatch):
+    import throughput
+    from systems import Clock, by_lorakit
+
+    monkeypatch.setattr("lorakit.loss.BACKEND", "eager")
+    job = throughput.job_of(throughput.parse([*TINY, "--train-config", '{"compile": true}']))
+    paused, clock = [], Clock(job)
+    monkeypatch.setattr(clock, "pause", lambda call: paused.append(call()) or paused[-1])
+    by_lorakit(job, clock, "lora")
+    assert paused and None not in paused  # once for every shape, and for nothing else
+    assert len(paused) <= job.warmup + job.steps
