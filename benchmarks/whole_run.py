@@ -2,7 +2,7 @@
 
   python benchmarks/whole_run.py                                   ten epochs of LoRA, roberta-base's shape: for a GPU
   python benchmarks/whole_run.py --compile                         the same with CUDA graphs
-  python benchmarks/whole_run.py --shape mini --epochs 1           the embedded base, about 2 minutes on 2 cores
+  python benchmarks/whole_run.py --shape mini --epochs 1           the embedded base, 45 s on 2 cores
 
 The run is a process of its own, and the meter runs in this one: so loading Python's libraries is counted, too, which no
 meter inside the run could see. Its parts are told apart by the moments that the run writes down; energy between two
@@ -175,7 +175,7 @@ def report(summary: dict[str, Any]) -> str:
     gpu = energy["gpu"]["kwh"]
     corpus, result = Path(options["dataset"]).name, summary["result"]
     lines = [
-        f"# A whole run: {options['shape']}'s shape, {options['mode']}, {result['epochs']} epochs of {corpus}",
+        f"# A whole run: {options['shape']}'s shape, {options['mode']}, {corpus}, epochs: {result['epochs']}",
         "",
         markdown_table(["", "seconds", *(f"{kind.removesuffix('_wh')} Wh" for kind in kinds)], [*rows, whole]),
         "",
