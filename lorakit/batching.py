@@ -171,6 +171,8 @@ def layout_for(model: nn.Module, packing: bool = True, precision: str = "auto") 
     layout = Layout(first_position(model), pad, additive_mask=model.dtype if attention == "eager" else None)
     try:
         with faster_attention(model) as own:
+            if own is not None:
+                own.used = False  # where training has put it in place, another model may have used it
             error = _packing_error(model, layout)
     except (TypeError, IndexError, RuntimeError, ValueError) as problem:
         raise ValueError(f"{type(model).__name__} does not take a packed batch ({problem}): {way_out}") from problem

@@ -6,6 +6,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lorakit.attention import faster_attention
 from lorakit.batching import (
     MAX_PADDING,
     PART,
@@ -94,6 +95,14 @@ def test_rows_are_long_and_batches_in_parts_only_where_attention_is_lorakits_own
         layout_for(tiny_model(), packing=False),
     ):
         assert (layout.row_length, layout.unit, layout.part_length) == (None, 1, None)
+
+
+def test_a_model_tried_while_another_trains_is_judged_by_itself(tiny_model):
+    model = tiny_model()
+    with faster_attention(model):
+        assert layout_for(model).row_length == ROW_LENGTH
+        assert layout_for(tiny_model("t5")).row_length is None
+        assert layout_for(model).row_length == ROW_LENGTH
 
 
 def test_a_part_keeps_all_threads_busy(monkeypatch):
