@@ -1,6 +1,6 @@
 """What each of lorakit's CPU paths is worth: oneDNN's products, byte-mask dropout, attention in blocks, rows, parts.
 
-  python benchmarks/cpu.py                      about 2 minutes on 2 cores
+  python benchmarks/cpu.py                      about 3 minutes on 2 cores
   python benchmarks/cpu.py --dropout 0          the same without dropout
 
 First one linear layer of each of roberta-base's shapes (the best of the repeats), then training steps of roberta-base's
@@ -21,10 +21,9 @@ from typing import Any
 
 import torch
 from provenance import origin, origin_lines, write_results
-from systems import ROOT, Job, encode_job, make_model, own_steps
+from systems import ROOT, Job, encode_job, own_model, own_steps
 from throughput import read
 
-import lorakit
 from lorakit.attention import faster_attention
 from lorakit.batching import Layout, TokenTable, epoch_steps
 from lorakit.dropout import faster_dropout
@@ -132,8 +131,7 @@ def step_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     encoded = encode_job(job, job.sentences())
     layout = Layout(2, 1)
     table = TokenTable(encoded, layout)
-    models = {"LoRA": make_model(job), "full": make_model(job)}
-    lorakit.apply_lora(models["LoRA"], r=job.r, lora_alpha=job.lora_alpha, target_modules=job.target_modules)
+    models = {"LoRA": own_model(job, "lora"), "full": own_model(job, "full")}
     systems = {
         mode: (model.train(), LossSum(model, layout), build_optimizer(model, 1e-5, 0.01))
         for mode, model in models.items()

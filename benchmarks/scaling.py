@@ -174,7 +174,7 @@ def predict(point: Point) -> float:
     steps = own_steps(job, encoded)
     whole = point.grows == "corpus"
     timed = steps if whole else steps[job.warmup :]
-    shapes = own_shapes(job, encoded, [plan for step in timed for plan in step.micros])
+    shapes = [shape for step in own_shapes(job, encoded, timed) for shape in step]
     flops = flops_of(job, f"lorakit-{point.mode}", shapes)
     return flops if whole else flops / len(timed)
 

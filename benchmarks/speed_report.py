@@ -145,13 +145,13 @@ def report(summary: dict[str, Any]) -> str:
             "- Packed sentences see themselves only; in float32 on a CPU lorakit computes no score between two of them,"
             " so its FLOPs hold fewer than rows and widths say."
         )
-        lines += [
-            f"- There a batch goes through lorakit's model in {row['parts']:.1f} parts on average, whose gradients add"
-            " up: operators are those of all parts. Trainer does the like where it is told to"
-            " (gradient_accumulation_steps); by default it does not."
-            for name, row in predicted.items()
-            if name.startswith("lorakit") and row["parts"] > 1
-        ][:1]
+        parts = max(row["parts"] for row in predicted.values())  # more than one are lorakit's
+        if parts > 1:
+            lines.append(
+                f"- There a batch goes through lorakit's model in {parts:.1f} parts on average, whose gradients add up:"
+                " operators are those of all parts. Trainer does the like where it is told to"
+                " (gradient_accumulation_steps); by default it does not."
+            )
     lines += [
         f"- Dropout of the base {job['dropout']:g}, of LoRA {job['lora_dropout']:g}, in all systems; LoRA r={job['r']}"
         f" on {', '.join(job['target_modules'])}; {job['rounds']} rounds of {job['steps']} timed steps after"

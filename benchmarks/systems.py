@@ -111,6 +111,22 @@ def make_model(job: Job) -> nn.Module:
         return RobertaForTokenClassification(config_of(job))
 
 
+def own_model(job: Job, mode: str) -> nn.Module:
+    """What lorakit trains: the model, in mode "lora" adapted."""
+    model = make_model(job)
+    if mode == "lora":
+        lorakit.apply_lora(
+            model,
+            r=job.r,
+            lora_alpha=job.lora_alpha,
+            lora_dropout=job.lora_dropout,
+            target_modules=job.target_modules,
+            layers_to_transform=layers_of(job),
+            seed=job.seed,
+        )
+    return model
+
+
 # Rows and width of a batch; and, where lorakit's attention computes fewer than all of a row's, its pairs of tokens
 Shape = tuple[int, int] | tuple[int, int, int]
 
@@ -243,17 +259,7 @@ def synchronize() -> None:
 
 
 def by_lorakit(job: Job, clock: Clock, mode: str) -> Given:
-    model = make_model(job)
-    if mode == "lora":
-        lorakit.apply_lora(
-            model,
-            r=job.r,
-            lora_alpha=job.lora_alpha,
-            lora_dropout=job.lora_dropout,
-            target_modules=job.target_modules,
-            layers_to_transform=layers_of(job),
-            seed=job.seed,
-        )
+    model = own_model(job, mode)
     config = lorakit.TrainConfig(
         epochs=1,
         batch_size=job.batch_size,
@@ -279,7 +285,8 @@ def by_lorakit(job: Job, clock: Clock, mode: str) -> Given:
     expected = (sum(plan.tokens for plan in plans), sum(plan.computed_tokens for plan in plans))
     if expected != (result.train_tokens, result.computed_tokens):
         raise RuntimeError("the batches that lorakit trained on are not those that its order says")
-    return Given.of(job, [(sum(p.tokens for p in s.micros), own_shapes(job, encoded, s.micros)) for s in steps])
+    real = [sum(plan.tokens for plan in step.micros) for step in steps]
+    return Given.of(job, list(zip(real, own_shapes(job, encoded, steps), strict=True)))
 
 
 def by_trainer(job: Job, clock: Clock, mode: str) -> Given:
@@ -451,19 +458,20 @@ def own_steps(job: Job, encoded: Encoded, whole: bool = False) -> list[Step]:
     return list(epoch_steps(encoded, layout, job.batch_size, 1, job.seed, 1))
 
 
-def own_shapes(job: Job, encoded: Encoded, plans: Sequence[Plan]) -> list[Shape]:
-    """Shapes of lorakit's batches, with the pairs of tokens where it computes attention by itself."""
-    shapes: list[Shape] = [tuple(plan.source.shape) for plan in plans]
-    if not in_blocks(job):
-        return shapes  # attention is torch's
+def own_shapes(job: Job, encoded: Encoded, steps: Sequence[Step]) -> list[list[Shape]]:
+    """Shapes of the batches of lorakit's steps, with the pairs of tokens where it computes attention by itself."""
     layout = Layout(2, 1)
     table = TokenTable(encoded, layout)
-    for number, plan in enumerate(plans):
-        rows, width = shapes[number]
-        blocks = blocks_of(layout.inputs(table.batch(plan))["attention_mask"], rows, 1, width)
-        if blocks_pay(blocks, job.dropout):
-            shapes[number] = (rows, width, blocks.scores)
-    return shapes
+
+    def shape(plan: Plan) -> Shape:
+        rows, width = plan.source.shape
+        if in_blocks(job):  # else attention is torch's
+            blocks = blocks_of(layout.inputs(table.batch(plan))["attention_mask"], rows, 1, width)
+            if blocks_pay(blocks, job.dropout):
+                return (rows, width, blocks.scores)
+        return (rows, width)
+
+    return [[shape(plan) for plan in step.micros] for step in steps]
 
 
 def shapes_of(job: Job, system: str) -> tuple[list[list[Shape]], int]:
@@ -471,7 +479,7 @@ def shapes_of(job: Job, system: str) -> tuple[list[list[Shape]], int]:
     chosen = np.random.default_rng(job.seed + 1).permutation(len(job.train))[:4096]
     encoded = encode_job(job, [job.train[i] for i in chosen])
     if system.startswith("lorakit"):
-        steps = [own_shapes(job, encoded, step.micros) for step in own_steps(job, encoded)]
+        steps = own_shapes(job, encoded, own_steps(job, encoded))
     else:
         chunks = np.split(encoded.lengths, range(job.batch_size, len(encoded), job.batch_size))
         multiple = 1 if job.precision == "fp32" else 8

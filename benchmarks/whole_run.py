@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from provenance import origin, origin_lines, shown_options, write_results
-from systems import ROOT, SHAPES, Job, make_model, tokenizer_of
+from systems import ROOT, SHAPES, Job, own_model, tokenizer_of
 from throughput import read
 
 import lorakit
-from lorakit.costs import Cost, cost_of
+from lorakit.costs import spent_until
 from lorakit.ner import NerData
 from lorakit.report import markdown_table
 from lorakit.runs import Run, read_sources
@@ -100,11 +100,7 @@ def work(options: argparse.Namespace) -> int:
         target_modules=tuple(options.target_modules),
         seed=options.seed,
     )
-    model = make_model(job)
-    if options.mode == "lora":
-        lorakit.apply_lora(
-            model, r=job.r, lora_alpha=job.lora_alpha, target_modules=job.target_modules, seed=options.seed
-        )
+    model = own_model(job, options.mode)
     config = lorakit.TrainConfig(
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -151,16 +147,16 @@ def costs_of(run: Run, parts: dict[str, list[tuple[float, float]]]) -> dict[str,
     for part, intervals in parts.items():
         row: dict[str, float | None] = {"seconds": sum(end - start for start, end in intervals)}
         for kind in ("measured_wh", "estimated_wh"):
-            spent = [(getattr(at(run, start), kind), getattr(at(run, end), kind)) for start, end in intervals]
+            spent = [(spent_at(run, start)[kind], spent_at(run, end)[kind]) for start, end in intervals]
             row[kind] = None if any(None in pair for pair in spent) else sum(end - start for start, end in spent)
         found[part] = row
     return found
 
 
-def at(run: Run, wall_s: float) -> Cost:
+def spent_at(run: Run, wall_s: float) -> dict[str, float | None]:
     """What the run had cost at a moment; the meter's first and last readings are around it."""
     first, last = run.energy[0].wall_s, run.energy[-1].wall_s
-    return cost_of(run, {"epoch": 0, "f1": 0.0, "wall_s": min(max(wall_s, first), last)})
+    return spent_until(run, min(max(wall_s, first), last))
 
 
 def report(summary: dict[str, Any]) -> str:

@@ -31,11 +31,18 @@ def cost_to_reach(run: Run, f1: float) -> Cost | None:
 
 
 def cost_of(run: Run, evaluation: Mapping[str, float]) -> Cost:
-    """What a run had cost at one of its evaluations: linear between the two readings of the journal around it."""
-    cost = Cost(int(evaluation["epoch"]), evaluation["f1"])
-    wall_s, points = evaluation.get("wall_s"), run.energy
+    """What a run had cost at one of its evaluations."""
+    return Cost(int(evaluation["epoch"]), evaluation["f1"], **spent_until(run, evaluation.get("wall_s")))
+
+
+def spent_until(run: Run, wall_s: float | None) -> dict[str, float | None]:
+    """What a run had cost at a moment, as `Cost` has it: linear between the two readings of the journal around it.
+
+    Empty where the moment is unknown or outside the journal.
+    """
+    points = run.energy
     if wall_s is None or not points or not points[0].wall_s <= wall_s <= points[-1].wall_s:
-        return cost
+        return {}
     after = max(1, bisect_left([point.wall_s for point in points], wall_s))
     left, right = points[after - 1], points[after]
     width = right.wall_s - left.wall_s
@@ -45,11 +52,11 @@ def cost_of(run: Run, evaluation: Mapping[str, float]) -> Cost:
         return None if before is None or then is None else before + share * (then - before)
 
     wh = {name: between(left.wh[name], right.wh[name]) for name in COMPONENTS}
-    totals = {}
+    totals: dict[str, float | None] = {}
     for kind, is_kind in (("measured_wh", MEASURED), ("estimated_wh", ("estimated",))):
         parts = [wh[name] for name in COMPONENTS if (run.component(name) or {}).get("method") in is_kind]
         totals[kind] = sum(parts) if parts and None not in parts else None
-    return Cost(cost.epoch, cost.f1, between(left.elapsed_s, right.elapsed_s), **totals)
+    return {"seconds": between(left.elapsed_s, right.elapsed_s), **totals}
 
 
 def targets(runs: Sequence[Run], chosen: Sequence[float] = ()) -> list[tuple[float, float | None]]:
