@@ -96,15 +96,18 @@ class TokenTable:
 
     def batch(self, plan: Plan) -> Batch:
         """The batch of a plan, on the table's device."""
-        source = plan.source.flatten()
+        source = plan.source
         if self.values.is_cuda and not source.is_cuda:
             source = source.pin_memory()  # else the copy would wait for what the device is doing
-        found = self.values.index_select(1, source.to(self.values.device, non_blocking=True)).long()
-        batch = Batch(*found.view(-1, *plan.source.shape))
+        batch = self.look_up(source.to(self.values.device, non_blocking=True))
         if not plan.counts:
             batch.labels.fill_(IGNORE)
             batch.words.fill_(-1)
         return batch
+
+    def look_up(self, source: Tensor) -> Batch:
+        """The batch of the tokens at these places, (rows, width), which are on the table's device."""
+        return Batch(*self.values.index_select(1, source.flatten()).long().view(-1, *source.shape))
 
 
 @dataclass(frozen=True)
@@ -221,16 +224,18 @@ def with_few_shapes(layout: Layout, encoded: Encoded, batch_size: int, unit: int
     return replace(layout, rows=rows, unit=unit, parts=parts)
 
 
-def training_layout(layout: Layout, encoded: Encoded, batch_size: int, compiled: bool, whole: bool) -> Layout:
+def training_layout(
+    layout: Layout, encoded: Encoded, batch_size: int, compiled: bool = False, recorded: bool = False, whole: bool = False
+) -> Layout:
     """The layout of the batches to train on: of few shapes where something is made for each of them.
 
     Args:
-        whole: A batch is not computed in parts.
+        whole: A batch is not computed in parts, as one that is compiled, or recorded in a graph, is not.
     """
-    if compiled or whole:
+    if compiled or recorded or whole:
         layout = replace(layout, part_length=None)
-    if compiled:
-        return with_few_shapes(layout, encoded, batch_size, COMPILED_UNIT)
+    if compiled or recorded:
+        return with_few_shapes(layout, encoded, batch_size, COMPILED_UNIT if compiled else UNIT)
     return with_few_shapes(layout, encoded, batch_size, layout.unit) if layout.row_length else layout
 
 

@@ -95,6 +95,7 @@ def add_training_flags(parser: argparse.ArgumentParser, dropout: str = "its own"
     add_precision_flag(parser)
     add("--strategy", choices=("ddp", "fsdp"), default="ddp", help="of several processes: replicate or shard the model")
     add("--compile", action="store_true", help="torch.compile the steps: some minutes first, then less time a step")
+    add("--cuda-graphs", action="store_true", help="record the steps in CUDA graphs: some seconds first, then no launches")
     add(
         "--cache-prefix",
         action="store_true",
@@ -162,6 +163,7 @@ def train_config(
         resume=arguments.resume,
         strategy=arguments.strategy,
         compile=arguments.compile,
+        cuda_graphs=arguments.cuda_graphs,
         cache_prefix=arguments.cache_prefix and mode == "lora",
         log_to=tuple(arguments.log_to),
     )

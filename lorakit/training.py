@@ -42,6 +42,7 @@ from lorakit.distributed import all_sum, device, gather_bytes, is_main, process_
 from lorakit.dropout import faster_dropout
 from lorakit.encoding import Encoded, check_tokenizer
 from lorakit.frozen import frozen_in_half
+from lorakit.graphs import StepGraphs
 from lorakit.loggers import check_loggers
 from lorakit.loss import LossSum, Rehearsals
 from lorakit.metrics import Scores
@@ -100,6 +101,7 @@ class TrainConfig:
     packing: bool = True
     cache_prefix: bool = False  # keep the output of the frozen lower layers (prefix.py): memory for operations
     compile: bool = False  # torch.compile the loss, on a GPU into CUDA graphs: minutes at the start, then less a step
+    cuda_graphs: bool = False  # record the steps as they are in CUDA graphs: seconds at the start, no launches after
     progress: bool = True
     log_to: tuple[str, ...] = ()  # "tensorboard", "wandb": what metrics.jsonl holds goes there, too
 
@@ -134,6 +136,10 @@ class TrainConfig:
             raise ValueError("strategy 'fsdp' does not go with cache_prefix: a sharded layer cannot be passed over")
         if self.compile and (self.strategy == "fsdp" or self.cache_prefix or not self.packing):
             raise ValueError("compile does not go with strategy 'fsdp', cache_prefix or packing=False")
+        if self.cuda_graphs and (self.strategy == "fsdp" or self.compile or not self.packing):
+            raise ValueError(
+                "cuda_graphs does not go with strategy 'fsdp', packing=False or compile, which makes graphs of its own"
+            )
         if self.output_dir is None and (self.resume or self.save_every):
             raise ValueError("resume and save_every need output_dir: checkpoints are kept in its folder checkpoints")
         check_loggers(self.log_to)
@@ -154,7 +160,7 @@ class TrainResult:
     train_tokens: int  # real tokens trained on, over all epochs and ranks
     computed_tokens: int  # the same with padding
     train_seconds: float  # in training steps alone
-    compile_seconds: float  # in compiling them on this process, which is no part of train_seconds
+    compile_seconds: float  # in compiling or recording them on this process, which is no part of train_seconds
     duration_s: float  # evaluation included, since the start or the resume
     history: tuple[Scores, ...]  # on validation, after each epoch
 
@@ -241,6 +247,7 @@ class _Run:
             encoded,
             config.batch_size,
             compiled=config.compile,
+            recorded=config.cuda_graphs,
             whole=config.strategy == "fsdp",  # which gathers the weights anew for every part
         )
         # DDP exchanges the gradients of the module it holds and copies rank 0's weights to the others
@@ -249,6 +256,12 @@ class _Run:
         self.spread = spread(model if config.strategy == "fsdp" else loss, config.strategy)
         self.loss = loss if config.strategy == "fsdp" else self.spread
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}  # FSDP makes new ones
+        self.step_loss = torch.zeros((), device=self.device)
+        self.graphs: StepGraphs | None = None
+        if config.cuda_graphs:
+            if self.world > 1:
+                raise ValueError("cuda_graphs is for one process; train in one, or with compile")
+            self.graphs = StepGraphs(model, self.table, self.contribute, self.step_loss, self.trained.values())
         self.optimizer = build_optimizer(model, config.learning_rate, config.weight_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.best_weights: dict[str, Tensor] = {}
@@ -325,18 +338,18 @@ class _Run:
             rate = rate_of(progress.step, steps, config.learning_rate, config.warmup_ratio)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            step_loss = torch.zeros((), device=self.device)
+            self.step_loss.zero_()
             for i, micro in enumerate(step.micros, start=1):
                 with self.memory_errors_explained(micro):
+                    if self.graphs:
+                        self.count_compiling(micro, self.graphs.record(micro, step.targets))
+                        self.graphs.replay(micro, step.targets)
+                        continue
                     batch = self.table.batch(micro)
                     if self.rehearsals:
-                        self.compile(batch)
+                        self.count_compiling(micro, self.rehearsals.rehearse(batch, self.trained.values()))
                     with sync_if(self.spread, last=i == len(step.micros)):  # DDP averages gradients once a step
-                        with self.autocast(), self.prefix.skipped(batch) if self.prefix else nullcontext():
-                            loss = self.loss(batch) / step.targets
-                        # DDP takes the mean of the ranks' gradients; the sum is meant
-                        self.scaler.scale(loss * self.world).backward()
-                step_loss += loss.detach()
+                        self.step_loss += self.contribute(batch, step.targets)
             self.scaler.unscale_(self.optimizer)  # clip true gradients, not scaled ones
             grad_norm = whole(nn.utils.clip_grad_norm_(self.trained.values(), config.max_grad_norm))
             # of the reduced gradients, so all ranks decide alike; on the device, so nobody waits for it
@@ -344,8 +357,8 @@ class _Run:
             self.optimizer.found_inf = bad.float()  # the fused optimiser leaves everything as it is where this is 1
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.optimizer.zero_grad(set_to_none=not config.compile)
-            self.since_log.add(step_loss, bad, sum(micro.tokens for micro in step.micros))
+            self.optimizer.zero_grad(set_to_none=not (config.compile or config.cuda_graphs))
+            self.since_log.add(self.step_loss, bad, sum(micro.tokens for micro in step.micros))
             progress.train_tokens += sum(micro.tokens for micro in step.micros)
             progress.computed_tokens += sum(micro.computed_tokens for micro in step.micros)
             progress.step, progress.epoch_step = progress.step + 1, progress.epoch_step + 1
@@ -363,6 +376,14 @@ class _Run:
             torch.cuda.synchronize()
         self._count_time()
         self.training_since = None
+
+    def contribute(self, batch: Batch, targets: int | Tensor) -> Tensor:
+        """A batch's share of the loss of a step with so many words; its gradients are added to those of the step."""
+        with self.autocast(), self.prefix.skipped(batch) if self.prefix else nullcontext():
+            loss = self.loss(batch) / targets
+        # DDP takes the mean of the ranks' gradients; the sum is meant
+        self.scaler.scale(loss * self.world).backward()
+        return loss.detach()
 
     def steps(self) -> Iterator[Step]:
         """This rank's part of the epoch's steps that are still to be done."""
@@ -390,14 +411,13 @@ class _Run:
     def use_once(self) -> None:
         self.model(**self.layout.inputs(self.table.batch(plan_batch(self.encoded, [0], self.layout))))
 
-    def compile(self, batch: Batch) -> None:
-        """Compile what a batch of a new shape needs; the time counts apart."""
-        seconds = self.rehearsals.rehearse(batch, self.trained.values())
+    def count_compiling(self, plan: Plan, seconds: float | None) -> None:
+        """Count the time that compiling or recording took, where a shape was new, apart from that of training."""
         if seconds is None:
             return
         self.progress.compile_seconds += seconds
         self.training_since, self.logged_at = self.training_since + seconds, self.logged_at + seconds
-        rows, width = batch.input_ids.shape
+        rows, width = plan.source.shape
         self.log.compiled(rows=rows, width=width, seconds=seconds)
 
     def meet(self, loss: Tensor) -> float:
@@ -516,7 +536,7 @@ class _Run:
         if found is None:
             return
         for name, value in self.identity.items():
-            former = found.state["run"].get(name)  # None in a checkpoint from before there was such a setting
+            former = found.state["run"].get(name, False)  # from before there was such a setting, which then was off
             if former != value:
                 raise ValueError(
                     f"the checkpoint in {self.checkpoints} was written with {name} = {former!r}, now"
@@ -567,6 +587,7 @@ class _Run:
             "packing",
             "cache_prefix",
             "compile",
+            "cuda_graphs",
         )
         corpus = hashlib.sha256()
         for part in (self.encoded.ids, self.encoded.labels, self.encoded.offsets):
