@@ -25,6 +25,7 @@ import lorakit
 from lorakit.attention import blocks_of, blocks_pay
 from lorakit.batching import Batch, Layout, Plan, Step, TokenTable, epoch_steps, in_long_rows, training_layout
 from lorakit.encoding import Encoded, encode
+from lorakit.graphs import StepGraphs
 from lorakit.loss import Rehearsals
 from lorakit.models import load_token_classifier
 from lorakit.ner import NerData, Sentence
@@ -271,13 +272,19 @@ def by_lorakit(job: Job, clock: Clock, mode: str) -> Given:
         **job.train_config,
     )
     data = NerData(job.sentences(), (), (), job.labels, "benchmark")
-    rehearse = Rehearsals.rehearse
+    rehearse, record = Rehearsals.rehearse, StepGraphs.record
 
     def rehearse_untimed(loss: Rehearsals, batch: Batch, trained: Any) -> float | None:
         known = batch.input_ids.shape in loss.seen
         return rehearse(loss, batch, trained) if known else clock.pause(lambda: rehearse(loss, batch, trained))
 
-    with mock.patch.object(Rehearsals, "rehearse", rehearse_untimed):
+    def record_untimed(graphs: StepGraphs, plan: Plan, targets: int) -> float | None:
+        known = plan.source.shape in graphs.recorded
+        return None if known else clock.pause(lambda: record(graphs, plan, targets))
+
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(Rehearsals, "rehearse", rehearse_untimed))
+        patches.enter_context(mock.patch.object(StepGraphs, "record", record_untimed))
         result = lorakit.train(model, tokenizer_of(job), data, config, observe=lambda: (clock.step(clock.every), {})[1])
     encoded = encode_job(job, job.sentences())
     steps = own_steps(job, encoded)
@@ -453,8 +460,8 @@ def own_steps(job: Job, encoded: Encoded, whole: bool = False) -> list[Step]:
         whole: A batch is not computed in parts.
     """
     layout = in_long_rows(Layout(2, 1), config_of(job).hidden_size) if in_blocks(job) else Layout(2, 1)
-    compiled = job.train_config.get("compile", False)
-    layout = training_layout(layout, encoded, job.batch_size, compiled, whole)
+    compiled, recorded = (job.train_config.get(name, False) for name in ("compile", "cuda_graphs"))
+    layout = training_layout(layout, encoded, job.batch_size, compiled, recorded, whole)
     return list(epoch_steps(encoded, layout, job.batch_size, 1, job.seed, 1))
 
 

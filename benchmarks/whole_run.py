@@ -1,7 +1,7 @@
 """What a whole run costs, from the start of the process to the last score: each part of it, time and energy.
 
   python benchmarks/whole_run.py                                   ten epochs of LoRA, roberta-base's shape: for a GPU
-  python benchmarks/whole_run.py --compile                         the same with CUDA graphs
+  python benchmarks/whole_run.py --cuda-graphs                     the same, a batch a launch (--compile: compiled, too)
   python benchmarks/whole_run.py --shape mini --epochs 1           the embedded base, 45 s on 2 cores
 
 The run is a process of its own, and the meter runs in this one: so loading Python's libraries is counted, too, which no
@@ -33,7 +33,7 @@ from lorakit.runs import Run, read_sources
 STUDY_GPU_WH = 1874.6  # LoRA on eight V100, the study's own figure
 PARTS = {
     "start-up": "start-up: Python, libraries, model, corpus",
-    "compile": "compiling",
+    "compile": "compiling or recording",
     "evaluation": "evaluation",
     "training": "training steps, checkpoints and what is between",
     "end": "the end of the process",
@@ -76,6 +76,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--cuda-graphs", action="store_true")
     parser.add_argument("--r", type=int, default=16)
     parser.add_argument("--target-modules", nargs="+", default=["query", "value"])
     parser.add_argument("--sentences", type=int, help="of the training set (default: all)")
@@ -107,6 +108,7 @@ def work(options: argparse.Namespace) -> int:
         learning_rate=job.rates[options.mode],
         precision=options.precision,
         compile=options.compile,
+        cuda_graphs=options.cuda_graphs,
         seed=options.seed,
         output_dir=options.worker,
         progress=False,

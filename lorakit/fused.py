@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lorakit.autograd import PLAIN, no_view, nothing_transforms, once
 from lorakit.dropout import keep_mask
-from lorakit.onednn import add_matmul, linear, matmul, transposed_matmul
+from lorakit.onednn import add_matmul, linear, matmul, scaled_matmul, transposed_matmul
 
 SMALL = 2**18  # numbers; 1 MiB in float32
 
@@ -114,48 +114,46 @@ class _Branch(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             # without autocast a weight of another type than x is the caller's mistake, and an error as in nn.Linear
             frozen = _without_start(weight.to(dtype) if casts else weight, scaling, A0, B0)
-            y = linear(x.to(dtype), frozen, None if bias is None else bias.to(dtype))
-            rows, mask, factor = _rows(x.to(dtype)), None, 1.0
-            inputs = rows
+            rows, A_, B_ = _rows(x.to(dtype)), A.to(dtype), B.to(dtype)
+            y = linear(rows, frozen, None if bias is None else bias.to(dtype))
+            inputs, mask, factor = rows, None, 1.0
             if p:
                 mask, factor = keep_mask(rows, p)
                 inputs = rows * mask
-            xA = matmul(inputs, A.to(dtype).T)
-            if p:
-                xA *= factor
+            xA = scaled_matmul(inputs, A_.T, factor)
             if one_addmm:
-                y.view(-1, y.shape[-1]).addmm_(xA, B.to(dtype).T, alpha=scaling)
+                y.addmm_(xA, B_.T, alpha=scaling)
             else:
-                y.view(-1, y.shape[-1]).add_((xA @ B.to(dtype).T).mul_(scaling))
-        ctx.save_for_backward(rows, weight, A, B, xA, mask, A0, B0)
+                y.add_((xA @ B_.T).mul_(scaling))
+        ctx.save_for_backward(rows, weight, A_, B_, xA, mask, A0, B0)
         ctx.scaling, ctx.factor, ctx.x_type, ctx.x_shape = scaling, factor, x.dtype, x.shape
-        ctx.bias_type = None if bias is None else bias.dtype
-        return no_view(y)
+        ctx.types = A.dtype, B.dtype, None if bias is None else bias.dtype
+        return no_view(y.view(*x.shape[:-1], y.shape[-1]))
 
     @staticmethod
     @_once
     def backward(ctx, grad: Tensor) -> tuple:
         rows, weight, A, B, xA, mask, A0, B0 = ctx.saved_tensors
         need_x, _, need_bias, need_A, need_B, *_ = ctx.needs_input_grad
-        dtype, scaling = rows.dtype, ctx.scaling
+        dtype, scaling, (A_type, B_type, bias_type) = rows.dtype, ctx.scaling, ctx.types
         dx = dbias = dA = dB = None
         with torch.autocast(grad.device.type, enabled=False):
             g = _rows(grad)
-            gB = matmul(g, B.to(dtype)) if need_A or need_x else None  # (tokens, r)
+            gB = matmul(g, B) if need_A or need_x else None  # (tokens, r)
             if need_A:
                 inputs = rows if mask is None else rows * mask
-                dA = matmul(gB.T, inputs).mul_(scaling * ctx.factor).to(A.dtype)
+                dA = scaled_matmul(gB.T, inputs, scaling * ctx.factor).to(A_type)
             if need_B:
-                dB = transposed_matmul(g, xA).mul_(scaling).to(B.dtype)
+                dB = transposed_matmul(g, xA, scaling).to(B_type)
             if need_x:
                 dx = matmul(g, _without_start(weight.to(dtype), scaling, A0, B0))
                 if mask is None:
-                    dx.addmm_(gB, A.to(dtype), alpha=scaling)
+                    dx.addmm_(gB, A, alpha=scaling)
                 else:
-                    dx.add_(matmul(gB, A.to(dtype)).mul_(mask), alpha=scaling * ctx.factor)
+                    dx.add_(matmul(gB, A).mul_(mask), alpha=scaling * ctx.factor)
                 dx = dx.view(ctx.x_shape).to(ctx.x_type)
             if need_bias:
-                dbias = g.sum(0).to(ctx.bias_type)
+                dbias = g.sum(0).to(bias_type)
         return dx, None, dbias, dA, dB, None, None, None, None, None
 
 
@@ -188,9 +186,9 @@ class _Merged(torch.autograd.Function):
         g, rows = _rows(grad), _rows(x)
         dx = dbias = dA = dB = None
         if need_A:
-            dA = matmul(matmul(g, B).T, rows).mul_(ctx.scaling)
+            dA = scaled_matmul(matmul(g, B).T, rows, ctx.scaling)
         if need_B:
-            dB = transposed_matmul(g, matmul(rows, A.T)).mul_(ctx.scaling)
+            dB = transposed_matmul(g, matmul(rows, A.T), ctx.scaling)
         if need_x:
             total = _sum(weight, A, B, ctx.scaling, A0, B0) if total is None else total
             dx = matmul(g, total).view(x.shape)

@@ -187,7 +187,9 @@ struct Graph {
   std::vector<Tensor> own;
   Tensor random;
 
-  void will_write(const Tensor& host) { before.emplace_back(host, host.clone()); }
+  void will_write(const Tensor& host) {
+    if (host.numel()) before.emplace_back(host, host.clone());
+  }
 };
 
 Tensor random_state() { return at::detail::getDefaultCPUGenerator().get_state(); }
@@ -226,6 +228,11 @@ void check(const std::string& name, const torch::jit::Stack& arguments) {
   }
 }
 
+const Tensor& kept(const Tensor& t) {  // by a graph, if one is recorded
+  if (recording && t.is_floating_point()) recording->own.push_back(t);
+  return t;
+}
+
 void record(const c10::OperatorHandle& op, const torch::jit::Stack& arguments, torch::jit::Stack hosts,
             const torch::jit::Stack& results) {
   std::set<const void*> inputs;
@@ -244,10 +251,7 @@ void record(const c10::OperatorHandle& op, const torch::jit::Stack& arguments, t
     }
   });
   for (const IValue& result : results) {
-    each(result, [&](const Tensor& t) {
-      if (t.defined() && t.is_floating_point() && !inputs.count(t.storage().data())) recording->own.push_back(t);
-      return t;
-    });
+    each(result, [&](const Tensor& t) { return t.defined() && !inputs.count(t.storage().data()) ? kept(t) : t; });
   }
 }
 
@@ -290,13 +294,14 @@ void by_the_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 Tensor empty(c10::SymIntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
              std::optional<at::Device>, std::optional<bool>, std::optional<at::MemoryFormat> format) {
   const c10::DispatchKeySet keys(DispatchKey::CUDA);
-  return at::detail::empty_generic(C10_AS_INTARRAYREF_SLOW(size), &allocator, keys, c10::dtype_or_default(dtype), format);
+  const auto type = c10::dtype_or_default(dtype);
+  return kept(at::detail::empty_generic(C10_AS_INTARRAYREF_SLOW(size), &allocator, keys, type, format));
 }
 
 Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride, std::optional<at::ScalarType> dtype,
                      std::optional<at::Layout>, std::optional<at::Device>, std::optional<bool>) {
   const c10::DispatchKeySet keys(DispatchKey::CUDA);
-  return at::detail::empty_strided_generic(size, stride, &allocator, keys, c10::dtype_or_default(dtype));
+  return kept(at::detail::empty_strided_generic(size, stride, &allocator, keys, c10::dtype_or_default(dtype)));
 }
 
 Tensor& copy_(Tensor& to, const Tensor& from, bool non_blocking) {
@@ -354,7 +359,7 @@ void fake_gpu_end_graph() {
 void fake_gpu_replay(void* graph) {
   const at::AutoDispatchBelowADInplaceOrView below;
   for (const auto& operation : static_cast<Graph*>(graph)->operations) operation();
-  for (const Tensor& t : static_cast<Graph*>(graph)->own) t.fill_(std::numeric_limits<double>::quiet_NaN());
+  for (const Tensor& t : static_cast<Graph*>(graph)->own) on_host(t).fill_(std::numeric_limits<double>::quiet_NaN());
 }
 
 const char* fake_gpu_waits() {  // since the last call, one a line

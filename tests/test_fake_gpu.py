@@ -1,0 +1,104 @@
+"""What is written for a GPU, on one that is none; and what that one is good for."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from .fake_gpu import build
+from .tiny import ROOT
+
+fake = pytest.mark.skipif(not hasattr(torch.cuda, "waits"), reason="runs on the fake GPU, in the process of another test")
+# those that need a GPU, and those that ask little more of a device than that it be found
+FILES = "fake_gpu graphs steps frozen tagging prefix checkpoint prediction"
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.version.cuda is not None, reason="this build of torch has CUDA")
+def test_what_is_written_for_a_gpu_runs_on_a_fake_one(tmp_path):
+    library = build(tmp_path)
+    if library is None:
+        pytest.skip("needs a C++ compiler")
+    files = [f"tests/test_{name}.py" for name in FILES.split()]
+    command = [sys.executable, "-m", "tests.fake_gpu", str(library), "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
+    ran = subprocess.run(
+        [*command, *files],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-2000:]
+    assert int(re.search(r"(\d+) passed", ran.stdout)[1]) > 100
+    assert "needs a GPU" not in ran.stdout
+
+
+@fake
+def test_tensors_of_the_host_and_of_the_device_do_not_mix():
+    x = torch.ones(2, 2, device="cuda")
+    assert x.is_cuda and str(x.device) == "cuda:0"
+    assert torch.equal(x @ x, torch.full((2, 2), 2.0, device="cuda"))
+    with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+        torch.nn.functional.embedding(torch.tensor([0]), x)
+    with torch.autocast("cuda", torch.bfloat16):
+        assert (x @ x).dtype == torch.bfloat16
+
+
+@fake
+def test_it_sees_what_makes_the_host_wait():
+    x = torch.ones(3, device="cuda")
+    torch.cuda.waits()
+    x += 1
+    there = torch.ones(3).pin_memory().to("cuda", non_blocking=True)
+    assert torch.cuda.waits() == []
+    assert float(x.sum()) == 6
+    assert torch.cuda.waits() == ["aten::_local_scalar_dense"]
+    _ = x.cpu(), torch.ones(3).to("cuda"), torch.tensor([1, 2], device="cuda"), x.nonzero()
+    assert torch.cuda.waits() == ["a copy to the host", "a copy to the device", "a copy to the device", "aten::nonzero"]
+    _ = x[there > 0]
+    assert "aten::nonzero" in torch.cuda.waits()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pytest.raises(RuntimeError, match="called a synchronizing CUDA operation"):
+            x.sum().item()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@fake
+def test_memory_that_is_in_use_is_counted():
+    before = torch.cuda.memory_allocated()
+    x = torch.ones(1000, device="cuda")
+    y = x * 2
+    assert torch.cuda.memory_allocated() - before == 8000
+    del x, y
+    assert torch.cuda.memory_allocated() == before
+    assert torch.cuda.max_memory_allocated() >= before + 8000
+
+
+@fake
+def test_a_graph_works_on_fixed_places_and_leaves_nothing_else():
+    given, total = torch.ones(2, device="cuda"), torch.zeros(2, device="cuda")
+    weight = torch.ones(2, device="cuda", requires_grad=True)
+    weight.grad = torch.zeros(2, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        between = given * weight
+        between.sum().backward()
+        total += between.detach() + torch.rand(2, device="cuda")
+        given = given + 1  # noqa: F841  (another place)
+    assert torch.equal(total, torch.zeros(2, device="cuda"))  # nothing was done yet
+    assert torch.equal(weight.grad, torch.zeros(2, device="cuda"))
+    torch.manual_seed(0)
+    expected = [torch.ones(2) + torch.rand(2), torch.ones(2) + torch.rand(2)]
+    torch.manual_seed(0)
+    graph.replay()
+    assert torch.equal(total.cpu(), expected[0])
+    graph.replay()
+    assert torch.equal(total.cpu(), expected[0] + expected[1])
+    assert torch.equal(weight.grad, torch.full((2,), 2.0, device="cuda"))
+    assert between.isnan().all()
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"), torch.cuda.graph(graph):
+        total.sum().item()
