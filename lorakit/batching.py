@@ -225,7 +225,12 @@ def with_few_shapes(layout: Layout, encoded: Encoded, batch_size: int, unit: int
 
 
 def training_layout(
-    layout: Layout, encoded: Encoded, batch_size: int, compiled: bool = False, recorded: bool = False, whole: bool = False
+    layout: Layout,
+    encoded: Encoded,
+    batch_size: int,
+    compiled: bool = False,
+    recorded: bool = False,
+    whole: bool = False,
 ) -> Layout:
     """The layout of the batches to train on: of few shapes where something is made for each of them.
 

@@ -95,7 +95,11 @@ def add_training_flags(parser: argparse.ArgumentParser, dropout: str = "its own"
     add_precision_flag(parser)
     add("--strategy", choices=("ddp", "fsdp"), default="ddp", help="of several processes: replicate or shard the model")
     add("--compile", action="store_true", help="torch.compile the steps: some minutes first, then less time a step")
-    add("--cuda-graphs", action="store_true", help="record the steps in CUDA graphs: some seconds first, then no launches")
+    add(
+        "--cuda-graphs",
+        action="store_true",
+        help="record the steps in CUDA graphs: some seconds, then one launch a batch",
+    )
     add(
         "--cache-prefix",
         action="store_true",

@@ -142,7 +142,7 @@ def scaled_matmul(a: Tensor, b: Tensor, factor: float) -> Tensor:
 
 
 def transposed_matmul(a: Tensor, b: Tensor, factor: float = 1.0) -> Tensor:
-    """factor · aᵀ @ b of two tall matrices, b the narrower: within `faster_products` that one is copied, not the wide."""
+    """factor · aᵀ @ b of two tall matrices, b the narrower: within `faster_products` b is copied, not the wide one."""
     return scaled_matmul(b.T, a, factor).T.contiguous() if _open else scaled_matmul(a.T, b, factor)
 
 

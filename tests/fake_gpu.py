@@ -3,8 +3,9 @@
   python -m tests.fake_gpu LIBRARY pytest tests/test_steps.py      LIBRARY as `build` makes it
 
 What it finds without a GPU: tensors left on the host, operations that make the host wait, types that autocast changes,
-and errors in code that runs only where there is a GPU. A CUDA graph here reads and writes fixed places and forbids waits, as
-there, and leaves its own memory as NaN. What it cannot find: what streams reorder, what kernels cost and how they round.
+and errors in code that runs only where there is a GPU. A CUDA graph reads and writes fixed places and forbids waits, as
+there, and what it leaves in its own memory is NaN. What it cannot find: what streams reorder, what kernels cost and how
+they round.
 """
 
 import ctypes

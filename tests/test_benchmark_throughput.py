@@ -241,3 +241,30 @@ def test_what_a_compiled_run_compiles_is_what_is_not_timed(benchmarks, monkeypat
     by_lorakit(job, clock, "lora")
     assert paused and None not in paused  # once for every shape, and for nothing else
     assert len(paused) <= job.warmup + job.steps
+
+
+def test_what_a_run_with_graphs_records_is_what_is_not_timed(benchmarks, monkeypatch):
+    """Without a GPU, by graphs that compute as they go."""
+    import throughput
+    from systems import Clock, by_lorakit
+
+    from lorakit.graphs import StepGraphs
+
+    def prepare(self, model, table, contribute, total, trained):
+        self.table, self.contribute, self.total, self.recorded = table, contribute, total, {}
+
+    def record(self, plan, targets):
+        self.recorded[plan.source.shape] = None
+        return 1.0
+
+    def replay(self, plan, targets):
+        self.total += self.contribute(self.table.batch(plan), targets)
+
+    for name, method in {"__init__": prepare, "record": record, "replay": replay}.items():
+        monkeypatch.setattr(StepGraphs, name, method)
+    job = throughput.job_of(throughput.parse([*TINY, "--train-config", '{"cuda_graphs": true}']))
+    paused, clock = [], Clock(job)
+    monkeypatch.setattr(clock, "pause", lambda call: paused.append(call()) or paused[-1])
+    by_lorakit(job, clock, "lora")
+    assert paused and set(paused) == {1.0}  # once for every shape, and for nothing else
+    assert len(paused) <= job.warmup + job.steps

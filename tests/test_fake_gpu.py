@@ -11,9 +11,9 @@ import torch
 from .fake_gpu import build
 from .tiny import ROOT
 
-fake = pytest.mark.skipif(not hasattr(torch.cuda, "waits"), reason="runs on the fake GPU, in the process of another test")
+fake = pytest.mark.skipif(not hasattr(torch.cuda, "waits"), reason="runs on the fake GPU, by another test")
 # those that need a GPU, and those that ask little more of a device than that it be found
-FILES = "fake_gpu graphs steps frozen tagging prefix checkpoint prediction"
+FILES = "fake_gpu graphs steps frozen tagging"
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or torch.version.cuda is not None, reason="this build of torch has CUDA")
@@ -31,7 +31,7 @@ def test_what_is_written_for_a_gpu_runs_on_a_fake_one(tmp_path):
         text=True,
     )
     assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-2000:]
-    assert int(re.search(r"(\d+) passed", ran.stdout)[1]) > 100
+    assert int(re.search(r"(\d+) passed", ran.stdout)[1]) > 50
     assert "needs a GPU" not in ran.stdout
 
 
@@ -88,7 +88,6 @@ def test_a_graph_works_on_fixed_places_and_leaves_nothing_else():
         between = given * weight
         between.sum().backward()
         total += between.detach() + torch.rand(2, device="cuda")
-        given = given + 1  # noqa: F841  (another place)
     assert torch.equal(total, torch.zeros(2, device="cuda"))  # nothing was done yet
     assert torch.equal(weight.grad, torch.zeros(2, device="cuda"))
     torch.manual_seed(0)

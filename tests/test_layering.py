@@ -32,7 +32,7 @@ LAYERS = (
     (1, "several"),
     (1, "lora energy ner encoding checkpoint adapter_files"),
     (1, "batching models"),
-    (1, "prefix loss"),
+    (1, "prefix loss graphs"),
     (2, "tagging peft_format"),
     (2, "prediction adapter_card"),
     (2, "adapters smallbase training"),
