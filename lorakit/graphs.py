@@ -2,7 +2,7 @@
 
 A GPU computes a batch of 32 sentences in a millisecond or two; handing it a thousand kernels one by one takes several
 times that. Recorded, they are handed over at once. torch.compile comes to graphs, too, by way of better kernels, but
-takes the better part of a minute for each shape; recording one takes about as long as a few steps.
+takes seconds to minutes for each shape; to record one takes a few steps.
 
 A graph works on fixed places. A batch comes in as the places of its tokens, in one copy; gradients and loss are added
 into tensors that stay where they are. Random numbers go on from the generator as they would without a graph.
