@@ -98,7 +98,7 @@ def add_training_flags(parser: argparse.ArgumentParser, dropout: str = "its own"
     add(
         "--cuda-graphs",
         action="store_true",
-        help="record the steps in CUDA graphs: some seconds, then one launch a batch",
+        help="record the steps in CUDA graphs, which launch a batch at once",
     )
     add(
         "--cache-prefix",

@@ -1,8 +1,8 @@
 """A batch's forward and backward as a CUDA graph: recorded once for each shape, then launched as one.
 
-A GPU computes a batch of 32 sentences in a millisecond or two; handing it a thousand kernels one by one takes several
-times that. Recorded, they are handed over at once. torch.compile comes to graphs, too, by way of better kernels, but
-takes seconds to minutes for each shape; to record one takes a few steps.
+By estimate a GPU computes a batch of 32 sentences in a millisecond or two, and handing it a thousand kernels one by one
+takes several times that. Recorded, they are handed over at once. torch.compile comes to graphs, too, by way of better
+kernels, but has to compile them for each shape; to record one takes a few steps.
 
 A graph works on fixed places. A batch comes in as the places of its tokens, in one copy; gradients and loss are added
 into tensors that stay where they are. Random numbers go on from the generator as they would without a graph.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.batching import Batch, Plan, TokenTable
-from lorakit.trial import trial
+from lorakit.trial import rehearse
 
 WARM_UPS = 3  # runs before a recording: kernels are loaded and chosen in them, workspaces allocated (PyTorch's advice)
 
@@ -36,6 +36,9 @@ class StepGraphs:
     Args:
         contribute: computes a batch's share of the step's loss, adds its gradients, returns the loss.
         total: what the loss is added to.
+
+    Raises:
+        ValueError: training is not on an NVIDIA GPU.
     """
 
     def __init__(
@@ -46,7 +49,10 @@ class StepGraphs:
         total: Tensor,
         trained: Iterable[nn.Parameter],
     ) -> None:
-        check_recordable(total.device)
+        if total.device.type != "cuda":
+            raise ValueError(
+                f"cuda_graphs needs an NVIDIA GPU, and this process trains on {total.device.type}; leave it out"
+            )
         self.model, self.table, self.contribute, self.total = model, table, contribute, total
         self.trained = list(trained)
         self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
@@ -72,17 +78,10 @@ class StepGraphs:
         def share() -> Tensor:
             return self.contribute(self.table.look_up(given[:-1].view(shape)), given[-1])
 
-        kept = [parameter.grad for parameter in self.trained]
         self.stream.wait_stream(torch.cuda.current_stream())
-        with trial(self.model), torch.cuda.stream(self.stream):  # backward runs where forward did, so both in one
-            for _ in range(WARM_UPS):
-                for parameter in self.trained:
-                    parameter.grad = None
-                share()
+        with torch.cuda.stream(self.stream):  # as the recording; what is kept is kept and put back there, too, in order
+            rehearse(self.model, self.trained, share, WARM_UPS)
         torch.cuda.current_stream().wait_stream(self.stream)
-        for parameter, grad in zip(self.trained, kept, strict=True):
-            fresh = None if parameter.grad is None else torch.zeros_like(parameter)
-            parameter.grad = fresh if grad is None else grad
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
@@ -103,16 +102,6 @@ class StepGraphs:
         recorded = self.recorded[plan.source.shape]
         _send(plan, targets, recorded.given)
         recorded.graph.replay()
-
-
-def check_recordable(device: torch.device) -> None:
-    """Refuse a device that has no CUDA graphs.
-
-    Raises:
-        ValueError: it is no NVIDIA GPU.
-    """
-    if device.type != "cuda":
-        raise ValueError(f"cuda_graphs needs an NVIDIA GPU, and this process trains on {device.type}; leave it out")
 
 
 def _send(plan: Plan, targets: int, given: Tensor) -> None:

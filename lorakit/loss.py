@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lorakit.batching import Batch, Layout
 from lorakit.encoding import IGNORE
-from lorakit.trial import trial
+from lorakit.trial import rehearse
 
 BACKEND: str | Callable[..., Any] = "inductor"
 
@@ -62,18 +62,11 @@ class Rehearsals:
         cuda = self.device.type == "cuda"
         if cuda:
             torch.cuda.synchronize()  # what is still under way is training
-        began, parameters = time.perf_counter(), list(trained)
-        kept = [p.grad for p in parameters]
+        began = time.perf_counter()
         # by default torch goes over to plain operations after 8 shapes
         limits = torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000)
-        with limits, trial(self.loss):
-            for _ in range(3 if cuda else 1):  # a CUDA graph warms up, is recorded, and only then replayed
-                for parameter in parameters:
-                    parameter.grad = None
-                self._forward(batch).backward()
-        for parameter, grad in zip(parameters, kept, strict=True):
-            fresh = None if parameter.grad is None else torch.zeros_like(parameter)
-            parameter.grad = fresh if grad is None else grad
+        with limits:  # a CUDA graph warms up, is recorded, and only then replayed
+            rehearse(self.loss, list(trained), lambda: self._forward(batch).backward(), times=3 if cuda else 1)
         if cuda:
             torch.cuda.synchronize()
         self.seen.add(batch.input_ids.shape)

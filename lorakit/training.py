@@ -101,7 +101,7 @@ class TrainConfig:
     packing: bool = True
     cache_prefix: bool = False  # keep the output of the frozen lower layers (prefix.py): memory for operations
     compile: bool = False  # torch.compile the loss, on a GPU into CUDA graphs: minutes at the start, then less a step
-    cuda_graphs: bool = False  # record the steps as they are in CUDA graphs: seconds at the start, no launches after
+    cuda_graphs: bool = False  # record the steps as they are in CUDA graphs, which launch a batch at once
     progress: bool = True
     log_to: tuple[str, ...] = ()  # "tensorboard", "wandb": what metrics.jsonl holds goes there, too
 

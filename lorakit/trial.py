@@ -1,7 +1,8 @@
 """Running a model to find something out about it, without a trace."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,3 +31,19 @@ def trial(model: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)
+
+
+def rehearse(model: nn.Module, parameters: Sequence[nn.Parameter], run: Callable[[], Any], times: int = 1) -> None:
+    """Run a forward and backward so many times; gradients, modes, buffers and random numbers stay as they are.
+
+    A parameter that had no gradient and gets one has zeros afterwards.
+    """
+    kept = [parameter.grad for parameter in parameters]
+    with trial(model):
+        for _ in range(times):
+            for parameter in parameters:
+                parameter.grad = None
+            run()
+    for parameter, grad in zip(parameters, kept, strict=True):
+        fresh = None if parameter.grad is None else torch.zeros_like(parameter)
+        parameter.grad = fresh if grad is None else grad

@@ -12,10 +12,9 @@ from lorakit.batching import COMPILED_UNIT, UNIT, TokenTable, layout_for, plan_b
 from lorakit.graphs import StepGraphs
 from lorakit.loss import LossSum
 from lorakit.tagging import encode_tagged
-from lorakit.training_log import SinceLog
 
 from .test_training import data as data
-from .test_training import quick, read_log, step_lines, weights
+from .test_training import killed_after, quick, read_log, step_lines, weights
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -117,17 +116,9 @@ def test_a_replay_adds_to_gradients_and_loss_and_draws_anew(recorder):
 
 
 @gpu
-def test_killed_and_resumed_equals_never_stopped(tiny_model, tokenizer, data, tmp_path, monkeypatch):
+def test_killed_and_resumed_equals_never_stopped(tiny_model, tokenizer, data, tmp_path):
     def run(model, folder, stop_after=None, **changes):
-        steps, add = iter(range(1, 99)), SinceLog.add
-
-        def die(self, *args):
-            if next(steps) == stop_after:
-                raise KeyboardInterrupt
-            add(self, *args)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(SinceLog, "add", die)
+        with killed_after(stop_after):
             config = quick(save_every=2, output_dir=folder, precision="fp32", **changes)
             return lorakit.train(model, tokenizer, data, config)
 

@@ -25,11 +25,10 @@ from lorakit.encoding import IGNORE, Encoded
 from lorakit.loss import LossSum, Rehearsals
 from lorakit.ner import NerData, Sentence, read_ner
 from lorakit.tagging import encode_tagged, precision_of
-from lorakit.training_log import SinceLog
 
 from .test_mini_corpus import mini
 from .test_training import data as data
-from .test_training import quick, read_log, step_lines, toy_sentences, weights
+from .test_training import killed_after, quick, read_log, step_lines, toy_sentences, weights
 from .tiny import LABELS
 
 
@@ -95,17 +94,9 @@ def test_a_rehearsal_leaves_gradients_and_random_numbers_alone(tiny_model, token
     assert len(graphs) == 1
 
 
-def test_killed_and_resumed_equals_never_stopped(tiny_model, tokenizer, data, tmp_path, graphs, monkeypatch):
+def test_killed_and_resumed_equals_never_stopped(tiny_model, tokenizer, data, tmp_path, graphs):
     def run(model, folder, stop_after=None, **changes):
-        steps, add = iter(range(1, 99)), SinceLog.add
-
-        def die(self, *args):
-            if next(steps) == stop_after:
-                raise KeyboardInterrupt
-            add(self, *args)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(SinceLog, "add", die)
+        with killed_after(stop_after):
             config = quick(batch_size=16, save_every=2, output_dir=folder, compile=True, **changes)
             return lorakit.train(model, tokenizer, data, config)
 

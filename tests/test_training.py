@@ -1,6 +1,9 @@
+import itertools
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from lorakit.checkpoint import load_checkpoint
 from lorakit.ner import NerData, Sentence
 from lorakit.optimizer import build_optimizer, rate_of
 from lorakit.training import TrainConfig
+from lorakit.training_log import SinceLog
 
 from .tiny import LABELS
 
@@ -46,6 +50,20 @@ def data():
 
 def quick(**changes):
     return TrainConfig(**{"epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "progress": False, **changes})
+
+
+@contextmanager
+def killed_after(steps):
+    """Within the context a run is killed in the midst of a step, this many counted from now; None: it is not."""
+    add, numbers = SinceLog.add, itertools.count(1)
+
+    def die(self, *args):
+        if next(numbers) == steps:
+            raise KeyboardInterrupt
+        add(self, *args)
+
+    with mock.patch.object(SinceLog, "add", die):
+        yield
 
 
 def weights(model):
