@@ -29,7 +29,15 @@ setup(
     ],
     extras_require={
         "completion": ["argcomplete>=3"],  # eval "$(register-python-argcomplete lorakit)"
-        "dev": ["argcomplete>=3", "pytest>=8", "hypothesis>=6.100", "peft>=0.21", "ruff>=0.6", "tensorboard>=2.16"],
+        "dev": [
+            "argcomplete>=3",
+            "hypothesis>=6.100",
+            "peft>=0.21",
+            "pytest-xdist>=3.6",
+            "pytest>=8",
+            "ruff>=0.6",
+            "tensorboard>=2.16",
+        ],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],  # mkdocs build --strict
         "loggers": ["tensorboard>=2.16", "wandb>=0.17"],  # TrainConfig(log_to=...)
         "quantised": ["torchao>=0.18"],  # int8 and nf4 bases, shrink_base

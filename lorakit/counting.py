@@ -7,6 +7,8 @@ from torch import nn
 
 from lorakit.lora_state import lora_state, unwrap
 
+WHY_PEFT_COUNTS_MORE = "it counts the untrained copy that it keeps of what is trained whole, such as the head"
+
 
 @dataclass(frozen=True)
 class ParameterCount:

@@ -81,6 +81,7 @@ def add_lora_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--layers-to-transform", nargs="+", type=int, metavar="N", help="adapt these layers only, from 0 (default: all)"
     )
+    add("--modules-to-save", nargs="+", metavar="NAME", help="train these whole, as the head is: word_embeddings, …")
     add(
         "--bias", choices=("none", "all", "lora_only"), default="none", help="biases LoRA trains (default: %(default)s)"
     )
@@ -126,6 +127,8 @@ def add_saved_flags(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="FOLDER_OR_ID", help="a model fine-tuned in full; with --adapter: another place of its base")
 
 
+_LORA_LISTS = ("layers_to_transform", "modules_to_save")  # left out: apply_lora's own default
+
 # What they stand for -------------------------------------------------------------------------------------------------
 
 
@@ -139,7 +142,7 @@ def lora_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "target_modules": targets[0] if len(targets) == 1 else targets,
         "bias": arguments.bias,
         "init_lora_weights": True if init == "kaiming" else init,
-        **({"layers_to_transform": arguments.layers_to_transform} if arguments.layers_to_transform else {}),
+        **{name: value for name in _LORA_LISTS if (value := getattr(arguments, name)) is not None},
     }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from lorakit.charts import energy_chart, f1_chart, loss_chart, state_of, titled, top_of, type_chart
 from lorakit.costs import cost_to_reach, targets
+from lorakit.counting import WHY_PEFT_COUNTS_MORE
 from lorakit.palette import DARK, LIGHT, RUNS
 from lorakit.report import metric_rows
 from lorakit.runs import COMPONENTS, Run, Source, read_sources
@@ -338,9 +339,7 @@ def _parameter_notes(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         peft = (run.values.get("adapter") or {}).get("peft_total_parameters")
         if peft and peft != run.values.get("total_parameters"):
-            notes.append(
-                f"{run.label}: PEFT would print {peft:,} in all: it counts the untrained copy of the head that it keeps"
-            )
+            notes.append(f"{run.label}: PEFT would print {peft:,} in all: {WHY_PEFT_COUNTS_MORE}")
     return notes
 
 

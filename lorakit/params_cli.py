@@ -2,18 +2,20 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from lorakit.counting import count_parameters, peft_total
+from lorakit.counting import WHY_PEFT_COUNTS_MORE, count_parameters, peft_total
 from lorakit.flags import check_writable, input_errors, lora_options
 from lorakit.json_output import write_json
 from lorakit.lora import apply_lora
 from lorakit.lora_state import lora_state
 from lorakit.report import markdown_table
+from lorakit.targets import find_head
 
 TASKS = {
     "token-classification": "AutoModelForTokenClassification",
@@ -45,8 +47,11 @@ def count(model: str, task: str, num_labels: int | None, options: dict[str, Any]
     lora, targets = count_parameters(adapted), lora_state(adapted).current.targets
     trained = [(name, p.numel()) for name, p in adapted.named_parameters() if p.requires_grad]
     updates = sum(n for name, n in trained if name.rpartition(".")[2] in ("lora_A", "lora_B", "lora_magnitude"))
-    saved = lora_state(adapted).current.saved
-    head = sum(n for name, n in trained if any(name.startswith(f"{module}.") for module in saved))
+
+    def inside(modules: Sequence[str]) -> int:
+        return sum(n for name, n in trained if any(name.startswith(f"{module}.") for module in modules))
+
+    head, whole = inside(find_head(adapted)), inside(lora_state(adapted).current.saved)
     return {
         "model": model,
         "task": task,
@@ -59,7 +64,8 @@ def count(model: str, task: str, num_labels: int | None, options: dict[str, Any]
             "layers": len(targets),
             "updates": updates,
             "head": head,
-            "biases": lora.trainable - updates - head,
+            "others_whole": whole - head,
+            "biases": lora.trainable - updates - whole,
             "peft_total": peft_total(adapted),
         },
     }
@@ -99,12 +105,14 @@ def as_text(record: dict[str, Any]) -> str:
         for name, part in (("full", full), ("LoRA", lora))
     ]
     targets = lora["target_modules"] if isinstance(lora["target_modules"], str) else ", ".join(lora["target_modules"])
+    others = f", {lora['others_whole']:,} in {', '.join(lora['modules_to_save'])}" if lora["others_whole"] else ""
     labels = f", {record['num_labels']} labels" if record["num_labels"] else ""
     return (
         f"{record['model']}: {record['task']}{labels}\n\n"
         f"{markdown_table(['fine-tuning', 'trainable', 'all', 'share'], rows)}\n\n"
         f"LoRA: r={lora['r']} on {lora['layers']} layers ({targets}), bias={lora['bias']}:"
-        f" {lora['updates']:,} in updates, {lora['biases']:,} biases, {lora['head']:,} in the head\n"
+        f" {lora['updates']:,} in updates, {lora['biases']:,} biases, {lora['head']:,} in the head"
+        f"{others}\n"
         f"PEFT would print {lora['trainable']:,} of {lora['peft_total']:,}"
-        + (": it counts an untrained copy of the head that it keeps\n" if lora["peft_total"] != lora["total"] else "\n")
+        + (f": {WHY_PEFT_COUNTS_MORE}\n" if lora["peft_total"] != lora["total"] else "\n")
     )

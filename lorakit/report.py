@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lorakit.counting import ParameterCount
+from lorakit.counting import WHY_PEFT_COUNTS_MORE, ParameterCount
 from lorakit.energy import Reading
 from lorakit.training import TrainConfig, TrainResult
 from lorakit.whole_file import write_text, write_whole
@@ -193,9 +193,7 @@ def parameter_lines(record: Mapping[str, Any]) -> list[str]:
         )
         peft = (values["adapter"] or {}).get("peft_total_parameters")
         if peft and peft != total:
-            lines.append(
-                f"  (PEFT would print {trained:,} of {peft:,}: it counts the untrained copy of the head that it keeps)"
-            )
+            lines.append(f"  (PEFT would print {trained:,} of {peft:,}: {WHY_PEFT_COUNTS_MORE})")
     if "study" in record:
         lines.append("- study: 700,427 of 124,661,782 with LoRA (it prints 56.19 %; the value is 0.5619 %)")
     return lines

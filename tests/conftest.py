@@ -1,8 +1,19 @@
+import os
 from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: more threads than cores would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from .tiny import MINI, ROOT, make_tiny_model
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """`pytest -n 2` deals out whole files, whose tests share what is dear to make, the last of them short ones."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist, config.option.loadscopereorder = "loadfile", False
 
 
 @pytest.fixture(scope="session")

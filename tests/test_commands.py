@@ -218,6 +218,32 @@ def test_params_counts_the_study_from_a_configuration_alone(tmp_path, capsys):
     assert json.loads((tmp_path / "counts.json").read_text())["lora"]["peft_total"] == 124_661_782
 
 
+def test_params_counts_what_is_trained_whole_apart_and_once(capsys):
+    names = ["embeddings", "word_embeddings", "LayerNorm"]
+    assert (
+        main(["params", str(MINI), "--num-labels", "11", "--r", "2", "--bias", "all", "--modules-to-save", *names]) == 0
+    )
+    text = capsys.readouterr().out
+    # embeddings: 8,192 words, 514 positions and a type of 256, a LayerNorm; eight LayerNorms above
+    embeddings, norms = (8192 + 514 + 1) * 256, 9 * 2 * 256
+    assert f"2,827 in the head, {embeddings + norms:,} in {', '.join(names)}\n" in text
+    biases = 4 * (4 * 256 + 1024 + 256)  # of the linear layers
+    assert f" {biases:,} biases, " in text
+
+
+def test_a_module_trained_whole_is_in_the_adapter(corpus, tmp_path, capsys):
+    """Its weights move, are saved, and are put back."""
+    options = ["--modules-to-save", "word_embeddings", "--r", "2", "--epochs", "1"]
+    assert main(["train", "--model", str(MINI), "--dataset", str(corpus), *options, "--output-dir", str(tmp_path)]) == 0
+    wanted = json.loads((tmp_path / "comparison.json").read_text())["modes"]["lora"]
+    assert wanted["adapter"]["modules_to_save"] == ["word_embeddings"]
+    assert wanted["trainable_parameters"] > 8192 * 256
+    adapter = ["--adapter", str(tmp_path / "adapter"), "--dataset", str(corpus), "--json", "-"]
+    capsys.readouterr()
+    assert main(["evaluate", *adapter]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(wanted["test"]["loss"], rel=1e-6)
+
+
 def test_params_counts_other_heads(tmp_path, capsys):
     shape = {"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 2, "vocab_size": 100}
     (tmp_path / "config.json").write_text(json.dumps(shape))
@@ -275,6 +301,7 @@ def test_help_of_each_energy_command_shows_an_example(command, capsys):
         (["params", "./nowhere"], "there is no './nowhere'; give a folder with config.json"),
         (["params", "CORPUS"], "config.json is not there"),
         (["params", MINI, "--target-modules", "qery"], "qery"),
+        (["params", MINI, "--modules-to-save", "embedings"], "did you mean 'embeddings'"),
         (["params", MINI, "--num-labels", "0"], "--num-labels is 0"),
         (["energy", "run", "--co2", "much", "--", "true"], "--co2: much is not a number of 0 or more"),
         (["energy", "run", "--config", "none.yaml", "--", "true"], "--config none.yaml: No such file or directory"),

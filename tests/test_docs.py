@@ -113,7 +113,7 @@ ALL_COMMANDS = list(dict.fromkeys(command for name in TEXT for command in comman
 FREE = (  # others' commands, and how a line of them looks
     r"python3 -m venv \.venv",
     r"\.venv/bin/pip install -q -c constraints\.txt -e (\.|'\.\[[\w,]+\]')",
-    r"\.venv/bin/python -m pytest",
+    r"\.venv/bin/python -m pytest -n 2",
     r"\.venv/bin/mkdocs (build --strict|serve)",
     r"sudo chmod a\+r /sys/class/powercap/intel-rapl\*/energy_uj",
 )
@@ -234,7 +234,7 @@ def test_the_two_commands_are_single_lines_that_set_everything_up():
     assert len(lines) == 2
     assert all("-c constraints.txt" in line for line in lines)
     assert lines[0].endswith(".venv/bin/python examples/bionlp.py")
-    assert lines[1].endswith(".venv/bin/python -m pytest")
+    assert lines[1].endswith(".venv/bin/python -m pytest -n 2")
 
 
 def test_every_example_is_named_in_the_docs():

@@ -65,7 +65,7 @@ def test_every_component_says_how_it_was_obtained(record):
 def test_parameters_are_shown_with_pefts_count_and_why(record):
     text = as_markdown(record)
     assert "LoRA: 100 of 1,000 parameters are trained (10.0000 %)" in text
-    assert "PEFT would print 100 of 1,010: it counts the untrained copy of the head" in text
+    assert "PEFT would print 100 of 1,010: it counts the untrained copy that it keeps of what is trained whole" in text
 
 
 def test_one_mode_alone_has_no_difference(record):
