@@ -1,0 +1,101 @@
+"""All that only a GPU can show, one command after another, each within a limit. Not run on a GPU by us yet.
+
+  python benchmarks/on_gpu.py                             everything, at most 17 minutes
+  python benchmarks/on_gpu.py --within 540                as much of it as begins in nine minutes
+  python benchmarks/on_gpu.py --only tests whole-run
+  python benchmarks/on_gpu.py --list                      the commands
+
+A command that fails or takes too long is named at the end, and the others run all the same; the status is then 1. The
+results are benchmarks/results/throughput-gpu*, whole-run-gpu* and energy_gpu.json.
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SPEED = "benchmarks/throughput.py --precision bf16 --steps 500 --warmup 10 --rounds 1"
+OURS = f"{SPEED} --systems lorakit-lora lorakit-full"
+RECORDED, COMPILED = '{"cuda_graphs": true}', '{"compile": true}'
+TESTED = ("frozen", "graphs", "loss", "steps", "tagging")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A command behind `python`, and the seconds it may take."""
+
+    limit_s: float
+    words: tuple[str, ...]
+
+
+PARTS = {
+    name: Part(limit_s, tuple(shlex.split(command)))
+    for name, limit_s, command in (
+        ("tests", 180, f"-m pytest -q {' '.join(f'tests/test_{name}.py' for name in TESTED)}"),
+        ("throughput-gpu", 240, f"{SPEED} --train-config '{RECORDED}' --name throughput-gpu"),
+        ("whole-run", 150, "benchmarks/whole_run.py --cuda-graphs --name whole-run-gpu"),
+        ("throughput-gpu-plain", 90, f"{OURS} --name throughput-gpu-plain"),
+        ("meter", 120, "benchmarks/energy_gpu.py --seconds 20"),
+        ("throughput-gpu-compiled", 240, f"{OURS} --train-config '{COMPILED}' --name throughput-gpu-compiled"),
+    )
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    parts = {name: on_corpus(PARTS[name], options.dataset) for name in options.only}
+    if options.list:
+        print("\n".join(f"{name}, at most {part.limit_s:.0f} s: {shown(part)}" for name, part in parts.items()))
+        return 0
+    began, ends = time.monotonic(), {}
+    for name, part in parts.items():
+        left_s = options.within - (time.monotonic() - began)
+        print(f"\n== {name}: {shown(part)}", flush=True)
+        ends[name] = run(part, left_s) if left_s > 0 else "not begun, for there was no time left"
+    print("\n" + "\n".join(f"{name}: {end}" for name, end in ends.items()))
+    return 0 if all(end.startswith("done") for end in ends.values()) else 1
+
+
+def on_corpus(part: Part, folder: str | None) -> Part:
+    """The part with another corpus than the one beside the project, where it reads one."""
+    reads = part.words[0] in ("benchmarks/throughput.py", "benchmarks/whole_run.py")
+    return replace(part, words=(*part.words, "--dataset", folder)) if folder and reads else part
+
+
+def run(part: Part, left_s: float) -> str:
+    """Run it, at most so many seconds, and say how it ended."""
+    began, limit_s = time.monotonic(), min(part.limit_s, left_s)
+    process = subprocess.Popen([sys.executable, *part.words], cwd=ROOT, start_new_session=True)
+    try:
+        status = process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        return f"stopped after {limit_s:.0f} s"
+    finally:  # what it has started, too, also where the user has had enough
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return f"{'done' if status == 0 else f'FAILED with status {status}'} after {time.monotonic() - began:.0f} s"
+
+
+def shown(part: Part) -> str:
+    return shlex.join(("python", *part.words))
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="NAME", help=", ".join(PARTS))
+    parser.add_argument("--dataset", metavar="FOLDER", help="default: ../shared/bionlp2004")
+    parser.add_argument("--within", type=float, default=float("inf"), metavar="S", help="seconds, for all together")
+    parser.add_argument("--list", action="store_true", help="show the commands and run nothing")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
