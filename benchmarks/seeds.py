@@ -107,9 +107,8 @@ def table(summary: dict[str, Any]) -> str:
     for mode in modes:
         used = first["modes"][mode]
         adapter = {k: v for k, v in (used["adapter"] or {}).items() if k != "peft_total_parameters"}
-        lines.append(
-            f"- {NAMES[mode]}: learning rate {used['learning_rate']:g}, batch {used['batch_size']}, {adapter or ''}"
-        )
+        settings = f"learning rate {used['learning_rate']:g}, batch {used['batch_size']}"
+        lines.append(f"- {NAMES[mode]}: {settings}" + (f", {adapter}" if adapter else ""))
     lines += ["", f"Command: `{summary['command']}`", "", "Each run:", "", "```"]
     lines += [run["command"] for run in runs]
     lines += ["```", "", f"Machine: {summary['machine']}", ""]

@@ -126,7 +126,7 @@ def _depth(embeddings: nn.Module, layers: nn.ModuleList) -> int:
     if trained:
         raise ValueError(
             f"cache_prefix: embeddings.{trained} is trained, so nothing below the first layer is constant; freeze it "
-            "(LoRA: bias other than 'all')"
+            "(LoRA: bias other than 'all', not in modules_to_save)"
         )
     depth = next((i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters())), None)
     if depth is None:

@@ -280,7 +280,7 @@ def test_help_of_each_energy_command_shows_an_example(command, capsys):
         (["train", "--model", MINI, "--dataset", "CORPUS", "--layers-to-transform", "9"], "layers_to_transform"),
         (
             ["train", "--model", MINI, "--dataset", "CORPUS", "--cache-prefix", "--bias", "all"],
-            "(LoRA: bias other than 'all')",
+            "(LoRA: bias other than 'all', not in modules_to_save)",
         ),
         (
             ["train", "--model", MINI, "--dataset", "CORPUS", "--cache-prefix"],
