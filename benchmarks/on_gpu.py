@@ -1,7 +1,7 @@
 """All that only a GPU can show, one command after another, each within a limit. Not run on a GPU by us yet.
 
   python benchmarks/on_gpu.py                             everything, at most 17 minutes
-  python benchmarks/on_gpu.py --within 540                as much of it as begins in nine minutes
+  python benchmarks/on_gpu.py --within 540                as much of it as nine minutes allow
   python benchmarks/on_gpu.py --only tests whole-run
   python benchmarks/on_gpu.py --list                      the commands
 

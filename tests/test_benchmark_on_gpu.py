@@ -31,7 +31,7 @@ def test_every_command_is_one_that_its_script_takes(on_gpu):
             assert part.limit_s >= 90
 
 
-def test_a_part_that_fails_or_takes_too_long_is_named_and_the_others_run(on_gpu, monkeypatch, tmp_path, capfd):
+def test_a_part_that_fails_or_takes_too_long_is_named_and_the_others_run(on_gpu, monkeypatch, capfd):
     script = {
         "good": "print('good was here')",
         "bad": "raise SystemExit(3)",
