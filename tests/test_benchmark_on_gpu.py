@@ -33,7 +33,7 @@ def test_every_command_is_one_that_its_script_takes(on_gpu):
 
 def test_a_part_that_fails_or_takes_too_long_is_named_and_the_others_run(on_gpu, monkeypatch, capfd):
     script = {
-        "good": "print('good was here')",
+        "good": f"import lorakit; assert {str(ROOT)!r} in lorakit.__file__; print('good was here')",
         "bad": "raise SystemExit(3)",
         "long": "import time; print('began', flush=True); time.sleep(600)",
         "last": "print('last was here')",
