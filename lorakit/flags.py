@@ -127,14 +127,13 @@ def add_saved_flags(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="FOLDER_OR_ID", help="a model fine-tuned in full; with --adapter: another place of its base")
 
 
-_LORA_LISTS = ("layers_to_transform", "modules_to_save")  # left out: apply_lora's own default
-
 # What they stand for -------------------------------------------------------------------------------------------------
 
 
 def lora_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `apply_lora`."""
     targets, init = arguments.target_modules, arguments.init_lora_weights
+    lists = {name: getattr(arguments, name) for name in ("layers_to_transform", "modules_to_save")}
     return {
         "r": arguments.r,
         "lora_alpha": arguments.lora_alpha,
@@ -142,7 +141,7 @@ def lora_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "target_modules": targets[0] if len(targets) == 1 else targets,
         "bias": arguments.bias,
         "init_lora_weights": True if init == "kaiming" else init,
-        **{name: value for name in _LORA_LISTS if (value := getattr(arguments, name)) is not None},
+        **{name: value for name, value in lists.items() if value is not None},
     }
 
 

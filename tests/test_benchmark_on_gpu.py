@@ -1,5 +1,6 @@
 """benchmarks/on_gpu.py on commands of a moment; and its own commands are ones that their scripts take."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -21,19 +22,17 @@ def test_every_command_is_one_that_its_script_takes(on_gpu):
     for name, part in on_gpu.PARTS.items():
         script, *arguments = on_gpu.on_corpus(part, "elsewhere").words
         if script == "-m":
-            assert all((ROOT / path).is_file() for path in arguments[4:])
-        elif script == "benchmarks/energy_gpu.py":
-            assert arguments == ["--seconds", "20"]
-        else:
-            module = __import__(script.removeprefix("benchmarks/").removesuffix(".py"))
-            options = module.parse(arguments)
+            files = [word for word in arguments if word.startswith("tests/")]
+            assert len(files) == len(on_gpu.TESTED) and all((ROOT / path).is_file() for path in files)
+            continue
+        options = __import__(script.removeprefix("benchmarks/").removesuffix(".py")).parse(arguments)
+        if script != "benchmarks/energy_gpu.py":
             assert options.dataset == "elsewhere" and "-gpu" in options.name, name
-            assert part.limit_s >= 90
 
 
 def test_a_part_that_fails_or_takes_too_long_is_named_and_the_others_run(on_gpu, monkeypatch, capfd):
     script = {
-        "good": f"import lorakit; assert {str(ROOT)!r} in lorakit.__file__; print('good was here')",
+        "good": f"import sys; assert {str(ROOT)!r} in sys.path[:2]; print('good was here')",
         "bad": "raise SystemExit(3)",
         "long": "import time; print('began', flush=True); time.sleep(600)",
         "last": "print('last was here')",
@@ -63,5 +62,5 @@ def test_what_a_stopped_part_has_started_ends_too(on_gpu, tmp_path):
     child = f"import time; time.sleep(4); open({str(mark)!r}, 'w')"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     assert on_gpu.run(on_gpu.Part(2, ("-c", code)), 60) == "stopped after 2 s"
-    on_gpu.run(on_gpu.Part(60, ("-c", "import time; time.sleep(4)")), 60)
+    time.sleep(5)
     assert not mark.exists()

@@ -220,9 +220,8 @@ def test_params_counts_the_study_from_a_configuration_alone(tmp_path, capsys):
 
 def test_params_counts_what_is_trained_whole_apart_and_once(capsys):
     names = ["embeddings", "word_embeddings", "LayerNorm"]
-    assert (
-        main(["params", str(MINI), "--num-labels", "11", "--r", "2", "--bias", "all", "--modules-to-save", *names]) == 0
-    )
+    options = ["--num-labels", "11", "--r", "2", "--bias", "all", "--modules-to-save", *names]
+    assert main(["params", str(MINI), *options]) == 0
     text = capsys.readouterr().out
     # embeddings: 8,192 words, 514 positions and a type of 256, a LayerNorm; eight LayerNorms above
     embeddings, norms = (8192 + 514 + 1) * 256, 9 * 2 * 256
