@@ -24,13 +24,13 @@ from provenance import origin, origin_lines, write_results
 from systems import ROOT, Job, encode_job, own_model, own_steps
 from throughput import read
 
-from lorakit.attention import faster_attention
-from lorakit.batching import Layout, TokenTable, epoch_steps
-from lorakit.dropout import faster_dropout
-from lorakit.loss import LossSum
-from lorakit.onednn import SWITCH, faster_products, linear, make_kernels, matmul, pays
-from lorakit.optimizer import build_optimizer
-from lorakit.report import markdown_table
+from lorakit.data.packing import Layout, TokenTable, epoch_steps
+from lorakit.nn.attention import faster_attention
+from lorakit.nn.dropout import faster_dropout
+from lorakit.nn.kernels import SWITCH, faster_products, linear, make_kernels, matmul, pays
+from lorakit.report.tables import markdown_table
+from lorakit.training.loss import LossSum
+from lorakit.training.optimizer import build_optimizer
 
 SHAPES = ((768, 768), (768, 3072), (3072, 768))
 LONG_ROWS, IN_PARTS = "and few long rows instead of short ones", "and a batch in parts, for memory"

@@ -25,9 +25,9 @@ from matplotlib.figure import Figure
 from seeds import machine
 
 import lorakit
-from lorakit.models import load_token_classifier
-from lorakit.ner import NerData, Sentence
-from lorakit.report import NAMES, markdown_table
+from lorakit.data.corpus import NerData, Sentence
+from lorakit.report.tables import NAMES, markdown_table
+from lorakit.training.models import load_token_classifier
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.energy import EnergyMeter
-from lorakit.sensors import close_nvml, list_gpus, open_nvml
+from lorakit.power.nvml import close_nvml, list_gpus, open_nvml
 
 RESULT = Path(__file__).parent / "results" / "energy_gpu.json"
 

@@ -25,12 +25,12 @@ from energy_gpu import thread_cpu_s
 from seeds import machine
 
 from lorakit.energy import EnergyMeter
-from lorakit.report import markdown_table
+from lorakit.report.tables import markdown_table
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.energy_world import FakeGpu, FakeNvml, FakeZone, Profile  # noqa: E402  (its folder is on the path only now)
+from tests.support.energy_world import FakeGpu, FakeNvml, FakeZone, Profile  # noqa: E402  (its folder is on the path only now)
 
 EDGES = 2000
 TARGET = 1e-3  # of the wall time

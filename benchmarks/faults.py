@@ -34,8 +34,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 
 import lorakit
-from lorakit.ner import NerData, Sentence
-from lorakit.report import markdown_table
+from lorakit.data.corpus import NerData, Sentence
+from lorakit.report.tables import markdown_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from lorakit.fused import merging_pays, sum_is_kept
+from lorakit.nn.functional import merging_pays, sum_is_kept
 
 # name, place in the layer (what comes earlier is lower), and whether its input and output are the wide side
 MATRICES = (

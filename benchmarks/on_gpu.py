@@ -25,7 +25,7 @@ SPEED = "benchmarks/throughput.py --precision bf16 --warmup 10 --rounds 1"
 ALL = f"{SPEED} --steps 300"  # the peers' steps take their time
 OURS = f"{SPEED} --steps 500 --systems lorakit-lora lorakit-full"  # long enough for NVML's counters, nearly an epoch
 RECORDED, COMPILED = '{"cuda_graphs": true}', '{"compile": true}'
-TESTED = ("frozen", "graphs", "loss", "steps", "tagging")
+TESTED = ("evaluation", "graphs", "loss", "precision", "steps")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ PARTS = {
     name: Part(limit_s, tuple(shlex.split(command)))
     for name, limit_s, command in (
         # -W default: another machine's packages may warn of what is not at issue here
-        ("tests", 180, f"-m pytest -q -W default {' '.join(f'tests/test_{name}.py' for name in TESTED)}"),
+        ("tests", 180, f"-m pytest -q -W default {' '.join(f'tests/training/test_{name}.py' for name in TESTED)}"),
         ("throughput-gpu", 300, f"{ALL} --train-config '{RECORDED}' --name throughput-gpu"),
         ("throughput-gpu-recorded", 90, f"{OURS} --train-config '{RECORDED}' --name throughput-gpu-recorded"),
         ("whole-run", 150, "benchmarks/whole_run.py --cuda-graphs --name whole-run-gpu"),

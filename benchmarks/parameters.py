@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from transformers import RobertaConfig, RobertaForTokenClassification
 
-from lorakit.counting import count_parameters, peft_total
+from lorakit.adapters.adapter import lora_state
+from lorakit.adapters.counting import count_parameters, peft_total
 from lorakit.lora import apply_lora
-from lorakit.lora_state import lora_state
 
 RESULTS = Path(__file__).parent / "results"
 LABELS = 11  # BioNLP2004: B and I of five types, and O

@@ -23,12 +23,12 @@ from systems import MINI, ROOT
 from throughput import read
 
 import lorakit
-from lorakit.costs import cost_of, cost_to_reach
-from lorakit.measured_run import train_measured
-from lorakit.models import load_token_classifier
-from lorakit.ner import NerData
-from lorakit.report import markdown_table
-from lorakit.runs import read_sources
+from lorakit.cli.measured_run import train_measured
+from lorakit.data.corpus import NerData
+from lorakit.report.costs import cost_of, cost_to_reach
+from lorakit.report.runs import read_sources
+from lorakit.report.tables import markdown_table
+from lorakit.training.models import load_token_classifier
 
 NAMES = {
     "full": "full",

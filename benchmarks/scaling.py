@@ -38,9 +38,9 @@ from systems import (
 )
 from throughput import peak_bytes, read, reset_peak, resident_bytes
 
-from lorakit.encoding import encode
-from lorakit.ner import Sentence
-from lorakit.report import markdown_table
+from lorakit.data.corpus import Sentence
+from lorakit.data.tokenization import encode
+from lorakit.report.tables import markdown_table
 
 TARGETS = tuple(name.rsplit(".", 1)[1] if "self" in name else name for name, *_ in MATRICES)
 GROWS = {

@@ -16,8 +16,8 @@ import numpy as np
 from seeds import machine
 
 import lorakit
-from lorakit.metrics import _score_by_seqeval, score, score_classes
-from lorakit.report import markdown_table
+from lorakit.report.tables import markdown_table
+from lorakit.training.metrics import _score_by_seqeval, score, score_classes
 
 ROOT = Path(__file__).parent.parent
 

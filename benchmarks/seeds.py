@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lorakit.report import NAMES, markdown_table
+from lorakit.report.tables import NAMES, markdown_table
 
 ROOT = Path(__file__).parent.parent
 ROWS = {

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from provenance import origin_lines
 from systems import FAULTS, SYSTEMS
 
-from lorakit.report import markdown_table
+from lorakit.report.tables import markdown_table
 
 
 def predictions(predicted: dict[str, dict[str, float]]) -> str:

@@ -32,10 +32,10 @@ from typing import Any
 from seeds import machine, spread
 from tqdm import tqdm
 
-from lorakit.flags import Parser, input_errors
-from lorakit.readings import MEASURED
-from lorakit.report import NAMES, markdown_table
-from lorakit.whole_file import write_text, write_whole
+from lorakit._files import write_text, write_whole
+from lorakit.cli.flags import Parser, input_errors
+from lorakit.power.reading import MEASURED
+from lorakit.report.tables import NAMES, markdown_table
 
 ROOT = Path(__file__).parent.parent
 RUNS, RESULTS = ROOT / "runs", ROOT / "benchmarks" / "results"

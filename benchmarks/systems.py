@@ -22,13 +22,13 @@ from flops import Operations, predict_flops
 from torch import nn
 
 import lorakit
-from lorakit.attention import blocks_of, blocks_pay
-from lorakit.batching import Batch, Layout, Plan, Step, TokenTable, epoch_steps, in_long_rows, training_layout
-from lorakit.encoding import Encoded, encode
-from lorakit.graphs import StepGraphs
-from lorakit.loss import Rehearsals
-from lorakit.models import load_token_classifier
-from lorakit.ner import NerData, Sentence
+from lorakit.data.corpus import NerData, Sentence
+from lorakit.data.packing import Batch, Layout, Plan, Step, TokenTable, epoch_steps, in_long_rows, training_layout
+from lorakit.data.tokenization import Encoded, encode
+from lorakit.nn.attention import blocks_of, blocks_pay
+from lorakit.training.graphs import StepGraphs
+from lorakit.training.loss import Rehearsals
+from lorakit.training.models import load_token_classifier
 
 ROOT = Path(__file__).parent.parent
 MINI = str(ROOT / "examples" / "mini")

@@ -33,7 +33,7 @@ def work(group: str, strategy: str, end: str) -> None:
     global model
     if group == "lorakit":
         sys.path.insert(0, str(ROOT))
-        from lorakit.distributed import process_group
+        from lorakit.training.distributed import process_group
 
         with process_group():
             model = train(strategy)
@@ -114,7 +114,7 @@ def page(ends: Counter[tuple[str, str, str, int]], seconds: float) -> str:
     from seeds import machine
 
     sys.path.insert(0, str(ROOT))
-    from lorakit.report import markdown_table
+    from lorakit.report.tables import markdown_table
 
     rows, dirty, total = [], Counter(), Counter()
     for strategy, end in KINDS:
@@ -140,7 +140,7 @@ ended dirty, with torch alone, run in between, {dirty["torch"]} of {total["torch
 
 - *torch*: `init_process_group("gloo")`, five training steps, `destroy_process_group`, the model kept to the end, as
   scripts do. Status -6 is SIGABRT ("terminate called without an active exception"), after the results were right.
-- *lorakit*: the same work inside `lorakit.distributed.process_group`, which every `train` and `evaluate` uses.
+- *lorakit*: the same work inside `lorakit.training.distributed.process_group`, which every `train` and `evaluate` uses.
 - Dirty is any status but 0 (returns), 1 (raises) and 143 (is stopped).
 
 Command: `{command}` ({seconds:.0f} s); torch {torch.__version__}, {machine()},

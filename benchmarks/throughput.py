@@ -47,10 +47,10 @@ from systems import (
 )
 
 import lorakit
-from lorakit.batching import layout_for
-from lorakit.metrics import score_classes
-from lorakit.onednn import pays
-from lorakit.tagging import encode_split, evaluate_split
+from lorakit.data.packing import layout_for
+from lorakit.nn.kernels import pays
+from lorakit.training.evaluation import encode_split, evaluate_split
+from lorakit.training.metrics import score_classes
 
 sys.path.insert(0, str(ROOT / "examples"))
 
@@ -140,7 +140,7 @@ def read(dataset: str) -> tuple[Any, Any, tuple[str, ...]]:
         return data.train, data.validation, data.labels
     corpus = make_corpus(seed=0)
     train, validation = (
-        tuple(lorakit.ner.Sentence(*pair) for pair in split) for split in (corpus.train, corpus.validation)
+        tuple(lorakit.data.corpus.Sentence(*pair) for pair in split) for split in (corpus.train, corpus.validation)
     )
     return train, validation, tuple(LABELS)
 

@@ -25,10 +25,10 @@ from systems import ROOT, SHAPES, Job, own_model, tokenizer_of
 from throughput import read
 
 import lorakit
-from lorakit.costs import spent_until
-from lorakit.ner import NerData
-from lorakit.report import markdown_table
-from lorakit.runs import Run, read_sources
+from lorakit.data.corpus import NerData
+from lorakit.report.costs import spent_until
+from lorakit.report.runs import Run, read_sources
+from lorakit.report.tables import markdown_table
 
 STUDY_GPU_WH = 1874.6  # LoRA on eight V100, the study's own figure
 PARTS = {

@@ -64,7 +64,7 @@ def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 def root_parser() -> argparse.ArgumentParser:
     """The parser that `lorakit` builds: caught when it is asked to parse."""
-    from lorakit.cli import main
+    from lorakit.cli.__main__ import main
 
     caught: list[argparse.ArgumentParser] = []
     parse_args, columns = argparse.ArgumentParser.parse_args, os.environ.get("COLUMNS")
@@ -85,4 +85,4 @@ def root_parser() -> argparse.ArgumentParser:
     finally:
         argparse.ArgumentParser.parse_args = parse_args  # type: ignore[method-assign]
         os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
-    raise RuntimeError("lorakit.cli.main([]) parsed nothing")
+    raise RuntimeError("lorakit.cli.__main__.main([]) parsed nothing")

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import lorakit
-from lorakit import distributed
-from lorakit.adapters import save_adapter
-from lorakit.counting import peft_total
-from lorakit.flags import (
+from lorakit.adapters.counting import peft_total
+from lorakit.adapters.storage import save_adapter
+from lorakit.cli.flags import (
     MODE_DEFAULTS,
     Parser,
     add_corpus_flags,
@@ -29,13 +28,14 @@ from lorakit.flags import (
     lora_options,
     train_config,
 )
-from lorakit.measured_run import environment, show, status_of, train_measured
-from lorakit.models import load_token_classifier
-from lorakit.ner import NerData, Sentence
-from lorakit.page import write_page
-from lorakit.preemption import Preempted
-from lorakit.prefix import constant_layers
-from lorakit.report import comparison_record, mode_record, write_comparison
+from lorakit.cli.measured_run import environment, show, status_of, train_measured
+from lorakit.data.corpus import NerData, Sentence
+from lorakit.report.page import write_page
+from lorakit.report.tables import comparison_record, mode_record, write_comparison
+from lorakit.training import distributed
+from lorakit.training.frozen_layer_cache import constant_layers
+from lorakit.training.models import load_token_classifier
+from lorakit.training.preemption import Preempted
 
 MINI = Path(__file__).parent / "mini"
 # Found on BioNLP2004's validation set with the embedded base (benchmarks/results/search.md).

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lorakit
-from lorakit.models import load_token_classifier
-from lorakit.ner import spans
+from lorakit.data.corpus import spans
+from lorakit.training.models import load_token_classifier
 
 HERE = Path(__file__).parent
 TEXTS = (

@@ -19,8 +19,8 @@ from mini.corpus import LABELS, make_corpus  # the generated corpus, which lies 
 from transformers import DataCollatorForTokenClassification, Trainer, TrainingArguments
 
 import lorakit
-from lorakit.metrics import score
-from lorakit.models import load_token_classifier
+from lorakit.training.metrics import score
+from lorakit.training.models import load_token_classifier
 
 MINI = Path(__file__).parent / "mini"
 

@@ -8,18 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lorakit.adapters import load_adapter, save_adapter
-    from lorakit.counting import count_parameters, lora_plus_groups, peft_total, without_gradient
-    from lorakit.disabling import disable_lora
+    from lorakit.adapters.counting import count_parameters, lora_plus_groups, peft_total, without_gradient
+    from lorakit.adapters.disabling import disable_lora
+    from lorakit.adapters.merging import merge_lora, unmerge_lora
+    from lorakit.adapters.quantization import shrink_base
+    from lorakit.adapters.state import adapter_names, combine_adapters, delete_adapter, set_adapter
+    from lorakit.adapters.storage import load_adapter, save_adapter
+    from lorakit.data.corpus import read_ner
     from lorakit.energy import EnergyMeter
-    from lorakit.layers import LoRALinear
     from lorakit.lora import apply_lora, remove_lora
-    from lorakit.merging import merge_lora, unmerge_lora
-    from lorakit.ner import read_ner
-    from lorakit.prediction import Entity, predict
-    from lorakit.several import adapter_names, combine_adapters, delete_adapter, set_adapter
-    from lorakit.smallbase import shrink_base
-    from lorakit.training import TrainConfig, evaluate, train
+    from lorakit.nn.layers import LoRALinear
+    from lorakit.training.loop import TrainConfig, evaluate, train
+    from lorakit.training.prediction import Entity, predict
 
 __version__ = "0.1.0"
 
@@ -52,29 +52,29 @@ __all__ = [
 
 _OWNER = {
     "EnergyMeter": "energy",
-    "Entity": "prediction",
-    "LoRALinear": "layers",
-    "TrainConfig": "training",
-    "adapter_names": "several",
+    "Entity": "training.prediction",
+    "LoRALinear": "nn.layers",
+    "TrainConfig": "training.loop",
+    "adapter_names": "adapters.state",
     "apply_lora": "lora",
-    "combine_adapters": "several",
-    "count_parameters": "counting",
-    "delete_adapter": "several",
-    "disable_lora": "disabling",
-    "evaluate": "training",
-    "load_adapter": "adapters",
-    "lora_plus_groups": "counting",
-    "merge_lora": "merging",
-    "peft_total": "counting",
-    "predict": "prediction",
-    "read_ner": "ner",
+    "combine_adapters": "adapters.state",
+    "count_parameters": "adapters.counting",
+    "delete_adapter": "adapters.state",
+    "disable_lora": "adapters.disabling",
+    "evaluate": "training.loop",
+    "load_adapter": "adapters.storage",
+    "lora_plus_groups": "adapters.counting",
+    "merge_lora": "adapters.merging",
+    "peft_total": "adapters.counting",
+    "predict": "training.prediction",
+    "read_ner": "data.corpus",
     "remove_lora": "lora",
-    "save_adapter": "adapters",
-    "set_adapter": "several",
-    "shrink_base": "smallbase",
-    "train": "training",
-    "unmerge_lora": "merging",
-    "without_gradient": "counting",
+    "save_adapter": "adapters.storage",
+    "set_adapter": "adapters.state",
+    "shrink_base": "adapters.quantization",
+    "train": "training.loop",
+    "unmerge_lora": "adapters.merging",
+    "without_gradient": "adapters.counting",
 }
 
 

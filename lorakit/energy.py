@@ -5,13 +5,13 @@
             ...
     print(meter.reading)
 
-Sensors (`lorakit.instruments`) are read by one daemon thread every few seconds and at the edges of windows;
-`lorakit.ledger` turns the readings into energy. A window with `exact=False` costs its caller no sensor call at all: its
-edges are put between the thread's readings afterwards. The meter never starts CUDA, and synchronises it at exact edges
-only if it runs already.
+Sensors (`lorakit.power.devices`) are read by one daemon thread every few seconds and at the edges of windows;
+`lorakit.power.accumulator` turns the readings into energy. A window with `exact=False` costs its caller no sensor call
+at all: its edges are put between the thread's readings afterwards. The meter never starts CUDA, and synchronises it at
+exact edges only if it runs already.
 
-In a distributed job each device is counted by one process (`lorakit.claims`), so that the sum over ranks is the job's
-energy; on a usual node the first local rank counts everything. `EnergyMeter.gather` adds up the ranks.
+In a distributed job each device is counted by one process (`lorakit.power.device_locks`), so that the sum over ranks is
+the job's energy; on a usual node the first local rank counts everything. `EnergyMeter.gather` adds up the ranks.
 """
 
 import json
@@ -29,14 +29,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lorakit.claims import Claims, claims_folder, find_job
-from lorakit.clock import Clock, SystemClock
-from lorakit.cuda import finish_cuda_work
-from lorakit.instruments import KINDS, Instruments
-from lorakit.journal import Journal
-from lorakit.ledger import Books
-from lorakit.readings import Quantity, Reading, add_readings
-from lorakit.sensors import busy_cpu_s, process_tree_cpu_s
+from lorakit.power.accumulator import Books
+from lorakit.power.clock import Clock, SystemClock
+from lorakit.power.cuda import finish_cuda_work
+from lorakit.power.device_locks import Claims, claims_folder, find_job
+from lorakit.power.devices import KINDS, Instruments
+from lorakit.power.journal import Journal
+from lorakit.power.nvml import busy_cpu_s, process_tree_cpu_s
+from lorakit.power.reading import Quantity, Reading, add_readings
 
 WHOLE, IDLE = "", "/idle"  # the meter's own windows; users' names are not empty and hold no slash
 LEADER_WAIT_S = 10.0  # so long other ranks let the first one claim the devices
@@ -51,8 +51,9 @@ class EnergyMeter:
     Args:
         powercap: the kernel's powercap folder.
         nvml: a module with pynvml's functions; None imports pynvml when the meter starts.
-        clock: time, see `lorakit.clock.Clock`.
-        out: a journal to append to (JSON lines, see `lorakit.journal`): what was measured survives a killed process.
+        clock: time, see `lorakit.power.clock.Clock`.
+        out: a journal to append to (JSON lines, see `lorakit.power.journal`): what was measured survives a killed
+            process.
         out_every_s: time between its lines, s.
         period_s: mean time between readings, s; jittered by half, so that it cannot beat with the training step. GPUs
             without an energy counter are read once a second.

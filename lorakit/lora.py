@@ -12,17 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from lorakit.counting import ParameterCount as ParameterCount
-from lorakit.counting import count_parameters as count_parameters
-from lorakit.counting import lora_plus_groups as lora_plus_groups
-from lorakit.counting import peft_total as peft_total
-from lorakit.counting import without_gradient as without_gradient
-from lorakit.disabling import disable_lora as disable_lora
-from lorakit.initial import initial_update
-from lorakit.layers import LoRALinear as LoRALinear
-from lorakit.layers import update_shapes
-from lorakit.lora_config import LoRAConfig, pattern_matches
-from lorakit.lora_state import (
+from lorakit.adapters.adapter import (
     STATE,
     Adapter,
     captured,
@@ -31,16 +21,26 @@ from lorakit.lora_state import (
     take_out,
     unwrap,
 )
-from lorakit.lora_state import lora_layers as lora_layers
-from lorakit.merging import merge_lora as merge_lora
-from lorakit.merging import unmerge_lora as unmerge_lora
-from lorakit.several import adapter_names as adapter_names
-from lorakit.several import add_adapter
-from lorakit.several import combine_adapters as combine_adapters
-from lorakit.several import delete_adapter as delete_adapter
-from lorakit.several import set_adapter as set_adapter
-from lorakit.sharded import refuse_sharded
-from lorakit.targets import default_targets, find_head, find_modules, find_targets, keep_layers, unmatched
+from lorakit.adapters.adapter import lora_layers as lora_layers
+from lorakit.adapters.config import LoRAConfig, pattern_matches
+from lorakit.adapters.counting import ParameterCount as ParameterCount
+from lorakit.adapters.counting import count_parameters as count_parameters
+from lorakit.adapters.counting import lora_plus_groups as lora_plus_groups
+from lorakit.adapters.counting import peft_total as peft_total
+from lorakit.adapters.counting import without_gradient as without_gradient
+from lorakit.adapters.disabling import disable_lora as disable_lora
+from lorakit.adapters.initialization import initial_update
+from lorakit.adapters.merging import merge_lora as merge_lora
+from lorakit.adapters.merging import unmerge_lora as unmerge_lora
+from lorakit.adapters.state import adapter_names as adapter_names
+from lorakit.adapters.state import add_adapter
+from lorakit.adapters.state import combine_adapters as combine_adapters
+from lorakit.adapters.state import delete_adapter as delete_adapter
+from lorakit.adapters.state import set_adapter as set_adapter
+from lorakit.adapters.targets import default_targets, find_head, find_modules, find_targets, keep_layers, unmatched
+from lorakit.nn.layers import LoRALinear as LoRALinear
+from lorakit.nn.layers import update_shapes
+from lorakit.nn.weights import refuse_sharded
 
 
 def apply_lora(

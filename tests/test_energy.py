@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lorakit
-from lorakit.readings import Quantity, Reading
-from tests.energy_world import FakeGpu, Profile, World
+from lorakit.power.reading import Quantity, Reading
+from tests.support.energy_world import FakeGpu, Profile, World
 
 GPU = Profile((0, 100.0), (7, 300.0), (20, 50.0))
 CPU = Profile((0, 60.0), (11, 90.0))

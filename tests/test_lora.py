@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from transformers import RobertaConfig, RobertaForTokenClassification
 
-from lorakit.layers import LoRALinear
 from lorakit.lora import (
     apply_lora,
     count_parameters,
@@ -19,6 +18,7 @@ from lorakit.lora import (
     remove_lora,
     unmerge_lora,
 )
+from lorakit.nn.layers import LoRALinear
 
 
 def tiny_roberta(**changes: object) -> RobertaForTokenClassification:

@@ -1,0 +1,176 @@
+"""What an adapted model remembers, and how an adapter gets into a model and out of it again.
+
+Everything lorakit has to remember (configurations, other adapters' values, the untouched values of what is trained in
+place) hangs on the model as one plain record. One adapter is in the model at a time; the others wait in the record.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from lorakit.adapters.config import LoRAConfig
+from lorakit.adapters.targets import unmatched
+from lorakit.nn.layers import LoRALayer, Update, attach, detach, set_update
+from lorakit.nn.master_weights import demote, promote
+from lorakit.nn.weights import whole
+
+STATE = "_lora_state"
+"""Attribute of an adapted model that holds its `LoRAState`."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter outside the model: its configuration and values. While it is active only the names count."""
+
+    config: LoRAConfig
+    saved: tuple[str, ...]  # full names of the modules trained whole
+    targets: tuple[str, ...]  # full names of the adapted layers
+    updates: Mapping[str, Update]  # by layer
+    values: Mapping[str, Tensor]  # parameters and buffers of the base that are trained in place, by full name
+
+
+@dataclass
+class LoRAState:
+    """What an adapted model remembers: names, never references to modules, so that copies and pickles stay whole."""
+
+    active: str
+    adapters: dict[str, Adapter]  # the active one's values are the model's, not these
+    required_grad: dict[str, bool]  # the base's flags before apply_lora
+    # untouched values of what the active one trains in place
+    originals: dict[str, Tensor] = field(default_factory=dict)
+    disabled: bool = False  # inside disable_lora()
+
+    @property
+    def current(self) -> Adapter:
+        """The active adapter's record."""
+        return self.adapters[self.active]
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile's and DistributedDataParallel's wrappers."""
+    while True:
+        if "_orig_mod" in model._modules:
+            model = model._orig_mod
+        elif isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def is_replicated(model: nn.Module) -> bool:
+    """Whether DistributedDataParallel is among the model's wrappers."""
+    while "_orig_mod" in model._modules:
+        model = model._orig_mod
+    return isinstance(model, nn.parallel.DistributedDataParallel)
+
+
+def lora_state(model: nn.Module) -> LoRAState:
+    """The record that `apply_lora` left on the model.
+
+    Raises:
+        ValueError: The model has no LoRA.
+    """
+    model = unwrap(model)
+    state = getattr(model, STATE, None)
+    if state is None:
+        raise ValueError(f"this {type(model).__name__} has no LoRA; call apply_lora(model) or load_adapter first")
+    return state
+
+
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALayer]]:
+    """The adapted layers with their full names, each once."""
+    model = unwrap(model)
+    for name in lora_state(model).current.targets:
+        yield name, model.get_submodule(name)
+
+
+def captured(model: nn.Module) -> Adapter:
+    """The active adapter with copies of its values, as it stands in the model."""
+    state = lora_state(model)
+    updates = {}
+    for name, layer in lora_layers(model):
+        A, B, magnitude = (
+            None if p is None else whole(p.detach()).clone() for p in (layer.lora_A, layer.lora_B, layer.lora_magnitude)
+        )
+        start = None if layer.lora_start_A is None else (layer.lora_start_A, layer.lora_start_B)
+        updates[name] = Update(A, B, layer.lora_alpha, layer.scaling, magnitude, start)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    if state.disabled:
+        raise RuntimeError("the adapter is switched off; leave disable_lora() first")
+    values = {name: whole(tensors[name].detach()).clone() for name in state.originals}
+    return replace(state.current, updates=updates, values=values)
+
+
+def put_in(model: nn.Module, state: LoRAState) -> None:
+    """Put the active adapter's values into the model, whose tensors trained in place are untouched."""
+    adapter = state.current
+    for name in adapter.targets:
+        module, update = model.get_submodule(name), adapter.updates[name]
+        if isinstance(module, LoRALayer):
+            set_update(module, update)
+            module.lora_dropout = float(adapter.config.lora_dropout)
+        else:
+            attach(module, update, adapter.config.lora_dropout)
+        if adapter.config.use_dora and module.lora_magnitude is None:
+            module.lora_magnitude = nn.Parameter(module.adapted_norms())
+    trained = dict(trained_in_place(model, adapter))
+    state.originals = {name: tensor.detach().clone() for name, tensor in trained.items()}
+    parameters = [tensor for tensor in trained.values() if isinstance(tensor, nn.Parameter)]
+    promote(model, parameters, casts_itself=LoRALayer)
+    with torch.no_grad():
+        for name, value in adapter.values.items():
+            trained[name].copy_(value)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    state.adapters[state.active] = replace(adapter, updates={}, values={})
+
+
+def take_out(model: nn.Module, state: LoRAState, keep: Sequence[str]) -> None:
+    """Leave the untouched base; the layers in `keep` stay in their LoRA form, to be given other values."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, original in state.originals.items():
+        tensor = tensors[name]
+        if isinstance(tensor, nn.Parameter):
+            demote(model, tensor, original)
+            tensor.requires_grad_(False)
+        else:
+            tensor.copy_(original)
+    state.originals = {}
+    for name, layer in list(lora_layers(model)):
+        if name not in keep:
+            detach(layer)
+
+
+def trained_in_place(model: nn.Module, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
+    """The base's own tensors that change in training: modules trained whole (buffers too), and the biases asked for."""
+    bias, targets = adapter.config.bias, set(adapter.targets)
+    own = ("lora_A", "lora_B", "lora_magnitude")
+    for name, parameter in model.named_parameters():
+        owner, _, key = name.rpartition(".")
+        if key in own and isinstance(model.get_submodule(owner), LoRALayer):
+            continue
+        if (
+            any(name.startswith(f"{module}.") for module in adapter.saved)
+            or (bias == "all" and key == "bias")
+            or (bias == "lora_only" and key == "bias" and owner in targets)
+        ):
+            yield name, parameter
+    for module in adapter.saved:
+        persistent = model.get_submodule(module).state_dict().keys()
+        for name, buffer in model.get_submodule(module).named_buffers(prefix=module):
+            if name.removeprefix(f"{module}.") in persistent:
+                yield name, buffer
+
+
+def known(state: LoRAState, name: str) -> None:
+    """Raise unless the model has an adapter of this name."""
+    if name not in state.adapters:
+        raise unmatched("adapter", name, state.adapters)
+
+
+def refuse_while_disabled(state: LoRAState, what: str) -> None:
+    """Raise inside `disable_lora`, where the adapter's own values are not in the model."""
+    if state.disabled:
+        raise RuntimeError(f"{what} inside disable_lora(); leave the context first")

@@ -1,0 +1,121 @@
+"""How an update starts: `init_lora_weights` under PEFT's names.
+
+True draws A as nn.Linear draws its weight and sets B to zero, "gaussian" draws A with standard deviation 1/r; either
+way the first output is the base's. "orthogonal" makes BA zero up to rounding. "pissa" (arXiv:2404.02948) and "olora"
+(arXiv:2406.01775) start from factors of the weight and count the update from there. False draws both, for tests.
+"""
+
+import hashlib
+import math
+import re
+
+import torch
+from torch import Tensor, nn
+
+from lorakit.nn.layers import LORA_CLASS, Update, plain_weight, update_shapes
+
+NAMED = ("gaussian", "orthogonal", "pissa", "pissa_niter_[steps]", "olora")
+
+
+def check_init(how: bool | str, r: int) -> None:
+    """Raise ValueError unless `how` is a start that exists and works with rank r."""
+    known = isinstance(how, bool) or how in NAMED[:3] + NAMED[4:] or _pissa_steps(how) is not None
+    if not known:
+        raise ValueError(f"init_lora_weights must be True, False, {', '.join(NAMED)}; got {how!r}")
+    if how == "orthogonal" and r % 2:
+        raise ValueError(f'init_lora_weights="orthogonal" needs an even rank, got r={r}')
+
+
+def initial_update(
+    module: nn.Module, name: str, r: int, lora_alpha: float, scaling: float, how: bool | str, seed: int
+) -> Update:
+    """The first values of a layer's update; they depend on (seed, name) and, for PiSSA and OLoRA, on the weight.
+
+    Args:
+        module: A layer that can be adapted.
+        name: Its full name in the model.
+        r: Rank.
+        lora_alpha: Kept with the update.
+        scaling: The factor on BA.
+        how: `init_lora_weights`.
+        seed: Of the private generator; the global ones are neither read nor moved.
+
+    Raises:
+        ValueError: `how` does not exist for this kind of layer, or r exceeds the weight's rank.
+    """
+    shape_A, shape_B = update_shapes(module, r)
+    device = module.weight.device
+    if device.type == "meta":
+        A, B = (torch.empty(s, dtype=torch.float32, device="meta") for s in (shape_A, shape_B))
+        start = (A, B) if _factors_weight(how) else None
+        return Update(A, B, lora_alpha, scaling, start=start)
+
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+    matrix = isinstance(module, nn.Linear) or type(module) not in LORA_CLASS  # Linear or Conv1D
+    if isinstance(how, str) and how != "gaussian" and not matrix:
+        raise ValueError(f"init_lora_weights={how!r} is for linear layers; {name!r} is a {type(module).__name__}")
+
+    start = None
+    if _factors_weight(how):
+        if r > min(shape_A[1], shape_B[0]):
+            raise ValueError(f"init_lora_weights={how!r} needs r <= {min(shape_A[1], shape_B[0])} in {name!r}, got {r}")
+        weight = plain_weight(module).detach().float()
+        weight = weight if isinstance(module, nn.Linear) else weight.T  # (out, in)
+        A, B = _olora(weight, r) if how == "olora" else _pissa(weight, r, scaling, _pissa_steps(how), generator)
+        start = (A.clone(), B.clone())
+    elif how == "orthogonal":
+        A, B = _orthogonal(r, shape_A[1], shape_B[0], generator)
+    elif isinstance(module, nn.Embedding):
+        A = torch.zeros(shape_A) if how else torch.randn(shape_A, generator=generator)
+        B = torch.randn(shape_B, generator=generator)
+    else:
+        A, B = torch.empty(shape_A, dtype=torch.float32), torch.zeros(shape_B, dtype=torch.float32)
+        if how == "gaussian":
+            A.normal_(std=1 / r, generator=generator)
+        else:
+            nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator)
+            if not how:
+                nn.init.kaiming_uniform_(B, a=math.sqrt(5), generator=generator)
+    return Update(A.to(device), B.to(device), lora_alpha, scaling, start=start)
+
+
+def _pissa_steps(how: bool | str) -> int | None:
+    """Power iterations of "pissa_niter_4"; None for everything else."""
+    found = re.fullmatch(r"pissa_niter_(\d+)", str(how))
+    return int(found[1]) if found else None
+
+
+def _factors_weight(how: bool | str) -> bool:
+    return how in ("pissa", "olora") or _pissa_steps(how) is not None
+
+
+def _pissa(
+    weight: Tensor, r: int, scaling: float, steps: int | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The r largest singular directions: scaling·BA is the best rank-r approximation of the weight."""
+    if steps is None:
+        U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
+        U, S, Vh = U[:, :r], S[:r], Vh[:r]
+    else:  # svd_lowrank draws from the global generator only
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator.initial_seed())
+            U, S, V = torch.svd_lowrank(weight.cpu(), r, niter=steps)
+        U, S, Vh = U.to(weight.device), S.to(weight.device), V.T.to(weight.device)
+    root = torch.sqrt(S / scaling)
+    return (root[:, None] * Vh).contiguous(), (U * root).contiguous()
+
+
+def _olora(weight: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """The first r columns of Q and rows of R in weight = QR."""
+    Q, R = torch.linalg.qr(weight)
+    return R[:r].contiguous(), Q[:, :r].contiguous()
+
+
+def _orthogonal(r: int, inputs: int, outputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A and B from complementary rows of one orthogonal matrix, so that BA = 0 though neither is zero."""
+    Q, _ = torch.linalg.qr(torch.randn(r, r, generator=generator))
+    odd, even = Q[0::2], Q[1::2]
+    A = (torch.randn(inputs, r // 2, generator=generator) @ odd).T / 10
+    B = (torch.randn(r // 2, outputs, generator=generator).T @ even) / 10
+    return A.contiguous(), B.contiguous()

@@ -1,0 +1,26 @@
+"""What `--json` does in every command: a record to a file that appears whole, or to standard output with `-`."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lorakit._files import write_text
+
+
+def add_json_flag(parser: argparse.ArgumentParser) -> None:
+    about = "also write the result here; - prints it instead of the table"
+    parser.add_argument("--json", type=Path, metavar="FILE", help=about)
+
+
+def write_json(record: Mapping[str, Any], path: Path | None, text: str) -> None:
+    """Print `text` for people; with a path also write the record there; with `-` print the record alone."""
+    body = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    if str(path) == "-":
+        print(body, end="")
+        return
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, body)
+    print(text, end="")

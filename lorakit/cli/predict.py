@@ -1,0 +1,86 @@
+"""`lorakit predict`: the entities of texts from the command line, a file or standard input."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from lorakit._files import write_text
+from lorakit.cli.flags import check_writable, input_errors
+from lorakit.report.entities import Tagging, as_conll, as_html, as_jsonl, as_table, as_terminal
+from lorakit.training.distributed import device, is_main, process_group
+from lorakit.training.prediction import find_entities
+from lorakit.training.saved import load_tagger
+
+AT_ONCE = 4096  # texts that are tagged together: enough to pack them well, few enough to hold
+
+
+def run_predict(arguments: argparse.Namespace) -> int:
+    """Find the entities and show them; returns the exit status."""
+    with process_group():
+        with input_errors(arguments.parser):
+            if arguments.output:
+                check_writable(arguments.output.parent, "--output")
+                if arguments.output.is_dir():
+                    raise ValueError(f"--output {arguments.output} is a folder; give a file")
+            texts = read_texts(arguments)
+            model, tokenizer = load_tagger(arguments.adapter, arguments.model)
+            model.to(device())
+            found = []
+            for start in range(0, len(texts), AT_ONCE):
+                part = texts[start : start + AT_ONCE]
+                results = find_entities(model, tokenizer, part, arguments.precision)
+                found += [Tagging(text, *result) for text, result in zip(part, results, strict=True)]
+        if is_main():
+            write(show(found, arguments.format or _default_format(arguments)), arguments.output)
+            if not any(tagging.entities for tagging in found):
+                print(f"{arguments.parser.prog}: no entity in {len(found)} texts", file=sys.stderr)
+    return 0
+
+
+def read_texts(arguments: argparse.Namespace) -> list[str]:
+    """The texts that were given: as arguments, or the lines of a file or of standard input.
+
+    Raises:
+        ValueError: both are given, or what is there is not UTF-8.
+        OSError: the file cannot be read.
+    """
+    if arguments.texts and arguments.file:
+        raise ValueError(f"texts are given, and --file {arguments.file}; give one of them")
+    if arguments.texts:
+        return arguments.texts
+    source = arguments.file if arguments.file and str(arguments.file) != "-" else None
+    if source is None and sys.stdin.isatty():
+        print("reading texts from the terminal, one a line; end with Ctrl-D", file=sys.stderr)
+    data = source.read_bytes() if source else sys.stdin.buffer.read()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(f"{source or 'standard input'}:{line}: not UTF-8 ({error.reason})") from error
+    lines = text.split("\n")  # not splitlines, which also divides at form feeds and the like
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
+def show(found: list[Tagging], how: str) -> str:
+    """The found entities in one of the formats."""
+    views = {"table": as_table, "jsonl": as_jsonl, "conll": as_conll, "terminal": as_terminal, "html": as_html}
+    return views[how](found)
+
+
+def write(text: str, path: Path | None) -> None:
+    """Print a text, or write it to a file that appears whole."""
+    if path is None:
+        sys.stdout.buffer.write(text.encode())  # UTF-8 whatever the locale
+        sys.stdout.flush()
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+
+
+def _default_format(arguments: argparse.Namespace) -> str:
+    """A file's by its ending; colours on a terminal that did not say no (https://no-color.org); else the table."""
+    if arguments.output:
+        return {".jsonl": "jsonl", ".html": "html", ".conll": "conll"}.get(arguments.output.suffix, "table")
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return "terminal" if coloured else "table"

@@ -1,0 +1,211 @@
+"""A frozen linear layer and its low-rank update as one autograd Function: fewer kernels, passes and saved tensors.
+
+Plain operations cost five kernels forward and seven backward (`F.linear`, twice; `* scaling`; `+`; and their
+gradients), two of them full passes over the (tokens, out) output. Here the factor and the sum are folded into `addmm`,
+dropout keeps a mask of one byte instead of a second copy of x, and the update's gradients have rank r throughout: the
+(out, in) gradient of the weight is never formed.
+
+With many tokens the sum W + scale·BA is cheaper than the update's own output (arXiv:2312.03415): it costs 2·in·out·r
+operations, forward and once more in backward, instead of 2·tokens·r·(in + out) and a pass over the output.
+"""
+
+import torch
+from torch import Tensor
+
+from lorakit.nn.autograd import PLAIN, no_view, nothing_transforms, once
+from lorakit.nn.dropout import keep_mask
+from lorakit.nn.kernels import add_matmul, linear, matmul, scaled_matmul, transposed_matmul
+
+SMALL = 2**18  # numbers; 1 MiB in float32
+
+
+def can_fuse(x: Tensor, weight: Tensor, A: Tensor) -> bool:
+    """Whether the Function may stand for the plain operations: nothing traces, transforms or replaces them.
+
+    torch.compile fuses the plain operations itself; torch.func and forward-mode AD differentiate them; quantised and
+    sharded tensors bring operations of their own; a trained weight needs a gradient that the Function never forms.
+    """
+    return nothing_transforms() and not (
+        weight.requires_grad
+        or not x.is_floating_point()
+        or type(x) not in PLAIN
+        or type(weight) not in PLAIN
+        or type(A) not in PLAIN
+        or (x.dtype == torch.float64 and torch.is_autocast_enabled(x.device.type))  # autocast leaves float64 alone
+    )
+
+
+def lora_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    scaling: float,
+    dropout: float = 0.0,
+    one_addmm: bool = True,
+    start: tuple[Tensor, Tensor] | None = None,
+    merged: bool = False,
+) -> Tensor:
+    """x·Wᵀ + b + scaling·(drop(x)·Aᵀ)·Bᵀ, to rounding what the plain operations give, with their gradients.
+
+    Differentiable once in x, bias, A and B; the weight is a constant. Under autocast it computes in autocast's type, as
+    the plain operations would.
+
+    Args:
+        dropout: Probability in [0, 1) of zeroing an input of the update; drawn from torch's default generator, which
+            gradient checkpointing restores when it runs the forward again.
+        one_addmm: False scales and adds the update in passes of their own, which PEFT does, where one addmm would give
+            other bits.
+        start: A₀ and B₀ to count the update from: scaling·B₀A₀ is taken out of the weight; for float32 only.
+        merged: Sum weight and update first; for float32 (a sum in bfloat16 would round small updates away) and no
+            dropout.
+
+    Shape:
+        x (..., in); weight (out, in); bias (out,); A (r, in); B (out, r) -> (..., out).
+    """
+    if merged:
+        return _Merged.apply(x, weight, bias, A, B, scaling, *(start or (None, None)))
+    return _Branch.apply(x, weight, bias, A, B, scaling, dropout, one_addmm, *(start or (None, None)))
+
+
+def merging_pays(tokens: int, inputs: int, outputs: int) -> bool:
+    """Whether a product BA, forward and backward, costs fewer operations than the update's output.
+
+    With a start both are there twice.
+    """
+    return tokens * (inputs + outputs) > 2 * inputs * outputs
+
+
+def sum_is_kept(inputs: int, outputs: int) -> bool:
+    """Whether a layer's sum is kept for backward: of small ones the calls to make it again cost more than memory."""
+    return inputs * outputs <= SMALL
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, tensor.shape[-1])  # not view: a gradient need not be contiguous
+
+
+_once = once(
+    "double backward (create_graph=True) through a LoRA layer: its backward can be differentiated only as plain "
+    "operations, which torch.func.grad and torch.compile use"
+)
+
+
+class _Branch(torch.autograd.Function):
+    """The layer's output, and the update's added into it by one addmm."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        A: Tensor,
+        B: Tensor,
+        scaling: float,
+        p: float,
+        one_addmm: bool,
+        A0: Tensor | None,
+        B0: Tensor | None,
+    ) -> Tensor:
+        casts = torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if casts else x.dtype
+        with torch.autocast(x.device.type, enabled=False):
+            # without autocast a weight of another type than x is the caller's mistake, and an error as in nn.Linear
+            frozen = _without_start(weight.to(dtype) if casts else weight, scaling, A0, B0)
+            rows, A_, B_ = _rows(x.to(dtype)), A.to(dtype), B.to(dtype)
+            y = linear(rows, frozen, None if bias is None else bias.to(dtype))
+            inputs, mask, factor = rows, None, 1.0
+            if p:
+                mask, factor = keep_mask(rows, p)
+                inputs = rows * mask
+            xA = scaled_matmul(inputs, A_.T, factor)
+            if one_addmm:
+                y.addmm_(xA, B_.T, alpha=scaling)
+            else:
+                y.add_((xA @ B_.T).mul_(scaling))
+        ctx.save_for_backward(rows, weight, A_, B_, xA, mask, A0, B0)
+        ctx.scaling, ctx.factor, ctx.x_type, ctx.x_shape = scaling, factor, x.dtype, x.shape
+        ctx.types = A.dtype, B.dtype, None if bias is None else bias.dtype
+        return no_view(y.view(*x.shape[:-1], y.shape[-1]))
+
+    @staticmethod
+    @_once
+    def backward(ctx, grad: Tensor) -> tuple:
+        rows, weight, A, B, xA, mask, A0, B0 = ctx.saved_tensors
+        need_x, _, need_bias, need_A, need_B, *_ = ctx.needs_input_grad
+        dtype, scaling, (A_type, B_type, bias_type) = rows.dtype, ctx.scaling, ctx.types
+        dx = dbias = dA = dB = None
+        with torch.autocast(grad.device.type, enabled=False):
+            g = _rows(grad)
+            gB = matmul(g, B) if need_A or need_x else None  # (tokens, r)
+            if need_A:
+                inputs = rows if mask is None else rows * mask
+                dA = scaled_matmul(gB.T, inputs, scaling * ctx.factor).to(A_type)
+            if need_B:
+                dB = transposed_matmul(g, xA, scaling).to(B_type)
+            if need_x:
+                dx = matmul(g, _without_start(weight.to(dtype), scaling, A0, B0))
+                if mask is None:
+                    dx.addmm_(gB, A, alpha=scaling)
+                else:
+                    dx.add_(matmul(gB, A).mul_(mask), alpha=scaling * ctx.factor)
+                dx = dx.view(ctx.x_shape).to(ctx.x_type)
+            if need_bias:
+                dbias = g.sum(0).to(bias_type)
+        return dx, None, dbias, dA, dB, None, None, None, None, None
+
+
+class _Merged(torch.autograd.Function):
+    """The output of the sum of weight and update; a large sum is made again in backward rather than kept."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        A: Tensor,
+        B: Tensor,
+        scaling: float,
+        A0: Tensor | None,
+        B0: Tensor | None,
+    ) -> Tensor:
+        total = _sum(weight, A, B, scaling, A0, B0)
+        keep = ctx.needs_input_grad[0] and sum_is_kept(*weight.shape)
+        ctx.save_for_backward(x, weight, A, B, A0, B0, total if keep else None)
+        ctx.scaling = scaling
+        return no_view(linear(x, total, bias))
+
+    @staticmethod
+    @_once
+    def backward(ctx, grad: Tensor) -> tuple:
+        x, weight, A, B, A0, B0, total = ctx.saved_tensors
+        need_x, _, need_bias, need_A, need_B, *_ = ctx.needs_input_grad
+        g, rows = _rows(grad), _rows(x)
+        dx = dbias = dA = dB = None
+        if need_A:
+            dA = scaled_matmul(matmul(g, B).T, rows, ctx.scaling)
+        if need_B:
+            dB = transposed_matmul(g, matmul(rows, A.T), ctx.scaling)
+        if need_x:
+            total = _sum(weight, A, B, ctx.scaling, A0, B0) if total is None else total
+            dx = matmul(g, total).view(x.shape)
+        if need_bias:
+            dbias = g.sum(0)
+        return dx, None, dbias, dA, dB, None, None, None
+
+
+def _without_start(weight: Tensor, scaling: float, A0: Tensor | None, B0: Tensor | None) -> Tensor:
+    return weight if A0 is None else _sum(weight, A0, B0, -scaling, None, None)
+
+
+def _sum(weight: Tensor, A: Tensor, B: Tensor, scaling: float, A0: Tensor | None, B0: Tensor | None) -> Tensor:
+    if not weight.is_contiguous():  # Conv1D's, seen transposed: the sum lies in memory as the weight does
+        transposed = (None, None) if A0 is None else (B0.T, A0.T)
+        return _sum(weight.T, B.T, A.T, scaling, *transposed).T
+    if A0 is not None:
+        # BA - B₀A₀ as (B - B₀)A + B₀(A - A₀): one product, and of a fresh update exactly zero
+        B, A = torch.cat([B - B0, B0], 1), torch.cat([A, A - A0])
+    return add_matmul(weight, B, A, scaling)

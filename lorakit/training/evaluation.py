@@ -1,0 +1,242 @@
+"""A token classifier at work on pre-split sentences: the tag of every word, its probability, and the score of all.
+
+Training and prediction encode and batch sentences in the same way; each word is tagged once, by the window in which it
+has most context.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lorakit.data.packing import (
+    Layout,
+    Plan,
+    TokenTable,
+    batch_count,
+    first_position,
+    layout_for,
+    plan_batch,
+    sorted_batches,
+)
+from lorakit.data.tokenization import IGNORE, Encoded, check_tokenizer, encode, split_by_sentence
+from lorakit.nn.attention import faster_attention
+from lorakit.nn.kernels import faster_products
+from lorakit.training.distributed import all_sum, rank, world_size
+from lorakit.training.metrics import Scores, score_classes
+from lorakit.training.warmup import modes_kept
+
+EVALUATION_TOKENS = 4096  # real tokens in a batch
+
+
+class Tokenizer(Protocol):
+    """What is needed of a Hugging Face fast tokenizer."""
+
+    model_max_length: int
+
+    def __call__(self, text: Any, **options: Any) -> Any: ...
+
+
+class Tagged(NamedTuple):
+    """What a model says of sentences, word by word."""
+
+    tags: list[list[str]]
+    probabilities: list[list[float]]  # of each tag: its class' softmax, 0 to 1
+    loss: float | None  # mean cross-entropy a word; None without gold tags
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """Sentences made ready for a model, once for any number of evaluations.
+
+    The batches are this rank's, and every rank has equally many. With the corpus they lie on the model's device, about
+    30 bytes a token, so an evaluation copies nothing to it.
+    """
+
+    encoded: Encoded
+    layout: Layout
+    table: TokenTable
+    batches: list[Plan]
+    starts: list[Tensor]  # where in a batch a word starts, counted over its rows in a line
+
+
+def encode_split(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    sentences: Sequence[tuple[Sequence[str], Sequence[str]]],
+    layout: Layout,
+) -> EncodedSplit:
+    """Make (words, tags) pairs ready for `evaluate_split`.
+
+    Args:
+        layout: how the model wants its batches, from `layout_for`.
+
+    Raises:
+        ValueError: there is no sentence, or a tag that the model does not know.
+    """
+    if not sentences:
+        raise ValueError("there is no sentence to evaluate on")
+    return _split(encode_tagged(model, tokenizer, sentences), layout, _device(model))
+
+
+def evaluate_split(
+    model: nn.Module,
+    split: EncodedSplit,
+    precision: str = "auto",
+    between: Callable[[int, int], None] = lambda done, total: None,
+) -> Scores:
+    """Score a token classifier on a split; see `evaluate`."""
+    predicted, _, loss = _tag(model, split, precision, between)
+    encoded, starts = split.encoded, split.encoded.words >= 0
+    gold = np.empty(len(predicted), np.int64)
+    gold[encoded.words[starts]] = encoded.labels[starts]
+    return score_classes(gold, predicted, encoded.sentence_lengths, label_names(model), loss / max(1, len(gold)))
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    sentences: Sequence[tuple[Sequence[str], Sequence[str]]],
+    precision: str = "auto",
+    packing: bool = True,
+    between: Callable[[int, int], None] = lambda done, total: None,
+) -> Scores:
+    """Score a token classifier on (words, tags) pairs; under torchrun the ranks share the work and all get the result.
+
+    Who scores the same sentences again and again calls `encode_split` once and `evaluate_split` each time.
+
+    Args:
+        between: called after every batch with the batches done and all of them, equally often on every rank; it may
+            end the evaluation by raising.
+
+    Raises:
+        ValueError: there is no sentence, or a tag that the model does not know.
+    """
+    if not sentences:
+        raise ValueError("there is no sentence to evaluate on")
+    check_tokenizer(tokenizer)
+    split = encode_split(model, tokenizer, sentences, layout_for(model, packing, precision))
+    return evaluate_split(model, split, precision, between)
+
+
+def tag_words(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    sentences: Sequence[Sequence[str]],
+    precision: str = "auto",
+    packing: bool = True,
+    tags: Sequence[Sequence[str]] | None = None,
+    between: Callable[[int, int], None] = lambda done, total: None,
+) -> Tagged:
+    """Tag every word of pre-split sentences in packed batches; with gold tags, also find the loss.
+
+    Under torchrun the ranks share the work and all get the result.
+    """
+    check_tokenizer(tokenizer)
+    labels, layout = label_names(model), layout_for(model, packing, precision)
+    encoded = encode(tokenizer, sentences, window_of(model, tokenizer), tags, labels)
+    classes, probabilities, loss = _tag(model, _split(encoded, layout, _device(model)), precision, between)
+    return Tagged(
+        split_by_sentence([labels[number] for number in classes.tolist()], encoded),
+        split_by_sentence(probabilities.tolist(), encoded),
+        loss / max(1, len(classes)) if tags is not None else None,
+    )
+
+
+def label_names(model: nn.Module) -> list[str]:
+    """The model's tags in the order of its classes."""
+    return [model.config.id2label[i] for i in range(model.config.num_labels)]
+
+
+def encode_tagged(
+    model: nn.Module, tokenizer: Tokenizer, sentences: Sequence[tuple[Sequence[str], Sequence[str]]]
+) -> Encoded:
+    """Encode (words, tags) pairs for this model's window and classes."""
+    words, tags = [s[0] for s in sentences], [s[1] for s in sentences]
+    return encode(tokenizer, words, window_of(model, tokenizer), tags, label_names(model))
+
+
+def window_of(model: nn.Module, tokenizer: Tokenizer) -> int:
+    """Tokens the model can read at once, special ones included."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is None or positions <= 0:
+        return min(tokenizer.model_max_length, 512)
+    return min(tokenizer.model_max_length, positions - first_position(model))
+
+
+def precision_of(precision: str, device: torch.device) -> tuple[Callable[[], AbstractContextManager[Any]], bool]:
+    """The autocast context of a precision on a device, and whether gradients need scaling."""
+    if precision == "auto":
+        if device.type != "cuda":
+            precision = "fp32"
+        else:
+            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if precision == "fp32":
+        return nullcontext, False
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return lambda: torch.autocast(device.type, dtype), precision == "fp16"
+
+
+def _split(encoded: Encoded, layout: Layout, device: torch.device) -> EncodedSplit:
+    plans = list(sorted_batches(encoded, layout, EVALUATION_TOKENS, rank(), world_size()))
+    if len(plans) < batch_count(encoded, EVALUATION_TOKENS, world_size()):
+        # some ranks have one batch less, but a sharded model's forward needs all ranks
+        plans.append(plan_batch(encoded, [0], layout, counts=False))
+    begins = torch.from_numpy(np.append(encoded.words, -1) >= 0)
+    # found on the host: on a device it would have to be read back how many there are
+    starts = [(begins[plan.source.flatten()] & plan.counts).nonzero() for plan in plans]
+    return EncodedSplit(
+        encoded,
+        layout,
+        TokenTable(encoded, layout, device),
+        [replace(plan, source=plan.source.to(device)) for plan in plans],
+        [places.flatten().to(device) for places in starts],
+    )
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _tag(
+    model: nn.Module,
+    split: EncodedSplit,
+    precision: str,
+    between: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The class of every word, its probability, and the loss of all words together (0 for a text without tags).
+
+    The host hands out work and waits for the device once, at the end: classes stay there as small whole numbers.
+    """
+    device, classes_known = _device(model), len(label_names(model))
+    table = split.table.to(device)
+    autocast, _ = precision_of(precision, device)
+    classes = torch.zeros(
+        int(split.encoded.sentence_lengths.sum()),
+        dtype=torch.uint8 if classes_known <= 256 else torch.int32,
+        device=device,
+    )
+    probabilities = torch.zeros(len(classes), device=device)
+    loss = torch.zeros((), device=device, dtype=torch.float64)
+    products, attention = faster_products(model), faster_attention(model)
+    with products, attention, modes_kept(model), torch.no_grad():  # not inference_mode: FSDP2 could not gather
+        model.eval()
+        for done, (plan, places) in enumerate(zip(split.batches, split.starts, strict=True), start=1):
+            batch, places = table.batch(plan), places.to(device)
+            numbers, wanted = batch.words.flatten()[places], batch.labels.flatten()[places]
+            with autocast():
+                logits = model(**split.layout.inputs(batch))[0]
+            logits = logits.flatten(0, 1).index_select(0, places).float()
+            best = logits.argmax(-1)
+            classes.index_copy_(0, numbers, best.to(classes.dtype))
+            probabilities.index_copy_(0, numbers, logits.softmax(-1).gather(-1, best[:, None]).squeeze(-1))
+            loss += F.cross_entropy(logits, wanted, ignore_index=IGNORE, reduction="sum")
+            between(done, len(split.batches))
+    for values in (classes, probabilities, loss):  # a word is tagged by one rank, the others hold 0
+        all_sum(values)
+    return classes.cpu().numpy(), probabilities.cpu().numpy(), float(loss)

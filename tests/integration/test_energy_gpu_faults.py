@@ -1,0 +1,299 @@
+"""Every fault that NVML and its GPUs can produce, and what the meter makes of it; the rest: test_energy_faults.py."""
+
+import fcntl
+import os
+import random
+import sys
+import types
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorakit.energy import EnergyMeter
+from tests.support.energy_world import P100, P200, ZONE, FakeGpu, Profile, World, device, two_gpus
+
+
+def test_gpu_without_counter_is_sampled_and_said_so(tmp_path):
+    world = two_gpus(tmp_path, counter=False)
+    with world.meter() as meter:
+        world.run(meter, 20, every_s=1.0)
+    assert meter.reading.gpu.method == "sampled"
+    assert device(meter.reading, "GPU-a")["method"] == "sampled"
+    assert device(meter.reading, "GPU-b")["method"] == "counter"
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(6000, rel=0.01)
+
+
+def test_average_power_is_preferred_where_the_chip_has_it(tmp_path):
+    profile = Profile(*[(k * 0.5, 90.0 if k % 2 else 330.0) for k in range(100)])
+    world = World(tmp_path, [FakeGpu("GPU-a", profile, counter=False)])
+    world.nvml.has_average = True
+    with world.meter() as meter:
+        world.run(meter, 40, every_s=1.0)
+    assert meter.reading.gpu.source == "NVML power, 1 s average"
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(210 * 40, rel=0.02)  # read at one phase of the wave only
+
+
+def test_average_power_that_fails_once_is_not_mixed_with_the_instant(tmp_path):
+    world = World(tmp_path, [FakeGpu("GPU-a", P100, counter=False)])
+    world.nvml.has_average = True
+    with world.meter() as meter:
+        world.run(meter, 5, every_s=1.0)
+        world.nvml.has_average = False
+        world.run(meter, 2, every_s=1.0)
+        world.nvml.has_average = True
+        world.run(meter, 5, every_s=1.0)
+        asked = [name for name, _ in world.nvml.calls]
+    assert "nvmlDeviceGetPowerUsage" not in asked
+    assert device(meter.reading, "GPU-a")["failed_readings"] == 2
+
+
+@pytest.mark.parametrize("code", [10, 999, 1, 3])
+def test_failing_nvml_call_is_tried_again_and_nothing_is_lost(tmp_path, code):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        world.run(meter, 10)
+        world.nvml.gpus[0].faults["nvmlDeviceGetTotalEnergyConsumption"] = code
+        world.run(meter, 10)
+        world.nvml.gpus[0].faults.clear()
+        world.run(meter, 10)
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(9000, abs=0.01)
+    assert meter.reading.gpu.coverage == 1.0
+    assert device(meter.reading, "GPU-a")["failed_readings"] == 2
+
+
+def test_nvml_that_another_library_shut_down_is_started_again(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        world.run(meter, 10)
+        world.nvml.gpus[0].faults["*"] = 1
+        world.nvml.nvmlInit = world.nvml.gpus[0].faults.clear
+        world.run(meter, 10)
+    assert not world.nvml.gpus[0].faults
+    assert meter.reading.gpu.coverage == 1.0
+
+
+def test_lost_gpu_does_not_stop_the_others(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        world.run(meter, 10)
+        world.nvml.gpus[0].faults["*"] = 15
+        world.run(meter, 10)
+        world.nvml.calls.clear()
+        world.run(meter, 20)
+        asked = [call for call in world.nvml.calls if call[0] == "nvmlDeviceGetTotalEnergyConsumption"]
+    assert len(asked) == 4  # the other GPU's
+    assert device(meter.reading, "GPU-a")["kwh"] * 3.6e6 == pytest.approx(1000, abs=0.01)
+    assert device(meter.reading, "GPU-a")["coverage"] == 0.25
+    assert device(meter.reading, "GPU-b")["kwh"] * 3.6e6 == pytest.approx(8000, abs=0.01)
+    assert meter.reading.gpu.coverage == pytest.approx(0.625)
+    assert "NVML error 15" in meter.reading.gpu.gaps[0]["reason"]
+
+
+def test_gpu_that_cannot_be_read_lowers_the_coverage_and_is_named(tmp_path):
+    world = two_gpus(tmp_path)
+    world.nvml.gpus[0].faults = {"nvmlDeviceGetTotalEnergyConsumption": 4, "nvmlDeviceGetPowerUsage": 4}
+    with world.meter() as meter:
+        world.run(meter, 10)
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(2000, abs=0.01)
+    assert meter.reading.gpu.coverage == 0.5
+    assert "NVML error 4" in device(meter.reading, "GPU-a")["source"]
+    assert device(meter.reading, "GPU-a")["method"] == "unavailable"
+
+
+def test_gpu_counter_that_goes_back_is_a_reset(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        world.run(meter, 10)
+        world.nvml.gpus[0].counter_shift_mj = -5_500_000  # driver reload
+        world.run(meter, 20)
+    part = device(meter.reading, "GPU-a")
+    assert part["kwh"] * 3.6e6 == pytest.approx(2500, abs=0.01)
+    assert part["coverage"] == pytest.approx(25 / 30)
+    assert "counter reset" in meter.reading.gpu.gaps[0]["reason"]
+
+
+def test_gpu_counter_that_jumps_a_megajoule_is_a_gap(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        world.run(meter, 10)
+        world.nvml.gpus[0].counter_shift_mj = 1_000_000_000
+        world.run(meter, 10)
+    assert device(meter.reading, "GPU-a")["kwh"] * 3.6e6 == pytest.approx(1500, abs=0.01)
+    assert "implausible jump" in meter.reading.gpu.gaps[0]["reason"]
+
+
+def test_lowest_and_highest_power_of_each_window(tmp_path):
+    gpu = Profile((0, 60.0), (10, 300.0), (20, 120.0))
+    for counter in (True, False):
+        (tmp_path / str(counter)).mkdir()
+        world = World(tmp_path / str(counter), [FakeGpu("GPU-a", gpu, counter=counter)], ZONE)
+        with world.meter() as meter:
+            world.run(meter, 12, every_s=1.0)
+            with meter.window("late"):
+                world.run(meter, 12, every_s=1.0)
+        whole, late = (device(reading, "GPU-a") for reading in (meter.reading, meter.windows["late"]))
+        assert (whole["min_w"], whole["max_w"]) == (60.0, 300.0)
+        assert (late["min_w"], late["max_w"]) == (120.0, 300.0)
+        assert meter.reading.cpu.devices[0]["min_w"] is None  # RAPL tells no power
+        assert (whole["power_integral_kwh"] is not None) == counter
+
+
+def test_counter_that_disagrees_with_the_power_samples_is_noted(tmp_path):
+    """As seen on a user's idle GPU: 187 J by one, 327 J by the other."""
+    world = World(tmp_path, [FakeGpu("GPU-a", P100), FakeGpu("GPU-b", P200)], ZONE)
+    world.nvml.gpus[0].counter_gain = 187 / 327
+    with world.meter() as meter:
+        world.run(meter, 600)
+    assert meter.reading.notes == (
+        "GPU-a: the energy counter says 57.19 W on average, the power samples say 100 W; one of them is wrong",
+    )
+    assert device(meter.reading, "GPU-a")["power_integral_kwh"] * 3.6e6 == pytest.approx(60_000)
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(187 / 327 * 60_000 + 120_000)  # the integral is in no total
+
+
+@pytest.mark.parametrize("what", ["too short to tell", "a gap in one of the two", "no power", "within five per cent"])
+def test_no_disagreement_is_claimed_where_there_may_be_none(tmp_path, what):
+    world = two_gpus(tmp_path)
+    gpu = world.nvml.gpus[0]
+    gpu.counter_gain = 1.04 if what == "within five per cent" else 2.0
+    if what == "no power":
+        gpu.faults = {"nvmlDeviceGetPowerUsage": 3}
+    with world.meter() as meter:
+        world.run(meter, 5 if what == "too short to tell" else 300)
+        if what.startswith("a gap"):
+            gpu.faults = {"nvmlDeviceGetPowerUsage": 999}
+            world.run(meter, 60)
+            gpu.faults = {}
+            world.run(meter, 10)
+    assert meter.reading.notes == ()
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(
+    steps=st.lists(st.tuples(st.floats(0.05, 30), st.floats(20, 390)), min_size=2, max_size=30),
+    seed=st.integers(0, 1000),
+)
+def test_a_right_counter_is_never_said_to_disagree(tmp_path_factory, steps, seed):
+    """Whatever the load does between jittered samples."""
+    starts = [sum(width for width, _ in steps[:index]) for index in range(len(steps))]
+    profile = Profile(*[(start, watts) for start, (_, watts) in zip(starts, steps, strict=True)])
+    world = World(tmp_path_factory.mktemp("world"), [FakeGpu("GPU-a", profile)])
+    jitter = random.Random(seed)
+    with world.meter() as meter:
+        for _ in range(60):
+            world.advance(jitter.uniform(2.5, 7.5))
+            meter.sample()
+    assert meter.reading.notes == ()
+
+
+def test_a_gpu_that_another_rank_counts_is_not_checked_either(tmp_path):
+    world = two_gpus(tmp_path)
+    world.nvml.gpus[0].counter_gain = 2.0
+    (tmp_path / "c").mkdir()
+    lock = os.open(tmp_path / "c" / "GPU-a", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # as another process's claim
+    with world.meter(environ={"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}, claims=tmp_path / "c") as meter:
+        world.nvml.calls.clear()
+        world.run(meter, 300)
+        asked = [function for function, _ in world.nvml.calls]
+    os.close(lock)
+    assert asked.count("nvmlDeviceGetPowerUsage") == asked.count("nvmlDeviceGetTotalEnergyConsumption") == 60
+    assert [part["id"] for part in meter.reading.gpu.devices] == ["GPU-b"]
+    assert [part["id"] for part in meter.reading.gpu.not_counted] == ["GPU-a"]
+    assert meter.reading.notes == ()
+
+
+def test_frozen_gpu_counter_is_told_if_the_gpu_works(tmp_path):
+    world = two_gpus(tmp_path)
+    world.nvml.gpus[0].frozen_at = 0
+    with world.meter() as meter:
+        world.run(meter, 20)
+    assert device(meter.reading, "GPU-a")["kwh"] is None
+    assert "stands still" in meter.reading.gpu.gaps[0]["reason"]
+    assert meter.reading.gpu.coverage == 0.5
+
+
+def test_sleeping_gpu_is_zero_not_unknown(tmp_path):
+    world = two_gpus(tmp_path)
+    world.nvml.gpus[0].frozen_at = 0
+    world.nvml.gpus[0].utilization = 0
+    with world.meter() as meter:
+        world.run(meter, 20)
+    assert device(meter.reading, "GPU-a")["kwh"] == 0.0
+    assert meter.reading.gpu.coverage == 1.0
+
+
+def test_grace_hopper_module_counter_holds_the_cpu(tmp_path):
+    world = World(tmp_path, [FakeGpu("GPU-a", Profile((0, 500.0)), name="NVIDIA GH200 480GB")])
+    world.nvml.gpus[0].counter_gain = 1.8  # the power is the GPU's, the counter the module's
+    with world.meter() as meter:
+        world.run(meter, 300)
+    assert meter.reading.notes == ()
+    assert meter.reading.gpu.scope == "module"
+    assert meter.reading.cpu.wh is None
+    assert "inside the GPU's counter" in meter.reading.cpu.source
+    assert "inside the GPU's counter" in meter.reading.ram.source
+    assert meter.reading.estimated_wh is None
+
+
+def test_only_visible_gpus_count_and_the_others_are_listed(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter(environ={"CUDA_VISIBLE_DEVICES": "GPU-b"}) as meter:
+        world.run(meter, 10)
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(2000, abs=0.01)
+    assert [part["id"] for part in meter.reading.gpu.devices] == ["GPU-b"]
+    assert [part["id"] for part in meter.reading.gpu.not_counted] == ["GPU-a"]
+
+
+def test_no_visible_gpu_is_unavailable_with_its_reason(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter(environ={"CUDA_VISIBLE_DEVICES": "-1"}) as meter:
+        world.run(meter, 10)
+    assert (meter.reading.gpu.method, meter.reading.gpu.wh) == ("unavailable", None)
+    assert "hides every GPU" in meter.reading.gpu.source
+
+
+def module(**names):
+    fake = types.ModuleType("pynvml")
+    vars(fake).update(names)
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (None, "pynvml cannot be imported"),  # sys.modules[...] = None makes the import fail
+        (module(), "the module pynvml has no nvmlInit: it is not NVIDIA's; pip uninstall pynvml && pip install"),
+    ],
+)
+def test_missing_or_foreign_pynvml_is_named(tmp_path, monkeypatch, found, reason):
+    monkeypatch.setitem(sys.modules, "pynvml", found)
+    with EnergyMeter(tmp_path, thread=False) as meter:
+        pass
+    assert reason in meter.reading.gpu.source
+    assert meter.reading.gpu.wh is None
+
+
+@pytest.mark.parametrize("code", [9, 12, 18])  # no driver, no library, versions that differ
+def test_nvml_that_does_not_start_is_named(tmp_path, code):
+    world = two_gpus(tmp_path)
+    world.nvml.init_fault = code
+    with world.meter() as meter:
+        world.run(meter, 10)
+    reason, fix = meter.reading.gpu.source.split("; ", 1)
+    assert reason == f"NVML: NVML error {code}"
+    assert fix
+    assert meter.reading.cpu.method == "counter"
+
+
+def test_nvml_session_stays_open_for_the_block_and_is_closed(tmp_path):
+    world = two_gpus(tmp_path)
+    with world.meter() as meter:
+        assert world.nvml.sessions == 1
+        with world.meter():  # two meters do not disturb each other
+            world.advance(5)
+        assert world.nvml.sessions == 1
+        world.run(meter, 5)
+    assert world.nvml.sessions == 0
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(3000, abs=0.01)

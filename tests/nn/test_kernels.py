@@ -1,0 +1,267 @@
+"""oneDNN's products against torch's own: values, gradients, who is taken over, when, and that nothing stays behind."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lorakit import apply_lora
+from lorakit.nn import kernels as onednn
+from lorakit.nn.kernels import (
+    SWITCH,
+    FasterLinear,
+    faster_products,
+    linear,
+    make_kernels,
+    matmul,
+    pays,
+    transposed_matmul,
+)
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "1")
+
+
+def model(inputs: int = 48, hidden: int = 64, outputs: int = 40) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, outputs, bias=False))
+
+
+def calls(run) -> dict[str, int]:
+    """How often each kind of matrix product ran."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    counts = {event.key: event.count for event in profile.key_averages()}
+    torchs = sum(counts.get(f"aten::{name}", 0) for name in ("mm", "addmm", "bmm"))
+    return {"onednn": counts.get("mkldnn::_linear_pointwise", 0), "torch": torchs}
+
+
+def step(net: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    loss = net(x).square().sum()
+    wanted = [p for p in net.parameters() if p.requires_grad]
+    return loss.detach(), list(torch.autograd.grad(loss, wanted))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    shape=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    inputs=st.integers(1, 70),
+    outputs=st.integers(1, 70),
+    bias=st.booleans(),
+    transposed=st.booleans(),
+    wants=st.tuples(st.booleans(), st.booleans(), st.booleans()).filter(any),
+)
+def test_values_and_gradients_are_torchs(shape, inputs, outputs, bias, transposed, wants) -> None:
+    generator = torch.Generator().manual_seed(1)
+    sizes = [(*shape, inputs), (inputs, outputs) if transposed else (outputs, inputs), (outputs,)]
+    x, weight, b = (torch.randn(size, generator=generator).requires_grad_(wants[i]) for i, size in enumerate(sizes))
+    seen = [t for t, want in zip((x, weight, b), wants, strict=True) if want and (bias or t is not b)]
+    if not seen:
+        return
+
+    def run(product) -> list[Tensor]:
+        y = product(x, weight.T if transposed else weight, b if bias else None)
+        return [y.detach(), *torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum(), seen)]
+
+    onednn._open += 1
+    least, onednn.LEAST_WORK = onednn.LEAST_WORK, 1
+    try:
+        found = run(linear)
+    finally:
+        onednn._open, onednn.LEAST_WORK = onednn._open - 1, least
+    for value, expected in zip(found, run(F.linear), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max() + 1))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(rows=st.integers(1, 70), inner=st.integers(1, 20), columns=st.integers(1, 70), factor=st.floats(-3, 3))
+def test_a_product_is_added_in_one_call_and_zero_adds_nothing(rows, inner, columns, factor) -> None:
+    generator = torch.Generator().manual_seed(1)
+    c, a, b = (torch.randn(size, generator=generator) for size in ((rows, columns), (rows, inner), (inner, columns)))
+    given_c, expected = c.clone(), torch.addmm(c, a, b, alpha=factor)
+    onednn._open += 1
+    least, onednn.LEAST_WORK = onednn.LEAST_WORK, 1
+    try:
+        assert calls(lambda: onednn.add_matmul(c, a, b, factor)) == {"onednn": 1, "torch": 0}
+        found, same = onednn.add_matmul(c, a, b, factor), onednn.add_matmul(c, a, torch.zeros_like(b), factor)
+    finally:
+        onednn._open, onednn.LEAST_WORK = onednn._open - 1, least
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    assert torch.equal(same, c) and torch.equal(c, given_c)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_every_product_of_a_step_is_onednns(lora: bool) -> None:
+    net, x = model(), torch.randn(50, 48)
+    if lora:
+        apply_lora(net, r=4, target_modules=["0", "2"])
+        nn.init.normal_(net[0].lora_B)
+    loss, gradients = step(net, x)
+    with faster_products(net):
+        faster_loss, faster_gradients = step(net, x)
+        count = calls(lambda: step(net, x))
+    torch.testing.assert_close(faster_loss, loss, rtol=1e-5, atol=0)
+    for found, expected in zip(faster_gradients, gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    # two layers forward, one input (the lower layer's is no one's), in full two weights; rank 4 is too small
+    assert count["onednn"] == (3 if lora else 5) and (lora or count["torch"] == 0), count
+
+
+def test_a_model_and_a_process_are_left_as_they_were() -> None:
+    net = model()
+    classes, before = [type(m) for m in net.modules()], copy.deepcopy(net.state_dict())
+    with pytest.raises(KeyError), faster_products(net), faster_products(net):
+        assert [type(m) for m in net] == [FasterLinear, nn.Tanh, FasterLinear]
+        raise KeyError
+    assert [type(m) for m in net.modules()] == classes and onednn._open == 0
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert calls(lambda: step(net, torch.randn(50, 48)))["onednn"] == 0
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's forward AD uses it
+@pytest.mark.parametrize("how", ["bf16", "float64", "autocast", "compile", "vmap", "forward AD", "small"])
+def test_what_is_not_plain_float32_stays_torchs(how: str) -> None:
+    x, weight = torch.randn(50, 48), torch.randn(64, 48)
+    if how in ("bf16", "float64"):
+        x, weight = (t.to(torch.bfloat16 if how == "bf16" else torch.float64) for t in (x, weight))
+    if how == "small":
+        x = x[:2]
+
+    def run() -> Tensor:
+        if how == "autocast":
+            with torch.autocast("cpu", torch.bfloat16):
+                return linear(x, weight)
+        if how == "compile":
+            return torch.compile(lambda a: linear(a, weight), backend="eager", fullgraph=True)(x)
+        if how == "vmap":
+            return torch.func.vmap(lambda a: linear(a[None], weight)[0])(x)
+        if how == "forward AD":
+            with torch.autograd.forward_ad.dual_level():
+                dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+                return torch.autograd.forward_ad.unpack_dual(linear(dual, weight)).tangent
+        return linear(x, weight)
+
+    expected = run()
+    with faster_products(model()):
+        found = run()
+        assert calls(run)["onednn"] == 0
+    assert torch.equal(found, expected)
+
+
+def test_a_gradient_can_be_differentiated_again() -> None:
+    net, x = model(), torch.randn(50, 48, requires_grad=True)
+
+    def penalty() -> list[Tensor]:
+        (slope,) = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
+        return list(torch.autograd.grad(slope.square().sum(), list(net.parameters())))
+
+    expected = penalty()
+    with faster_products(net):
+        found = penalty()
+    for value, truth in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, truth, rtol=1e-4, atol=1e-4 * float(truth.abs().max()))
+
+
+def test_gradient_checkpointing_runs_the_same_products_again() -> None:
+    net, x = model(), torch.randn(50, 48, requires_grad=True)
+    with faster_products(net):
+        expected = step(net, x)[1]
+        loss = torch.utils.checkpoint.checkpoint(net, x, use_reentrant=False).square().sum()
+        found = torch.autograd.grad(loss, list(net.parameters()))
+    assert all(torch.equal(value, truth) for value, truth in zip(found, expected, strict=True))
+
+
+def test_matmul_takes_transposed_views() -> None:
+    a, b = torch.randn(64, 50), torch.randn(64, 48)
+    with faster_products(model()):
+        torch.testing.assert_close(matmul(a.T, b), a.T @ b)
+        assert calls(lambda: matmul(a.T, b)) == {"onednn": 1, "torch": 0}
+        narrow = torch.randn(64, 16)
+        torch.testing.assert_close(transposed_matmul(a, narrow), a.T @ narrow)
+        assert transposed_matmul(a, narrow).is_contiguous()  # what optimisers and DDP expect of a gradient
+
+
+@pytest.mark.parametrize(
+    ("maker", "capability", "expected"),
+    [("AuthenticAMD", "AVX512", True), ("AuthenticAMD", "AVX2", False), ("GenuineIntel", "AVX512", False)],
+)
+def test_it_pays_where_mkl_leaves_avx512_alone(
+    maker: str, capability: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not torch.backends.mkl.is_available():
+        pytest.skip("this build of torch has no MKL")
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {maker}\n")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert onednn._mkl_falls_short.__wrapped__(str(cpuinfo)) is expected
+
+
+def test_the_switch_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "0")
+    assert not pays()
+    with faster_products(net := model()):
+        assert type(net[0]) is nn.Linear
+    monkeypatch.setenv(SWITCH, "yes")
+    with pytest.raises(ValueError, match="LORAKIT_ONEDNN is 'yes'; it must be 1"):
+        pays()
+    monkeypatch.setenv(SWITCH, "1")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="no oneDNN"):
+        pays()
+
+
+def made(run, capfd) -> int:
+    """How many kernels of products oneDNN makes in a run, by its own log."""
+    capfd.readouterr()
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON_CREATION):
+        run()
+    lines = [line for line in capfd.readouterr().out.splitlines() if ",inner_product," in line]
+    return sum("create:cache_miss" in line or "create:persistent_cache_miss" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "width"),  # widths that oneDNN has not met
+    [({}, 41), ({"lora_dropout": 0.5}, 43), ({"init_lora_weights": "pissa"}, 47), (None, 53)],
+)
+def test_kernels_of_a_shape_are_made_beforehand_and_nothing_else_is_left(capfd, options, width) -> None:
+    net = model(80, 96, 72)
+    if options is not None:
+        apply_lora(net, r=16, target_modules="all-linear", **options)
+    net.register_forward_hook(lambda *_: pytest.fail("hooks are for training"))
+    net[0].register_forward_hook(lambda *_: pytest.fail("hooks are for training"))
+    before, random = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    with faster_products(net):
+        assert made(lambda: make_kernels(net, [(3, width)]), capfd) > 0
+        assert torch.equal(torch.get_rng_state(), random)
+        assert all(p.grad is None for p in net.parameters())
+        assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+        for module in (net, net[0]):
+            module._forward_hooks.clear()
+        assert made(lambda: net(torch.ones(3, width, 80)).square().sum().backward(), capfd) == 0
+        assert made(lambda: net(torch.ones(3, width + 1, 80)).square().sum().backward(), capfd) > 0
+
+
+def test_other_peoples_linear_layers_are_left_alone() -> None:
+    class Gated(nn.Linear):
+        def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+            return super().forward(x) * gate
+
+    net = nn.ModuleList([nn.Linear(64, 64), Gated(64, 64), nn.Linear(64, 64, dtype=torch.bfloat16)])
+    net[0].forward = lambda x: pytest.fail("a forward put onto the module is for training")
+    with faster_products(net):
+        make_kernels(net, [(2, 32)])
+
+
+def test_outside_the_context_nothing_is_run() -> None:
+    net, shapes = apply_lora(model(), r=4, target_modules="all-linear"), iter([(3, 101)])
+    make_kernels(net, shapes)
+    assert next(shapes) == (3, 101)  # not even looked at
