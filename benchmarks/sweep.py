@@ -32,7 +32,7 @@ from typing import Any
 from seeds import machine, spread
 from tqdm import tqdm
 
-from lorakit._files import write_text, write_whole
+from lorakit._files import atomic_write, write_text
 from lorakit.cli.flags import Parser, input_errors
 from lorakit.power.reading import MEASURED
 from lorakit.report.tables import NAMES, markdown_table
@@ -510,7 +510,7 @@ def write_results(outcomes: Sequence[Outcome], arguments: argparse.Namespace, co
     RESULTS.mkdir(parents=True, exist_ok=True)
     write_text(RESULTS / f"{arguments.name}.md", text)
     write_text(RESULTS / f"{arguments.name}.json", figures)
-    write_whole(RESULTS / f"{arguments.name}.png", lambda path: draw(outcomes, path))
+    atomic_write(RESULTS / f"{arguments.name}.png", lambda path: draw(outcomes, path))
     print(text)
 
 

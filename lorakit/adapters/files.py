@@ -2,16 +2,15 @@
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from lorakit._files import atomic_folder
 
 CONFIG, TENSORS, OWN, CARD = "adapter_config.json", "adapter_model.safetensors", "lorakit.json", "README.md"
 SCHEMA = 1
@@ -107,29 +106,8 @@ def same_every_time(data: bytes) -> bytes:
 
 
 def write_all(folder: Path, files: Mapping[str, bytes]) -> Path:
-    """Write all files aside first, so that a full disk leaves what was there; then move them in place.
-
-    A folder that is not there yet is one rename: it appears with everything in it.
-    """
-    new = not folder.exists()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent if new else folder))
-    try:
+    """Write an adapter's files; a new folder appears with all of them, an existing one keeps its other files."""
+    with atomic_folder(folder, keep_others=True) as temporary:
         for name, data in files.items():
-            with open(aside / name, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        if new:
-            os.chmod(aside, 0o755)  # mkdtemp's is the owner's alone
-            try:
-                os.rename(aside, folder)
-                return folder
-            except OSError:
-                if not folder.is_dir():  # else another process made it meanwhile
-                    raise
-        for name in files:
-            os.replace(aside / name, folder / name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            (temporary / name).write_bytes(data)
     return folder

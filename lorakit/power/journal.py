@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lorakit._files import read_json_lines
+
 SCHEMA = 1
 log = logging.getLogger("lorakit.energy")
 
@@ -101,12 +103,8 @@ def read_journal(path: str | Path) -> list[Run]:
         OSError: it cannot be read.
     """
     runs: dict[str, Run] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if not isinstance(entry, dict) or "run" not in entry or entry.get("schema") != SCHEMA:
+    for number, entry in read_json_lines(Path(path)):
+        if "run" not in entry or entry.get("schema") != SCHEMA:
             continue
         _check(entry, f"{path}, line {number}")
         run = runs.setdefault(entry["run"], Run(entry["run"]))
@@ -131,15 +129,7 @@ def read_course(path: str | Path) -> dict[str, list[tuple[float, dict[str, Any] 
         OSError: it cannot be read.
     """
     course: dict[str, list[tuple[float, dict[str, Any] | None]]] = {}
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if (
-            isinstance(entry, dict)
-            and entry.get("schema") == SCHEMA
-            and entry.get("type") in ("start", "reading", "end")
-        ):
+    for _, entry in read_json_lines(Path(path)):
+        if entry.get("schema") == SCHEMA and entry.get("type") in ("start", "reading", "end"):
             course.setdefault(entry["run"], []).append((entry["wall_s"], entry.get("reading")))
     return course

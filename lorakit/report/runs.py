@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from lorakit._files import read_json_lines
 from lorakit.cli.energy import merge_runs
 from lorakit.power.journal import read_course, read_journal
 from lorakit.report.tables import NAMES, SCHEMA
@@ -134,14 +135,14 @@ def _place_of(folder: Path, mode: str, values: Mapping[str, Any]) -> Path | None
     """
     recorded = [scores["f1"] for scores in values.get("history") or ()]
     for place in (folder / mode, folder):
-        lines = _read_lines(place / METRICS)
+        lines = _read_log(place / METRICS)
         if lines and recorded in ([], [line["f1"] for line in lines if line.get("split") == "validation"]):
             return place
     return None
 
 
 def _read_run(folder: Path, label: str, mode: str, values: Mapping[str, Any] | None = None) -> Run:
-    lines = _read_lines(folder / METRICS)
+    lines = _read_log(folder / METRICS)
     evaluations = tuple(line for line in lines if line.get("event") == "evaluation")
     validation = tuple(line for line in evaluations if line.get("split") == "validation")
     energy = _read_energy(folder / JOURNAL)
@@ -151,19 +152,8 @@ def _read_run(folder: Path, label: str, mode: str, values: Mapping[str, Any] | N
     return Run(label, mode, values, steps, validation, energy)
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; one that a kill cut short is left out."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
-    return lines
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    return [line for _, line in read_json_lines(path)] if path.exists() else []
 
 
 def _values_from(

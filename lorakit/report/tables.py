@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lorakit._files import write_text, write_whole
+from lorakit._files import atomic_write, write_text
 from lorakit.adapters.counting import WHY_PEFT_COUNTS_MORE, ParameterCount
 from lorakit.energy import Reading
 from lorakit.training.loop import TrainConfig, TrainResult
@@ -122,7 +122,7 @@ def write_comparison(record: Mapping[str, Any], folder: str | os.PathLike[str]) 
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
     write_text(folder / "comparison.json", text)
     write_text(folder / "comparison.md", as_markdown(record))
-    write_whole(folder / "comparison.png", lambda path: draw(record, path))
+    atomic_write(folder / "comparison.png", lambda path: draw(record, path))
 
 
 def as_markdown(record: Mapping[str, Any]) -> str:

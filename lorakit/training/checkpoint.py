@@ -9,7 +9,6 @@ checkpoint whose hashes agree is taken; a damaged one is passed over with a warn
 
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -19,6 +18,8 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from lorakit._files import atomic_folder
 
 FORMAT = 1
 KEEP = 2  # the newest, and one to fall back on
@@ -41,24 +42,16 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
         OSError: the disk is full or cannot be written; earlier checkpoints are as they were.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    target, temporary = _new_path(folder, step), folder / f".step-{step:08d}.{os.getpid()}"
+    target = _new_path(folder, step)
     for unfinished in folder.glob(".step-*"):  # by a process that was killed
         shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        temporary.mkdir()
+    with atomic_folder(target) as temporary:
         try:
             save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, temporary / TENSORS)
         except SafetensorError as error:  # what a full disk is called there
             raise OSError(f"{temporary / TENSORS}: {error}") from error
         body = {"format": FORMAT, "step": step, "tensors_sha256": _hash(temporary / TENSORS), **checkpoint.state}
         (temporary / STATE).write_text(json.dumps({**body, "sha256": _digest(body)}), encoding="utf-8")
-        for path in (temporary / TENSORS, temporary / STATE, temporary):
-            _flush(path)
-        temporary.rename(target)
-        _flush(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     kept = [path for path in _all(folder) if path <= target][-KEEP:]
     for other in set(_all(folder)) - set(kept):
         shutil.rmtree(other, ignore_errors=True)
@@ -117,12 +110,3 @@ def _hash(path: Path) -> str:
         while part := file.read(1 << 20):
             digest.update(part)
     return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Wait until the disk has a file, or a folder's list of names."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

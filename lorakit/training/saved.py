@@ -1,12 +1,12 @@
 """Fine-tuned taggers on disk: a model trained in full is a folder as transformers has it, a LoRA one an adapter."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from lorakit._files import atomic_folder
 from lorakit.adapters.storage import CONFIG, OWN, base_and_labels, load_adapter
 from lorakit.nn.weights import whole
 from lorakit.training.models import load_token_classifier
@@ -26,17 +26,9 @@ def save_model(model: nn.Module, tokenizer: Any, folder: str | os.PathLike[str])
     sharded = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
     if sharded and int(os.environ.get("RANK", 0)):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new, old = (folder.with_name(f".{folder.name}.{kind}.{os.getpid()}") for kind in ("new", "old"))
-    try:
-        model.save_pretrained(new, state_dict=state)
-        tokenizer.save_pretrained(new)
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    with atomic_folder(folder) as temporary:
+        model.save_pretrained(temporary, state_dict=state)
+        tokenizer.save_pretrained(temporary)
     return folder
 
 

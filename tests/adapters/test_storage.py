@@ -422,7 +422,7 @@ def test_a_crash_between_two_files_leaves_a_set_that_is_refused(saved: Path, mon
     replace, calls = os.replace, iter(range(9))
 
     def crash(source: Path, target: Path) -> None:
-        if next(calls) == 1:
+        if next(calls) == 2:
             raise OSError("power cut")
         replace(source, target)
 
@@ -458,11 +458,11 @@ def test_a_process_killed_between_two_files_leaves_the_old_the_new_or_a_refused_
     monkeypatch.setattr("lorakit.adapters.storage.write_all", in_a_child)
     save_adapter(new, saved)
     assert (saved / "mine.txt").exists()
-    if written in (1, 2):  # tensors, or tensors and configuration, are new; what says which belong together is old
+    if written == 3:  # card, configuration (the same) and tensors are new; what says which belong together is old
         with pytest.raises(ValueError, match="is not the file that was saved with lorakit.json"):
             load_adapter(labelled_roberta(), saved)
     else:
-        assert torch.equal(logits(load_adapter(labelled_roberta(), saved)), logits(new if written == 3 else old))
+        assert torch.equal(logits(load_adapter(labelled_roberta(), saved)), logits(old))
     monkeypatch.undo()
     save_adapter(new, saved)  # the way out
     assert torch.equal(logits(load_adapter(labelled_roberta(), saved)), logits(new))

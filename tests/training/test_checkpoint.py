@@ -108,14 +108,14 @@ def test_another_format_is_passed_over(tmp_path, monkeypatch):
         assert load_checkpoint(tmp_path) is None
 
 
-@pytest.mark.parametrize("failing", ["save_file", "_flush", "_hash"])
+@pytest.mark.parametrize("failing", ["training.checkpoint.save_file", "_files.flush", "training.checkpoint._hash"])
 def test_a_write_that_fails_leaves_the_previous_checkpoint_and_nothing_else(tmp_path, monkeypatch, failing):
     save_checkpoint(tmp_path, 1, state(1))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, failing, full)
+    monkeypatch.setattr(f"lorakit.{failing}", full)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(tmp_path, 2, state(2))
     monkeypatch.undo()
