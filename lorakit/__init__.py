@@ -1,8 +1,10 @@
 """Fine-tune transformer models with LoRA or in full, in plain PyTorch, and measure what it costs.
 
-`import lorakit` only defines names: each is imported from its module when it is first used, so that neither torch nor
-transformers nor datasets is loaded, no device is touched and no network is needed until something asks for it.
+`import lorakit` only defines names. Each one is imported from its module on first use, so nothing loads torch,
+transformers or datasets, touches a device or needs the network before it has to.
 """
+
+# ruff: noqa: F401 (type checkers read the imports, `_NAMES` serves them at run time; a test compares the two)
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -18,71 +20,37 @@ if TYPE_CHECKING:
     from lorakit.energy import EnergyMeter
     from lorakit.lora import apply_lora, remove_lora
     from lorakit.nn.layers import LoRALinear
-    from lorakit.training.loop import TrainConfig, evaluate, train
+    from lorakit.training.config import TrainConfig
+    from lorakit.training.loop import evaluate, train
     from lorakit.training.prediction import Entity, predict
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "EnergyMeter",
-    "Entity",
-    "LoRALinear",
-    "TrainConfig",
-    "adapter_names",
-    "apply_lora",
-    "combine_adapters",
-    "count_parameters",
-    "delete_adapter",
-    "disable_lora",
-    "evaluate",
-    "load_adapter",
-    "lora_plus_groups",
-    "merge_lora",
-    "peft_total",
-    "predict",
-    "read_ner",
-    "remove_lora",
-    "save_adapter",
-    "set_adapter",
-    "shrink_base",
-    "train",
-    "unmerge_lora",
-    "without_gradient",
-]
-
-_OWNER = {
-    "EnergyMeter": "energy",
-    "Entity": "training.prediction",
-    "LoRALinear": "nn.layers",
-    "TrainConfig": "training.loop",
-    "adapter_names": "adapters.state",
-    "apply_lora": "lora",
-    "combine_adapters": "adapters.state",
-    "count_parameters": "adapters.counting",
-    "delete_adapter": "adapters.state",
-    "disable_lora": "adapters.disabling",
-    "evaluate": "training.loop",
-    "load_adapter": "adapters.storage",
-    "lora_plus_groups": "adapters.counting",
-    "merge_lora": "adapters.merging",
-    "peft_total": "adapters.counting",
-    "predict": "training.prediction",
-    "read_ner": "data.corpus",
-    "remove_lora": "lora",
-    "save_adapter": "adapters.storage",
-    "set_adapter": "adapters.state",
-    "shrink_base": "adapters.quantization",
-    "train": "training.loop",
-    "unmerge_lora": "adapters.merging",
-    "without_gradient": "adapters.counting",
+_NAMES = {  # module: its public names
+    "adapters.counting": "count_parameters lora_plus_groups peft_total without_gradient",
+    "adapters.disabling": "disable_lora",
+    "adapters.merging": "merge_lora unmerge_lora",
+    "adapters.quantization": "shrink_base",
+    "adapters.state": "adapter_names combine_adapters delete_adapter set_adapter",
+    "adapters.storage": "load_adapter save_adapter",
+    "data.corpus": "read_ner",
+    "energy": "EnergyMeter",
+    "lora": "apply_lora remove_lora",
+    "nn.layers": "LoRALinear",
+    "training.config": "TrainConfig",
+    "training.loop": "evaluate train",
+    "training.prediction": "Entity predict",
 }
+_OWNER = {name: owner for owner, names in _NAMES.items() for name in names.split()}
+
+__all__ = sorted(_OWNER)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _OWNER:
         raise AttributeError(f"module 'lorakit' has no attribute {name!r}; it has {', '.join(__all__)}")
     value = getattr(import_module(f"lorakit.{_OWNER[name]}"), name)
-    globals()[name] = value  # found at once the next time
+    globals()[name] = value  # the next access does not come here
     return value
 
 

@@ -5,9 +5,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lorakit.adapters.initialization import check_init
-
 BIASES = ("none", "all", "lora_only")
+INITIALIZATIONS = ("gaussian", "orthogonal", "pissa", "pissa_niter_[steps]", "olora")  # besides True and False
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class LoRAConfig:
         for key, value in self.alpha_pattern.items():
             _check_alpha(f"alpha_pattern[{key!r}]", value)
         for rank in (self.r, *self.rank_pattern.values()):
-            check_init(self.init_lora_weights, rank)
+            _check_initialization(self.init_lora_weights, rank)
 
     def rank_of(self, name: str) -> int:
         """Rank of the update of the layer with this full name."""
@@ -91,3 +90,17 @@ def pattern_matches(pattern: str, name: str) -> bool:
 
 def _first_match(patterns: Mapping[str, float], name: str, default: float) -> float:
     return next((value for pattern, value in patterns.items() if pattern_matches(pattern, name)), default)
+
+
+def _check_initialization(how: bool | str, r: int) -> None:
+    known = isinstance(how, bool) or how in INITIALIZATIONS and how != "pissa_niter_[steps]"
+    if not known and pissa_steps(how) is None:
+        raise ValueError(f"init_lora_weights must be True, False, {', '.join(INITIALIZATIONS)}; got {how!r}")
+    if how == "orthogonal" and r % 2:
+        raise ValueError(f'init_lora_weights="orthogonal" needs an even rank, got r={r}')
+
+
+def pissa_steps(how: bool | str) -> int | None:
+    """Number of power iterations that a name such as "pissa_niter_4" asks for; None for every other value."""
+    found = re.fullmatch(r"pissa_niter_(\d+)", str(how))
+    return int(found[1]) if found else None

@@ -7,23 +7,12 @@ way the first output is the base's. "orthogonal" makes BA zero up to rounding. "
 
 import hashlib
 import math
-import re
 
 import torch
 from torch import Tensor, nn
 
+from lorakit.adapters.config import pissa_steps
 from lorakit.nn.layers import LORA_CLASS, Update, plain_weight, update_shapes
-
-NAMED = ("gaussian", "orthogonal", "pissa", "pissa_niter_[steps]", "olora")
-
-
-def check_init(how: bool | str, r: int) -> None:
-    """Raise ValueError unless `how` is a start that exists and works with rank r."""
-    known = isinstance(how, bool) or how in NAMED[:3] + NAMED[4:] or _pissa_steps(how) is not None
-    if not known:
-        raise ValueError(f"init_lora_weights must be True, False, {', '.join(NAMED)}; got {how!r}")
-    if how == "orthogonal" and r % 2:
-        raise ValueError(f'init_lora_weights="orthogonal" needs an even rank, got r={r}')
 
 
 def initial_update(
@@ -44,6 +33,11 @@ def initial_update(
         ValueError: `how` does not exist for this kind of layer, or r exceeds the weight's rank.
     """
     shape_A, shape_B = update_shapes(module, r)
+    matrix = isinstance(module, nn.Linear) or type(module) not in LORA_CLASS  # Linear or Conv1D
+    if isinstance(how, str) and how != "gaussian" and not matrix:
+        raise ValueError(f"init_lora_weights={how!r} is for linear layers; {name!r} is a {type(module).__name__}")
+    if _factors_weight(how) and r > min(shape_A[1], shape_B[0]):
+        raise ValueError(f"init_lora_weights={how!r} needs r <= {min(shape_A[1], shape_B[0])} in {name!r}, got {r}")
     device = module.weight.device
     if device.type == "meta":
         A, B = (torch.empty(s, dtype=torch.float32, device="meta") for s in (shape_A, shape_B))
@@ -52,17 +46,11 @@ def initial_update(
 
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-    matrix = isinstance(module, nn.Linear) or type(module) not in LORA_CLASS  # Linear or Conv1D
-    if isinstance(how, str) and how != "gaussian" and not matrix:
-        raise ValueError(f"init_lora_weights={how!r} is for linear layers; {name!r} is a {type(module).__name__}")
-
     start = None
     if _factors_weight(how):
-        if r > min(shape_A[1], shape_B[0]):
-            raise ValueError(f"init_lora_weights={how!r} needs r <= {min(shape_A[1], shape_B[0])} in {name!r}, got {r}")
         weight = plain_weight(module).detach().float()
         weight = weight if isinstance(module, nn.Linear) else weight.T  # (out, in)
-        A, B = _olora(weight, r) if how == "olora" else _pissa(weight, r, scaling, _pissa_steps(how), generator)
+        A, B = _olora(weight, r) if how == "olora" else _pissa(weight, r, scaling, pissa_steps(how), generator)
         start = (A.clone(), B.clone())
     elif how == "orthogonal":
         A, B = _orthogonal(r, shape_A[1], shape_B[0], generator)
@@ -80,14 +68,8 @@ def initial_update(
     return Update(A.to(device), B.to(device), lora_alpha, scaling, start=start)
 
 
-def _pissa_steps(how: bool | str) -> int | None:
-    """Power iterations of "pissa_niter_4"; None for everything else."""
-    found = re.fullmatch(r"pissa_niter_(\d+)", str(how))
-    return int(found[1]) if found else None
-
-
 def _factors_weight(how: bool | str) -> bool:
-    return how in ("pissa", "olora") or _pissa_steps(how) is not None
+    return how in ("pissa", "olora") or pissa_steps(how) is not None
 
 
 def _pissa(

@@ -13,8 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lorakit.training.distributed import world_size
 
-STRATEGIES = ("ddp", "fsdp")
-
 
 def spread(model: nn.Module, strategy: str) -> nn.Module:
     """What to call forward on: the model itself when alone or sharded (in place), DDP around it otherwise.
