@@ -23,7 +23,7 @@ from systems import MINI, ROOT
 from throughput import read
 
 import lorakit
-from lorakit.cli.measured_run import train_measured
+from lorakit.cli.measured_training import train_measured
 from lorakit.data.corpus import NerData
 from lorakit.report.costs import cost_of, cost_to_reach
 from lorakit.report.runs import read_sources

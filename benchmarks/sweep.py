@@ -33,7 +33,7 @@ from seeds import machine, spread
 from tqdm import tqdm
 
 from lorakit._files import atomic_write, write_text
-from lorakit.cli.flags import Parser, input_errors
+from lorakit.cli.parser import Parser, input_errors
 from lorakit.power.reading import MEASURED
 from lorakit.report.tables import NAMES, markdown_table
 

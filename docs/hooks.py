@@ -1,4 +1,4 @@
-"""What mkdocs adds to the pages when it builds: the benchmarks' results, and the help of every command."""
+"""What mkdocs adds to the pages when it builds: the results of the benchmarks and the help of every command."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """benchmarks/results becomes results/ of the site."""
+    """Add benchmarks/results to the site as results/."""
     from mkdocs.structure.files import File, InclusionLevel
 
     for path in sorted(RESULTS.iterdir()):
@@ -21,19 +21,24 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """The command line's page gets the help of every command."""
+    """Add the help of every command to the page about the command line."""
     if page.file.src_uri == "cli.md":
         return with_help(markdown)
     return markdown
 
 
 def with_help(markdown: str) -> str:
-    """`<!-- help: lorakit energy run -->` replaced by what `lorakit energy run --help` prints."""
+    """Replace `<!-- help: lorakit energy run -->` with what `lorakit energy run --help` prints, 100 columns wide."""
 
     def help_of(found: re.Match[str]) -> str:
         return f"```\n{command(found[1].split()[1:]).format_help().rstrip()}\n```"
 
-    return re.sub(r"^<!-- help: (lorakit[\w -]*) -->$", help_of, markdown, flags=re.MULTILINE)
+    columns = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "100"  # argparse has no other way to set the width
+    try:
+        return re.sub(r"^<!-- help: (lorakit[\w -]*) -->$", help_of, markdown, flags=re.MULTILINE)
+    finally:
+        os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
 
 
 def command(path: list[str]) -> argparse.ArgumentParser:
@@ -63,26 +68,7 @@ def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 
 def root_parser() -> argparse.ArgumentParser:
-    """The parser that `lorakit` builds: caught when it is asked to parse."""
-    from lorakit.cli.__main__ import main
+    """The parser of `lorakit`, with all commands."""
+    from lorakit.cli.__main__ import build_parser
 
-    caught: list[argparse.ArgumentParser] = []
-    parse_args, columns = argparse.ArgumentParser.parse_args, os.environ.get("COLUMNS")
-
-    class Caught(Exception):
-        pass
-
-    def catch(parser: argparse.ArgumentParser, *_: Any) -> None:
-        caught.append(parser)
-        raise Caught
-
-    argparse.ArgumentParser.parse_args = catch  # type: ignore[method-assign]
-    os.environ["COLUMNS"] = "100"
-    try:
-        main([])
-    except Caught:
-        return caught[0]
-    finally:
-        argparse.ArgumentParser.parse_args = parse_args  # type: ignore[method-assign]
-        os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
-    raise RuntimeError("lorakit.cli.__main__.main([]) parsed nothing")
+    return build_parser()

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--model", default=str(HERE / "mini"), metavar="FOLDER_OR_ID", help="default: the embedded base"
     )
-    parser.add_argument("--epochs", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--epochs", type=int, default=8, metavar="N", help="default: %(default)s")
     parser.add_argument("--learning-rate", type=float, default=4e-3, metavar="X", help="default: %(default)s")
     parser.add_argument("--output-dir", metavar="DIR", help="the adapter is kept here (default: nowhere)")
     arguments = parser.parse_args(argv)

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(MINI), metavar="FOLDER_OR_ID", help="base (default: the embedded one)")
     parser.add_argument("--dataset", metavar="FOLDER_OR_ID", help="corpus (default: a small generated one)")
-    parser.add_argument("--epochs", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--epochs", type=int, default=2, metavar="N", help="default: %(default)s")
     parser.add_argument("--output-dir", metavar="DIR", help="the adapter is kept here (default: nowhere)")
     arguments = parser.parse_args(argv)
 

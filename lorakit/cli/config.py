@@ -4,45 +4,56 @@
     learning-rate: 1e-3             learning-rate = 1e-3
     target-modules: [query, value]  target-modules = ["query", "value"]
 
-Keys are the command's flags without their hyphens in front (`learning-rate` or `learning_rate`). A flag on the command
-line overrules the file; `null` leaves a flag's own default. Paths are as on the command line: from where it runs.
+The keys are the command's flags without the leading hyphens (`learning-rate` or `learning_rate`). A flag on the command
+line overrides the file, and `null` leaves a flag at its own default. Paths are relative to where the command runs, as
+they are on the command line.
 """
 
 import argparse
 import difflib
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lorakit.cli.parser import Parser
 
-def add_config_flag(parser: argparse.ArgumentParser) -> None:
+
+def add_config_flag(parser: Parser) -> None:
+    """Add --config to a parser; the file may set each of the parser's flags."""
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="defaults for these flags, from a .yaml, .yml or .toml file"
+        "--config",
+        type=Path,
+        action=ConfigFile,
+        metavar="FILE",
+        help="read defaults for these flags from a .yaml, .yml or .toml file",
     )
 
 
-def apply_config(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
-    """Give `parser` the defaults of the file that --config names in `argv`, if it does.
+class ConfigFile(argparse.Action):
+    """Give the parser the defaults of a file.
 
-    Raises:
-        ValueError: as `set_defaults`.
+    It acts when argparse reaches --config: what follows `lorakit energy run --` belongs to another command, and only
+    the parser knows where that begins. Parser fills in the defaults after that.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--config", type=Path)
-    try:
-        path = first.parse_known_args(argv)[0].config
-    except argparse.ArgumentError:
-        return  # --config without a value: the command's own parser says so
-    if path is not None:
-        set_defaults(parser, path)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        try:
+            settings = read_settings(parser, values)
+        except ValueError as error:
+            parser.error(str(error))
+        setattr(namespace, self.dest, values)
+        for action, value in settings.items():
+            action.default, action.required = value, False
+        namespace.given = frozenset(action.dest for action in settings)
 
 
-def set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:
-    """Give `parser` the defaults of a file.
+def read_settings(parser: argparse.ArgumentParser, path: Path) -> dict[argparse.Action, Any]:
+    """The flags that a file sets, and their values.
 
     Raises:
-        ValueError: the file cannot be read, has a key that is no flag, or a value that the flag does not take.
+        ValueError: The file cannot be read, has a key that is not a flag, or a value that the flag does not accept.
     """
     flags = {
         option[2:]: action
@@ -50,6 +61,7 @@ def set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:
         for option in action.option_strings
         if option.startswith("--") and action.dest not in ("help", "config")
     }
+    settings = {}
     for key, value in read_config(path).items():
         action = flags.get(str(key).replace("_", "-"))
         if action is None:
@@ -59,32 +71,17 @@ def set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:
         if value is None:
             continue
         try:
-            action.default = _value(action, value)
+            settings[action] = _value(action, value)
         except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
             raise ValueError(f"{path}: {key}: {error}") from None
-        action.required = False
-
-
-def parse_with_config(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse; where the command that was called has a --config and got one, once more with the file's defaults.
-
-    For commands that run another command, whose own --config is none of ours: only the parser knows where it begins.
-    """
-    arguments = parser.parse_args(argv)
-    if getattr(arguments, "config", None) is None:
-        return arguments
-    try:
-        set_defaults(arguments.parser, arguments.config)
-    except ValueError as error:
-        arguments.parser.error(str(error))
-    return parser.parse_args(argv)
+    return settings
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """The file's keys and values.
 
     Raises:
-        ValueError: there is no such file, or it is neither YAML nor TOML, or not a table of keys.
+        ValueError: There is no such file, or it is not YAML or TOML, or it is not a table of keys.
     """
     if path.suffix not in (".yaml", ".yml", ".toml"):
         raise ValueError(f"--config {path}: give a .yaml, .yml or .toml file")
@@ -98,7 +95,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: it holds no keys but {found!r}; write lines such as epochs: 3")
+        raise ValueError(f"{path}: it holds {found!r} instead of keys; write lines such as epochs: 3")
     return found
 
 
@@ -110,7 +107,7 @@ def _toml(path: Path, text: str) -> Any:
             import tomli as tomllib
         except ImportError:
             raise ValueError(
-                f"{path}: reading TOML needs Python 3.11 or the package tomli (pip install tomli); or write it as YAML"
+                f"{path}: reading TOML needs Python 3.11 or the package tomli (pip install tomli); or use YAML"
             ) from None
     try:
         return tomllib.loads(text)
@@ -122,13 +119,13 @@ def _yaml(path: Path, text: str) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Refuses a key that stands twice, of which PyYAML would take the last."""
+        """Refuses a repeated key, of which PyYAML would use the last."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys = [key.value for key, _ in node.value]
             twice = next((key for key in keys if keys.count(key) > 1), None)
             if twice is not None:
-                raise ValueError(f"{path}: the key {twice!r} stands twice")
+                raise ValueError(f"{path}: the key {twice!r} appears twice")
             return super().construct_mapping(node, deep)
 
     try:
@@ -138,7 +135,7 @@ def _yaml(path: Path, text: str) -> Any:
 
 
 def _value(action: argparse.Action, value: Any) -> Any:
-    """A file's value as the flag would have read it from the command line."""
+    """The value that the flag would have on the command line."""
     if action.nargs == 0:  # a switch
         if not isinstance(value, bool):
             raise ValueError(f"{value!r} is not true or false")
@@ -153,10 +150,10 @@ def _value(action: argparse.Action, value: Any) -> Any:
 
 def _single(action: argparse.Action, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"{value!r} is not a single value of this flag")
+        raise ValueError(f"{value!r} is not a single value, which this flag needs")
     convert = action.type or str
     try:
-        found = convert(str(value))  # a string, as from the command line: YAML reads 1e-3 as text, too
+        found = convert(str(value))  # text, as on the command line: YAML, too, reads 1e-3 as text
     except argparse.ArgumentTypeError as error:
         raise ValueError(str(error)) from None
     except ValueError:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lorakit._files import write_text
-from lorakit.cli.config import add_config_flag, parse_with_config
+from lorakit.cli.config import add_config_flag
 from lorakit.cli.json_output import add_json_flag, write_json
+from lorakit.cli.parser import Parser, add_command
 from lorakit.energy import EnergyMeter
 from lorakit.power.journal import Run, read_journal
 from lorakit.power.legacy import codecarbon_v2_model
@@ -23,6 +24,11 @@ from lorakit.power.nvml import SensorUnavailable, close_nvml, memory_bytes, open
 from lorakit.power.rapl import diagnose
 from lorakit.power.reading import Quantity, Reading, add_readings, describe
 
+EXAMPLES = """
+lorakit energy run -- python train.py     measure what a command uses on this machine
+lorakit energy doctor                     show what can be measured here, and how to enable the rest
+lorakit energy merge node-*.jsonl         add up nodes or restarts
+"""
 RUN_EXAMPLES = """examples:
   lorakit energy run --json cost.json -- python train.py
   lorakit energy run --config site.yaml -- python train.py      your grid's co2, out, … from a file
@@ -31,6 +37,12 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signa
 PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)  # a command expects them as the system has them
 SI_KERNEL = 0x80  # si_code of Linux for a signal that no process sent
 WAIT_S = 0.5  # between looks at the command and at what another thread was given
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add `energy` to the commands."""
+    about = "measure a command, diagnose sensors, add up runs"
+    add_arguments(add_command(commands, "energy", about, EXAMPLES, execute))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,9 +109,9 @@ def _say(text: object) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m lorakit.cli.energy …`."""
-    parser = argparse.ArgumentParser(prog="lorakit energy", description=__doc__)
+    parser = Parser(prog="lorakit energy", description=__doc__)
     add_arguments(parser)
-    return execute(parse_with_config(parser, argv))
+    return execute(parser.parse_args(argv))
 
 
 def _at_least_0(text: str) -> float:

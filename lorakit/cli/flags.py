@@ -1,57 +1,40 @@
-"""The command line's words: the flags that several commands share, and the calls that they stand for.
+"""The flags that several commands share, and the calls they stand for.
 
-`lorakit train`, `lorakit params`, … and examples/bionlp.py take them from here, so that a flag has one name, one
-meaning and one default everywhere. Nothing heavy is imported here: `--help` and a mistyped flag answer at once.
+`lorakit train`, `lorakit params`, … and examples/bionlp.py take them from here, so that a flag has one name and one
+meaning. The defaults are those of LoRAConfig and TrainConfig. Nothing here loads torch.
 """
 
 import argparse
-import os
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
+from lorakit.adapters.config import BIASES, LoRAConfig
+from lorakit.data.corpus import NerData, read_ner
+from lorakit.training.config import DEFAULT_LEARNING_RATE, PRECISIONS, STRATEGIES, TrainConfig
 from lorakit.training.trackers import LOGGERS
 
-if TYPE_CHECKING:
-    from lorakit.data.corpus import NerData
-    from lorakit.training.loop import TrainConfig
-
-# Usual values for a base of roberta-base's size; not tuned by us, no hub could be reached.
-MODE_DEFAULTS: dict[str, dict[str, Any]] = {
-    "full": {"learning_rate": 5e-5, "epochs": 5},
-    "lora": {"learning_rate": 1e-3, "epochs": 5},
-}
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that says what is wrong in one line, on one process, and shows examples as they are written."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
-
-    def error(self, message: str) -> NoReturn:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"{self.prog}: error: {' '.join(message.split())}", file=sys.stderr)
-        sys.exit(2)
-
-
-@contextmanager
-def input_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """What is wrong with the user's input in this block ends the program with one line and status 2."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:  # the last: a flag names what is not installed
-        parser.error(str(error))
+MODES = ("full", "lora")  # in the order in which --mode both trains them
+LORA_ONLY = (
+    "r",
+    "lora_alpha",
+    "init_lora_weights",
+    "lora_dropout",
+    "target_modules",
+    "layers_to_transform",
+    "modules_to_save",
+    "bias",
+    "cache_prefix",
+)  # settings that mean nothing to full fine-tuning
 
 
 # Flags ---------------------------------------------------------------------------------------------------------------
 
 
 def add_mode_flag(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--mode", choices=("both", "full", "lora"), default=default, help="default: %(default)s")
+    parser.add_argument("--mode", choices=("both", *MODES), default=default, help="default: %(default)s")
 
 
 def add_corpus_flags(parser: argparse.ArgumentParser, about: str, required: bool = False) -> None:
@@ -62,85 +45,96 @@ def add_corpus_flags(parser: argparse.ArgumentParser, about: str, required: bool
 
 def add_lora_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--r", type=int, default=32, help="LoRA rank (default: %(default)s)")
-    add(
-        "--lora-alpha",
-        type=float,
-        default=32.0,
-        metavar="X",
-        help="updates are scaled by alpha/r (default: %(default)s)",
-    )
-    add(
-        "--init-lora-weights",
-        default="pissa",
-        metavar="NAME",
-        help="kaiming, gaussian, orthogonal, pissa, olora … (default: %(default)s)",
-    )
-    add("--lora-dropout", type=float, default=0.0, metavar="X", help="default: %(default)s")
-    add("--target-modules", nargs="+", default=["all-linear"], metavar="NAME", help="default: all-linear")
-    add(
-        "--layers-to-transform", nargs="+", type=int, metavar="N", help="adapt these layers only, from 0 (default: all)"
-    )
-    add("--modules-to-save", nargs="+", metavar="NAME", help="train these whole, as the head is: word_embeddings, …")
-    add(
-        "--bias", choices=("none", "all", "lora_only"), default="none", help="biases LoRA trains (default: %(default)s)"
-    )
+    add("--r", type=int, default=LoRAConfig.r, metavar="N", help="LoRA rank (default: %(default)s)")
+    about = "updates are scaled by alpha/r (default: %(default)s)"
+    add("--lora-alpha", type=float, default=LoRAConfig.lora_alpha, metavar="X", help=about)
+    start = LoRAConfig.init_lora_weights
+    about = "kaiming, gaussian, orthogonal, pissa, pissa_niter_4 or olora (default: %(default)s)"
+    add("--init-lora-weights", default="kaiming" if start is True else start, metavar="NAME", help=about)
+    about = "dropout on the input of the updates (default: %(default)s)"
+    add("--lora-dropout", type=float, default=LoRAConfig.lora_dropout, metavar="X", help=about)
+    targets = LoRAConfig.target_modules
+    about = "layers to adapt, by the end of their names, or all-linear "
+    about += f"(default: {targets if isinstance(targets, str) else 'query and value of the attention'})"
+    add("--target-modules", nargs="+", default=targets, metavar="NAME", help=about)
+    about = "adapt only these encoder layers, counted from 0 (default: all)"
+    add("--layers-to-transform", nargs="+", type=int, metavar="N", help=about)
+    about = "train these modules in full, as the head is: word_embeddings, …"
+    add("--modules-to-save", nargs="+", metavar="NAME", help=about)
+    add("--bias", choices=BIASES, default=LoRAConfig.bias, help="biases to train with LoRA (default: %(default)s)")
 
 
-def add_training_flags(parser: argparse.ArgumentParser, dropout: str = "its own") -> None:
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--epochs", type=int, help="default: each mode's own")
-    add("--batch-size", type=int, default=16, help="sentences a process and step (default: %(default)s)")
-    add("--learning-rate", type=float, metavar="X", help="default: each mode's own")
-    add("--dropout", type=float, metavar="X", help=f"in the base (default: {dropout})")
+    add("--epochs", type=int, default=TrainConfig.epochs, metavar="N", help="default: %(default)s")
+    about = "sentences per process and batch (default: %(default)s)"
+    add("--batch-size", type=int, default=TrainConfig.batch_size, metavar="N", help=about)
+    rates = ", ".join(f"{DEFAULT_LEARNING_RATE[mode]:g} for {mode}" for mode in MODES)
+    add("--learning-rate", type=float, metavar="X", help=f"default: {rates}")
+    add("--dropout", type=float, metavar="X", help="dropout in the base (default: the base's own)")
     add_precision_flag(parser)
-    add("--strategy", choices=("ddp", "fsdp"), default="ddp", help="of several processes: replicate or shard the model")
+    about = "with several processes: replicate the model or shard it (default: %(default)s)"
+    add("--strategy", choices=STRATEGIES, default=TrainConfig.strategy, help=about)
     add("--compile", action="store_true", help="torch.compile the steps: some minutes first, then less time a step")
     add(
         "--cuda-graphs",
         action="store_true",
         help="record the steps in CUDA graphs, which launch a batch at once",
     )
-    add(
-        "--cache-prefix",
-        action="store_true",
-        help="LoRA on top layers: compute those below once, keep their output; needs --dropout 0, no --bias all",
-    )
-    add("--seed", type=int, default=0, help="default: %(default)s")
+    about = "LoRA on the top layers: compute those below once and keep their output; needs --dropout 0"
+    add("--cache-prefix", action="store_true", help=about)
+    add("--seed", type=int, default=TrainConfig.seed, metavar="N", help="default: %(default)s")
 
 
 def add_precision_flag(parser: argparse.ArgumentParser) -> None:
-    choices = ("auto", "fp32", "bf16", "fp16")
-    parser.add_argument("--precision", choices=choices, default="auto", help="default: %(default)s")
+    about = "auto is bf16, or else fp16, on a GPU and fp32 on the CPU (default: %(default)s)"
+    parser.add_argument("--precision", choices=PRECISIONS, default=TrainConfig.precision, help=about)
 
 
 def add_output_flags(parser: argparse.ArgumentParser, default: str) -> None:
     add = parser.add_argument
     add("--output-dir", type=Path, default=Path(default), metavar="DIR", help="default: %(default)s")
-    add("--log-to", nargs="+", default=[], choices=tuple(LOGGERS), metavar="NAME", help="tensorboard, wandb, or both")
-    add("--resume", action="store_true", help="go on where a run in the same output folder was stopped")
+    about = "also log to tensorboard, wandb, or both"
+    add("--log-to", nargs="+", default=TrainConfig.log_to, choices=tuple(LOGGERS), metavar="NAME", help=about)
+    add("--resume", action="store_true", help="continue the stopped run in the same output folder")
 
 
 def add_saved_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--adapter", metavar="FOLDER_OR_ID", help="a LoRA adapter; it names its base and its labels")
-    add("--model", metavar="FOLDER_OR_ID", help="a model fine-tuned in full; with --adapter: another place of its base")
+    add("--adapter", metavar="FOLDER_OR_ID", help="a LoRA adapter, which names its base and its labels")
+    about = "a model fine-tuned in full; with --adapter, where its base is instead"
+    add("--model", metavar="FOLDER_OR_ID", help=about)
 
 
 # What they stand for -------------------------------------------------------------------------------------------------
 
 
+def modes_of(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The modes that --mode names.
+
+    Raises:
+        ValueError: The command line or the --config file sets up LoRA, and none of the modes is LoRA.
+    """
+    if arguments.mode != "full":
+        return MODES if arguments.mode == "both" else (arguments.mode,)
+    wrong = [name for name in LORA_ONLY if name in arguments.given and getattr(arguments, name) is not False]
+    if wrong:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
+        raise ValueError(f"{flags}: only for LoRA, but the mode is full; leave it out, or use --mode lora or both")
+    return ("full",)
+
+
 def lora_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `apply_lora`."""
-    targets, init = arguments.target_modules, arguments.init_lora_weights
+    targets, start = arguments.target_modules, arguments.init_lora_weights
     lists = {name: getattr(arguments, name) for name in ("layers_to_transform", "modules_to_save")}
     return {
         "r": arguments.r,
         "lora_alpha": arguments.lora_alpha,
         "lora_dropout": arguments.lora_dropout,
-        "target_modules": targets[0] if len(targets) == 1 else targets,
+        "target_modules": targets[0] if isinstance(targets, list) and len(targets) == 1 else targets,
         "bias": arguments.bias,
-        "init_lora_weights": True if init == "kaiming" else init,
+        "init_lora_weights": True if start == "kaiming" else start,
         **{name: value for name, value in lists.items() if value is not None},
     }
 
@@ -149,51 +143,40 @@ def train_config(
     arguments: argparse.Namespace,
     mode: str,
     output_dir: Path,
-    defaults: Mapping[str, Mapping[str, Any]] = MODE_DEFAULTS,
-    **more: Any,
-) -> "TrainConfig":
-    """How to train one mode; what the user left out is the mode's own default.
+    learning_rates: Mapping[str, float] = DEFAULT_LEARNING_RATE,
+) -> TrainConfig:
+    """How to train one mode: every flag that has the name of a setting of TrainConfig.
 
     Raises:
-        ValueError: a value is out of its range.
+        ValueError: A value is out of its range.
     """
-    from lorakit.training.loop import TrainConfig
-
-    chosen = {name: getattr(arguments, name) for name in defaults[mode] if getattr(arguments, name) is not None}
-    return TrainConfig(
-        **{**defaults[mode], **chosen, **more},
-        batch_size=arguments.batch_size,
-        precision=arguments.precision,
-        output_dir=output_dir,
-        seed=arguments.seed,
-        resume=arguments.resume,
-        strategy=arguments.strategy,
-        compile=arguments.compile,
-        cuda_graphs=arguments.cuda_graphs,
-        cache_prefix=arguments.cache_prefix and mode == "lora",
-        log_to=tuple(arguments.log_to),
-    )
+    names = {field.name for field in fields(TrainConfig)}
+    rate = arguments.learning_rate
+    settings = {
+        **{name: value for name, value in vars(arguments).items() if name in names},
+        "learning_rate": learning_rates[mode] if rate is None else rate,
+        "cache_prefix": arguments.cache_prefix and mode == "lora",
+        "log_to": tuple(arguments.log_to),
+        "output_dir": output_dir,
+    }
+    return TrainConfig(**settings)
 
 
-def read_corpus(arguments: argparse.Namespace) -> "NerData":
+def read_corpus(arguments: argparse.Namespace) -> NerData:
     """The corpus of --dataset, cut to --sentences.
 
     Raises:
-        ValueError: it cannot be read, or --sentences is below 1.
+        ValueError: It cannot be read, or --sentences is below 1.
     """
-    from lorakit.data.corpus import read_ner
-
     return first_sentences(read_ner(arguments.dataset), arguments.sentences)
 
 
-def first_sentences(data: "NerData", count: int | None) -> "NerData":
+def first_sentences(data: NerData, count: int | None) -> NerData:
     """The first `count` sentences of each split; None keeps all.
 
     Raises:
         ValueError: `count` is below 1.
     """
-    from dataclasses import replace
-
     if count is None:
         return data
     if count < 1:
@@ -202,10 +185,10 @@ def first_sentences(data: "NerData", count: int | None) -> "NerData":
 
 
 def check_writable(folder: Path, flag: str = "--output-dir") -> None:
-    """Fail now rather than after an hour of training; leaves nothing behind.
+    """Check that a folder can be created or written, rather than fail after an hour of training. Creates nothing.
 
     Raises:
-        ValueError: the folder cannot be made or written.
+        ValueError: The folder cannot be created or written.
     """
     existing = folder
     while not existing.exists():

@@ -1,4 +1,4 @@
-"""What `--json` does in every command: a record to a file that appears whole, or to standard output with `-`."""
+"""The flag `--json` of every command: a record written to a file, or to standard output with `-`."""
 
 import argparse
 import json
@@ -10,12 +10,12 @@ from lorakit._files import write_text
 
 
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
-    about = "also write the result here; - prints it instead of the table"
+    about = "also write the result to FILE; - prints it instead of the table"
     parser.add_argument("--json", type=Path, metavar="FILE", help=about)
 
 
 def write_json(record: Mapping[str, Any], path: Path | None, text: str) -> None:
-    """Print `text` for people; with a path also write the record there; with `-` print the record alone."""
+    """Print `text` for people. Given a path, also write the record there; given `-`, print only the record."""
     body = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     if str(path) == "-":
         print(body, end="")

@@ -1,31 +1,46 @@
-"""`lorakit params`: how many parameters each kind of fine-tuning would train, from a model's configuration alone."""
+"""`lorakit params`: how many parameters full fine-tuning and LoRA would train, from a model's configuration alone."""
 
 import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+from lorakit.cli.config import add_config_flag
+from lorakit.cli.flags import add_lora_flags, check_writable, lora_options
+from lorakit.cli.json_output import add_json_flag, write_json
+from lorakit.cli.parser import add_command, input_errors
 
-from lorakit.adapters.adapter import lora_state
-from lorakit.adapters.counting import WHY_PEFT_COUNTS_MORE, count_parameters, peft_total
-from lorakit.adapters.targets import find_head
-from lorakit.cli.flags import check_writable, input_errors, lora_options
-from lorakit.cli.json_output import write_json
-from lorakit.lora import apply_lora
-from lorakit.report.tables import markdown_table
+if TYPE_CHECKING:
+    from torch import nn
 
 TASKS = {
     "token-classification": "AutoModelForTokenClassification",
     "sequence-classification": "AutoModelForSequenceClassification",
     "causal-lm": "AutoModelForCausalLM",
 }
+EXAMPLES = """
+lorakit params roberta-base --num-labels 11 --r 16 --target-modules query value --bias all
+lorakit params path/to/folder-with-config.json --r 8 --bias none
+"""
 
 
-def run_params(arguments: argparse.Namespace) -> int:
-    """Count and show; returns the exit status."""
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add `params` to the commands."""
+    about = "count what full fine-tuning and LoRA would train; needs a configuration, no weights"
+    parser = add_command(commands, "params", about, EXAMPLES, run)
+    add_config_flag(parser)
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a folder with config.json, that file, or a hub id")
+    about = "the model's head (default: %(default)s)"
+    add("--task", choices=tuple(TASKS), default="token-classification", help=about)
+    add("--num-labels", type=int, metavar="N", help="classes of the head (default: the configuration's)")
+    add_lora_flags(parser)
+    add_json_flag(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Count and print; returns the exit status."""
     with input_errors(arguments.parser):
         if arguments.json:
             check_writable(arguments.json.parent, "--json")
@@ -35,15 +50,19 @@ def run_params(arguments: argparse.Namespace) -> int:
 
 
 def count(model: str, task: str, num_labels: int | None, options: dict[str, Any]) -> dict[str, Any]:
-    """Trainable and all parameters in full and with LoRA; no weight is read or made.
+    """Count trainable and all parameters, in full and with LoRA, without reading or creating a weight.
 
     Raises:
-        ValueError: there is no configuration, or LoRA does not fit it.
+        ValueError: There is no configuration, or LoRA does not fit it.
     """
+    from lorakit.adapters.adapter import lora_state
+    from lorakit.adapters.counting import count_parameters, peft_total
+    from lorakit.adapters.targets import find_head
+    from lorakit.lora import apply_lora
+
     full = shape_of(model, task, num_labels)
     total = count_parameters(full)
-    # the way in which A and B begin changes no count, and needs weights
-    adapted = apply_lora(full, **{**options, "init_lora_weights": True})
+    adapted = apply_lora(full, **options)
     lora, targets = count_parameters(adapted), lora_state(adapted).current.targets
     trained = [(name, p.numel()) for name, p in adapted.named_parameters() if p.requires_grad]
     updates = sum(n for name, n in trained if name.rpartition(".")[2] in ("lora_A", "lora_B", "lora_magnitude"))
@@ -62,6 +81,7 @@ def count(model: str, task: str, num_labels: int | None, options: dict[str, Any]
             "trainable": lora.trainable,
             "total": lora.total,
             "layers": len(targets),
+            "layer_names": list(dict.fromkeys(name.rpartition(".")[2] for name in targets)),
             "updates": updates,
             "head": head,
             "others_whole": whole - head,
@@ -71,20 +91,21 @@ def count(model: str, task: str, num_labels: int | None, options: dict[str, Any]
     }
 
 
-def shape_of(source: str, task: str, num_labels: int | None) -> nn.Module:
+def shape_of(source: str, task: str, num_labels: int | None) -> "nn.Module":
     """A model without weights (on the meta device) from a folder with config.json, that file, or a hub id.
 
     Raises:
-        ValueError: there is none, or it has no such head.
+        ValueError: There is no configuration, or no model of this kind has such a head.
     """
-    import transformers  # heavy
+    import torch
+    import transformers
 
     path = Path(source)
     looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
     if not path.exists() and looks_local:
         raise ValueError(f"there is no {source!r}; give a folder with config.json, or a hub id")
     if path.is_dir() and not (path / "config.json").is_file():
-        raise ValueError(f"{source}: config.json is not there; give a model's folder, or a hub id")
+        raise ValueError(f"{source}: it has no config.json; give a model's folder, or a hub id")
     if num_labels is not None and num_labels < 1:
         raise ValueError(f"--num-labels is {num_labels}; it must be at least 1")
     labels = {} if num_labels is None else {"num_labels": num_labels}
@@ -92,19 +113,23 @@ def shape_of(source: str, task: str, num_labels: int | None) -> nn.Module:
         config = transformers.AutoConfig.from_pretrained(os.fspath(source), **labels)
         with torch.device("meta"):
             return getattr(transformers, TASKS[task]).from_config(config)
-    except Exception as error:  # whatever the loader meets in a broken file or without a network
+    except Exception as error:  # the loader raises many kinds for a broken file or a missing network
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"cannot build a {task} model from {source!r}: {reason}") from error
 
 
 def as_text(record: dict[str, Any]) -> str:
-    """The counts for people."""
+    """The counts as a table, and what LoRA's count consists of."""
+    from lorakit.adapters.counting import WHY_PEFT_COUNTS_MORE
+    from lorakit.report.tables import markdown_table
+
     full, lora = record["full"], record["lora"]
     rows = [
         [name, f"{part['trainable']:,}", f"{part['total']:,}", f"{100 * part['trainable'] / part['total']:.4f} %"]
         for name, part in (("full", full), ("LoRA", lora))
     ]
-    targets = lora["target_modules"] if isinstance(lora["target_modules"], str) else ", ".join(lora["target_modules"])
+    targets = lora["target_modules"] or lora["layer_names"]
+    targets = targets if isinstance(targets, str) else ", ".join(targets)
     others = f", {lora['others_whole']:,} in {', '.join(lora['modules_to_save'])}" if lora["others_whole"] else ""
     labels = f", {record['num_labels']} labels" if record["num_labels"] else ""
     return (

@@ -1,23 +1,24 @@
 """A file gives flags other defaults, and says what it cannot mean."""
 
-import argparse
+import re
 import sys
 
 import pytest
 
 from lorakit.cli.__main__ import main
-from lorakit.cli.config import add_config_flag, apply_config, parse_with_config
+from lorakit.cli.config import add_config_flag, read_config
 from lorakit.cli.energy import add_arguments
 from lorakit.cli.energy import main as energy_main
+from lorakit.cli.parser import Parser
 
 YAML = "epochs: 4\nlearning-rate: 1e-3\ntarget_modules: [query, value]\nresume: true\nmodel: base\nbias: null\n"
 TOML = 'epochs = 4\nlearning-rate = 1e-3\ntarget_modules = ["query", "value"]\nresume = true\nmodel = "base"\n'
 
 
-def parse(text, tmp_path, *argv, ending=".yaml"):
+def parse(text, tmp_path, *argv, ending=".yaml", before=()):
     path = tmp_path / f"settings{ending}"
     path.write_text(text, encoding="utf-8")
-    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser = Parser(allow_abbrev=False)
     add_config_flag(parser)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--learning-rate", type=float)
@@ -26,9 +27,7 @@ def parse(text, tmp_path, *argv, ending=".yaml"):
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--model", required=True)
     parser.add_argument("texts", nargs="*")
-    argv = ["--config", str(path), *argv]
-    apply_config(parser, argv)
-    return parser.parse_args(argv)
+    return parser.parse_args([*before, "--config", str(path), *argv])
 
 
 @pytest.mark.parametrize(("text", "ending"), [(YAML, ".yaml"), (YAML, ".yml"), (TOML, ".toml")])
@@ -40,9 +39,21 @@ def test_values_become_defaults_of_the_flags_types(text, ending, tmp_path):
     assert (found.resume, found.model, found.bias) == (True, "base", "all")
 
 
-def test_a_flag_overrules_the_file_wherever_it_stands(tmp_path):
-    found = parse(YAML, tmp_path, "--epochs", "7", "--target-modules", "key")
-    assert (found.epochs, found.target_modules, found.learning_rate) == (7, ["key"], 1e-3)
+def test_a_flag_overrides_the_file_before_and_after_it_even_with_its_default(tmp_path):
+    flags = ("--epochs", "1", "--target-modules", "key")
+    for found in (parse(YAML, tmp_path, *flags), parse(YAML, tmp_path, before=flags)):
+        assert (found.epochs, found.target_modules, found.learning_rate) == (1, ["key"], 1e-3)
+
+
+def test_what_the_command_line_and_the_file_set_is_given(tmp_path):
+    found = parse("resume: true\nbias: null\n", tmp_path, "--epochs", "1", "--model", "x")
+    assert found.given == {"resume", "epochs", "model", "config"}
+
+
+def test_what_the_file_leaves_out_is_still_required(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse("epochs: 3", tmp_path)
+    assert capsys.readouterr().err.endswith("error: the following arguments are required: --model\n")
 
 
 def test_a_single_value_serves_as_a_list_and_an_empty_file_as_none(tmp_path):
@@ -63,43 +74,51 @@ def test_a_single_value_serves_as_a_list_and_an_empty_file_as_none(tmp_path):
         ("resume: 1", "resume: 1 is not true or false"),
         ("bias: some", "bias: 'some' is not one of none, all"),
         ("target-modules: []", "target-modules: the list is empty"),
-        ("epochs: 1\nepochs: 2", "the key 'epochs' stands twice"),
-        ("- epochs", r"it holds no keys but \['epochs'\]"),
+        ("epochs: 1\nepochs: 2", "the key 'epochs' appears twice"),
+        ("- epochs", r"it holds \['epochs'\] instead of keys"),
         ("a: [", "not YAML: "),
         ("!!python/object/apply:os.system ['true']", "not YAML: "),
     ],
 )
-def test_what_cannot_be_meant_is_named(text, message, tmp_path):
-    with pytest.raises(ValueError, match=rf"settings.yaml: {message}"):
+def test_an_invalid_setting_is_one_error(text, message, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
         parse(text, tmp_path)
+    error = capsys.readouterr().err
+    assert re.search(rf"settings.yaml: {message}", error)
+    assert len(error.splitlines()) == 1
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "settings.toml").write_text("a = [")
+    (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(ValueError, match="settings.toml: not TOML: "):
-        parse("a = [", tmp_path, ending=".toml")
+        read_config(tmp_path / "settings.toml")
     with pytest.raises(ValueError, match="settings.json: give a .yaml, .yml or .toml file"):
-        parse("{}", tmp_path, ending=".json")
+        read_config(tmp_path / "settings.json")
     with pytest.raises(ValueError, match="nowhere.yaml: No such file or directory"):
-        apply_config(argparse.ArgumentParser(), ["--config", str(tmp_path / "nowhere.yaml")])
+        read_config(tmp_path / "nowhere.yaml")
 
 
-def test_config_behind_a_double_hyphen_is_a_text(tmp_path):
-    parser = argparse.ArgumentParser()
-    apply_config(parser, ["--", "--config", "nowhere.yaml"])
+def test_config_after_a_double_hyphen_is_a_text(tmp_path):
+    assert parse("epochs: 3\n", tmp_path, "--model", "x", "--", "--config", "nowhere.yaml").texts == [
+        "--config",
+        "nowhere.yaml",
+    ]
 
 
 def test_toml_without_a_parser_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.version_info", (3, 10))
     monkeypatch.setitem(sys.modules, "tomli", None)
+    (tmp_path / "settings.toml").write_text(TOML)
     with pytest.raises(ValueError, match=r"needs Python 3.11 or the package tomli \(pip install tomli\)"):
-        parse(TOML, tmp_path, ending=".toml")
+        read_config(tmp_path / "settings.toml")
 
 
 def energy_run(*words):
     """What `lorakit energy run` was told, its command not run."""
-    root = argparse.ArgumentParser()
+    root = Parser()
     add_arguments(root)
-    return parse_with_config(root, ["run", *map(str, words)])
+    return root.parse_args(["run", *map(str, words)])
 
 
 def test_energy_run_takes_its_own_config_and_leaves_its_commands_alone(tmp_path):

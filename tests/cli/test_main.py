@@ -43,3 +43,33 @@ def test_a_shell_can_complete_commands_flags_and_choices(tmp_path):
     assert completions("lorakit p", tmp_path) == {"params", "predict"}
     assert completions("lorakit energy run --co", tmp_path) == {"--codecarbon2", "--co2", "--config"}
     assert completions("lorakit train --precision b", tmp_path) == {"bf16"}
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "params", "energy"])
+def test_help_of_each_command_shows_examples(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert f"examples:\n  lorakit {command}" in text
+    assert "None" not in text
+
+
+@pytest.mark.parametrize("command", ["run", "doctor", "merge"])
+def test_help_of_each_energy_command_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["energy", command, "--help"])
+    assert f"examples:\n  lorakit energy {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["nonsense"], "invalid choice: 'nonsense'"),
+        (["energy", "run", "--co2", "much", "--", "true"], "--co2: much is not a number of 0 or more"),
+        (["energy", "run", "--config", "none.yaml", "--", "true"], "--config none.yaml: No such file or directory"),
+        (["report", "x", "--f1", "high"], "--f1: high is not an F1 above 0 and up to 1"),
+    ],
+)
+def test_bad_input_is_one_line_status_2_and_leaves_nothing(arguments, message, refuses):
+    refuses(arguments, message)

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from lorakit.cli.measured_run import show
+from lorakit.cli.comparison import print_comparison
 from lorakit.report.tables import STUDY, as_markdown, comparison_record, energy_table, markdown_table, write_comparison
 
 SCORES = {
@@ -114,9 +114,9 @@ def test_tables_align_as_plain_text():
 
 
 def test_a_corpus_without_validation_and_test_set_is_said_to_score_nothing(record, tmp_path, capsys):
-    show(record, tmp_path)
+    print_comparison(record, tmp_path)
     assert "nothing was scored" not in capsys.readouterr().out
     for values in record["modes"].values():
         values["validation"] = None
-    show(record, tmp_path)
+    print_comparison(record, tmp_path)
     assert "no validation or test set, so nothing was scored; `lorakit evaluate`" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The words of all commands: a flag means the same wherever it stands, and every --help shows examples that parse."""
+"""All command lines: a flag means the same in every command, and every --help shows examples that parse."""
 
 import argparse
 import contextlib
@@ -24,15 +24,14 @@ COMMANDS = [
     "lorakit", "lorakit train", "lorakit evaluate", "lorakit predict", "lorakit params", "lorakit energy",
     "lorakit energy run", "lorakit energy doctor", "lorakit energy merge", "lorakit report",
 ]  # fmt: skip
-DIFFERENT = {  # flag: in what it differs from one command to another, for a reason
-    "--mode": {"default"},  # the example compares, `lorakit train` makes an adapter
-    "--model": {"help", "default", "required"},  # a base to train, or a model that was trained
-    "--dataset": {"help", "default", "required"},  # examples bring a corpus along
-    "--epochs": {"help", "default"},  # small examples have one mode
+DIFFERENT = {  # flag: how it differs between commands, each for a reason
+    "--mode": {"default"},  # the example compares the modes, `lorakit train` trains an adapter
+    "--model": {"help", "default", "required"},  # a base to train, or a fine-tuned model
+    "--dataset": {"help", "default", "required"},  # examples have a corpus of their own
+    "--epochs": {"default"},  # the small examples have settings of their own
     "--learning-rate": {"help", "default"},
-    "--dropout": {"help"},  # the example's base has another default than its own
     "--output-dir": {"help", "default", "type"},  # of a run, or of a small example's adapter
-    "--output": {"help"},  # one prints without it, the other writes report.html
+    "--output": {"help"},  # without it `predict` prints, `report` writes report.html
     "--json": {"help"},  # `energy run` leaves standard output to the command it runs
 }
 
@@ -42,7 +41,7 @@ class Caught(Exception):
 
 
 def parser_of_script(script: str) -> argparse.ArgumentParser:
-    """The parser that a script builds: caught when it is asked to parse."""
+    """The parser that a script builds, caught when it is asked to parse."""
     caught: list[argparse.ArgumentParser] = []
 
     def catch(parser, *_):
@@ -68,7 +67,7 @@ def parser_of_script(script: str) -> argparse.ArgumentParser:
 
 @pytest.fixture(scope="module")
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    """Every parser of the project by how it is called."""
+    """Every parser of the project, by the command that calls it."""
     specification = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
     hooks = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(hooks)
@@ -95,7 +94,7 @@ def traits(action: argparse.Action) -> dict[str, object]:
 
 
 def different(parsers) -> dict[str, set[str]]:
-    """Flags that several commands have, and in what they differ."""
+    """Flags that several commands have, and how they differ."""
     uses: dict[str, list[dict[str, object]]] = {}
     for parser in parsers:
         for action in parser._actions:
@@ -109,19 +108,19 @@ def different(parsers) -> dict[str, set[str]]:
     }
 
 
-def test_a_flag_has_one_meaning_type_and_default_in_all_commands_but_where_listed(parsers):
+def test_a_flag_is_the_same_in_all_commands_except_where_listed(parsers):
     shown = [parser for name, parser in parsers.items() if not name.startswith("python benchmarks/")]
     assert different(shown) == DIFFERENT
 
 
-def test_two_meanings_of_one_flag_are_noticed():
+def test_a_flag_with_two_meanings_is_noticed():
     first, second = argparse.ArgumentParser(), argparse.ArgumentParser()
     first.add_argument("--r", type=int, default=32, help="LoRA rank")
     second.add_argument("--r", type=int, default=8, help="rank")
     assert different([first, second]) == {"--r": {"help", "default"}}
 
 
-def test_every_flag_and_place_says_what_it_is_for(parsers):
+def test_every_flag_and_positional_has_a_help_text(parsers):
     for name, parser in parsers.items():
         if name.startswith("python benchmarks/"):
             continue
@@ -131,7 +130,7 @@ def test_every_flag_and_place_says_what_it_is_for(parsers):
 
 
 def examples(text: str) -> list[str]:
-    """Commands in a help text: on lines of their own or in backticks, without the remark behind two spaces."""
+    """Commands in a help text: on lines of their own or in backticks, without the remark after two spaces."""
     pattern = r"(?:^ +|`|\| )((?:lorakit|python \w+/\S+\.py|torchrun --\S+ \d+)(?: [^`\n]*)?)(?:`|$)"
     found = [command.split("  ")[0].strip() for command in re.findall(pattern, text, re.MULTILINE)]
     return [command for command in found if command not in COMMANDS and "COMMAND" not in command]  # a bare name
