@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lorakit.nn.autograd import PLAIN, no_view, nothing_transforms, once
-from lorakit.nn.dropout import keep_mask
+from lorakit.nn.kernels import PLAIN, keep_mask, no_view, nothing_transforms, once
 
 LONGEST = 256  # of a block; beyond it torch's flash attention is as fast, and keeps no scores
 LOOSEST = 1.5  # a group's longest block over its shortest: at most 2.25 times a block's own scores are computed

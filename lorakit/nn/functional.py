@@ -12,9 +12,18 @@ operations, forward and once more in backward, instead of 2·tokens·r·(in + ou
 import torch
 from torch import Tensor
 
-from lorakit.nn.autograd import PLAIN, no_view, nothing_transforms, once
-from lorakit.nn.dropout import keep_mask
-from lorakit.nn.kernels import add_matmul, linear, matmul, scaled_matmul, transposed_matmul
+from lorakit.nn.kernels import (
+    PLAIN,
+    add_matmul,
+    keep_mask,
+    linear,
+    matmul,
+    no_view,
+    nothing_transforms,
+    once,
+    scaled_matmul,
+    transposed_matmul,
+)
 
 SMALL = 2**18  # numbers; 1 MiB in float32
 

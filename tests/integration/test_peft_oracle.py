@@ -21,7 +21,7 @@ from torch import nn
 from lorakit.adapters.storage import load_adapter, save_adapter
 from lorakit.adapters.targets import DEFAULT_TARGETS, find_head
 from lorakit.lora import apply_lora, combine_adapters, lora_layers, peft_total, set_adapter
-from lorakit.nn.dropout import keep_mask
+from lorakit.nn.kernels import keep_mask
 from lorakit.nn.layers import lora_class
 from tests.support.architectures import ARCHITECTURES, Architecture, inputs_for, output_of
 from tests.test_lora import perturb

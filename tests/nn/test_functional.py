@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorakit.nn import functional as fused
-from lorakit.nn.dropout import keep_mask
 from lorakit.nn.functional import can_fuse, lora_linear, merging_pays
+from lorakit.nn.kernels import keep_mask
 from lorakit.nn.layers import LoRALinear, Update, attach
 
 NO_KERNEL = set("t permute transpose view _unsafe_view detach reshape expand unsqueeze alias slice new_empty".split())
