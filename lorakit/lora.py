@@ -1,46 +1,43 @@
-"""LoRA on an existing model: adapt it, and take LoRA out again (arXiv:2106.09685).
+"""LoRA on an existing model (arXiv:2106.09685): adapt it, work with one or several adapters, and take LoRA out again.
 
-The model stays the same object of the same class; every parameter keeps its name and its identity. Other files hold
-what is done with an adapted model: count (counting.py), merge (merging.py), switch off (disabling.py), switch between
-several adapters (several.py); their names are also here.
+The model stays the same object of the same class; every parameter keeps its name and its identity. `adapters/` holds
+the parts; what users call is here, or imported here.
 """
 
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lorakit.adapters.adapter import (
     STATE,
     Adapter,
+    LoRAState,
     captured,
+    known,
     lora_state,
     refuse_while_disabled,
-    take_out,
     unwrap,
 )
 from lorakit.adapters.adapter import lora_layers as lora_layers
-from lorakit.adapters.config import LoRAConfig, pattern_matches
+from lorakit.adapters.combination import COMBINATIONS, combine_updates
+from lorakit.adapters.config import LoRAConfig
 from lorakit.adapters.counting import ParameterCount as ParameterCount
 from lorakit.adapters.counting import count_parameters as count_parameters
 from lorakit.adapters.counting import lora_plus_groups as lora_plus_groups
 from lorakit.adapters.counting import peft_total as peft_total
 from lorakit.adapters.counting import without_gradient as without_gradient
 from lorakit.adapters.disabling import disable_lora as disable_lora
-from lorakit.adapters.initialization import initial_update
+from lorakit.adapters.initialization import new_adapter
 from lorakit.adapters.merging import merge_lora as merge_lora
 from lorakit.adapters.merging import unmerge_lora as unmerge_lora
-from lorakit.adapters.state import adapter_names as adapter_names
-from lorakit.adapters.state import add_adapter
-from lorakit.adapters.state import combine_adapters as combine_adapters
-from lorakit.adapters.state import delete_adapter as delete_adapter
-from lorakit.adapters.state import set_adapter as set_adapter
-from lorakit.adapters.targets import default_targets, find_head, find_modules, find_targets, keep_layers, unmatched
+from lorakit.adapters.state import add_adapter, refuse_other_parameters, switch, take_out
+from lorakit.adapters.targets import find_head, find_modules
 from lorakit.nn.layers import LoRALinear as LoRALinear
-from lorakit.nn.layers import update_shapes
-from lorakit.nn.weights import refuse_sharded
+from lorakit.nn.weights import refuse_sharded, update_shapes, whole
 
 
 def apply_lora(
@@ -129,29 +126,6 @@ def apply_lora(
     return add_adapter(model, adapter_name, adapter)
 
 
-def new_adapter(model: nn.Module, config: LoRAConfig, saved: tuple[str, ...], seed: int = 0) -> Adapter:
-    """A fresh adapter for `model`, outside of it: the layers that `config` means, with their initial updates.
-
-    Raises:
-        ValueError: As `apply_lora`.
-    """
-    wanted = default_targets(model) if config.target_modules is None else config.target_modules
-    targets = find_targets(model, wanted, config.exclude_modules, saved)
-    if config.layers_to_transform is not None:
-        targets = keep_layers(targets, config.layers_to_transform, config.layers_pattern)
-    for what in ("rank_pattern", "alpha_pattern"):
-        for pattern in getattr(config, what):
-            if not any(pattern_matches(pattern, name) for name in targets):
-                raise unmatched(what, pattern, (name.rpartition(".")[2] for name in targets))
-    updates = {}
-    for name in targets:
-        r, alpha = config.rank_of(name), config.alpha_of(name)
-        module = model.get_submodule(name)
-        scaling = config.scaling(r, alpha)
-        updates[name] = initial_update(module, name, r, alpha, scaling, config.init_lora_weights, seed)
-    return Adapter(config, saved, targets, updates, {})
-
-
 def remove_lora(model: nn.Module, merge: bool = False) -> nn.Module:
     """Take LoRA out again, in place: plain layers, and the parameters require grad as they did before.
 
@@ -177,6 +151,101 @@ def remove_lora(model: nn.Module, merge: bool = False) -> nn.Module:
         parameter.requires_grad_(state.required_grad[name])
     delattr(plain, STATE)
     return model
+
+
+def adapter_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of all adapters of the model, the active one first."""
+    state = lora_state(model)
+    return (state.active, *(name for name in state.adapters if name != state.active))
+
+
+def set_adapter(model: nn.Module, name: str) -> nn.Module:
+    """Make another adapter the active one, in place; head and biases change with it.
+
+    Where both adapters have the same shapes the values go into the same parameters: an optimiser keeps working on them
+    and a compiled model need not be compiled again. A merged model is merged with the new adapter.
+    """
+    plain = unwrap(model)
+    state = lora_state(plain)
+    known(state, name)
+    if name != state.active:
+        refuse_other_parameters(model, name, state.adapters[name])
+        switch(plain, state, name, state.adapters[name])
+    return model
+
+
+def delete_adapter(model: nn.Module, name: str) -> nn.Module:
+    """Forget an adapter that is not the active one."""
+    state = lora_state(model)
+    known(state, name)
+    if name == state.active:
+        raise ValueError(f"adapter {name!r} is active; set_adapter another one first, or remove_lora(model)")
+    del state.adapters[name]
+    return model
+
+
+def combine_adapters(
+    model: nn.Module, weights: Mapping[str, float], name: str, how: str = "cat", r: int | None = None
+) -> nn.Module:
+    """Make a new adapter, not yet active, whose change of the base is the weighted sum of others' changes.
+
+    Args:
+        model: An adapted model.
+        weights: Adapter name -> its factor, any sign.
+        name: Of the new adapter.
+        how: "cat" is exact and its rank is the sum of the ranks; "svd" is the best approximation of rank `r`; "linear"
+            adds A's and B's of one rank, PEFT's rough rule.
+        r: Rank for "svd"; None means the largest of the adapters' ranks.
+
+    Raises:
+        ValueError: A name that is unknown or taken; a rule that does not exist; DoRA, whose changes do not add.
+    """
+    model = unwrap(model)
+    state = lora_state(model)
+    if name in state.adapters:
+        raise ValueError(f"adapter {name!r} is there already; delete_adapter it first")
+    if how not in COMBINATIONS:
+        raise ValueError(f"how must be one of {', '.join(COMBINATIONS)}, got {how!r}")
+    if not weights:
+        raise ValueError("weights is empty; give at least one adapter and its factor")
+    parts = []
+    for part, weight in weights.items():
+        known(state, part)
+        adapter = captured(model) if part == state.active else state.adapters[part]
+        if adapter.config.use_dora:
+            raise ValueError(f"adapter {part!r} uses DoRA, whose changes do not add; merge it instead")
+        parts.append((adapter, float(weight)))
+
+    targets = tuple(dict.fromkeys(t for adapter, _ in parts for t in adapter.targets))
+    updates = {}
+    for target in targets:
+        mine = [(adapter.updates[target], weight) for adapter, weight in parts if target in adapter.updates]
+        updates[target] = combine_updates(mine, how, r)
+    values = {}
+    for key in dict.fromkeys(k for adapter, _ in parts for k in adapter.values):
+        base = _untouched(model, state, key)
+        change = sum((w * (a.values[key].to(base) - base) for a, w in parts if key in a.values), torch.zeros_like(base))
+        values[key] = base + change
+    saved = tuple(dict.fromkeys(s for adapter, _ in parts for s in adapter.saved))
+    first = updates[targets[0]]
+    config = replace(
+        parts[0][0].config,
+        r=len(first.A),
+        lora_alpha=first.lora_alpha,
+        rank_pattern={},
+        alpha_pattern={},
+        use_rslora=False,
+        init_lora_weights=True,
+        bias=max((a.config.bias for a, _ in parts), key=("none", "lora_only", "all").index),
+    )
+    state.adapters[name] = Adapter(config, saved, targets, updates, values)
+    return model
+
+
+def _untouched(model: nn.Module, state: LoRAState, name: str) -> Tensor:
+    if name in state.originals:
+        return state.originals[name].float()
+    return whole(dict(model.named_parameters()).get(name, dict(model.named_buffers()).get(name)).detach()).float()
 
 
 def _modules_trained_whole(model: nn.Module, config: LoRAConfig) -> tuple[str, ...]:

@@ -4,17 +4,14 @@ Everything lorakit has to remember (configurations, other adapters' values, the 
 place) hangs on the model as one plain record. One adapter is in the model at a time; the others wait in the record.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor, nn
 
 from lorakit.adapters.config import LoRAConfig
-from lorakit.adapters.targets import unmatched
-from lorakit.nn.layers import LoRALayer, Update, attach, detach, set_update
-from lorakit.nn.master_weights import demote, promote
-from lorakit.nn.weights import whole
+from lorakit.adapters.names import unmatched
+from lorakit.nn.weights import Update, is_adapted, whole
 
 STATE = "_lora_state"
 """Attribute of an adapted model that holds its `LoRAState`."""
@@ -79,7 +76,7 @@ def lora_state(model: nn.Module) -> LoRAState:
     return state
 
 
-def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALayer]]:
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The adapted layers with their full names, each once."""
     model = unwrap(model)
     for name in lora_state(model).current.targets:
@@ -103,53 +100,13 @@ def captured(model: nn.Module) -> Adapter:
     return replace(state.current, updates=updates, values=values)
 
 
-def put_in(model: nn.Module, state: LoRAState) -> None:
-    """Put the active adapter's values into the model, whose tensors trained in place are untouched."""
-    adapter = state.current
-    for name in adapter.targets:
-        module, update = model.get_submodule(name), adapter.updates[name]
-        if isinstance(module, LoRALayer):
-            set_update(module, update)
-            module.lora_dropout = float(adapter.config.lora_dropout)
-        else:
-            attach(module, update, adapter.config.lora_dropout)
-        if adapter.config.use_dora and module.lora_magnitude is None:
-            module.lora_magnitude = nn.Parameter(module.adapted_norms())
-    trained = dict(trained_in_place(model, adapter))
-    state.originals = {name: tensor.detach().clone() for name, tensor in trained.items()}
-    parameters = [tensor for tensor in trained.values() if isinstance(tensor, nn.Parameter)]
-    promote(model, parameters, casts_itself=LoRALayer)
-    with torch.no_grad():
-        for name, value in adapter.values.items():
-            trained[name].copy_(value)
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    state.adapters[state.active] = replace(adapter, updates={}, values={})
-
-
-def take_out(model: nn.Module, state: LoRAState, keep: Sequence[str]) -> None:
-    """Leave the untouched base; the layers in `keep` stay in their LoRA form, to be given other values."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name, original in state.originals.items():
-        tensor = tensors[name]
-        if isinstance(tensor, nn.Parameter):
-            demote(model, tensor, original)
-            tensor.requires_grad_(False)
-        else:
-            tensor.copy_(original)
-    state.originals = {}
-    for name, layer in list(lora_layers(model)):
-        if name not in keep:
-            detach(layer)
-
-
 def trained_in_place(model: nn.Module, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
     """The base's own tensors that change in training: modules trained whole (buffers too), and the biases asked for."""
     bias, targets = adapter.config.bias, set(adapter.targets)
     own = ("lora_A", "lora_B", "lora_magnitude")
     for name, parameter in model.named_parameters():
         owner, _, key = name.rpartition(".")
-        if key in own and isinstance(model.get_submodule(owner), LoRALayer):
+        if key in own and is_adapted(model.get_submodule(owner)):
             continue
         if (
             any(name.startswith(f"{module}.") for module in adapter.saved)

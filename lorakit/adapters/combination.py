@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lorakit.nn.layers import Update
+from lorakit.nn.weights import Update
 
 COMBINATIONS = ("cat", "svd", "linear")
 

@@ -5,9 +5,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lorakit.adapters.initialization import check_init
-
 BIASES = ("none", "all", "lora_only")
+INITS = ("gaussian", "orthogonal", "pissa", "pissa_niter_[steps]", "olora")
 
 
 @dataclass(frozen=True)
@@ -91,3 +90,18 @@ def pattern_matches(pattern: str, name: str) -> bool:
 
 def _first_match(patterns: Mapping[str, float], name: str, default: float) -> float:
     return next((value for pattern, value in patterns.items() if pattern_matches(pattern, name)), default)
+
+
+def check_init(how: bool | str, r: int) -> None:
+    """Raise ValueError unless `how` is a start that exists and works with rank r."""
+    known = isinstance(how, bool) or how in INITS[:3] + INITS[4:] or pissa_steps(how) is not None
+    if not known:
+        raise ValueError(f"init_lora_weights must be True, False, {', '.join(INITS)}; got {how!r}")
+    if how == "orthogonal" and r % 2:
+        raise ValueError(f'init_lora_weights="orthogonal" needs an even rank, got r={r}')
+
+
+def pissa_steps(how: bool | str) -> int | None:
+    """Power iterations of "pissa_niter_4"; None for everything else."""
+    found = re.fullmatch(r"pissa_niter_(\d+)", str(how))
+    return int(found[1]) if found else None

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from lorakit.adapters.adapter import STATE
-from lorakit.nn.layers import unpacked
-from lorakit.nn.weights import whole
+from lorakit.nn.weights import dequantized, whole
 
 
 def fingerprint(model: nn.Module, saved: Iterable[str] | None = None) -> dict[str, str]:
@@ -32,7 +31,7 @@ def fingerprint(model: nn.Module, saved: Iterable[str] | None = None) -> dict[st
         if inside or name.rpartition(".")[2] in ("lora_A", "lora_B", "lora_magnitude"):
             continue
         tensor = whole(originals.get(name, merged.get(id(parameter), parameter)).detach())
-        tensor = unpacked(tensor)
+        tensor = dequantized(tensor)
         about = f"{name}:{tuple(tensor.shape)};".encode()
         types.update(f"{name}:{tensor.dtype};".encode())
         for digest, values in ((exact, tensor), (rounded, tensor.to(torch.bfloat16))):

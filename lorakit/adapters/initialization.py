@@ -7,23 +7,38 @@ way the first output is the base's. "orthogonal" makes BA zero up to rounding. "
 
 import hashlib
 import math
-import re
 
 import torch
 from torch import Tensor, nn
 
-from lorakit.nn.layers import LORA_CLASS, Update, plain_weight, update_shapes
+from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.config import LoRAConfig, pattern_matches, pissa_steps
+from lorakit.adapters.names import unmatched
+from lorakit.adapters.targets import default_targets, find_targets, keep_layers
+from lorakit.nn.weights import Update, plain_weight, update_shapes
 
-NAMED = ("gaussian", "orthogonal", "pissa", "pissa_niter_[steps]", "olora")
 
+def new_adapter(model: nn.Module, config: LoRAConfig, saved: tuple[str, ...], seed: int = 0) -> Adapter:
+    """A fresh adapter for `model`, outside of it: the layers that `config` means, with their initial updates.
 
-def check_init(how: bool | str, r: int) -> None:
-    """Raise ValueError unless `how` is a start that exists and works with rank r."""
-    known = isinstance(how, bool) or how in NAMED[:3] + NAMED[4:] or _pissa_steps(how) is not None
-    if not known:
-        raise ValueError(f"init_lora_weights must be True, False, {', '.join(NAMED)}; got {how!r}")
-    if how == "orthogonal" and r % 2:
-        raise ValueError(f'init_lora_weights="orthogonal" needs an even rank, got r={r}')
+    Raises:
+        ValueError: As `apply_lora`.
+    """
+    wanted = default_targets(model) if config.target_modules is None else config.target_modules
+    targets = find_targets(model, wanted, config.exclude_modules, saved)
+    if config.layers_to_transform is not None:
+        targets = keep_layers(targets, config.layers_to_transform, config.layers_pattern)
+    for what in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(config, what):
+            if not any(pattern_matches(pattern, name) for name in targets):
+                raise unmatched(what, pattern, (name.rpartition(".")[2] for name in targets))
+    updates = {}
+    for name in targets:
+        r, alpha = config.rank_of(name), config.alpha_of(name)
+        module = model.get_submodule(name)
+        scaling = config.scaling(r, alpha)
+        updates[name] = initial_update(module, name, r, alpha, scaling, config.init_lora_weights, seed)
+    return Adapter(config, saved, targets, updates, {})
 
 
 def initial_update(
@@ -52,7 +67,7 @@ def initial_update(
 
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-    matrix = isinstance(module, nn.Linear) or type(module) not in LORA_CLASS  # Linear or Conv1D
+    matrix = not isinstance(module, nn.Embedding | nn.Conv2d)  # Linear or Conv1D
     if isinstance(how, str) and how != "gaussian" and not matrix:
         raise ValueError(f"init_lora_weights={how!r} is for linear layers; {name!r} is a {type(module).__name__}")
 
@@ -62,7 +77,7 @@ def initial_update(
             raise ValueError(f"init_lora_weights={how!r} needs r <= {min(shape_A[1], shape_B[0])} in {name!r}, got {r}")
         weight = plain_weight(module).detach().float()
         weight = weight if isinstance(module, nn.Linear) else weight.T  # (out, in)
-        A, B = _olora(weight, r) if how == "olora" else _pissa(weight, r, scaling, _pissa_steps(how), generator)
+        A, B = _olora(weight, r) if how == "olora" else _pissa(weight, r, scaling, pissa_steps(how), generator)
         start = (A.clone(), B.clone())
     elif how == "orthogonal":
         A, B = _orthogonal(r, shape_A[1], shape_B[0], generator)
@@ -80,14 +95,8 @@ def initial_update(
     return Update(A.to(device), B.to(device), lora_alpha, scaling, start=start)
 
 
-def _pissa_steps(how: bool | str) -> int | None:
-    """Power iterations of "pissa_niter_4"; None for everything else."""
-    found = re.fullmatch(r"pissa_niter_(\d+)", str(how))
-    return int(found[1]) if found else None
-
-
 def _factors_weight(how: bool | str) -> bool:
-    return how in ("pissa", "olora") or _pissa_steps(how) is not None
+    return how in ("pissa", "olora") or pissa_steps(how) is not None
 
 
 def _pissa(

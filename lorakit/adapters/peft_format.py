@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from lorakit.adapters.adapter import Adapter, trained_in_place
 from lorakit.adapters.config import LoRAConfig
 from lorakit.adapters.files import CONFIG, TENSORS, read_json
-from lorakit.adapters.targets import ALL_LINEAR, default_targets, layer_indices, name_matches
-from lorakit.lora import new_adapter
-from lorakit.nn.layers import magnitude_shape
-from lorakit.nn.weights import whole
+from lorakit.adapters.initialization import new_adapter
+from lorakit.adapters.names import name_matches
+from lorakit.adapters.targets import ALL_LINEAR, default_targets, layer_indices
+from lorakit.nn.weights import magnitude_shape, whole
 
 PREFIX = "base_model.model."
 

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from lorakit.adapters.adapter import lora_state, unwrap
-from lorakit.nn.layers import LoRALayer, is_packed
-from lorakit.nn.weights import refuse_sharded
+from lorakit.nn.weights import is_adapted, is_quantized, refuse_sharded
 
 QUANTISED = ("int8", "nf4")
 NF4_BLOCK, NF4_SCALERS = 64, 256  # weights to a scale, scales to a scale of scales: torchao's defaults
@@ -37,7 +36,7 @@ def shrink_base(model: nn.Module, to: torch.dtype | str = torch.bfloat16) -> nn.
     plain = unwrap(model)
     lora_state(plain)
     refuse_sharded(plain, "shrink_base")
-    if any(isinstance(m, LoRALayer) and m.merged for m in plain.modules()):
+    if any(is_adapted(m) and m.merged for m in plain.modules()):
         raise ValueError("shrink_base on a merged model would keep two copies; call unmerge_lora first")
     if to in (torch.bfloat16, torch.float16):
         for _, module in _matrices(plain):
@@ -62,7 +61,7 @@ def _matrices(model: nn.Module) -> list[tuple[str, nn.Module]]:
         for name, m in model.named_modules()
         if (isinstance(m, kinds) or _is_conv1d(m))
         and not m.weight.requires_grad
-        and not is_packed(m.weight)
+        and not is_quantized(m.weight)
         and id(m.weight) not in other
         and getattr(m, "lora_magnitude", None) is None
     ]

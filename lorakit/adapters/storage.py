@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import nn
 
 from lorakit.adapters.adapter import captured, unwrap
-from lorakit.adapters.card import card as model_card
+from lorakit.adapters.card import model_card
 from lorakit.adapters.combination import without_start
 from lorakit.adapters.files import (
     CARD,
@@ -80,7 +80,8 @@ def save_adapter(
         "files": {CONFIG: digest(config), TENSORS: digest(data)},
     }
     own["digest"] = digest(json.dumps(own, sort_keys=True).encode())
-    card = model_card(model, plain, own["labels"], metrics, energy)
+    count = sum(tensor.numel() for tensor in tensors.values())
+    card = model_card(type(model).__name__, base_name(model), plain, count, own["labels"], metrics, energy)
     files = {
         TENSORS: data,
         CONFIG: config,

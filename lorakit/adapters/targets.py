@@ -1,12 +1,12 @@
 """Which modules of a model are meant: default targets per architecture, name matching, and the model's head."""
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from lorakit.nn.layers import lora_class
+from lorakit.adapters.names import listing, name_matches, unmatched
+from lorakit.nn.weights import is_adaptable
 
 ALL_LINEAR = "all-linear"
 
@@ -59,27 +59,8 @@ def default_targets(model: nn.Module) -> tuple[str, ...]:
 
 def adaptable_names(model: nn.Module) -> list[str]:
     """Last name parts of all layers that can carry an update, in the model's order, each once."""
-    names = (name.rpartition(".")[2] for name, module in model.named_modules() if lora_class(module))
+    names = (name.rpartition(".")[2] for name, module in model.named_modules() if is_adaptable(module))
     return list(dict.fromkeys(names))
-
-
-def name_matches(name: str, suffix: str) -> bool:
-    """Whether `suffix` is the whole name or its last parts: `query` and `self.query` match `layer.0.self.query`."""
-    return name == suffix or name.endswith(f".{suffix}")
-
-
-def unmatched(what: str, wanted: str, candidates: Iterable[str]) -> ValueError:
-    """The error for a name that matches nothing: the nearest names first, then all there are."""
-    names = list(dict.fromkeys(candidates))
-    near = difflib.get_close_matches(wanted, names, n=3)
-    hint = f"; did you mean {' or '.join(map(repr, near))}? It" if near else "; it"
-    return ValueError(f"{what} {wanted!r} matches nothing in this model{hint} has: {listing(names)}")
-
-
-def listing(names: Sequence[str], limit: int = 30) -> str:
-    """Names joined for a message, the rest counted."""
-    shown = ", ".join(names[:limit]) or "nothing"
-    return shown if len(names) <= limit else f"{shown}, … ({len(names) - limit} more)"
 
 
 def find_head(model: nn.Module) -> tuple[str, ...]:
@@ -163,7 +144,7 @@ def find_targets(
     """
     modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
     first = {id(module): name for name, module in model.named_modules()}  # a shared module goes by its first name
-    layers = {name: module for name, module in modules.items() if lora_class(module) or _is_kin(module)}
+    layers = {name: module for name, module in modules.items() if is_adaptable(module) or _is_kin(module)}
     free = [n for n in layers if not any(n == head or n.startswith(f"{head}.") for head in trained_whole)]
 
     if target_modules == ALL_LINEAR:
@@ -183,7 +164,7 @@ def find_targets(
     matched = _exclude(matched, exclude_modules)
     for name in matched:
         _refuse_bypassed(modules, name)
-        if lora_class(layers[name]) is None:
+        if not is_adaptable(layers[name]):
             raise ValueError(
                 f"target {name!r} is a {type(layers[name]).__name__}, which computes something else than its base "
                 "class and cannot be adapted; leave it out with exclude_modules"

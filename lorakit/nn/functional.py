@@ -10,7 +10,7 @@ operations, forward and once more in backward, instead of 2·tokens·r·(in + ou
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorakit.nn.kernels import (
     PLAIN,
@@ -25,23 +25,55 @@ from lorakit.nn.kernels import (
     transposed_matmul,
 )
 
-SMALL = 2**18  # numbers; 1 MiB in float32
+SMALL = 2**18  # elements; 1 MiB in float32
 
 
-def can_fuse(x: Tensor, weight: Tensor, A: Tensor) -> bool:
-    """Whether the Function may stand for the plain operations: nothing traces, transforms or replaces them.
+def choose_path(layer: nn.Module, x: Tensor, weight: Tensor) -> str:
+    """Decide how an adapted linear layer computes its output: "plain" operations, "branch" or "sum".
 
-    torch.compile fuses the plain operations itself; torch.func and forward-mode AD differentiate them; quantised and
-    sharded tensors bring operations of their own; a trained weight needs a gradient that the Function never forms.
+    Plain where something traces, transforms or replaces operations: torch.compile fuses them itself; torch.func and
+    forward-mode AD differentiate them; quantized and sharded tensors bring operations of their own; a trained weight
+    needs a gradient that the Functions here never form; and with DoRA. Otherwise the branch adds the update's output.
+    The sum of weight and update is used while training in float32 without dropout, if that takes fewer operations: its
+    bits differ from the branch's, and in bfloat16 a sum would round small updates away.
+
+    Args:
+        layer: a linear layer with an active update.
+        weight: (out, in), the layer's own; Conv1D's as a transposed view.
     """
-    return nothing_transforms() and not (
-        weight.requires_grad
+    A, kind = layer.lora_A, x.device.type
+    if (
+        layer.lora_magnitude is not None
+        or weight.requires_grad
+        or not (type(x) in PLAIN and type(weight) in PLAIN and type(A) in PLAIN)
+        or not nothing_transforms()
         or not x.is_floating_point()
-        or type(x) not in PLAIN
-        or type(weight) not in PLAIN
-        or type(A) not in PLAIN
-        or (x.dtype == torch.float64 and torch.is_autocast_enabled(x.device.type))  # autocast leaves float64 alone
+    ):
+        return "plain"
+    autocast = torch.is_autocast_enabled(kind)
+    if autocast and x.dtype == torch.float64:  # which autocast leaves alone
+        return "plain"
+    summable = (
+        layer.training
+        and not autocast
+        and torch.is_grad_enabled()
+        and x.dtype == weight.dtype == A.dtype == torch.float32
     )
+    if not summable:
+        return "branch" if layer.lora_start_A is None else "plain"
+    outputs, inputs = weight.shape
+    return "sum" if not layer.lora_dropout and sum_pays(x.numel() // inputs, inputs, outputs) else "branch"
+
+
+def fused_forward(layer: nn.Module, x: Tensor, weight: Tensor, path: str) -> Tensor:
+    """The output of an adapted linear layer by the path that `choose_path` chose: "branch" or "sum".
+
+    Without dropout the branch's bits are those of PEFT's operations.
+    """
+    dropout = layer.lora_dropout if layer.training else 0.0
+    start = None if layer.lora_start_A is None else (layer.lora_start_A, layer.lora_start_B)
+    A, B = layer.lora_A, layer.lora_B
+    return lora_linear(x, weight, layer.bias, A, B, layer.scaling, dropout, layer.one_addmm, start, path == "sum")
 
 
 def lora_linear(
@@ -78,7 +110,7 @@ def lora_linear(
     return _Branch.apply(x, weight, bias, A, B, scaling, dropout, one_addmm, *(start or (None, None)))
 
 
-def merging_pays(tokens: int, inputs: int, outputs: int) -> bool:
+def sum_pays(tokens: int, inputs: int, outputs: int) -> bool:
     """Whether a product BA, forward and backward, costs fewer operations than the update's output.
 
     With a start both are there twice.
@@ -122,7 +154,8 @@ class _Branch(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(x.device.type) if casts else x.dtype
         with torch.autocast(x.device.type, enabled=False):
             # without autocast a weight of another type than x is the caller's mistake, and an error as in nn.Linear
-            frozen = _without_start(weight.to(dtype) if casts else weight, scaling, A0, B0)
+            frozen = weight.to(dtype) if casts else weight
+            frozen = frozen if A0 is None else _without_start(frozen, scaling, A0, B0)
             rows, A_, B_ = _rows(x.to(dtype)), A.to(dtype), B.to(dtype)
             y = linear(rows, frozen, None if bias is None else bias.to(dtype))
             inputs, mask, factor = rows, None, 1.0
@@ -155,7 +188,8 @@ class _Branch(torch.autograd.Function):
             if need_B:
                 dB = transposed_matmul(g, xA, scaling).to(B_type)
             if need_x:
-                dx = matmul(g, _without_start(weight.to(dtype), scaling, A0, B0))
+                weight = weight.to(dtype)
+                dx = matmul(g, weight if A0 is None else _without_start(weight, scaling, A0, B0))
                 if mask is None:
                     dx.addmm_(gB, A, alpha=scaling)
                 else:
@@ -206,8 +240,8 @@ class _Merged(torch.autograd.Function):
         return dx, None, dbias, dA, dB, None, None, None
 
 
-def _without_start(weight: Tensor, scaling: float, A0: Tensor | None, B0: Tensor | None) -> Tensor:
-    return weight if A0 is None else _sum(weight, A0, B0, -scaling, None, None)
+def _without_start(weight: Tensor, scaling: float, A0: Tensor, B0: Tensor) -> Tensor:
+    return _sum(weight, A0, B0, -scaling, None, None)
 
 
 def _sum(weight: Tensor, A: Tensor, B: Tensor, scaling: float, A0: Tensor | None, B0: Tensor | None) -> Tensor:

@@ -10,7 +10,8 @@ from torch import nn
 
 from lorakit.adapters.targets import DEFAULT_TARGETS, find_head, find_targets, keep_layers, name_matches
 from lorakit.lora import apply_lora, lora_layers, lora_state, merge_lora, without_gradient
-from lorakit.nn.layers import LoRALayer, lora_class
+from lorakit.nn.layers import LoRALayer
+from lorakit.nn.weights import is_adaptable
 from tests.support.architectures import ARCHITECTURES, output_of
 from tests.test_lora import logits, tiny_roberta
 
@@ -45,7 +46,7 @@ def test_every_layer_that_can_be_adapted_moves_the_output(name: str) -> None:
     names = [
         n
         for n, module in model.named_modules()
-        if lora_class(module) and not any(n.startswith(h) for h in head) and n not in dead.get(name, ())
+        if is_adaptable(module) and not any(n.startswith(h) for h in head) and n not in dead.get(name, ())
     ]
     if name == "t5":
         names = [n for n in names if not n.endswith("embed_tokens")]
