@@ -1,12 +1,12 @@
-"""A frozen linear layer and its low-rank update as one autograd Function: fewer kernels, passes and saved tensors.
+"""The fused path: a frozen linear layer and its low-rank update as one autograd Function.
 
-Plain operations cost five kernels forward and seven backward (`F.linear`, twice; `* scaling`; `+`; and their
-gradients), two of them full passes over the (tokens, out) output. Here the factor and the sum are folded into `addmm`,
-dropout keeps a mask of one byte instead of a second copy of x, and the update's gradients have rank r throughout: the
-(out, in) gradient of the weight is never formed.
+*Branch.* Plain operations take five kernels forward and seven backward (`F.linear` twice, `* scaling`, `+`, and their
+gradients), two of which are full passes over the (tokens, out) output. Here scaling and addition are part of one
+`addmm`, dropout keeps a one-byte mask instead of a second copy of x, and the update's gradients have rank r throughout:
+the (out, in) gradient of the weight is never formed.
 
-With many tokens the sum W + scale·BA is cheaper than the update's own output (arXiv:2312.03415): it costs 2·in·out·r
-operations, forward and once more in backward, instead of 2·tokens·r·(in + out) and a pass over the output.
+*Sum.* With many tokens W + scaling·BA is cheaper than the update's own output (arXiv:2312.03415): 2·in·out·r operations
+forward and again in backward, instead of 2·tokens·r·(in + out) and a pass over the output.
 """
 
 import torch
@@ -88,19 +88,19 @@ def lora_linear(
     start: tuple[Tensor, Tensor] | None = None,
     merged: bool = False,
 ) -> Tensor:
-    """x·Wᵀ + b + scaling·(drop(x)·Aᵀ)·Bᵀ, to rounding what the plain operations give, with their gradients.
+    """Compute x·Wᵀ + b + scaling·(dropout(x)·Aᵀ)·Bᵀ; equal to the plain operations and their gradients up to rounding.
 
     Differentiable once in x, bias, A and B; the weight is a constant. Under autocast it computes in autocast's type, as
     the plain operations would.
 
     Args:
-        dropout: Probability in [0, 1) of zeroing an input of the update; drawn from torch's default generator, which
-            gradient checkpointing restores when it runs the forward again.
-        one_addmm: False scales and adds the update in passes of their own, which PEFT does, where one addmm would give
-            other bits.
-        start: A₀ and B₀ to count the update from: scaling·B₀A₀ is taken out of the weight; for float32 only.
-        merged: Sum weight and update first; for float32 (a sum in bfloat16 would round small updates away) and no
-            dropout.
+        dropout: probability in [0, 1) of zeroing an input of the update; drawn from torch's default generator, which
+            gradient checkpointing restores when it reruns the forward.
+        one_addmm: False scales and adds the update in separate passes, as PEFT does, where one addmm would give
+            different bits.
+        start: A₀ and B₀ that the update is counted from: scaling·B₀A₀ is subtracted from the weight; float32 only.
+        merged: add weight and update first; float32 only (a sum in bfloat16 would round small updates away), and
+            without dropout.
 
     Shape:
         x (..., in); weight (out, in); bias (out,); A (r, in); B (out, r) -> (..., out).
@@ -111,15 +111,12 @@ def lora_linear(
 
 
 def sum_pays(tokens: int, inputs: int, outputs: int) -> bool:
-    """Whether a product BA, forward and backward, costs fewer operations than the update's output.
-
-    With a start both are there twice.
-    """
+    """Whether forming BA, forward and backward, takes fewer operations than the update's output (start or not)."""
     return tokens * (inputs + outputs) > 2 * inputs * outputs
 
 
 def sum_is_kept(inputs: int, outputs: int) -> bool:
-    """Whether a layer's sum is kept for backward: of small ones the calls to make it again cost more than memory."""
+    """Whether W + scaling·BA is kept for backward: for a small layer, recomputing it costs more than the memory."""
     return inputs * outputs <= SMALL
 
 
@@ -134,7 +131,7 @@ _once = once(
 
 
 class _Branch(torch.autograd.Function):
-    """The layer's output, and the update's added into it by one addmm."""
+    """The layer's output, with the update's added by one addmm."""
 
     @staticmethod
     def forward(
@@ -153,7 +150,7 @@ class _Branch(torch.autograd.Function):
         casts = torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if casts else x.dtype
         with torch.autocast(x.device.type, enabled=False):
-            # without autocast a weight of another type than x is the caller's mistake, and an error as in nn.Linear
+            # without autocast, a weight of another type than x is the caller's mistake and raises as in nn.Linear
             frozen = weight.to(dtype) if casts else weight
             frozen = frozen if A0 is None else _without_start(frozen, scaling, A0, B0)
             rows, A_, B_ = _rows(x.to(dtype)), A.to(dtype), B.to(dtype)
@@ -201,7 +198,7 @@ class _Branch(torch.autograd.Function):
 
 
 class _Merged(torch.autograd.Function):
-    """The output of the sum of weight and update; a large sum is made again in backward rather than kept."""
+    """The output of the sum of weight and update; a large sum is recomputed in backward instead of kept."""
 
     @staticmethod
     def forward(
@@ -245,10 +242,10 @@ def _without_start(weight: Tensor, scaling: float, A0: Tensor, B0: Tensor) -> Te
 
 
 def _sum(weight: Tensor, A: Tensor, B: Tensor, scaling: float, A0: Tensor | None, B0: Tensor | None) -> Tensor:
-    if not weight.is_contiguous():  # Conv1D's, seen transposed: the sum lies in memory as the weight does
+    if not weight.is_contiguous():  # Conv1D's transposed view: give the sum the same memory layout
         transposed = (None, None) if A0 is None else (B0.T, A0.T)
         return _sum(weight.T, B.T, A.T, scaling, *transposed).T
     if A0 is not None:
-        # BA - B₀A₀ as (B - B₀)A + B₀(A - A₀): one product, and of a fresh update exactly zero
+        # BA - B₀A₀ as (B - B₀)A + B₀(A - A₀): one matmul, and exactly zero for a new update
         B, A = torch.cat([B - B0, B0], 1), torch.cat([A, A - A0])
     return add_matmul(weight, B, A, scaling)

@@ -82,7 +82,7 @@ class LoRALayer(nn.Module):
             update = update - self.update_output(x, self.lora_start_A, self.lora_start_B)
         if self.lora_magnitude is None:
             return y + update * self.scaling
-        # the sums below, here and in the other layers, are in PEFT's order: the same adapter gives the same bits
+        # added in PEFT's order, here and in the other layers: the same adapter gives the same bits
         bare = self.bare_output(dropped) if dropped is not x else self.without_bias(y)
         factor = self.along_outputs(self.magnitude_factor()).to(y.dtype)
         return y + ((factor - 1) * bare + factor * update * self.scaling)
@@ -105,9 +105,9 @@ class LoRALayer(nn.Module):
         return self.lora_original is not None
 
     def base_weight(self) -> Tensor:
-        """The weight to compute with: the untouched one where the update is off although it is merged.
+        """The weight to compute with: the original one if the update is merged but off.
 
-        A sharded one is gathered by its engine from `weight`, where `disable_lora` has then put the untouched values.
+        FSDP gathers a sharded weight from `weight`, and `disable_lora` has put the original values there.
         """
         if self.lora_off and self.merged and not hasattr(self.lora_original, "full_tensor"):
             return self.lora_original
@@ -139,7 +139,7 @@ class LoRALayer(nn.Module):
 
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
-        """Weight and update in one, float32."""
+        """Weight plus update, float32."""
         weight = plain_weight(self).float() + self.delta_weight()
         return weight if self.lora_magnitude is None else weight * self.along_rows(self.magnitude_factor())
 
@@ -149,17 +149,17 @@ class LoRALayer(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add the update to `weight` (computed in float32) and keep the original for a bit-exact `unmerge`.
+        """Add the update to `weight`, in float32, and keep the original for a bit-exact `unmerge`.
 
         Raises:
-            ValueError: The sum is not finite in the weight's dtype.
+            ValueError: the sum is not finite in the weight's dtype.
         """
         if self.merged:
             return
         merged = self.merged_weight().to(self.weight.dtype)
         if not torch.isfinite(merged).all():
             raise ValueError(f"merging gives weights that are not finite in {self.weight.dtype}")
-        if is_quantized(self.weight):  # quantised: merging in its few bits would lose most of the update
+        if is_quantized(self.weight):  # its few bits would lose most of the update
             self.register_buffer("lora_original", self.weight.detach(), persistent=False)
             self.weight = nn.Parameter(merged, requires_grad=False)
         else:
@@ -177,7 +177,7 @@ class LoRALayer(nn.Module):
             self.register_buffer("lora_original", None, persistent=False)
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
-        """Write the unmerged form always, so that a saved update can never be applied twice on loading."""
+        """Save the unmerged weight even while merged, so that loading cannot apply the update twice."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.merged:
             destination[f"{prefix}weight"] = self.lora_original
@@ -198,12 +198,12 @@ class LoRALinear(LoRALayer, nn.Linear):
     with rsLoRA. Made by `apply_lora`, not constructed: the layer in your model changes its class.
 
     Example:
-        >>> import torch, lorakit
-        >>> net = torch.nn.Sequential(torch.nn.Linear(16, 4))
-        >>> net = lorakit.apply_lora(net, r=2, target_modules=["0"])
-        >>> layer = net[0]
-        >>> type(layer) is lorakit.LoRALinear, tuple(layer.lora_A.shape), tuple(layer.lora_B.shape)
-        (True, (2, 16), (4, 2))
+        import torch
+
+        net = torch.nn.Sequential(torch.nn.Linear(16, 4))
+        lorakit.apply_lora(net, r=2, target_modules=["0"])
+        print(net[0])  # LoRALinear(in_features=16, out_features=4, bias=True, r=2, lora_alpha=16, lora_dropout=0)
+        print(tuple(net[0].lora_A.shape), tuple(net[0].lora_B.shape))  # (2, 16) (4, 2)
 
     Attributes:
         lora_A, lora_B: the trained factors, float32.
@@ -239,7 +239,7 @@ class LoRALinear(LoRALayer, nn.Linear):
 
 
 class LoRAEmbedding(LoRALayer, nn.Embedding):
-    """A frozen table plus a trainable update: y = W[i] + scale·Aᵀ[i]Bᵀ. A starts at zero; dropout does not apply.
+    """A frozen embedding table plus a trainable update: y = W[i] + scale·Aᵀ[i]Bᵀ. A starts at zero; there is no dropout.
 
     Shape:
         i (...) -> (..., embedding_dim); lora_A (r, num_embeddings); lora_B (embedding_dim, r).
@@ -261,7 +261,7 @@ class LoRAEmbedding(LoRALayer, nn.Embedding):
         if self.lora_start_A is not None:
             update = update - self._update(x, y, self.lora_start_A, self.lora_start_B)
         if self.lora_magnitude is None:
-            return (y + update * self.scaling).to(y.dtype)  # under autocast the update alone is in lower precision
+            return (y + update * self.scaling).to(y.dtype)  # under autocast only the update is in lower precision
         factor = self.magnitude_factor()
         return (factor * y + factor * update * self.scaling).to(y.dtype)
 
@@ -276,7 +276,7 @@ class LoRAEmbedding(LoRALayer, nn.Embedding):
 
 
 class LoRAConv2d(LoRALayer, nn.Conv2d):
-    """A frozen convolution plus a trainable update: A convolves like the layer itself, B is 1 x 1.
+    """A frozen convolution plus a trainable update: A convolves like the layer itself, B is a 1 × 1 convolution.
 
     Shape:
         x (..., in, height, width) -> (..., out, height', width'); lora_A (r, in, *kernel); lora_B (out, r, 1, 1).
@@ -305,11 +305,11 @@ class LoRAConv2d(LoRALayer, nn.Conv2d):
 
 @cache
 def _lora_conv1d() -> type[LoRALayer]:
-    """`LoRAConv1D`, made when first needed because its base class is transformers'."""
+    """Define `LoRAConv1D` on first use: its base class is transformers', which this file does not import."""
     from transformers.pytorch_utils import Conv1D
 
     class LoRAConv1D(LoRALayer, Conv1D):
-        """GPT-2's linear layer, whose weight is stored transposed, plus a trainable update.
+        """GPT-2's linear layer, which stores its weight transposed, plus a trainable update.
 
         Shape:
             x (..., nx) -> (..., nf); weight (nx, nf); lora_A (r, nx); lora_B (nf, r).
@@ -363,7 +363,7 @@ def lora_class(module: nn.Module) -> type[LoRALayer] | None:
 
 
 def attach(module: nn.Module, update: Update, lora_dropout: float, use_dora: bool = False) -> None:
-    """Turn `module` into its LoRA form in place.
+    """Turn a layer into its LoRA form, in place.
 
     Args:
         module: A layer for which `lora_class` has a form.
@@ -384,7 +384,7 @@ def attach(module: nn.Module, update: Update, lora_dropout: float, use_dora: boo
 
 @torch.no_grad()
 def set_update(layer: LoRALayer, update: Update) -> None:
-    """Give the layer other values: into the same parameters where the shapes agree, else into new ones."""
+    """Give the layer another update: in the same parameters if the shapes agree, otherwise in new ones."""
     for name, value in (("lora_A", update.A), ("lora_B", update.B), ("lora_magnitude", update.magnitude)):
         old = getattr(layer, name, None)
         if old is not None and value is not None and old.shape == value.shape:
@@ -393,7 +393,7 @@ def set_update(layer: LoRALayer, update: Update) -> None:
             new = value.detach().to(layer.weight.device, torch.float32, copy=True) if value is not None else None
             layer.register_parameter(name, None if new is None else nn.Parameter(new))
     layer.r, layer.lora_alpha, layer.scaling = len(update.A), update.lora_alpha, update.scaling
-    # with r = 1 addmm is a rank-1 update with fused multiply-add; a scaling that is no power of two rounds once more
+    # with r = 1 addmm fuses multiply and add; with a scaling that is not a power of two it rounds once less
     layer.one_addmm = layer.r > 1 and math.frexp(update.scaling)[0] == 0.5
     start_A, start_B = update.start or (None, None)
     layer.register_buffer("lora_start_A", start_A, persistent=False)
@@ -401,7 +401,7 @@ def set_update(layer: LoRALayer, update: Update) -> None:
 
 
 def detach(module: LoRALayer) -> None:
-    """Take the LoRA form off again: class, attributes and parameters as they were; `weight` stays as it is."""
+    """Turn the layer back into its base class, without the update's attributes; `weight` stays as it is."""
     for name in ("lora_A", "lora_B", "lora_magnitude", "lora_original", "lora_start_A", "lora_start_B"):
         delattr(module, name)
     module._non_persistent_buffers_set -= {"lora_original", "lora_start_A", "lora_start_B"}
@@ -411,7 +411,7 @@ def detach(module: LoRALayer) -> None:
 
 
 def in_dtype_of(x: Tensor, parameter: Tensor | None) -> Tensor | None:
-    """`parameter` in x's dtype (casting x up would double its memory); as it is under autocast, which casts both."""
+    """Cast `parameter` to x's dtype (casting x up would double its memory); autocast casts both by itself."""
     if parameter is None or parameter.dtype == x.dtype or torch.is_autocast_enabled(x.device.type):
         return parameter
     return parameter.to(x.dtype)
@@ -419,7 +419,7 @@ def in_dtype_of(x: Tensor, parameter: Tensor | None) -> Tensor | None:
 
 @torch.library.custom_op("lorakit::gradient_while_merged", mutates_args=())
 def _gradient_while_merged(parameter: Tensor, grad: Tensor) -> Tensor:
-    """`parameter`'s gradient: none. An operation, because torch.compile runs a plain `raise` while it traces."""
+    """Raise in backward; a custom operator because torch.compile would run a plain `raise` while tracing."""
     raise RuntimeError(
         "backward through a merged LoRA layer: a merged update gets no gradient, so nothing would be trained; "
         "call unmerge_lora(model) before training"
@@ -443,5 +443,5 @@ class _RefuseBackward(torch.autograd.Function):
 
 
 def refuse_backward(y: Tensor, parameter: Tensor) -> Tensor:
-    """`y` itself; a backward pass that reaches it raises, where otherwise `parameter` would silently learn nothing."""
+    """Return `y`; a backward pass that reaches it raises, because `parameter` would silently learn nothing."""
     return _RefuseBackward.apply(y, parameter) if torch.is_grad_enabled() and parameter.requires_grad else y
