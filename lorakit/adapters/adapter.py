@@ -1,7 +1,7 @@
-"""What an adapted model remembers, and how an adapter gets into a model and out of it again.
+"""The record of a model's adapters: their settings, their values, and the original values of the base.
 
-Everything lorakit has to remember (configurations, other adapters' values, the untouched values of what is trained in
-place) hangs on the model as one plain record. One adapter is in the model at a time; the others wait in the record.
+All that lorakit has to remember is one plain record attached to the model. One adapter is active, and its values are
+in the model; those of the others are in the record.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,10 +19,10 @@ STATE = "_lora_state"
 
 @dataclass(frozen=True)
 class Adapter:
-    """One adapter outside the model: its configuration and values. While it is active only the names count."""
+    """One adapter outside the model: its settings and values. While it is active, only settings and names are used."""
 
     config: LoRAConfig
-    saved: tuple[str, ...]  # full names of the modules trained whole
+    saved: tuple[str, ...]  # full names of the modules trained in full
     targets: tuple[str, ...]  # full names of the adapted layers
     updates: Mapping[str, Update]  # by layer
     values: Mapping[str, Tensor]  # parameters and buffers of the base that are trained in place, by full name
@@ -30,12 +30,12 @@ class Adapter:
 
 @dataclass
 class LoRAState:
-    """What an adapted model remembers: names, never references to modules, so that copies and pickles stay whole."""
+    """Adapters of a model; names, never references to modules, so that the model can be copied and pickled."""
 
     active: str
     adapters: dict[str, Adapter]  # the active one's values are the model's, not these
     required_grad: dict[str, bool]  # the base's flags before apply_lora
-    # untouched values of what the active one trains in place
+    # original values of what the active adapter trains in place
     originals: dict[str, Tensor] = field(default_factory=dict)
     disabled: bool = False  # inside disable_lora()
 
@@ -64,10 +64,10 @@ def is_replicated(model: nn.Module) -> bool:
 
 
 def lora_state(model: nn.Module) -> LoRAState:
-    """The record that `apply_lora` left on the model.
+    """The record that `apply_lora` attached to the model.
 
     Raises:
-        ValueError: The model has no LoRA.
+        ValueError: the model has no LoRA.
     """
     model = unwrap(model)
     state = getattr(model, STATE, None)
@@ -77,14 +77,14 @@ def lora_state(model: nn.Module) -> LoRAState:
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The adapted layers with their full names, each once."""
+    """The adapted layers with their full names, without repeats."""
     model = unwrap(model)
     for name in lora_state(model).current.targets:
         yield name, model.get_submodule(name)
 
 
 def captured(model: nn.Module) -> Adapter:
-    """The active adapter with copies of its values, as it stands in the model."""
+    """The active adapter with copies of its current values."""
     state = lora_state(model)
     updates = {}
     for name, layer in lora_layers(model):
@@ -101,7 +101,7 @@ def captured(model: nn.Module) -> Adapter:
 
 
 def trained_in_place(model: nn.Module, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
-    """The base's own tensors that change in training: modules trained whole (buffers too), and the biases asked for."""
+    """The base's own tensors that training changes: fully trained modules (buffers too) and the requested biases."""
     bias, targets = adapter.config.bias, set(adapter.targets)
     own = ("lora_A", "lora_B", "lora_magnitude")
     for name, parameter in model.named_parameters():
@@ -122,12 +122,12 @@ def trained_in_place(model: nn.Module, adapter: Adapter) -> Iterator[tuple[str, 
 
 
 def known(state: LoRAState, name: str) -> None:
-    """Raise unless the model has an adapter of this name."""
+    """Raise ValueError unless the model has an adapter of this name."""
     if name not in state.adapters:
         raise unmatched("adapter", name, state.adapters)
 
 
 def refuse_while_disabled(state: LoRAState, what: str) -> None:
-    """Raise inside `disable_lora`, where the adapter's own values are not in the model."""
+    """Raise RuntimeError inside `disable_lora`, where the adapter's values are not in the model."""
     if state.disabled:
         raise RuntimeError(f"{what} inside disable_lora(); leave the context first")

@@ -1,8 +1,9 @@
-"""How an update starts: `init_lora_weights` under PEFT's names.
+"""New adapters and the initial values of their updates: `init_lora_weights`, under PEFT's names.
 
-True draws A as nn.Linear draws its weight and sets B to zero, "gaussian" draws A with standard deviation 1/r; either
+True draws A as nn.Linear draws its weight and sets B to zero; "gaussian" draws A with standard deviation 1/r. Either
 way the first output is the base's. "orthogonal" makes BA zero up to rounding. "pissa" (arXiv:2404.02948) and "olora"
-(arXiv:2406.01775) start from factors of the weight and count the update from there. False draws both, for tests.
+(arXiv:2406.01775) start from factors of the weight and count the update from there. False draws both A and B, for
+tests.
 """
 
 import hashlib
@@ -19,10 +20,16 @@ from lorakit.nn.weights import Update, plain_weight, update_shapes
 
 
 def new_adapter(model: nn.Module, config: LoRAConfig, saved: tuple[str, ...], seed: int = 0) -> Adapter:
-    """A fresh adapter for `model`, outside of it: the layers that `config` means, with their initial updates.
+    """Make a new adapter for `model` without changing it: the layers that `config` names, with initial updates.
+
+    Args:
+        model: the base.
+        config: its settings.
+        saved: full names of the modules to train in full.
+        seed: see `initial_update`.
 
     Raises:
-        ValueError: As `apply_lora`.
+        ValueError: as `apply_lora`.
     """
     wanted = default_targets(model) if config.target_modules is None else config.target_modules
     targets = find_targets(model, wanted, config.exclude_modules, saved)
@@ -44,16 +51,16 @@ def new_adapter(model: nn.Module, config: LoRAConfig, saved: tuple[str, ...], se
 def initial_update(
     module: nn.Module, name: str, r: int, lora_alpha: float, scaling: float, how: bool | str, seed: int
 ) -> Update:
-    """The first values of a layer's update; they depend on (seed, name) and, for PiSSA and OLoRA, on the weight.
+    """Make a layer's initial update; it depends on (seed, name) and, for PiSSA and OLoRA, on the weight.
 
     Args:
-        module: A layer that can be adapted.
-        name: Its full name in the model.
-        r: Rank.
-        lora_alpha: Kept with the update.
-        scaling: The factor on BA.
+        module: a layer that can be adapted.
+        name: its full name in the model.
+        r: rank.
+        lora_alpha: stored with the update.
+        scaling: the factor on BA.
         how: `init_lora_weights`.
-        seed: Of the private generator; the global ones are neither read nor moved.
+        seed: for a private generator; the global ones are neither read nor advanced.
 
     Raises:
         ValueError: `how` does not exist for this kind of layer, or r exceeds the weight's rank.
@@ -106,7 +113,7 @@ def _pissa(
     if steps is None:
         U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
         U, S, Vh = U[:, :r], S[:r], Vh[:r]
-    else:  # svd_lowrank draws from the global generator only
+    else:  # svd_lowrank only draws from the global generator
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())
             U, S, V = torch.svd_lowrank(weight.cpu(), r, niter=steps)

@@ -1,4 +1,4 @@
-"""Putting an adapter into a model and taking it out again: one is in the model, the others wait in its record."""
+"""Putting an adapter into a model and taking it out: one is active, the others wait in the record."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ from lorakit.nn.weights import is_adapted, magnitude_shape, refuse_sharded
 
 
 def add_adapter(model: nn.Module, name: str, adapter: Adapter) -> nn.Module:
-    """Put an adapter made for `model` into it under `name`, as the active one; one of that name is replaced."""
+    """Make an adapter made for `model` its active one, under `name`; it replaces one of that name."""
     refuse_sharded(model, "adding an adapter")
     state = getattr(model, STATE, None)
     if state is None:
@@ -39,7 +39,7 @@ def add_adapter(model: nn.Module, name: str, adapter: Adapter) -> nn.Module:
 
 
 def refuse_other_parameters(model: nn.Module, name: str, adapter: Adapter) -> None:
-    """Raise where DistributedDataParallel would go on exchanging the gradients of other parameters than are trained."""
+    """Raise ValueError if DistributedDataParallel would keep exchanging the gradients of other parameters."""
     if not is_replicated(model):
         return
     plain = unwrap(model)
@@ -73,7 +73,7 @@ def switch(model: nn.Module, state: LoRAState, name: str, adapter: Adapter) -> N
 
 
 def put_in(model: nn.Module, state: LoRAState) -> None:
-    """Put the active adapter's values into the model, whose tensors trained in place are untouched."""
+    """Put the active adapter's values into the model, whose own tensors have their original values."""
     adapter = state.current
     for name in adapter.targets:
         module, update = model.get_submodule(name), adapter.updates[name]
@@ -97,7 +97,7 @@ def put_in(model: nn.Module, state: LoRAState) -> None:
 
 
 def take_out(model: nn.Module, state: LoRAState, keep: Sequence[str]) -> None:
-    """Leave the untouched base; the layers in `keep` stay in their LoRA form, to be given other values."""
+    """Restore the base's own tensors; the layers in `keep` stay in their LoRA form for the next adapter."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, original in state.originals.items():
         tensor = tensors[name]

@@ -239,7 +239,7 @@ class LoRALinear(LoRALayer, nn.Linear):
 
 
 class LoRAEmbedding(LoRALayer, nn.Embedding):
-    """A frozen embedding table plus a trainable update: y = W[i] + scale·Aᵀ[i]Bᵀ. A starts at zero; there is no dropout.
+    """A frozen embedding table plus a trainable update: y = W[i] + scale·Aᵀ[i]Bᵀ. A starts at zero; no dropout.
 
     Shape:
         i (...) -> (..., embedding_dim); lora_A (r, num_embeddings); lora_B (embedding_dim, r).

@@ -129,7 +129,7 @@ def test_list_regex_all_linear_and_exclusion() -> None:
         f"{layers}.{i}.{part}output.dense" for i in (0, 1) for part in ("attention.", "")
     )
     assert find_targets(model, rf"{layers}\.1\..*\.key") == (f"{layers}.1.attention.self.key",)
-    every = find_targets(model, "all-linear", trained_whole=["classifier"])
+    every = find_targets(model, "all-linear", trained_in_full=["classifier"])
     assert len(every) == 12
     assert not any("classifier" in name for name in every)
     assert len(find_targets(model, "all-linear", ["dense", "1.attention.self.key"], ["classifier"])) == 5
@@ -186,7 +186,7 @@ def test_ranks_and_alphas_by_pattern() -> None:
         ({"layers_pattern": "layer"}, "give both"),
         ({"layers_to_transform": 1, "target_modules": "all-linear"}, "goes with a list of target_modules"),
         ({"rank_pattern": {"quary": 4}}, "rank_pattern 'quary' matches nothing .* did you mean 'query'"),
-        ({"rank_pattern": {"query": 0}}, r"rank_pattern\['query'\] must be a whole number"),
+        ({"rank_pattern": {"query": 0}}, r"rank_pattern\['query'\] must be an integer"),
         ({"alpha_pattern": {"dense": 4}}, "alpha_pattern 'dense' matches nothing"),
     ],
 )
