@@ -249,7 +249,7 @@ MESSAGES = re.findall(r"^### `(.+)`$", TEXT.get("docs/troubleshooting.md", ""), 
 def templates(folder: Path) -> list[str]:
     """Every string of the package's source, with `…` for what is filled in."""
     found = []
-    for path in folder.glob("*.py"):
+    for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
