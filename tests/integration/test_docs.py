@@ -199,7 +199,7 @@ def test_the_readmes_commands_from_a_corpus_to_entities_work_one_after_another(
     assert f"try it: lorakit predict --adapter {Path('runs/mine/adapter')}" in shown["train"]
     table = re.search(r"```\n(text .*?)```", TEXT["docs/index.md"], re.DOTALL)[1].splitlines()
     assert shown["predict"].splitlines()[0].split() == table[0].split()
-    assert [row.split()[5:] for row in shown["predict"].splitlines()[1:]]  # some entity; which one may differ by machine
+    assert [row.split()[5:] for row in shown["predict"].splitlines()[1:]]  # some entity; machines may differ
 
 
 @pytest.mark.parametrize("name", TEXT)
