@@ -1,4 +1,4 @@
-"""What mkdocs adds to the pages when it builds: the results of the benchmarks and the help of every command."""
+"""mkdocs hooks: add the benchmarks' results to the site, and every command's help to the command line page."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add benchmarks/results to the site as results/."""
+    """Publish benchmarks/results as the site's results/."""
     from mkdocs.structure.files import File, InclusionLevel
 
     for path in sorted(RESULTS.iterdir()):
@@ -21,7 +21,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Add the help of every command to the page about the command line."""
+    """Insert the help of every command into the command line page."""
     if page.file.src_uri == "cli.md":
         return with_help(markdown)
     return markdown
@@ -42,7 +42,7 @@ def with_help(markdown: str) -> str:
 
 
 def command(path: list[str]) -> argparse.ArgumentParser:
-    """The parser of a subcommand; [] is the command itself."""
+    """The parser of a subcommand, given its path of names; [] is `lorakit` itself."""
     found = root_parser()
     for name in path:
         found = subcommands(found)[name]
@@ -50,7 +50,7 @@ def command(path: list[str]) -> argparse.ArgumentParser:
 
 
 def command_paths() -> list[list[str]]:
-    """All commands, each before its subcommands, in the order of the help."""
+    """The paths of all commands, each before its subcommands, in the order of the help."""
     paths: list[list[str]] = []
 
     def walk(parser: argparse.ArgumentParser, path: list[str]) -> None:

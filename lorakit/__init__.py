@@ -14,11 +14,10 @@ if TYPE_CHECKING:
     from lorakit.adapters.disabling import disable_lora
     from lorakit.adapters.merging import merge_lora, unmerge_lora
     from lorakit.adapters.quantization import shrink_base
-    from lorakit.adapters.state import adapter_names, combine_adapters, delete_adapter, set_adapter
     from lorakit.adapters.storage import load_adapter, save_adapter
     from lorakit.data.corpus import read_ner
     from lorakit.energy import EnergyMeter
-    from lorakit.lora import apply_lora, remove_lora
+    from lorakit.lora import adapter_names, apply_lora, combine_adapters, delete_adapter, remove_lora, set_adapter
     from lorakit.nn.layers import LoRALinear
     from lorakit.training.config import TrainConfig
     from lorakit.training.loop import evaluate, train
@@ -31,11 +30,10 @@ _NAMES = {  # module: its public names
     "adapters.disabling": "disable_lora",
     "adapters.merging": "merge_lora unmerge_lora",
     "adapters.quantization": "shrink_base",
-    "adapters.state": "adapter_names combine_adapters delete_adapter set_adapter",
     "adapters.storage": "load_adapter save_adapter",
     "data.corpus": "read_ner",
     "energy": "EnergyMeter",
-    "lora": "apply_lora remove_lora",
+    "lora": "adapter_names apply_lora combine_adapters delete_adapter remove_lora set_adapter",
     "nn.layers": "LoRALinear",
     "training.config": "TrainConfig",
     "training.loop": "evaluate train",
