@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lorakit
-from lorakit.data.corpus import spans
+from lorakit.data.tags import spans
 from lorakit.training.models import load_token_classifier
 
 HERE = Path(__file__).parent

@@ -14,7 +14,8 @@ from types import ModuleType
 import pytest
 from seqeval.metrics import f1_score
 
-from lorakit.data.corpus import irregular, read_ner, spans
+from lorakit.data.corpus import read_ner
+from lorakit.data.tags import irregular, spans
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "mini" / "corpus.py"
 
