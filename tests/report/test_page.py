@@ -75,7 +75,7 @@ def test_nothing_is_loaded_from_anywhere(page):
     assert "default-src 'none'" in page
 
 
-def test_landmarks_headings_tables_and_pictures_are_named_for_those_who_do_not_see_them(page):
+def test_landmarks_headings_tables_and_pictures_have_names_for_screen_readers(page):
     outline = Outline(page)
     for tag in ("header", "nav", "main", "footer", "h1"):
         assert len(outline.all(tag)) == 1, tag
@@ -139,7 +139,7 @@ def test_a_file_of_an_older_version_is_still_shown(tmp_path):
     assert "not reached" in page
 
 
-def test_what_was_not_recorded_is_named_so(run):
+def test_what_was_not_recorded_is_called_so(run):
     def strip(record):
         del record["environment"], record["command"]
         for values in record["modes"].values():
@@ -162,7 +162,7 @@ def test_what_was_not_recorded_is_named_so(run):
     assert figures_of(page, "energy-table")["Energy (Wh): CPU"] == [(None, "not recorded")] * 2
 
 
-def test_the_study_stands_beside_ours_with_what_it_published(run):
+def test_the_study_is_shown_beside_ours_with_what_it_published(run):
     change(run, lambda record: record.update(study=STUDY))
     page = make_page(read_sources([run]))
     row = figures_of(page, "scores-validation")["Default mode: F1"]

@@ -96,7 +96,7 @@ def test_f1_by_type_on_the_page_is_the_records(tab, page, record):
         assert shown == wanted
 
 
-def test_the_theme_follows_the_reader_with_the_keyboard_alone(tab, page):
+def test_the_theme_can_be_changed_with_the_keyboard_alone(tab, page):
     tab.open(page, scheme="light")
     ink = tab.run(INK)
     tab.press("Tab", 9)

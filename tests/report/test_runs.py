@@ -12,7 +12,7 @@ from lorakit.report.runs import Run, read_sources
 from tests.support.reports import figures_of
 
 
-def test_a_folder_without_a_comparison_is_one_run_with_what_its_log_and_journal_tell(run):
+def test_a_folder_without_a_comparison_is_one_run_with_what_its_log_and_journal_hold(run):
     record = json.loads((run / "comparison.json").read_text())["modes"]["lora"]
     (run / "comparison.json").unlink()
     with (run / "lora" / "metrics.jsonl").open("a") as log:
@@ -28,7 +28,7 @@ def test_a_folder_without_a_comparison_is_one_run_with_what_its_log_and_journal_
     assert figures_of(page, "scores-test")["Default mode: F1"][0][0] == record["test"]["f1"]
 
 
-def test_a_log_of_another_run_is_not_taken_for_this_ones(run):
+def test_the_log_of_another_run_is_not_used(run):
     """`lorakit train --mode lora` logs in the output folder itself, where --mode both may have left lora/."""
     (run / "lora" / "metrics.jsonl").rename(run / "metrics.jsonl")
     (run / "lora" / "energy.jsonl").rename(run / "energy.jsonl")
@@ -42,7 +42,7 @@ def test_a_log_of_another_run_is_not_taken_for_this_ones(run):
     assert [line["f1"] for line in lora.evaluations] == [scores["f1"] for scores in lora.values["history"]]
 
 
-def test_several_runs_stand_side_by_side_under_names_that_tell_them_apart(run, tmp_path):
+def test_several_runs_are_side_by_side_under_distinct_names(run, tmp_path):
     other = Path(shutil.copytree(run / "lora", tmp_path / "other" / "lora"))
     sources = read_sources([run, run / "lora", other])
     labels = [r.label for source in sources for r in source.runs]
@@ -52,7 +52,7 @@ def test_several_runs_stand_side_by_side_under_names_that_tell_them_apart(run, t
     assert "3 runs side by side" in page
 
 
-def test_a_record_is_left_as_it_was(run):
+def test_reading_and_showing_runs_changes_no_file(run):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     sources = read_sources([run])
     kept = copy.deepcopy(sources)

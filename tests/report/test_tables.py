@@ -45,7 +45,7 @@ def test_unknown_is_a_dash_and_never_zero(record):
     assert cells(energy_table(record), "all GPUs (kWh)") == ["–", "–", "–"]
 
 
-def test_measured_and_estimated_totals_stand_apart(record):
+def test_measured_and_estimated_totals_are_separate(record):
     assert cells(energy_table(record), "total measured (kWh)") == ["0.00200000", "0.00200000", "+0.00000000"]
     assert cells(energy_table(record), "total estimated (kWh)") == ["0.00100000", "0.00050000", "-0.00050000"]
 
