@@ -52,7 +52,7 @@ class Sentence(NamedTuple):
     Example:
         from lorakit.data.corpus import Sentence
         sentence = Sentence(words=("IL-2", "gene"), tags=("B-DNA", "I-DNA"))
-        words, tags = sentence
+        sentence.words[0], sentence.tags[0]  # ('IL-2', 'B-DNA')
 
     Attributes:
         words: the words of one sentence.
@@ -71,6 +71,7 @@ class NerData:
         from lorakit.data.corpus import NerData, Sentence
         sentence = Sentence(("IL-2", "gene"), ("B-DNA", "I-DNA"))
         data = NerData(train=(sentence,), validation=(), test=(), labels=("O", "B-DNA", "I-DNA"), source="made here")
+        len(data.train), data.notes  # (1, ())
 
     Attributes:
         train: the training sentences.

@@ -8,12 +8,9 @@ from lorakit.data.corpus import NerData, Sentence, read_ner
 from lorakit.data.tags import spans
 from tests.support.corpora import LABELS, ROW, write_folder, write_lines, write_text
 
-CORPUS = Path(__file__).parents[2].parent / "shared" / "bionlp2004"
 
-
-@pytest.mark.skipif(not CORPUS.exists(), reason="needs ../shared/bionlp2004, which is not part of the project")
-def test_bionlp2004_has_the_published_counts() -> None:
-    data = read_ner(CORPUS)
+def test_bionlp2004_has_the_published_counts(bionlp2004: Path) -> None:
+    data = read_ner(bionlp2004)
     assert data.labels[:5] == tuple(LABELS) and len(data.labels) == 11
     assert data.notes == ()
     expected = {
