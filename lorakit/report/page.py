@@ -171,7 +171,7 @@ def _score_table(runs: Sequence[Run], split: str) -> Table | None:
     rows: dict[bool, list[Row]] = {False: [], True: []}  # by whether they are strict
     for name, keys in METRICS:
         cells = _compared(runs, lambda run, keys=keys: metric(run.scores(split), keys), 4)
-        shown = name.removeprefix("strict ").capitalize()
+        shown = name.removesuffix(", strict IOB2").capitalize()
         rows[keys[0] == "strict"].append(Row(shown, cells, key=shown == "F1"))
     return Table(
         f"scores-{split}",

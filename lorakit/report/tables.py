@@ -13,15 +13,15 @@ METRICS = (
     ("recall", ("recall",)),
     ("F1", ("f1",)),
     ("accuracy", ("accuracy",)),
-    ("strict precision", ("strict", "precision")),
-    ("strict recall", ("strict", "recall")),
-    ("strict F1", ("strict", "f1")),
+    ("precision, strict IOB2", ("strict", "precision")),
+    ("recall, strict IOB2", ("strict", "recall")),
+    ("F1, strict IOB2", ("strict", "f1")),
 )
 """What a table of scores shows: the name, and the keys that lead to it in a split's scores."""
 WHY_PEFT_COUNTS_MORE = "it counts the untrained copy that it keeps of modules trained in full, such as the head"
 
 TableRow = tuple[str, Callable[[Any], float | None], int]  # name, value of a mode, digits
-Group = tuple[str, Mapping[str, Any]]  # prefix of its columns, what the rows read for each mode
+Group = tuple[str, Mapping[str, Any]]  # prefix of its first column, what the rows read for each mode
 
 
 def as_markdown(record: Mapping[str, Any]) -> str:
@@ -63,7 +63,7 @@ def metrics_table(record: Mapping[str, Any]) -> str:
 
 def metric_notes(record: Mapping[str, Any]) -> list[str]:
     """How the scores are counted, one line each."""
-    notes = ["- Entity scores by seqeval in its default mode; strict: in strict IOB2, well-formed entities only."]
+    notes = ["- Entity scores by seqeval: its default mode, and strict IOB2, which counts well-formed entities only."]
     if "study" in record:
         notes.append("- The study published scores on its validation set only.")
     return notes
@@ -126,9 +126,9 @@ def _comparison_table(corner: str, groups: Sequence[Group], rows: Sequence[Table
     """One column per group and mode, and the difference in groups that have both modes."""
     header, body = [corner], [[name] for name, _, _ in rows]
     for prefix, modes in groups:
-        header += [prefix + NAMES[mode] for mode in modes]
         both = "full" in modes and "lora" in modes
-        header += ["difference"] * both
+        names = [*(NAMES[mode] for mode in modes), *["difference"] * both]
+        header += [prefix + names[0], *names[1:]]  # the prefix once, or the table would be too wide for a terminal
         for line, (_, get, digits) in zip(body, rows, strict=True):
             values = {mode: get(fields) for mode, fields in modes.items()}
             line += [_number(value, digits) for value in values.values()]
