@@ -7,8 +7,6 @@ from torch import nn
 
 from lorakit.adapters.adapter import lora_state, unwrap
 
-WHY_PEFT_COUNTS_MORE = "it counts the untrained copy that it keeps of modules trained in full, such as the head"
-
 
 @dataclass(frozen=True)
 class ParameterCount:

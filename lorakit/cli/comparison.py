@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lorakit.report.tables import energy_notes, energy_table, metrics_table, parameter_lines
+from lorakit.report.tables import energy_notes, energy_table, metrics_table, parameter_lines, scored_splits
 from lorakit.training.distributed import world_size
 
 
@@ -31,10 +31,9 @@ def environment() -> dict[str, str]:
 def print_comparison(record: dict[str, Any], folder: Path) -> None:
     """Print the tables of a comparison, and where its files are."""
     print(f"\n{record['model']} on {record['dataset']}")
-    scored = [split for split in ("validation", "test") if any(mode[split] for mode in record["modes"].values())]
-    for split in scored:
-        print("", metrics_table(record, split), sep="\n")
-    if not scored:
+    if scored_splits(record):
+        print("", metrics_table(record), sep="\n")
+    else:
         print("\nno validation or test set, so nothing was scored; `lorakit evaluate` scores on another corpus")
     print("", energy_table(record), "", *energy_notes(record), "", *parameter_lines(record), sep="\n")
     print(f"\nwritten to {folder}: report.html, comparison.md, comparison.json, comparison.png")

@@ -14,7 +14,7 @@ from lorakit.data.corpus import NerData
 from lorakit.energy import EnergyMeter
 from lorakit.power.journal import read_journal
 from lorakit.power.reading import Reading
-from lorakit.report.tables import mode_record
+from lorakit.report.output import mode_record
 from lorakit.training.config import TrainConfig
 from lorakit.training.distributed import is_main
 from lorakit.training.loop import TrainResult, train

@@ -120,8 +120,7 @@ def shape_of(source: str, task: str, num_labels: int | None) -> "nn.Module":
 
 def as_text(record: dict[str, Any]) -> str:
     """The counts as a table, and what LoRA's count consists of."""
-    from lorakit.adapters.counting import WHY_PEFT_COUNTS_MORE
-    from lorakit.report.tables import markdown_table
+    from lorakit.report.tables import WHY_PEFT_COUNTS_MORE, markdown_table
 
     full, lora = record["full"], record["lora"]
     rows = [

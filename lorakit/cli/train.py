@@ -102,8 +102,9 @@ def fine_tune(
     from lorakit.cli.building import TaggerBuilder
     from lorakit.cli.comparison import environment, print_comparison
     from lorakit.cli.measured_training import exit_status, saved_as, train_mode
+    from lorakit.report.comparison import comparison_record
+    from lorakit.report.output import write_comparison
     from lorakit.report.page import write_page
-    from lorakit.report.tables import comparison_record, write_comparison
     from lorakit.training.distributed import is_main, process_group
     from lorakit.training.preemption import Preempted
 

@@ -51,7 +51,7 @@ def test_a_module_trained_whole_is_in_the_adapter(corpus, tmp_path, capsys):
         (["train"], "the following arguments are required: --model, --dataset"),
         (["train", "--model", "./nowhere", "--dataset", "CORPUS"], "there is no model folder './nowhere'"),
         (["train", "--model", MINI, "--dataset", "./nowhere"], "nowhere"),
-        (["train", "--model", MINI, "--dataset", "CORPUS", "--r", "0"], "r must be a whole number of at least 1"),
+        (["train", "--model", MINI, "--dataset", "CORPUS", "--r", "0"], "r must be an integer of at least 1"),
         (["train", "--model", MINI, "--dataset", "CORPUS", "--accumulate", "0"], "accumulate is 0"),
         (["train", "--model", MINI, "--dataset", "CORPUS", "--output-dir", "CORPUS/test.json/x"], "cannot be written"),
         (["train", "--epoch", "3"], "lorakit train: error: "),

@@ -77,7 +77,7 @@ def test_the_smallest_run_prints_both_tables_and_writes_its_files(tmp_path):
     for part in ("gpu", "cpu", "ram"):
         energy = lora["energy"][part]
         assert (energy["kwh"] is None) == (energy["method"] == "unavailable")
-    for expected in ("validation loss", "difference", "RAM (kWh)", "total measured (kWh)", "PEFT would print"):
+    for expected in ("validation full", "difference", "RAM (kWh)", "total measured (kWh)", "PEFT would print"):
         assert expected in done.stdout
     for table in (out / "comparison.md").read_text().split("\n\n"):
         if table.startswith("| "):
@@ -134,7 +134,7 @@ def test_a_corpus_of_ones_own_and_one_mode(corpus, tmp_path):
         (["--dataset", "./nowhere"], "nowhere"),
         (["--model", "./nowhere"], "there is no model folder './nowhere'"),
         (["--model", EXAMPLE], "is a file; give the model's folder"),
-        (["--r", "0"], "r must be a whole number of at least 1, got 0"),
+        (["--r", "0"], "r must be an integer of at least 1, got 0"),
         (["--r", "x"], "argument --r: invalid int value: 'x'"),
         (["--learning-rate", "abc"], "argument --learning-rate: invalid float value: 'abc'"),
         (["--learning-rate", "nan"], "learning_rate is nan"),
