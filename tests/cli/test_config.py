@@ -1,4 +1,4 @@
-"""A file gives flags other defaults, and says what it cannot mean."""
+"""A file gives flags other defaults, and an invalid setting is named."""
 
 import re
 import sys
@@ -56,7 +56,7 @@ def test_what_the_file_leaves_out_is_still_required(tmp_path, capsys):
     assert capsys.readouterr().err.endswith("error: the following arguments are required: --model\n")
 
 
-def test_a_single_value_serves_as_a_list_and_an_empty_file_as_none(tmp_path):
+def test_a_single_value_is_a_list_of_one_and_an_empty_file_sets_nothing(tmp_path):
     assert parse("target-modules: key\nmodel: x\n", tmp_path).target_modules == ["key"]
     assert parse("", tmp_path, "--model", "x").epochs == 1
 
@@ -115,7 +115,7 @@ def test_toml_without_a_parser_says_what_to_install(tmp_path, monkeypatch):
 
 
 def energy_run(*words):
-    """What `lorakit energy run` was told, its command not run."""
+    """The arguments of `lorakit energy run`; its command is not run."""
     root = Parser()
     add_arguments(root)
     return root.parse_args(["run", *map(str, words)])
@@ -132,7 +132,7 @@ def test_energy_run_takes_its_own_config_and_leaves_its_commands_alone(tmp_path)
     assert energy_run("--co2", "5", "--config", tmp_path / "site.yaml", "true").co2 == 5.0
 
 
-def test_what_is_wrong_in_energy_runs_file_is_one_error(tmp_path, capsys):
+def test_an_invalid_setting_for_energy_run_is_one_error(tmp_path, capsys):
     (tmp_path / "site.yaml").write_text("co2: much\n")
     words = ["run", "--config", str(tmp_path / "site.yaml"), "--", "touch", str(tmp_path / "ran")]
     for run in (lambda: main(["energy", *words]), lambda: energy_main(words)):

@@ -22,7 +22,7 @@ def test_params_counts_the_study_from_a_configuration_alone(tmp_path, capsys):
     assert json.loads((tmp_path / "counts.json").read_text())["lora"]["peft_total"] == 124_661_782
 
 
-def test_params_counts_what_is_trained_whole_apart_and_once(capsys):
+def test_params_counts_modules_trained_in_full_separately_and_once(capsys):
     names = ["embeddings", "word_embeddings", "LayerNorm"]
     options = ["--num-labels", "11", "--r", "2", "--bias", "all", "--modules-to-save", *names]
     assert main(["params", str(MINI), *options]) == 0

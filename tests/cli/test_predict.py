@@ -40,7 +40,7 @@ def test_predict_prints_what_the_library_finds(run, mode, capsys):
     assert [(row.split()[0], row.split()[1], row.split()[3]) for row in table[1:]] == rows
 
 
-def test_conll_is_read_again_with_the_same_tags(run, capsys, tmp_path):
+def test_conll_output_can_be_read_with_the_same_tags(run, capsys, tmp_path):
     text = predicted(run, "lora", capsys, SENTENCES[0], SENTENCES[3], "--format", "conll")
     (tmp_path / "found.conll").write_text(text, encoding="utf-8")
     data = lorakit.read_ner(tmp_path / "found.conll", scheme="iob2")
@@ -55,19 +55,19 @@ def test_a_file_standard_input_and_arguments_are_the_same_texts(run, capsys, tmp
         (tmp_path / "texts.txt").write_bytes(data)
         found = predicted(run, "lora", capsys, "--file", tmp_path / "texts.txt", "--format", "jsonl")
         assert found == wanted
-        stdin = io.TextIOWrapper(io.BytesIO(data.removesuffix(end.encode())))  # the last end of line may be missing
+        stdin = io.TextIOWrapper(io.BytesIO(data.removesuffix(end.encode())))  # the last newline may be missing
         monkeypatch.setattr("sys.stdin", stdin)
         assert predicted(run, "lora", capsys, "--format", "jsonl") == wanted
 
 
-def test_an_output_file_is_whole_and_its_ending_names_the_format(run, capsys, tmp_path):
+def test_an_output_file_is_written_atomically_in_the_format_of_its_ending(run, capsys, tmp_path):
     wanted = predicted(run, "lora", capsys, *SENTENCES, "--format", "jsonl")
     assert predicted(run, "lora", capsys, *SENTENCES, "--output", tmp_path / "new" / "found.jsonl") == ""
     assert (tmp_path / "new" / "found.jsonl").read_text(encoding="utf-8") == wanted
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["found.jsonl"]
 
 
-def test_colours_come_on_a_terminal_unless_they_are_refused(run, capsys, monkeypatch):
+def test_a_terminal_shows_colours_unless_they_are_turned_off(run, capsys, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     assert "\x1b" not in predicted(run, "lora", capsys, SENTENCES[0])
@@ -78,7 +78,7 @@ def test_colours_come_on_a_terminal_unless_they_are_refused(run, capsys, monkeyp
     assert "\x1b" not in predicted(run, "lora", capsys, SENTENCES[0])
 
 
-def test_no_entity_is_said_and_is_no_error(run, capsys):
+def test_texts_without_entities_are_reported_and_no_error(run, capsys):
     assert main(["predict", *saved(run, "lora"), ""]) == 0
     assert "no entity in 1 texts" in capsys.readouterr().err
 

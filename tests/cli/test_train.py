@@ -17,10 +17,10 @@ def test_train_writes_what_the_other_commands_take(run):
     assert record["command"].startswith("lorakit train --config ")
     full, lora = record["modes"]["full"], record["modes"]["lora"]
     assert (full["epochs"], full["batch_size"], full["learning_rate"], lora["adapter"]["r"]) == (2, 4, 1e-3, 4)
-    assert lora["test"]["f1"] > 0.5  # else the tests below compare nothing
+    assert lora["test"]["f1"] > 0.5  # otherwise the tests of evaluate and predict compare nothing
 
 
-def test_top_layers_alone_are_adapted_and_those_below_kept(corpus, tmp_path):
+def test_only_the_top_layers_are_adapted_and_the_layers_below_are_cached(corpus, tmp_path):
     options = ["--target-modules", "query", "dense", "--layers-to-transform", "2", "3"]
     options += ["--cache-prefix", "--dropout", "0", "--epochs", "1"]
     base = ["train", "--model", str(MINI), "--dataset", str(corpus), "--mode", "lora", "--output-dir", str(tmp_path)]
@@ -32,8 +32,8 @@ def test_top_layers_alone_are_adapted_and_those_below_kept(corpus, tmp_path):
     assert record["modes"]["lora"]["adapter"]["layers_to_transform"] == [2, 3]
 
 
-def test_a_module_trained_whole_is_in_the_adapter(corpus, tmp_path, capsys):
-    """Its weights move, are saved, and are put back."""
+def test_a_module_trained_in_full_is_in_the_adapter(corpus, tmp_path, capsys):
+    """Its weights change, are saved, and are loaded again."""
     options = ["--modules-to-save", "word_embeddings", "--r", "2", "--epochs", "1"]
     assert main(["train", "--model", str(MINI), "--dataset", str(corpus), *options, "--output-dir", str(tmp_path)]) == 0
     wanted = json.loads((tmp_path / "comparison.json").read_text())["modes"]["lora"]

@@ -1,4 +1,4 @@
-"""The example as a user starts it: a real process, its files, its messages."""
+"""The example as a user starts it: a real process, its files and its messages."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ EXAMPLE = ROOT / "examples" / "bionlp.py"
 
 
 def load_example():
-    """The script as a module, with its folder on the path as when Python runs it."""
+    """Import the script as a module, with its folder on the path, as when Python runs it."""
     sys.path.insert(0, str(EXAMPLE.parent))
     specification = importlib.util.spec_from_file_location("bionlp", EXAMPLE)
     module = importlib.util.module_from_spec(specification)
@@ -84,7 +84,7 @@ def test_the_smallest_run_prints_both_tables_and_writes_its_files(tmp_path):
             assert table in done.stdout
 
 
-def test_an_interrupted_run_goes_on_with_resume_and_its_energy_is_counted_whole(corpus, tmp_path):
+def test_an_interrupted_run_continues_with_resume_and_all_its_energy_is_counted(corpus, tmp_path):
     arguments = [
         "--dataset",
         corpus,
@@ -117,7 +117,7 @@ def test_an_interrupted_run_goes_on_with_resume_and_its_energy_is_counted_whole(
     assert energy["measured_kwh"] is None or energy["measured_kwh"] > 0
 
 
-def test_a_corpus_of_ones_own_and_one_mode(corpus, tmp_path):
+def test_one_mode_on_a_corpus_of_ones_own(corpus, tmp_path):
     arguments = ("--mode", "lora", "--dataset", corpus, "--epochs", 1, "--r", 4, "--target-modules", "query", "value")
     done = start(*arguments, "--bias", "none", "--output-dir", tmp_path / "out")
     assert done.returncode == 0, done.stderr
@@ -200,7 +200,7 @@ def test_help_shows_examples_and_every_flag(capsys):
     assert str(MINI) not in text
 
 
-def test_the_study_sets_what_is_known_of_it_and_other_flags_overrule():
+def test_the_study_sets_what_is_known_of_it_and_other_flags_override_it():
     arguments = bionlp.parse(["--study", "--epochs", "2"])
     assert (arguments.model, arguments.dataset) == ("roberta-base", "tner/bionlp2004")
     assert (arguments.r, arguments.lora_alpha, arguments.lora_dropout, arguments.bias) == (16, 16.0, 0.1, "all")

@@ -1,4 +1,4 @@
-"""The examples do what they say, run as a user runs them, but in one process: transformers is imported once."""
+"""The examples do what they say. They run as a user runs them, but in one process, to import transformers once."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def run(monkeypatch, capsys, tmp_path):
 
 
 def numbers(lines: list[str], pattern: str) -> list[float]:
-    """What the pattern's group finds, line by line, in order."""
+    """The numbers that the pattern's group matches, in the order of the lines."""
     return [float(m[1]) for line in lines if (m := re.search(pattern, line))]
 
 
@@ -87,7 +87,7 @@ def test_the_decoder_turns_round_and_back(run):
     before, learned, merged = numbers(lines, r"perplexity.* ([\d.]+) backwards")
     assert before > 3 and learned < 1.2 and merged == pytest.approx(learned, abs=0.01)
     once, again = numbers(lines, r"perplexity ([\d.]+) forwards")
-    assert once == again < 1.2  # with LoRA off the base is what it was
+    assert once == again < 1.2  # with LoRA off the base answers as before
 
 
 @ON_A_CPU
