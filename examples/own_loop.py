@@ -1,7 +1,8 @@
 """LoRA in a training loop of your own: any nn.Module, any loss, plain PyTorch.
 
 The model is a module that transformers does not know: an encoder with a regression head that learns to count the
-entities of a sentence. `apply_lora` changes it in place and finds the head itself; the rest is the loop you already have.
+entities of a sentence. `apply_lora` changes it in place and finds the head itself; the rest is the loop you already
+have.
 
 To use your own: load your encoder instead of examples/mini (`AutoModel.from_pretrained("roberta-base",
 dtype=torch.float32)`), replace `batches()`, move model and batches to your GPU, and name your layers in

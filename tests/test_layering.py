@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "report": ("_files", "data", "power", "adapters", "energy", "lora", "training"),
     "cli": ("_files", "nn", "data", "power", "adapters", "energy", "lora", "training", "report"),
 }
-"""What the files of a folder (or a file that stands alone) may import besides other files of the same folder."""
+"""What the files of a folder (or a file outside of one) may import besides other files of the same folder."""
 MOST_LAYERS = 16  # on the way to 7
 NOT_YET = {"data.packing", "report.runs"}  # their imports still go the wrong way
 

@@ -70,7 +70,7 @@ def count(model: str, task: str, num_labels: int | None, options: dict[str, Any]
     def inside(modules: Sequence[str]) -> int:
         return sum(n for name, n in trained if any(name.startswith(f"{module}.") for module in modules))
 
-    head, whole = inside(find_head(adapted)), inside(lora_state(adapted).current.saved)
+    head, in_full = inside(find_head(adapted)), inside(lora_state(adapted).current.saved)
     return {
         "model": model,
         "task": task,
@@ -84,8 +84,8 @@ def count(model: str, task: str, num_labels: int | None, options: dict[str, Any]
             "layer_names": list(dict.fromkeys(name.rpartition(".")[2] for name in targets)),
             "updates": updates,
             "head": head,
-            "others_whole": whole - head,
-            "biases": lora.trainable - updates - whole,
+            "others_in_full": in_full - head,
+            "biases": lora.trainable - updates - in_full,
             "peft_total": peft_total(adapted),
         },
     }
@@ -129,7 +129,7 @@ def as_text(record: dict[str, Any]) -> str:
     ]
     targets = lora["target_modules"] or lora["layer_names"]
     targets = targets if isinstance(targets, str) else ", ".join(targets)
-    others = f", {lora['others_whole']:,} in {', '.join(lora['modules_to_save'])}" if lora["others_whole"] else ""
+    others = f", {lora['others_in_full']:,} in {', '.join(lora['modules_to_save'])}" if lora["others_in_full"] else ""
     labels = f", {record['num_labels']} labels" if record["num_labels"] else ""
     return (
         f"{record['model']}: {record['task']}{labels}\n\n"
