@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorakit.cli.energy import merge_runs
 from lorakit.data.corpus import NerData
 from lorakit.energy import EnergyMeter
-from lorakit.power.journal import read_journal
+from lorakit.power.journal import merge_runs, read_journal
 from lorakit.power.reading import Reading
 from lorakit.report.tables import energy_notes, energy_table, metrics_table, parameter_lines
 from lorakit.training.distributed import is_main, world_size

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorakit.cli.energy import merge_runs
-from lorakit.power.journal import Journal, read_journal
+from lorakit.power.journal import Journal, merge_runs, read_journal
 from tests.support.energy_world import FakeGpu, Profile, World
 
 
@@ -23,7 +22,6 @@ def run(world, meter, seconds):
     for _ in range(seconds // 5):
         world.advance(5)
         meter.sample()
-        meter._write_reading()
 
 
 def test_finished_run_is_complete(world, tmp_path):
