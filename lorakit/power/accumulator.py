@@ -188,10 +188,11 @@ class DeviceAccumulator:
     def _close(self, time: float, interval: Interval) -> None:
         self.joules += interval.joules
         self.measured_s += interval.seconds
-        lag_j, reading_j = self.source.max_w * self.source.lag_s, self._reading_error_j()
+        max_w = self.source.max_w
+        lag_j, reading_j = max_w * self.source.lag_s, self._reading_error_j()
         for share in self._active.values():
             share.advance(time)
-            share.add(interval, self.source.max_w, lag_j, reading_j)
+            share.add(interval, max_w, lag_j, reading_j)
         self._retire()
 
     def _close_gap(self, time: float, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 GAPS_KEPT = 32  # per device and window; further gaps are counted but not listed
 
@@ -35,8 +36,7 @@ class Total:
     power_w: tuple[float, float] | None = None
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """The energy between two accepted readings, and what is uncertain about it.
 
     `lost_j` is the energy of wraps that may have passed unseen, `worst_j` the greatest error of joining two samples by

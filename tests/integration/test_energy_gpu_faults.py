@@ -2,12 +2,9 @@
 
 import fcntl
 import os
-import sys
-import types
 
 import pytest
 
-from lorakit.energy import EnergyMeter
 from tests.support.energy_world import P100, ZONE, FakeGpu, Profile, World, device, two_gpus
 
 
@@ -87,17 +84,6 @@ def test_lost_gpu_does_not_stop_the_others(tmp_path):
     assert "NVML error 15" in meter.reading.gpu.gaps[0]["reason"]
 
 
-def test_gpu_that_cannot_be_read_lowers_the_coverage_and_is_named(tmp_path):
-    world = two_gpus(tmp_path)
-    world.nvml.gpus[0].faults = {"nvmlDeviceGetTotalEnergyConsumption": 4, "nvmlDeviceGetPowerUsage": 4}
-    with world.meter() as meter:
-        world.run(meter, 10)
-    assert meter.reading.gpu.wh * 3600 == pytest.approx(2000, abs=0.01)
-    assert meter.reading.gpu.coverage == 0.5
-    assert "NVML error 4" in device(meter.reading, "GPU-a")["source"]
-    assert device(meter.reading, "GPU-a")["method"] == "unavailable"
-
-
 def test_gpu_counter_that_goes_back_is_a_reset(tmp_path):
     world = two_gpus(tmp_path)
     with world.meter() as meter:
@@ -171,69 +157,6 @@ def test_sleeping_gpu_is_zero_not_unknown(tmp_path):
         world.run(meter, 20)
     assert device(meter.reading, "GPU-a")["kwh"] == 0.0
     assert meter.reading.gpu.coverage == 1.0
-
-
-def test_grace_hopper_module_counter_holds_the_cpu(tmp_path):
-    world = World(tmp_path, [FakeGpu("GPU-a", Profile((0, 500.0)), name="NVIDIA GH200 480GB")])
-    world.nvml.gpus[0].counter_gain = 1.8  # the power is the GPU's, the counter the module's
-    with world.meter() as meter:
-        world.run(meter, 300)
-    assert meter.reading.notes == ()
-    assert meter.reading.gpu.scope == "module"
-    assert meter.reading.cpu.wh is None
-    assert "inside the GPU's counter" in meter.reading.cpu.source
-    assert "inside the GPU's counter" in meter.reading.ram.source
-    assert meter.reading.estimated_wh is None
-
-
-def test_only_visible_gpus_count_and_the_others_are_listed(tmp_path):
-    world = two_gpus(tmp_path)
-    with world.meter(environ={"CUDA_VISIBLE_DEVICES": "GPU-b"}) as meter:
-        world.run(meter, 10)
-    assert meter.reading.gpu.wh * 3600 == pytest.approx(2000, abs=0.01)
-    assert [part["id"] for part in meter.reading.gpu.devices] == ["GPU-b"]
-    assert [part["id"] for part in meter.reading.gpu.not_counted] == ["GPU-a"]
-
-
-def test_no_visible_gpu_is_unavailable_with_its_reason(tmp_path):
-    world = two_gpus(tmp_path)
-    with world.meter(environ={"CUDA_VISIBLE_DEVICES": "-1"}) as meter:
-        world.run(meter, 10)
-    assert (meter.reading.gpu.method, meter.reading.gpu.wh) == ("unavailable", None)
-    assert "hides every GPU" in meter.reading.gpu.source
-
-
-def module(**names):
-    fake = types.ModuleType("pynvml")
-    vars(fake).update(names)
-    return fake
-
-
-@pytest.mark.parametrize(
-    ("found", "reason"),
-    [
-        (None, "pynvml cannot be imported"),  # sys.modules[...] = None makes the import fail
-        (module(), "the module pynvml has no nvmlInit: it is not NVIDIA's; pip uninstall pynvml && pip install"),
-    ],
-)
-def test_missing_or_foreign_pynvml_is_named(tmp_path, monkeypatch, found, reason):
-    monkeypatch.setitem(sys.modules, "pynvml", found)
-    with EnergyMeter(tmp_path, thread=False) as meter:
-        pass
-    assert reason in meter.reading.gpu.source
-    assert meter.reading.gpu.wh is None
-
-
-@pytest.mark.parametrize("code", [9, 12, 18])  # no driver, no library, versions that differ
-def test_nvml_that_does_not_start_is_named(tmp_path, code):
-    world = two_gpus(tmp_path)
-    world.nvml.init_fault = code
-    with world.meter() as meter:
-        world.run(meter, 10)
-    reason, fix = meter.reading.gpu.source.split("; ", 1)
-    assert reason == f"NVML: NVML error {code}"
-    assert fix
-    assert meter.reading.cpu.method == "counter"
 
 
 def test_nvml_session_stays_open_for_the_block_and_is_closed(tmp_path):

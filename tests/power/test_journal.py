@@ -63,6 +63,17 @@ def test_two_runs_may_share_a_file(world, tmp_path):
     assert [found.reading["duration_s"] for found in read_journal(path)] == [10, 20]
 
 
+def test_queued_lines_come_before_the_next_and_the_last_line_replaces_them(tmp_path):
+    journal = Journal(tmp_path / "j", "r")
+    journal.queue("window", {"name": "a"})
+    assert not (tmp_path / "j").exists()
+    journal.write("reading", {})
+    journal.queue("window", {"name": "b"})
+    journal.write("end", {})
+    lines = [json.loads(line) for line in (tmp_path / "j").read_text().splitlines()]
+    assert [line["type"] for line in lines] == ["window", "reading", "end"]
+
+
 def test_line_after_a_cut_one_stands_alone(tmp_path, monkeypatch, caplog):
     journal = Journal(tmp_path / "j", "r")
     real = os.write

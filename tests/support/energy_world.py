@@ -261,3 +261,14 @@ def slow_reads(nvml):
 
     nvml.nvmlDeviceGetTotalEnergyConsumption = slow
     return held, go_on
+
+
+class FakeTorch:
+    """The part of torch that the meter looks at."""
+
+    def __init__(self, initialized):
+        self.synchronized = 0
+        self.cuda = SimpleNamespace(is_initialized=lambda: initialized, synchronize=self.count, device_count=lambda: 0)
+
+    def count(self):
+        self.synchronized += 1
