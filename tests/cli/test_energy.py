@@ -6,13 +6,11 @@ import pty
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 
 from lorakit.cli.__main__ import main as lorakit_main
-from lorakit.cli.energy import run_command
 from lorakit.power.nvml import SensorUnavailable
 from tests.support.energy_world import FakeGpu, FakeZone, Profile, World, write_meminfo
 
@@ -61,48 +59,6 @@ def test_run_leaves_ignored_signals_ignored_for_the_command():
         "run", "--", sys.executable, "-c", code, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
     )
     assert done.stdout == "True\n"
-
-
-@pytest.mark.parametrize("moment", ["before the command is started", "while it starts"])
-def test_signal_that_comes_early_is_delivered_to_the_command(monkeypatch, moment):
-    name = "pthread_sigmask" if moment.startswith("before") else "posix_spawnp"
-    owner = signal if moment.startswith("before") else os
-    real = getattr(owner, name)
-
-    def late(*arguments, **options):
-        monkeypatch.setattr(owner, name, real)
-        result = real(*arguments, **options) if owner is signal else None
-        os.kill(os.getpid(), signal.SIGTERM)
-        return result if owner is signal else real(*arguments, **options)
-
-    monkeypatch.setattr(owner, name, late)
-    assert run_command(["sleep", "60"]) == 128 + signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
-
-
-def test_signal_that_another_thread_takes_is_delivered_too():
-    """A driver's thread blocks no signal, so the kernel may hand it ours: neither of us may die of it."""
-    started, over = threading.Event(), threading.Event()
-
-    def other() -> None:
-        started.set()
-        over.wait()
-
-    def send() -> None:
-        time.sleep(0.3)
-        signal.pthread_kill(thread.ident, signal.SIGTERM)
-
-    thread, sender = threading.Thread(target=other), threading.Thread(target=send)
-    thread.start()
-    started.wait()
-    sender.start()
-    try:
-        assert run_command(["sleep", "60"]) == 128 + signal.SIGTERM
-    finally:
-        over.set()
-        thread.join()
-        sender.join()
 
 
 COUNTS_INTERRUPTS = """
@@ -180,13 +136,6 @@ def test_the_command_gets_the_signal_mask_and_actions_of_a_shell():
     assert done.stdout == "[] True\n"
     ignored = energy("run", "--", "sh", "-c", "grep SigIgn /proc/self/status").stdout.split()[1]
     assert int(ignored, 16) & 1 << (signal.SIGPIPE - 1) == 0  # Python itself ignores it
-
-
-def test_run_works_where_signals_cannot_be_waited_for(monkeypatch):
-    """macOS."""
-    monkeypatch.delattr(signal, "sigtimedwait")
-    assert run_command(["sh", "-c", "exit 4"]) == 4
-    assert run_command(["sh", "-c", "kill -9 $$"]) == 128 + 9
 
 
 def test_run_works_where_children_are_reaped_by_the_system():
