@@ -32,8 +32,9 @@ from lorakit.cli.flags import (
 )
 from lorakit.cli.measured_run import environment, show, status_of, train_measured
 from lorakit.data.corpus import NerData, Sentence
+from lorakit.report.comparison import comparison_record
+from lorakit.report.output import mode_record, write_comparison
 from lorakit.report.page import write_page
-from lorakit.report.tables import comparison_record, mode_record, write_comparison
 from lorakit.training import distributed
 from lorakit.training.frozen_layer_cache import constant_layers
 from lorakit.training.models import load_token_classifier

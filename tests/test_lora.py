@@ -170,14 +170,14 @@ def test_second_apply_raises() -> None:
 
 
 def test_a_model_that_is_wrapped_already_is_refused() -> None:
-    with pytest.raises(ValueError, match="in a OptimizedModule, which would go on .* apply_lora first, then wrap"):
+    with pytest.raises(ValueError, match="in a OptimizedModule, which would keep .* apply_lora first, then wrap"):
         apply_lora(torch.compile(tiny_roberta(), backend="eager"))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"r": 0}, "r must be a whole number of at least 1, got 0"),
+        ({"r": 0}, "r must be an integer of at least 1, got 0"),
         ({"r": True}, "got True"),
         ({"r": 8.0}, "got 8.0"),
         ({"lora_alpha": 0}, "lora_alpha must be a positive number, got 0"),

@@ -39,8 +39,7 @@ from lorakit.data.packing import (
 )
 from lorakit.data.tokenization import Encoded, check_tokenizer
 from lorakit.nn.attention import faster_attention
-from lorakit.nn.dropout import faster_dropout
-from lorakit.nn.kernels import faster_products, make_kernels
+from lorakit.nn.kernels import faster_dropout, faster_products
 from lorakit.nn.weights import like, whole
 from lorakit.training.checkpoint import Checkpoint, delete_checkpoints, load_checkpoint, save_checkpoint
 from lorakit.training.distributed import all_sum, device, gather_bytes, is_main, process_group, rank, world_size
@@ -67,6 +66,7 @@ from lorakit.training.preemption import Meetings, Preempted, StopRequest
 from lorakit.training.progress import Progress
 from lorakit.training.random_state import random_state, seed_everything, set_random_state
 from lorakit.training.trackers import check_loggers
+from lorakit.training.warmup import make_kernels
 
 __all__ = ["Preempted", "TrainConfig", "TrainResult", "evaluate", "predict", "train"]
 

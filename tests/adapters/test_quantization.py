@@ -1,6 +1,6 @@
-"""A base in half precision or quantised: same bits under autocast, float32 masters, merging and switching off.
+"""A base in half precision or quantized: same bits under autocast, float32 masters, merging and switching off.
 
-The quantised ones are skipped without torchao: pip install -c constraints.txt -e '.[dev,quantised]' runs them.
+The quantized ones are skipped without torchao: pip install -c constraints.txt -e '.[dev,quantized]' runs them.
 """
 
 import copy
@@ -129,8 +129,8 @@ def test_an_exception_in_forward_leaves_no_casts_behind() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # torchao warns of itself
 @pytest.mark.parametrize("to", ["int8", "nf4"])
-def test_a_quantised_base_trains_saves_merges_and_comes_back(to: str, tmp_path: Path) -> None:
-    pytest.importorskip("torchao", reason="quantised bases need the optional torchao")
+def test_a_quantized_base_trains_saves_merges_and_comes_back(to: str, tmp_path: Path) -> None:
+    pytest.importorskip("torchao", reason="quantized bases need the optional torchao")
     model = apply_lora(tiny_roberta(hidden_size=64, intermediate_size=128), target_modules="all-linear")
     perturb(model)
     full = logits(model)

@@ -146,7 +146,7 @@ def test_linear_adds_the_factors_of_one_rank() -> None:
     for name, change in changes(set_adapter(model, "same")).items():
         torch.testing.assert_close(change, one[name], rtol=1e-5, atol=1e-6)
     apply_lora(model, r=2, adapter_name="other")
-    with pytest.raises(ValueError, match='how="linear" needs adapters of one rank, got 8, 2'):
+    with pytest.raises(ValueError, match='how="linear" needs adapters of equal rank, got 8, 2'):
         combine_adapters(model, {"default": 1.0, "other": 1.0}, "both", "linear")
 
 
@@ -176,7 +176,7 @@ def test_deleting_forgets_an_adapter_that_is_not_active() -> None:
         (lambda m: combine_adapters(m, {"default": 1}, "x", "ties"), "how must be one of cat, svd, linear, got 'ties'"),
         (lambda m: combine_adapters(m, {}, "x"), "weights is empty"),
         (lambda m: combine_adapters(m, {"defalt": 1}, "x"), "adapter 'defalt' matches nothing"),
-        (lambda m: combine_adapters(m, {"second": 1}, "x"), "'second' uses DoRA, whose changes do not add"),
+        (lambda m: combine_adapters(m, {"second": 1}, "x"), "'second' uses DoRA, whose changes cannot be added"),
         (lambda m: set_adapter(tiny_roberta(), "second"), "has no LoRA; call apply_lora"),
     ],
 )

@@ -88,7 +88,7 @@ def test_buffers_of_a_module_trained_whole_are_saved_loaded_and_put_back(tmp_pat
     tensors = load_file(folder / TENSORS)
     key = "base_model.model.1.num_batches_tracked"
     save_file(tensors | {key: tensors[key].float()}, folder / TENSORS)
-    with pytest.raises(ValueError, match="num_batches_tracked is torch.float32, a whole number here"):
+    with pytest.raises(ValueError, match="num_batches_tracked is torch.float32, an integer here"):
         load_adapter(fresh(), folder)
     merged = remove_lora(copy.deepcopy(model), merge=True)
     torch.testing.assert_close(merged(x), tuned, rtol=1e-5, atol=1e-6)
@@ -329,7 +329,7 @@ def test_a_hub_id_loads_what_the_hub_hands_over(saved: Path, monkeypatch: pytest
     assert asked == [("someone/an-adapter", {CONFIG, TENSORS, OWN})]  # no pickle comes along
     (saved / CONFIG).unlink()
     with pytest.raises(
-        FileNotFoundError, match="'someone/an-adapter' on the hub is no adapter: it has no adapter_config"
+        FileNotFoundError, match="'someone/an-adapter' on the hub is not an adapter: it has no adapter_config"
     ):
         load_adapter(labelled_roberta(), "someone/an-adapter")
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from lorakit.adapters.targets import DEFAULT_TARGETS, find_head, find_targets, keep_layers, name_matches
 from lorakit.lora import apply_lora, lora_layers, lora_state, merge_lora, without_gradient
-from lorakit.nn.layers import LoRALayer, lora_class
+from lorakit.nn.layers import LoRALayer
+from lorakit.nn.weights import is_adaptable
 from tests.support.architectures import ARCHITECTURES, output_of
 from tests.test_lora import logits, tiny_roberta
 
@@ -45,7 +46,7 @@ def test_every_layer_that_can_be_adapted_moves_the_output(name: str) -> None:
     names = [
         n
         for n, module in model.named_modules()
-        if lora_class(module) and not any(n.startswith(h) for h in head) and n not in dead.get(name, ())
+        if is_adaptable(module) and not any(n.startswith(h) for h in head) and n not in dead.get(name, ())
     ]
     if name == "t5":
         names = [n for n in names if not n.endswith("embed_tokens")]
@@ -128,7 +129,7 @@ def test_list_regex_all_linear_and_exclusion() -> None:
         f"{layers}.{i}.{part}output.dense" for i in (0, 1) for part in ("attention.", "")
     )
     assert find_targets(model, rf"{layers}\.1\..*\.key") == (f"{layers}.1.attention.self.key",)
-    every = find_targets(model, "all-linear", trained_whole=["classifier"])
+    every = find_targets(model, "all-linear", trained_in_full=["classifier"])
     assert len(every) == 12
     assert not any("classifier" in name for name in every)
     assert len(find_targets(model, "all-linear", ["dense", "1.attention.self.key"], ["classifier"])) == 5
@@ -185,7 +186,7 @@ def test_ranks_and_alphas_by_pattern() -> None:
         ({"layers_pattern": "layer"}, "give both"),
         ({"layers_to_transform": 1, "target_modules": "all-linear"}, "goes with a list of target_modules"),
         ({"rank_pattern": {"quary": 4}}, "rank_pattern 'quary' matches nothing .* did you mean 'query'"),
-        ({"rank_pattern": {"query": 0}}, r"rank_pattern\['query'\] must be a whole number"),
+        ({"rank_pattern": {"query": 0}}, r"rank_pattern\['query'\] must be an integer"),
         ({"alpha_pattern": {"dense": 4}}, "alpha_pattern 'dense' matches nothing"),
     ],
 )

@@ -21,8 +21,8 @@ from torch import nn
 from lorakit.adapters.storage import load_adapter, save_adapter
 from lorakit.adapters.targets import DEFAULT_TARGETS, find_head
 from lorakit.lora import apply_lora, combine_adapters, lora_layers, peft_total, set_adapter
-from lorakit.nn.dropout import keep_mask
-from lorakit.nn.layers import lora_class
+from lorakit.nn.kernels import keep_mask
+from lorakit.nn.weights import is_adaptable
 from tests.support.architectures import ARCHITECTURES, Architecture, inputs_for, output_of
 from tests.test_lora import perturb
 
@@ -149,7 +149,7 @@ def target_names(architecture: Architecture) -> list[str]:
     found, refused = [], set(BYPASSED)
     for name, module in model.named_modules():
         outside = not any(name == head or name.startswith(f"{head}.") for head in architecture.head)
-        if outside and lora_class(module) and weights[id(module.weight)] == 1:
+        if outside and is_adaptable(module) and weights[id(module.weight)] == 1:
             found.append(name.rpartition(".")[2])
         elif isinstance(module, nn.Embedding):
             refused.add(name.rpartition(".")[2])

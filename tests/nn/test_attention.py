@@ -9,7 +9,7 @@ from torch import Tensor
 
 import lorakit.nn.attention
 from lorakit.nn.attention import LONGEST, attention, blocks_of, faster_attention
-from lorakit.nn.dropout import keep_mask
+from lorakit.nn.kernels import keep_mask
 from tests.support.tiny import make_tiny_model
 
 ROWS = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min_size=1, max_size=4)

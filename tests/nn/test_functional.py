@@ -1,6 +1,7 @@
 """The fused linear layer against the plain formula: values, gradients, kernels, saved bytes; when it stands back."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorakit.nn import functional as fused
-from lorakit.nn.dropout import keep_mask
-from lorakit.nn.functional import can_fuse, lora_linear, merging_pays
-from lorakit.nn.layers import LoRALinear, Update, attach
+from lorakit.nn.functional import choose_path, lora_linear, sum_pays
+from lorakit.nn.kernels import keep_mask
+from lorakit.nn.layers import LoRALinear, attach
+from lorakit.nn.weights import Update
 
 NO_KERNEL = set("t permute transpose view _unsafe_view detach reshape expand unsqueeze alias slice new_empty".split())
 
@@ -255,9 +257,9 @@ def test_a_second_derivative_raises(merged: bool) -> None:
 
 def test_the_sum_is_used_only_where_it_is_cheaper_and_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[bool] = []
-    monkeypatch.setattr("lorakit.nn.layers.lora_linear", lambda *a: used.append(a[-1]) or lora_linear(*a))
+    monkeypatch.setattr("lorakit.nn.functional.lora_linear", lambda *a: used.append(a[-1]) or lora_linear(*a))
     few, many = torch.randn(16, 16), torch.randn(17, 16)
-    assert merging_pays(17, 16, 16) and not merging_pays(16, 16, 16)
+    assert sum_pays(17, 16, 16) and not sum_pays(16, 16, 16)
     model = layer()
     model(few), model(many), model.eval()(many)
     with torch.no_grad():
@@ -270,10 +272,10 @@ def test_the_sum_is_used_only_where_it_is_cheaper_and_in_training(monkeypatch: p
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(tokens=st.integers(1, 4096), inputs=st.integers(1, 2048), outputs=st.integers(1, 2048), r=st.integers(1, 64))
-def test_merging_pays_exactly_where_it_needs_fewer_operations(tokens: int, inputs: int, outputs: int, r: int) -> None:
+def test_sum_pays_exactly_where_it_needs_fewer_operations(tokens: int, inputs: int, outputs: int, r: int) -> None:
     branch = 2 * tokens * r * (inputs + outputs) + 4 * tokens * r * (inputs + outputs)
     merged = 2 * (2 * inputs * outputs * r) + 4 * tokens * r * (inputs + outputs)
-    assert merging_pays(tokens, inputs, outputs) == (merged < branch)
+    assert sum_pays(tokens, inputs, outputs) == (merged < branch)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own forward-mode AD
@@ -295,7 +297,7 @@ def test_torch_func_forward_mode_and_compile_get_plain_operations() -> None:
 def test_a_weight_that_is_trained_gets_its_gradient() -> None:
     model, x = layer(), torch.randn(50, 16)
     model.weight.requires_grad_(True)
-    assert not can_fuse(x, model.weight, model.lora_A)
+    assert choose_path(model, x, model.weight) == "plain"
     model(x).sum().backward()
     torch.testing.assert_close(model.weight.grad, x.sum(0).expand(16, 16))
 
@@ -313,7 +315,7 @@ def test_conv1d_takes_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
     attach(model, Update(torch.randn(2, 8), torch.randn(12, 2), 2, 1.0), 0.0)
     x = torch.randn(3, 5, 8, requires_grad=True)
     used: list[bool] = []
-    monkeypatch.setattr("lorakit.nn.layers.lora_linear", lambda *a: used.append(a[-1]) or lora_linear(*a))
+    monkeypatch.setattr("lorakit.nn.functional.lora_linear", lambda *a: used.append(a[-1]) or lora_linear(*a))
     for mode in (True, False):  # by the sum, and by the branch
         y = model.train(mode)(x)
         torch.testing.assert_close(y, x @ model.merged_weight() + model.bias, rtol=1e-5, atol=1e-5)
@@ -324,3 +326,33 @@ def test_conv1d_takes_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_function_is_really_used() -> None:
     assert type(layer()(torch.randn(2, 16)).grad_fn).__name__ == fused._Branch.__name__ + "Backward"
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("tokens", [3, 50])  # the branch pays, the sum pays
+@pytest.mark.parametrize("start", [False, True])
+def test_the_reference_forward_and_the_fused_one_agree(training: bool, tokens: int, start: bool) -> None:
+    model = layer().train(training)
+    if start:
+        model.lora_start_A, model.lora_start_B = torch.randn(4, 16), torch.randn(16, 4)
+    inputs = [torch.randn(tokens, 16).requires_grad_(), model.lora_A, model.lora_B]
+    found, expected = model(inputs[0]), model.reference_forward(inputs[0])
+    path = choose_path(model, inputs[0], model.weight)
+    assert path == {(True, 3): "branch", (True, 50): "sum"}.get((training, tokens), "plain" if start else "branch")
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    slope = torch.randn(tokens, 16)
+    for a, b in zip(*(torch.autograd.grad(y, inputs, slope) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_a_forward_takes_few_python_calls_of_ours() -> None:
+    model, calls = layer(), []
+    for tokens, most in ((3, 12), (50, 12)):  # by the branch, by the sum
+        x = torch.randn(tokens, 16, requires_grad=True)
+        forward = type(model).forward
+        calls.clear()
+        sys.setprofile(lambda frame, event, _: calls.append(frame.f_code) if event == "call" else None)
+        forward(model, x)
+        sys.setprofile(None)
+        ours = [code.co_qualname for code in calls if "lorakit" in code.co_filename]
+        assert len(ours) <= most, ours

@@ -1,6 +1,7 @@
-"""oneDNN's products against torch's own: values, gradients, who is taken over, when, and that nothing stays behind."""
+"""oneDNN's matmuls and byte-mask dropout against torch's own: values, gradients, when they apply, and no trace left."""
 
 import copy
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,21 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lorakit import apply_lora
-from lorakit.nn import kernels as onednn
+from lorakit.nn import kernels
 from lorakit.nn.kernels import (
     SWITCH,
+    FasterDropout,
     FasterLinear,
+    add_matmul,
+    faster_dropout,
     faster_products,
+    keep_mask,
     linear,
-    make_kernels,
     matmul,
+    mkl_falls_short,
     pays,
     transposed_matmul,
+    uses_onednn,
 )
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
@@ -34,6 +40,14 @@ def on(monkeypatch: pytest.MonkeyPatch) -> None:
 def model(inputs: int = 48, hidden: int = 64, outputs: int = 40) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, outputs, bias=False))
+
+
+@contextmanager
+def every_matmul():
+    """oneDNN for every matmul of this process, however small."""
+    with pytest.MonkeyPatch.context() as patch, faster_products(nn.Linear(1, 1)):
+        patch.setattr(kernels, "LEAST_WORK", 1)
+        yield
 
 
 def calls(run) -> dict[str, int]:
@@ -72,12 +86,8 @@ def test_values_and_gradients_are_torchs(shape, inputs, outputs, bias, transpose
         y = product(x, weight.T if transposed else weight, b if bias else None)
         return [y.detach(), *torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum(), seen)]
 
-    onednn._open += 1
-    least, onednn.LEAST_WORK = onednn.LEAST_WORK, 1
-    try:
+    with every_matmul():
         found = run(linear)
-    finally:
-        onednn._open, onednn.LEAST_WORK = onednn._open - 1, least
     for value, expected in zip(found, run(F.linear), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max() + 1))
 
@@ -88,13 +98,9 @@ def test_a_product_is_added_in_one_call_and_zero_adds_nothing(rows, inner, colum
     generator = torch.Generator().manual_seed(1)
     c, a, b = (torch.randn(size, generator=generator) for size in ((rows, columns), (rows, inner), (inner, columns)))
     given_c, expected = c.clone(), torch.addmm(c, a, b, alpha=factor)
-    onednn._open += 1
-    least, onednn.LEAST_WORK = onednn.LEAST_WORK, 1
-    try:
-        assert calls(lambda: onednn.add_matmul(c, a, b, factor)) == {"onednn": 1, "torch": 0}
-        found, same = onednn.add_matmul(c, a, b, factor), onednn.add_matmul(c, a, torch.zeros_like(b), factor)
-    finally:
-        onednn._open, onednn.LEAST_WORK = onednn._open - 1, least
+    with every_matmul():
+        assert calls(lambda: add_matmul(c, a, b, factor)) == {"onednn": 1, "torch": 0}
+        found, same = add_matmul(c, a, b, factor), add_matmul(c, a, torch.zeros_like(b), factor)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
     assert torch.equal(same, c) and torch.equal(c, given_c)
 
@@ -122,7 +128,7 @@ def test_a_model_and_a_process_are_left_as_they_were() -> None:
     with pytest.raises(KeyError), faster_products(net), faster_products(net):
         assert [type(m) for m in net] == [FasterLinear, nn.Tanh, FasterLinear]
         raise KeyError
-    assert [type(m) for m in net.modules()] == classes and onednn._open == 0
+    assert [type(m) for m in net.modules()] == classes and not any(uses_onednn(m) for m in net)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert calls(lambda: step(net, torch.randn(50, 48)))["onednn"] == 0
 
@@ -202,7 +208,7 @@ def test_it_pays_where_mkl_leaves_avx512_alone(
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {maker}\n")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert onednn._mkl_falls_short.__wrapped__(str(cpuinfo)) is expected
+    assert mkl_falls_short.__wrapped__(str(cpuinfo)) is expected
 
 
 def test_the_switch_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,49 +225,85 @@ def test_the_switch_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
         pays()
 
 
-def made(run, capfd) -> int:
-    """How many kernels of products oneDNN makes in a run, by its own log."""
-    capfd.readouterr()
-    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON_CREATION):
-        run()
-    lines = [line for line in capfd.readouterr().out.splitlines() if ",inner_product," in line]
-    return sum("create:cache_miss" in line or "create:persistent_cache_miss" in line for line in lines)
+# Dropout
 
 
-@pytest.mark.parametrize(
-    ("options", "width"),  # widths that oneDNN has not met
-    [({}, 41), ({"lora_dropout": 0.5}, 43), ({"init_lora_weights": "pissa"}, 47), (None, 53)],
+def dropping(p: float = 0.3) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), nn.Dropout(p))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    shape=st.lists(st.integers(0, 7), max_size=3),
+    p=st.floats(0.001, 0.999),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
 )
-def test_kernels_of_a_shape_are_made_beforehand_and_nothing_else_is_left(capfd, options, width) -> None:
-    net = model(80, 96, 72)
-    if options is not None:
-        apply_lora(net, r=16, target_modules="all-linear", **options)
-    net.register_forward_hook(lambda *_: pytest.fail("hooks are for training"))
-    net[0].register_forward_hook(lambda *_: pytest.fail("hooks are for training"))
-    before, random = copy.deepcopy(net.state_dict()), torch.get_rng_state()
-    with faster_products(net):
-        assert made(lambda: make_kernels(net, [(3, width)]), capfd) > 0
-        assert torch.equal(torch.get_rng_state(), random)
-        assert all(p.grad is None for p in net.parameters())
-        assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-        for module in (net, net[0]):
-            module._forward_hooks.clear()
-        assert made(lambda: net(torch.ones(3, width, 80)).square().sum().backward(), capfd) == 0
-        assert made(lambda: net(torch.ones(3, width + 1, 80)).square().sum().backward(), capfd) > 0
+def test_output_and_gradient_are_the_masks(shape, p, dtype) -> None:
+    x = torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    layer = nn.Sequential(nn.Dropout(p), nn.Linear(1, 1))
+    torch.manual_seed(2)
+    mask, factor = keep_mask(x, p)
+    torch.manual_seed(2)
+    with faster_dropout(layer):
+        y = layer[0](x)
+    assert y.dtype == dtype and torch.equal(y, (x * mask) * factor)
+    grad = torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(dtype)
+    assert torch.equal(torch.autograd.grad(y, x, grad)[0], (grad * mask) * factor)
 
 
-def test_other_peoples_linear_layers_are_left_alone() -> None:
-    class Gated(nn.Linear):
-        def forward(self, x: Tensor, gate: Tensor) -> Tensor:
-            return super().forward(x) * gate
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_as_many_are_dropped_as_asked_and_the_mean_stays(p: float) -> None:
+    layer, x = dropping(p), torch.ones(400_000)
+    with faster_dropout(layer):
+        y = layer[1](x)
+    dropped = float((y == 0).double().mean())
+    assert abs(dropped - p) < 5 * (p * (1 - p) / len(x)) ** 0.5  # five standard deviations of a share
+    assert abs(float(y.double().mean()) - 1) < 5 * (p / (1 - p) / len(x)) ** 0.5
 
-    net = nn.ModuleList([nn.Linear(64, 64), Gated(64, 64), nn.Linear(64, 64, dtype=torch.bfloat16)])
-    net[0].forward = lambda x: pytest.fail("a forward put onto the module is for training")
-    with faster_products(net):
-        make_kernels(net, [(2, 32)])
+
+def test_a_quarter_of_torchs_bytes_is_kept_for_backward() -> None:
+    layer, x, kept = dropping(), torch.randn(50, 8, requires_grad=True), []
+    with faster_dropout(layer), torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, id):
+        layer[1](x)
+    assert kept == [x.numel()]
 
 
-def test_outside_the_context_nothing_is_run() -> None:
-    net, shapes = apply_lora(model(), r=4, target_modules="all-linear"), iter([(3, 101)])
-    make_kernels(net, shapes)
-    assert next(shapes) == (3, 101)  # not even looked at
+def test_the_model_is_left_as_it_was_and_rests_as_it_should() -> None:
+    model, x = dropping(), torch.randn(50, 8)
+    with pytest.raises(KeyError), faster_dropout(model), faster_dropout(model):
+        assert type(model[1]) is FasterDropout
+        model.eval()
+        state = torch.get_rng_state()
+        assert model[1](x) is x and torch.equal(torch.get_rng_state(), state)  # nothing is drawn
+        raise KeyError
+    assert type(model[1]) is nn.Dropout
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_nothing_and_everything_dropped_are_torchs(p: float) -> None:
+    model, x = dropping(p), torch.randn(50, 8)
+    with faster_dropout(model):
+        assert torch.equal(model[1](x), x * (1 - p))
+
+
+def test_checkpointing_draws_the_same_mask_again_and_a_graph_of_the_gradient_is_right() -> None:
+    model, x = dropping(), torch.randn(50, 8, requires_grad=True)
+    with faster_dropout(model):
+        torch.manual_seed(1)
+        plain = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+        torch.manual_seed(1)
+        loss = torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False).square().sum()
+        again = torch.autograd.grad(loss, list(model.parameters()))
+        y = model[1](x)
+        (slope,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(slope.sum(), x)
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+    factor = keep_mask(x, 0.3)[1]
+    torch.testing.assert_close(second, 6 * x * (y != 0) * factor**3)  # d²/dx² of (fx)³
+
+
+def test_under_compile_it_is_torchs() -> None:
+    model = dropping()
+    with faster_dropout(model):
+        torch.compile(model, backend="eager", fullgraph=True)(torch.randn(50, 8))

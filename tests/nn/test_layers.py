@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.lora import apply_lora, disable_lora, merge_lora, remove_lora, unmerge_lora
-from lorakit.nn.layers import LoRALayer, Update, attach, detach, update_shapes
+from lorakit.nn.layers import LoRALayer, attach, detach
+from lorakit.nn.weights import Update, update_shapes
 
 KINDS = ("linear", "linear without bias", "conv1d", "embedding", "conv2d", "conv2d strided")
 
