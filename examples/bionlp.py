@@ -6,10 +6,14 @@ corpus of named entities) or own_loop.py (any model and any loss).
 """
 
 import argparse
+import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import psutil
 
 from lorakit.cli.flags import (
     add_corpus_flags,
@@ -55,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the example; returns the exit status."""
     arguments = parse(argv)
     embedded = is_embedded(arguments.model)
-    return fine_tune(
+    status = fine_tune(
         arguments,
         read=read_corpus if arguments.dataset else generated_corpus,
         folder_of=lambda mode: arguments.output_dir / mode,
@@ -64,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         learning_rates=EMBEDDED_LEARNING_RATE if embedded else DEFAULT_LEARNING_RATE,
         study=arguments.study,
     )
+    if status == 0 and arguments.study and os.environ.get("RANK", "0") == "0":  # one of the processes under torchrun
+        show_codecarbon(arguments.output_dir)
+    return status
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -95,6 +102,15 @@ def generated_corpus(arguments: argparse.Namespace) -> NerData:
     train, validation, test = (tuple(Sentence(*pair) for pair in split) for split in make_corpus(seed=0))
     data = NerData(train, validation, test, tuple(LABELS), "the embedded corpus")
     return first_sentences(data, arguments.sentences)
+
+
+def show_codecarbon(folder: Path) -> None:
+    """Print what CodeCarbon 2.x, which the study used, would have reported for our runs."""
+    from codecarbon2 import codecarbon_v2_model
+
+    for mode, record in json.loads((folder / "comparison.json").read_text())["modes"].items():
+        duration_s, gpu_kwh = record["energy"]["duration_s"], record["energy"]["gpu"]["kwh"]
+        print(f"{mode}: {codecarbon_v2_model(duration_s, psutil.virtual_memory().total, gpu_kwh=gpu_kwh)}")
 
 
 def is_embedded(model: str) -> bool:

@@ -9,10 +9,9 @@ from torch import nn
 from lorakit.adapters.counting import count_parameters, peft_total
 from lorakit.adapters.storage import save_adapter
 from lorakit.cli.building import TaggerBuilder
-from lorakit.cli.energy import merge_runs
 from lorakit.data.corpus import NerData
 from lorakit.energy import EnergyMeter
-from lorakit.power.journal import read_journal
+from lorakit.power.journal import merge_runs, read_journal
 from lorakit.power.reading import Reading
 from lorakit.report.output import mode_record
 from lorakit.training.config import TrainConfig

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit._files import read_json_lines
-from lorakit.cli.energy import merge_runs
-from lorakit.power.journal import read_course, read_journal
+from lorakit.power.journal import merge_runs, read_course, read_journal
 from lorakit.power.reading import MEASURED
 from lorakit.report.comparison import NAMES, read_comparison
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorakit.cli.energy import merge_runs
-from lorakit.power.journal import Journal, read_journal
+from lorakit.power.journal import Journal, merge_runs, read_journal
 from tests.support.energy_world import FakeGpu, Profile, World
 
 
@@ -23,7 +22,6 @@ def run(world, meter, seconds):
     for _ in range(seconds // 5):
         world.advance(5)
         meter.sample()
-        meter._write_reading()
 
 
 def test_finished_run_is_complete(world, tmp_path):
@@ -63,6 +61,17 @@ def test_two_runs_may_share_a_file(world, tmp_path):
         with world.meter(out=path) as meter:
             run(world, meter, seconds)
     assert [found.reading["duration_s"] for found in read_journal(path)] == [10, 20]
+
+
+def test_queued_lines_come_before_the_next_and_the_last_line_replaces_them(tmp_path):
+    journal = Journal(tmp_path / "j", "r")
+    journal.queue("window", {"name": "a"})
+    assert not (tmp_path / "j").exists()
+    journal.write("reading", {})
+    journal.queue("window", {"name": "b"})
+    journal.write("end", {})
+    lines = [json.loads(line) for line in (tmp_path / "j").read_text().splitlines()]
+    assert [line["type"] for line in lines] == ["window", "reading", "end"]
 
 
 def test_line_after_a_cut_one_stands_alone(tmp_path, monkeypatch, caplog):

@@ -100,4 +100,4 @@ def test_running_cuda_settles_every_doubt():
 
 def test_mig_instance_is_told_as_its_whole_gpu():
     visible = visible_gpus({"CUDA_VISIBLE_DEVICES": "MIG-2222"}, SAME, MIG)
-    assert "no power of a MIG instance, so the whole GPU is counted" in visible.notes[0]
+    assert "no power reading for a MIG instance, so the whole GPU is counted" in visible.notes[0]

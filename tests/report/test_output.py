@@ -4,7 +4,7 @@ import re
 import pytest
 
 from lorakit.adapters.counting import ParameterCount
-from lorakit.power.reading import Quantity, Reading
+from lorakit.power.reading import Measurement, Reading
 from lorakit.report.output import mode_record, write_comparison
 from lorakit.training.loop import TrainConfig, TrainResult
 from lorakit.training.metrics import EntityScores, Scores
@@ -13,8 +13,8 @@ from lorakit.training.metrics import EntityScores, Scores
 def test_a_modes_record_has_what_was_trained_scored_and_used():
     scores = Scores(0.2, 0.7, 0.8, 0.746667, 0.95, EntityScores(0.7, 0.8, 0.75, 10), {})
     result = TrainResult(scores, None, 1, 2, 10, 0, 10_000, 10_100, 5.0, 0.0, 7.0, (scores, scores))
-    unknown = Quantity("unavailable", source="no NVML")
-    reading = Reading(gpu=unknown, cpu=Quantity("counter", wh=2.0, mean_w=20.0), ram=unknown, duration_s=7.0)
+    unknown = Measurement("unavailable", source="no NVML")
+    reading = Reading(gpu=unknown, cpu=Measurement("counter", wh=2.0, mean_w=20.0), ram=unknown, duration_s=7.0)
     config = TrainConfig(epochs=2, batch_size=8, learning_rate=2e-3, seed=3)
     record = mode_record(result, ParameterCount(100, 1000), reading, config, {"r": 8})
     assert (record["trainable_parameters"], record["total_parameters"], record["adapter"]) == (100, 1000, {"r": 8})

@@ -187,6 +187,13 @@ class FakeZone:
         self.file.write_text(f"{(self.start_uj + int(joules * 1e6)) % (self.max_range + 1)}\n")
 
 
+def write_meminfo(proc: Path, total_kb: int = 33_554_432) -> None:
+    """The lines of /proc/meminfo that psutil reads, with a total and zeros."""
+    names = ("MemFree", "MemAvailable", "Buffers", "Cached", "Shmem", "Active", "Inactive", "Slab")
+    lines = [f"MemTotal: {total_kb} kB", *(f"{name}: 0 kB" for name in names)]
+    (proc / "meminfo").write_text("\n".join(lines) + "\n")
+
+
 class World:
     """Clock, GPUs and zones together, and meters that live in them."""
 
@@ -200,7 +207,7 @@ class World:
         self.proc = tmp_path / "proc"
         self.proc.mkdir()
         self.busy_s = 0.0
-        (self.proc / "meminfo").write_text("MemTotal:       33554432 kB\n")
+        write_meminfo(self.proc)
         self.write()
 
     def meter(self, **options) -> energy.EnergyMeter:
@@ -239,3 +246,29 @@ def two_gpus(tmp_path, **options):
 
 def device(reading, name):
     return next(part for part in reading.gpu.devices if part["id"] == name)
+
+
+def slow_reads(nvml):
+    """Makes NVML's next read of an energy wait; returns the events that tell of it and that end it."""
+    held, go_on = threading.Event(), threading.Event()
+    real = nvml.nvmlDeviceGetTotalEnergyConsumption
+
+    def slow(gpu):
+        nvml.nvmlDeviceGetTotalEnergyConsumption = real
+        held.set()
+        assert go_on.wait(30), "somebody waited for the sampler"
+        return real(gpu)
+
+    nvml.nvmlDeviceGetTotalEnergyConsumption = slow
+    return held, go_on
+
+
+class FakeTorch:
+    """The part of torch that the meter looks at."""
+
+    def __init__(self, initialized):
+        self.synchronized = 0
+        self.cuda = SimpleNamespace(is_initialized=lambda: initialized, synchronize=self.count, device_count=lambda: 0)
+
+    def count(self):
+        self.synchronized += 1
