@@ -74,12 +74,16 @@ def codecarbon_v2_model(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--duration-s", type=float, required=True, metavar="S", help="duration of the run")
     parser.add_argument("--memory-bytes", type=int, required=True, metavar="N", help="installed memory (MemTotal)")
-    parser.add_argument("--cpu-w", type=float, default=UNKNOWN_CPU_W, metavar="W", help="constant power of the CPU")
+    parser.add_argument(
+        "--cpu-w",
+        type=float,
+        default=UNKNOWN_CPU_W,
+        metavar="W",
+        help="constant power of the CPU (default: %(default)s)",
+    )
     parser.add_argument("--gpu-kwh", type=float, metavar="KWH", help="measured energy of all GPUs")
     arguments = parser.parse_args(argv)
     try:

@@ -3,8 +3,9 @@
 A transformers model with a classification head, and a loop that pads each batch to its longest text. The texts come
 from the generated corpus; the label is 1 if a cell type or a cell line is named.
 
-To use your own: replace `texts_and_labels`, choose a base (`python examples/text_classification.py --model
-roberta-base`), and the learning rate that does best on your validation set.
+To use your own: replace `texts_and_labels`, choose a base
+(`python examples/text_classification.py --model roberta-base`), and the learning rate that does best on your validation
+set.
 """
 
 import argparse
