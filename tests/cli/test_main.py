@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from lorakit.cli.__main__ import main
+from lorakit.cli.__main__ import COMMANDS, main
+from tests.support.tiny import ROOT
 
 
 def test_energy_run_passes_the_commands_status_and_output_through(capfd):
@@ -73,3 +74,18 @@ def test_help_of_each_energy_command_shows_an_example(command, capsys):
 )
 def test_bad_input_is_one_line_status_2_and_leaves_nothing(arguments, message, refuses):
     refuses(arguments, message)
+
+
+def test_every_file_with_a_command_is_in_the_table():
+    files = {path.stem for path in (ROOT / "lorakit" / "cli").glob("*.py") if "def add_parser(" in path.read_text()}
+    assert files == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["train", "--mode", "x"], ["params", "--r", "x"]]
+)
+def test_help_and_mistyped_flags_load_no_torch(arguments):
+    code = f"import sys\nfrom lorakit.cli.__main__ import main\ntry:\n    main({arguments})\nexcept SystemExit:\n    pass\n"
+    code += "print([name for name in ('torch', 'transformers', 'datasets', 'matplotlib') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
