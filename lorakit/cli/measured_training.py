@@ -1,4 +1,4 @@
-"""Train one mode under an energy meter and save what came out; say why a run stopped early."""
+"""Train under an energy meter, and say why a run stopped early."""
 
 import sys
 from pathlib import Path
@@ -6,39 +6,14 @@ from typing import Any
 
 from torch import nn
 
-from lorakit.adapters.counting import count_parameters, peft_total
-from lorakit.adapters.storage import save_adapter
-from lorakit.cli.building import TaggerBuilder
 from lorakit.data.corpus import NerData
 from lorakit.energy import EnergyMeter
 from lorakit.power.journal import merge_runs, read_journal
 from lorakit.power.reading import Reading
-from lorakit.report.output import mode_record
 from lorakit.training.config import TrainConfig
 from lorakit.training.distributed import is_main
 from lorakit.training.loop import TrainResult, train
 from lorakit.training.preemption import Preempted
-from lorakit.training.saved import save_model
-
-
-def train_mode(
-    mode: str, builder: TaggerBuilder, data: NerData, config: TrainConfig, keep_full: bool
-) -> dict[str, Any]:
-    """Train one mode and save what came out; returns the mode's part of comparison.json.
-
-    Args:
-        keep_full: Also save the model that was fine-tuned in full. An adapter is always saved.
-    """
-    model, tokenizer = builder.build(mode)
-    result, reading = train_measured(model, tokenizer, data, config)
-    if is_main() or config.strategy == "fsdp":  # with FSDP every rank holds a slice
-        _, folder = saved_as(mode, Path(config.output_dir))
-        if mode == "lora":
-            save_adapter(model, folder)
-        elif keep_full:
-            save_model(model, tokenizer, folder)
-    adapter = {**builder.options, "peft_total_parameters": peft_total(model)} if mode == "lora" else None
-    return mode_record(result, count_parameters(model), reading, config, adapter)
 
 
 def train_measured(model: nn.Module, tokenizer: Any, data: NerData, config: TrainConfig) -> tuple[TrainResult, Reading]:
@@ -58,11 +33,6 @@ def train_measured(model: nn.Module, tokenizer: Any, data: NerData, config: Trai
     if journal and config.resume:
         reading = merge_runs([(journal, part) for part in read_journal(journal) if part.reading])
     return result, reading
-
-
-def saved_as(mode: str, folder: Path) -> tuple[str, str]:
-    """The flag and the path with which `predict` and `evaluate` load what a mode saves."""
-    return ("--adapter", str(folder / "adapter")) if mode == "lora" else ("--model", str(folder / "model"))
 
 
 def exit_status(stopped: Preempted | FloatingPointError | MemoryError, program: str) -> int:

@@ -7,8 +7,9 @@ energy and parameters.
 
 import argparse
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lorakit.cli.config import add_config_flag
 from lorakit.cli.flags import (
@@ -26,6 +27,9 @@ from lorakit.cli.flags import (
 from lorakit.cli.parser import add_command, input_errors
 from lorakit.data.corpus import NerData
 from lorakit.training.config import DEFAULT_LEARNING_RATE, TrainConfig
+
+if TYPE_CHECKING:
+    from lorakit.cli.building import ModelBuilder
 
 EXAMPLES = """
 lorakit train --model roberta-base --dataset path/to/corpus --output-dir runs/mine
@@ -99,9 +103,8 @@ def fine_tune(
     Returns:
         The exit status.
     """
-    from lorakit.cli.building import TaggerBuilder
     from lorakit.cli.comparison import environment, print_comparison
-    from lorakit.cli.measured_training import exit_status, saved_as, train_mode
+    from lorakit.cli.measured_training import exit_status
     from lorakit.report.comparison import comparison_record
     from lorakit.report.output import write_comparison
     from lorakit.report.page import write_page
@@ -114,10 +117,11 @@ def fine_tune(
             data = read(arguments)
             configs = {mode: train_config(arguments, mode, folder_of(mode), learning_rates) for mode in modes}
             check_writable(arguments.output_dir)
-            options = (lora_options(arguments), arguments.seed, arguments.dropout, arguments.cache_prefix)
-            builder = TaggerBuilder(modes, arguments.model, data.labels, *options)
+            options = lora_options(arguments)
+            more = (arguments.seed, arguments.dropout, arguments.cache_prefix)
+            builder = tagger_builder(modes, arguments.model, data.labels, options, *more)
         try:
-            records = {mode: train_mode(mode, builder, data, configs[mode], keep_full) for mode in modes}
+            records = {mode: train_mode(mode, builder, data, configs[mode], options, keep_full) for mode in modes}
         except (Preempted, FloatingPointError, MemoryError) as stopped:
             return exit_status(stopped, arguments.parser.prog)
         if is_main():
@@ -129,3 +133,75 @@ def fine_tune(
                 saved = shlex.join(saved_as(mode, folder_of(mode)))
                 print(f"try it: lorakit predict {saved} 'a sentence of yours'")
     return 0
+
+
+def tagger_builder(
+    modes: Sequence[str],
+    source: str,
+    labels: Sequence[str],
+    options: Mapping[str, Any],
+    seed: int = 0,
+    dropout: float | None = None,
+    cache_prefix: bool = False,
+) -> "ModelBuilder":
+    """The builder of token classifiers on a base.
+
+    Args:
+        modes: "full", "lora", or both.
+        source: Folder or hub id of the base.
+        labels: The tag of each class.
+        options: Arguments of `apply_lora`.
+        seed: Of the head, and of the first A of each update.
+        dropout: Dropout in the base; None keeps its own.
+        cache_prefix: Also check that LoRA leaves the lower layers constant.
+
+    Raises:
+        ValueError, OSError: The base cannot be loaded, or LoRA does not fit it.
+    """
+    from lorakit.cli.building import ModelBuilder
+    from lorakit.lora import apply_lora
+    from lorakit.training.frozen_layer_cache import constant_layers
+    from lorakit.training.models import load_token_classifier
+
+    folder = Path(source)
+    base = folder.resolve() if folder.is_dir() else source  # an adapter names its base, and is loaded from any folder
+
+    def adapt(model: Any) -> None:
+        apply_lora(model, **options, seed=seed)
+        if cache_prefix:
+            constant_layers(model)  # raises if a layer below the trained ones changes
+
+    return ModelBuilder(modes, lambda: load_token_classifier(base, labels, seed, dropout), adapt)
+
+
+def train_mode(
+    mode: str,
+    builder: "ModelBuilder",
+    data: NerData,
+    config: TrainConfig,
+    options: Mapping[str, Any],
+    keep_full: bool,
+) -> dict[str, Any]:
+    """Train one mode and save what came out; returns the mode's part of comparison.json."""
+    from lorakit.adapters.counting import count_parameters, peft_total
+    from lorakit.adapters.storage import save_adapter
+    from lorakit.cli.measured_training import train_measured
+    from lorakit.report.output import mode_record
+    from lorakit.training.distributed import is_main
+    from lorakit.training.saved import save_model
+
+    model, tokenizer = builder.build(mode)
+    result, reading = train_measured(model, tokenizer, data, config)
+    if is_main() or config.strategy == "fsdp":  # with FSDP every rank holds a slice
+        _, folder = saved_as(mode, Path(config.output_dir))
+        if mode == "lora":
+            save_adapter(model, folder)
+        elif keep_full:
+            save_model(model, tokenizer, folder)
+    adapter = {**options, "peft_total_parameters": peft_total(model)} if mode == "lora" else None
+    return mode_record(result, count_parameters(model), reading, config, adapter)
+
+
+def saved_as(mode: str, folder: Path) -> tuple[str, str]:
+    """The flag and the path with which `predict` and `evaluate` load what a mode saves."""
+    return ("--adapter", str(folder / "adapter")) if mode == "lora" else ("--model", str(folder / "model"))

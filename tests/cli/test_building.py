@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lorakit.cli.__main__ import main
-from lorakit.cli.building import TaggerBuilder
+from lorakit.cli.train import tagger_builder
+from lorakit.lora import apply_lora
 from tests.support.tiny import LABELS, MINI
 
 
@@ -16,8 +17,6 @@ from tests.support.tiny import LABELS, MINI
 def counted(monkeypatch):
     """How often a base or tokenizer is loaded, LoRA is applied to a model with weights, and an SVD is computed."""
     import transformers
-
-    import lorakit.cli.building as building
 
     counts = {"model": 0, "tokenizer": 0, "apply_lora": 0, "svd": 0}
 
@@ -34,7 +33,7 @@ def counted(monkeypatch):
         ("tokenizer", transformers.AutoTokenizer),
     ):
         monkeypatch.setattr(owner, "from_pretrained", count(name, owner.from_pretrained))
-    monkeypatch.setattr(building, "apply_lora", count("apply_lora", building.apply_lora))
+    monkeypatch.setattr("lorakit.lora.apply_lora", count("apply_lora", apply_lora))
     monkeypatch.setattr(torch.linalg, "svd", count("svd", torch.linalg.svd))
     return counts
 
@@ -62,7 +61,7 @@ def test_training_in_both_modes_loads_one_base_per_mode_and_computes_each_svd_on
     ],
 )
 def test_the_first_mode_is_built_at_once_and_the_second_when_its_turn_comes(modes, at_once, at_the_end, counted):
-    builder = TaggerBuilder(modes, str(MINI), LABELS, PISSA)
+    builder = tagger_builder(modes, str(MINI), LABELS, PISSA)
     assert counted == at_once
     for mode in modes:
         builder.build(mode)
@@ -70,7 +69,7 @@ def test_the_first_mode_is_built_at_once_and_the_second_when_its_turn_comes(mode
 
 
 def test_both_modes_start_from_the_same_weights_and_the_same_head():
-    builder = TaggerBuilder(("full", "lora"), str(MINI), LABELS, {"r": 4}, seed=3)
+    builder = tagger_builder(("full", "lora"), str(MINI), LABELS, {"r": 4}, seed=3)
     full, _ = builder.build("full")
     lora, _ = builder.build("lora")
     for name, parameter in full.named_parameters():
@@ -78,7 +77,7 @@ def test_both_modes_start_from_the_same_weights_and_the_same_head():
 
 
 def test_the_builder_keeps_no_model_in_memory():
-    builder = TaggerBuilder(("full", "lora"), str(MINI), LABELS, {"r": 4})
+    builder = tagger_builder(("full", "lora"), str(MINI), LABELS, {"r": 4})
     model, _ = builder.build("full")
     reference = weakref.ref(model)
     del model
@@ -104,7 +103,7 @@ def test_the_builder_keeps_no_model_in_memory():
 )
 def test_what_is_wrong_with_the_second_mode_shows_without_its_weights(options, more, message, counted):
     with pytest.raises(ValueError, match=message):
-        TaggerBuilder(("full", "lora"), str(MINI), LABELS, options, **more)
+        tagger_builder(("full", "lora"), str(MINI), LABELS, options, **more)
     assert counted == {"model": 1, "tokenizer": 1, "apply_lora": 0, "svd": 0}
 
 
