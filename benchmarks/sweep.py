@@ -227,7 +227,7 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     sys.path.insert(0, str(EXAMPLE.parent))
     from bionlp import parse
 
-    chosen, _ = parse([*arguments.example, *grid(arguments)[0].arguments(arguments.scale)])
+    chosen = parse([*arguments.example, *grid(arguments)[0].arguments(arguments.scale)])
     corpus = chosen.dataset or EXAMPLE.parent / "mini" / "corpus.py"
     return {
         "example": arguments.example, "scale": arguments.scale,

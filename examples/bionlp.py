@@ -10,8 +10,9 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         study=arguments.study,
     )
     if status == 0 and arguments.study and os.environ.get("RANK", "0") == "0":  # one of the processes under torchrun
-        show_codecarbon(arguments.output_dir)
+        show_codecarbon(json.loads((arguments.output_dir / "comparison.json").read_text())["modes"])
     return status
 
 
@@ -104,11 +105,11 @@ def generated_corpus(arguments: argparse.Namespace) -> NerData:
     return first_sentences(data, arguments.sentences)
 
 
-def show_codecarbon(folder: Path) -> None:
+def show_codecarbon(records: Mapping[str, Any]) -> None:
     """Print what CodeCarbon 2.x, which the study used, would have reported for our runs."""
     from codecarbon2 import codecarbon_v2_model
 
-    for mode, record in json.loads((folder / "comparison.json").read_text())["modes"].items():
+    for mode, record in records.items():
         duration_s, gpu_kwh = record["energy"]["duration_s"], record["energy"]["gpu"]["kwh"]
         print(f"{mode}: {codecarbon_v2_model(duration_s, psutil.virtual_memory().total, gpu_kwh=gpu_kwh)}")
 
