@@ -24,7 +24,7 @@ from lorakit.lora import apply_lora, combine_adapters, lora_layers, peft_total, 
 from lorakit.nn.kernels import keep_mask
 from lorakit.nn.weights import is_adaptable
 from tests.support.architectures import ARCHITECTURES, Architecture, inputs_for, output_of
-from tests.test_lora import perturb
+from tests.support.lora_models import perturb
 
 peft = pytest.importorskip("peft", reason="the oracle is the dev extra")
 pytestmark = [

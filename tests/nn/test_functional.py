@@ -1,6 +1,5 @@
-"""The fused linear layer against the plain formula: values, gradients, kernels, saved bytes; when it stands back."""
+"""The fused linear layer against the plain formula: values, gradients, kernels, saved bytes, and when it is used."""
 
-import math
 import sys
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.pytorch_utils import Conv1D
 
 from lorakit.nn import functional as fused
 from lorakit.nn.functional import choose_path, lora_linear, sum_pays
@@ -209,37 +209,6 @@ def test_gradients_do_not_depend_on_what_is_kept(monkeypatch: pytest.MonkeyPatch
         torch.testing.assert_close(mine, its, rtol=1e-10, atol=1e-12)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
-@given(p=st.floats(0, 1, exclude_max=True), size=st.integers(0, 50))
-def test_masks_have_any_size_and_a_factor_that_fits(p: float, size: int) -> None:
-    torch.manual_seed(0)
-    mask, factor = keep_mask(torch.zeros(size), p)
-    assert mask.shape == (size,) and mask.element_size() == 1 and set(mask.tolist()) <= {0, 1}
-    assert 1 / factor == pytest.approx(1 - p, abs=2**-16)
-    assert math.isfinite(factor)
-
-
-@pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.9])
-def test_masks_drop_with_probability_p_in_each_quarter_of_a_draw(p: float) -> None:
-    torch.manual_seed(0)
-    mask, factor = keep_mask(torch.zeros(400_000), p)
-    for quarter in range(4):  # the highest bit of a signed draw must be random too
-        part = mask[quarter::4].double()
-        assert part.mean().item() == pytest.approx(1 - p, abs=4 * math.sqrt(p * (1 - p) / 100_000))
-    assert (mask.double() * factor).mean().item() == pytest.approx(1.0, abs=0.02)
-    neighbours = torch.corrcoef(torch.stack([mask[:-1].double(), mask[1:].double()]))[0, 1].item()
-    assert abs(neighbours) < 0.01
-
-
-def test_masks_come_from_torchs_default_generator() -> None:
-    torch.manual_seed(7)
-    first, _ = keep_mask(torch.zeros(999), 0.3)
-    second, _ = keep_mask(torch.zeros(999), 0.3)
-    torch.manual_seed(7)
-    assert torch.equal(keep_mask(torch.zeros(999), 0.3)[0], first)
-    assert not torch.equal(first, second)
-
-
 def layer(inputs: int = 16, outputs: int = 16, dropout: float = 0.0) -> LoRALinear:
     torch.manual_seed(0)
     found = nn.Linear(inputs, outputs).requires_grad_(False)
@@ -308,7 +277,6 @@ def test_a_half_input_without_autocast_raises_as_in_a_plain_layer() -> None:
 
 
 def test_conv1d_takes_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers.pytorch_utils import Conv1D
 
     torch.manual_seed(0)
     model = Conv1D(12, 8).requires_grad_(False)
@@ -324,8 +292,14 @@ def test_conv1d_takes_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(x.grad, 2 * model.merged_weight().sum(1).expand(3, 5, 8), rtol=1e-5, atol=1e-5)
 
 
-def test_the_function_is_really_used() -> None:
-    assert type(layer()(torch.randn(2, 16)).grad_fn).__name__ == fused._Branch.__name__ + "Backward"
+def test_a_layer_runs_the_three_kernels_of_the_fused_path() -> None:
+    model, x = layer(), torch.randn(2, 16)
+    with Operations() as forward:
+        model(x)
+    with Operations() as reference:
+        model.reference_forward(x)
+    assert forward.names == ["addmm", "mm", "addmm_"]
+    assert len(reference.names) == 5
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -1,6 +1,7 @@
 """oneDNN's matmuls and byte-mask dropout against torch's own: values, gradients, when they apply, and no trace left."""
 
 import copy
+import math
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lorakit import apply_lora
+from lorakit.lora import (
+    apply_lora,
+)
 from lorakit.nn import kernels
 from lorakit.nn.kernels import (
     SWITCH,
@@ -225,9 +228,6 @@ def test_the_switch_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
         pays()
 
 
-# Dropout
-
-
 def dropping(p: float = 0.3) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(8, 8), nn.Dropout(p))
@@ -307,3 +307,34 @@ def test_under_compile_it_is_torchs() -> None:
     model = dropping()
     with faster_dropout(model):
         torch.compile(model, backend="eager", fullgraph=True)(torch.randn(50, 8))
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(p=st.floats(0, 1, exclude_max=True), size=st.integers(0, 50))
+def test_masks_have_any_size_and_a_matching_factor(p: float, size: int) -> None:
+    torch.manual_seed(0)
+    mask, factor = keep_mask(torch.zeros(size), p)
+    assert mask.shape == (size,) and mask.element_size() == 1 and set(mask.tolist()) <= {0, 1}
+    assert 1 / factor == pytest.approx(1 - p, abs=2**-16)
+    assert math.isfinite(factor)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.9])
+def test_masks_drop_with_probability_p_in_each_quarter_of_a_draw(p: float) -> None:
+    torch.manual_seed(0)
+    mask, factor = keep_mask(torch.zeros(400_000), p)
+    for quarter in range(4):  # the highest bit of a signed draw must be random too
+        part = mask[quarter::4].double()
+        assert part.mean().item() == pytest.approx(1 - p, abs=4 * math.sqrt(p * (1 - p) / 100_000))
+    assert (mask.double() * factor).mean().item() == pytest.approx(1.0, abs=0.02)
+    neighbours = torch.corrcoef(torch.stack([mask[:-1].double(), mask[1:].double()]))[0, 1].item()
+    assert abs(neighbours) < 0.01
+
+
+def test_masks_come_from_torchs_default_generator() -> None:
+    torch.manual_seed(7)
+    first, _ = keep_mask(torch.zeros(999), 0.3)
+    second, _ = keep_mask(torch.zeros(999), 0.3)
+    torch.manual_seed(7)
+    assert torch.equal(keep_mask(torch.zeros(999), 0.3)[0], first)
+    assert not torch.equal(first, second)
