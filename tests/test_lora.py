@@ -155,7 +155,7 @@ def test_remove_with_merge_keeps_what_was_learned() -> None:
     perturb(model)
     tuned = logits(model)
     torch.testing.assert_close(logits(remove_lora(model, merge=True)), tuned, rtol=1e-5, atol=1e-5)
-    apply_lora(model)  # and LoRA can start anew
+    apply_lora(model)  # and LoRA can be applied again
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])

@@ -41,7 +41,7 @@ def test_trainable_counts_equal_pefts(options: dict, trainable: int) -> None:
 
 
 def test_the_biases_of_keys_change_nothing() -> None:
-    """bias="all" trains them because PEFT does and counts them; softmax does not see them."""
+    """bias="all" trains them because PEFT trains and counts them, but softmax cancels them."""
     model = apply_lora(tiny_roberta(), bias="all")
     model(IDS, labels=torch.ones_like(IDS)).loss.backward()
     attention = model.roberta.encoder.layer[0].attention.self

@@ -88,7 +88,7 @@ def test_a_new_folder_appears_with_all_its_files(tmp_path: Path, monkeypatch: py
         assert {path.name for path in folder.iterdir()} == {CONFIG, TENSORS, OWN, "README.md"}
 
     monkeypatch.setattr(os, "rename", watched)
-    monkeypatch.setattr(os, "replace", None)  # not one by one
+    monkeypatch.setattr(os, "replace", None)  # so files cannot be replaced one by one
     save_adapter(trained_roberta(), folder)
     assert [path.name for path in folder.parent.iterdir()] == ["adapter"]
     assert folder.stat().st_mode & 0o777 == 0o755
@@ -156,5 +156,5 @@ def test_a_process_killed_between_two_files_leaves_the_old_the_new_or_a_refused_
     else:
         assert torch.equal(logits(load_adapter(labelled_roberta(), saved)), logits(old))
     monkeypatch.undo()
-    save_adapter(new, saved)  # the way out
+    save_adapter(new, saved)  # the fix
     assert torch.equal(logits(load_adapter(labelled_roberta(), saved)), logits(new))

@@ -15,7 +15,7 @@ from tests.support.lora_models import as_peft_would_write, labelled_roberta, log
 def test_the_file_holds_what_was_trained_in_float32(saved: Path) -> None:
     tensors = load_file(saved / TENSORS)
     count = count_parameters(trained_roberta(bias="all", lora_alpha=8)).trainable
-    assert sum(t.numel() for t in tensors.values()) == count  # no table, no base layer comes along
+    assert sum(t.numel() for t in tensors.values()) == count  # neither a table nor a base layer
     # A and B of 4 layers, 8 biases in each of 2 layers, the embeddings' bias, the head: PEFT's without its head copies
     assert len(tensors) == 8 + 2 * 8 + 1 + 2
     assert {t.dtype for t in tensors.values()} == {torch.float32}
@@ -48,7 +48,7 @@ def test_a_configuration_that_does_not_fit_is_refused(changes: dict, message: st
     model = labelled_roberta()
     with pytest.raises(ValueError, match=message):
         load_adapter(model, saved)
-    assert all(p.requires_grad for p in model.parameters())  # the model is as it was
+    assert all(p.requires_grad for p in model.parameters())  # the model is unchanged
 
 
 def _renamed(old: str, new: str):

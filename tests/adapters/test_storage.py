@@ -74,7 +74,7 @@ def test_buffers_of_a_fully_trained_module_are_saved_loaded_and_restored(tmp_pat
     tuned = model.eval()(x)
     with disable_lora(model):
         assert torch.equal(model(x), base)
-        model.train()(x)  # moves nothing that stays
+        model.train()(x)  # changes nothing that lasts
         model.eval()
     assert torch.equal(model(x), tuned)
     folder = save_adapter(model, tmp_path)

@@ -39,7 +39,7 @@ def test_defaults_cover_at_least_25_architectures() -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_layer_that_can_be_adapted_changes_the_output(name: str) -> None:
-    """Code that reads a layer's weight itself would pass the update by: such layers are refused instead."""
+    """Code that reads a layer's weight directly would bypass the update: such layers are refused instead."""
     model = ARCHITECTURES[name].build()
     head = ARCHITECTURES[name].head
     dead = {"layoutlm": {"layoutlm.pooler.dense"}, "deberta": {"deberta.encoder.rel_embeddings"}, "t5": {"shared"}}
@@ -64,7 +64,7 @@ def test_every_layer_that_can_be_adapted_changes_the_output(name: str) -> None:
     for _, layer in lora_layers(model):
         nn.init.normal_(layer.lora_B, generator=torch.Generator().manual_seed(1))
     expected = output_of(model)
-    with torch.no_grad():  # no other path in training or without gradients
+    with torch.no_grad():  # training and no_grad compute the same
         torch.testing.assert_close(output_of(model), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(output_of(model.train()), expected, rtol=1e-4, atol=1e-4)
 
@@ -206,7 +206,7 @@ def test_a_module_under_two_names_is_adapted_under_both() -> None:
     assert isinstance(model.b, LoRALayer)
     assert len(list(lora_layers(model))) == 1
     twin = Twice()
-    apply_lora(twin, target_modules=["b"])  # either name is it
+    apply_lora(twin, target_modules=["b"])  # either name works
     assert isinstance(twin.a, LoRALayer)
 
 

@@ -36,7 +36,7 @@ class Operations(TorchDispatchMode):
 
 
 def tensors(shape, inputs: int, outputs: int, r: int, dtype=torch.float64, bias: bool = True) -> list[Tensor | None]:
-    """x, weight, bias, A, B; all but the weight want gradients."""
+    """x, weight, bias, A, B; all but the weight require gradients."""
     generator = torch.Generator().manual_seed(1)
     sizes = [(*shape, inputs), (outputs, inputs), (outputs,), (r, inputs), (outputs, r)]
     found = [torch.randn(size, generator=generator, dtype=dtype) for size in sizes]
@@ -66,7 +66,7 @@ def plain(x, weight, bias, A, B, scaling, mask=None, factor=1.0, start=None) -> 
     one_addmm=st.booleans(),
     kind=st.sampled_from(["branch", "branch from a start", "merged", "merged from a start"]),
 )
-def test_output_and_gradients_are_those_of_the_plain_formula(
+def test_output_and_gradients_equal_those_of_the_plain_formula(
     shape, inputs, outputs, r, scaling, bias, dropout, one_addmm, kind
 ) -> None:
     values = tensors(shape, inputs, outputs, r, bias=bias)
@@ -105,7 +105,7 @@ def test_float32_is_within_a_millionth_of_the_formula() -> None:
 
 
 @pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16])
-def test_under_autocast_type_and_bits_are_those_of_plain_operations(autocast: torch.dtype) -> None:
+def test_under_autocast_dtype_and_values_equal_those_of_plain_operations(autocast: torch.dtype) -> None:
     """The frozen weight held in half precision gives the same bits as one that is cast."""
     values = tensors((6,), 8, 7, 4, dtype=torch.float32)
     half = [values[0], values[1].to(autocast), *values[2:]]
@@ -136,10 +136,10 @@ def counts(dropout: float = 0.0, way=lora_linear, x_needs_gradient: bool = True)
 
 
 def test_it_takes_three_kernels_forward_and_five_backward_where_plain_operations_take_more() -> None:
-    assert counts() == (3, 5)  # addmm, mm, addmm_; four products, two of them scaled, and an addmm_
+    assert counts() == (3, 5)  # addmm, mm, addmm_; four matmuls, two of them scaled, and an addmm_
     plain_forward, plain_backward = counts(way=plain)
     assert plain_forward == 5 and plain_backward >= 7
-    assert counts(x_needs_gradient=False)[1] == 3  # the first layer's input needs none: no product with the weight
+    assert counts(x_needs_gradient=False)[1] == 3  # the first layer's input needs none: no matmul with the weight
 
 
 def test_under_autocast_each_tensor_is_cast_once() -> None:
@@ -154,7 +154,7 @@ def test_under_autocast_each_tensor_is_cast_once() -> None:
     assert len(forward.names) == 3 + 3 and len([n for n in backward.names if n not in ("ones_like", "fill_")]) == 5 + 3
 
 
-def test_backward_makes_no_pass_over_the_output_that_is_not_a_product() -> None:
+def test_backward_makes_no_elementwise_pass_over_the_output() -> None:
     values = tensors((40,), 16, 16, 4, dtype=torch.float32)
     y = lora_linear(*values, 2.0)
     shapes: list[tuple] = []
@@ -248,7 +248,7 @@ def test_sum_pays_exactly_where_it_needs_fewer_operations(tokens: int, inputs: i
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own forward-mode AD
-def test_torch_func_forward_mode_and_compile_get_plain_operations() -> None:
+def test_torch_func_forward_mode_and_compile_use_plain_operations() -> None:
     model, x = layer().eval(), torch.randn(3, 16)
     expected = torch.autograd.functional.jacobian(model, x)
     torch.testing.assert_close(torch.func.jacrev(model)(x), expected)
@@ -276,7 +276,7 @@ def test_a_half_input_without_autocast_raises_as_in_a_plain_layer() -> None:
         layer()(torch.randn(2, 16, dtype=torch.bfloat16))
 
 
-def test_conv1d_takes_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conv1d_takes_the_same_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
     torch.manual_seed(0)
     model = Conv1D(12, 8).requires_grad_(False)
@@ -319,7 +319,7 @@ def test_the_reference_forward_and_the_fused_one_agree(training: bool, tokens: i
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
 
 
-def test_a_forward_takes_few_python_calls_of_ours() -> None:
+def test_a_forward_pass_makes_few_python_calls() -> None:
     model, calls = layer(), []
     for tokens, most in ((3, 12), (50, 12)):  # by the branch, by the sum
         x = torch.randn(tokens, 16, requires_grad=True)

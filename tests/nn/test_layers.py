@@ -28,7 +28,7 @@ def with_weight(layer: LoRALayer, weight: Tensor) -> nn.Module:
 @pytest.mark.parametrize("start", [False, True], ids=["plain", "from a start"])
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_output_is_that_of_the_weight_with_the_update(kind: str, dora: bool, start: bool) -> None:
+def test_output_equals_that_of_the_weight_with_the_update(kind: str, dora: bool, start: bool) -> None:
     layer, x = make_layer(kind)
     layer = adapted_layer(layer, dora=dora, start=start)
     expected = with_weight(layer, layer.merged_weight())(x)
@@ -53,7 +53,7 @@ def test_dora_gives_each_output_the_trained_norm() -> None:
 
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_layer_computes_exactly_what_its_base_did(kind: str, dora: bool) -> None:
+def test_a_new_layer_computes_exactly_what_its_base_does(kind: str, dora: bool) -> None:
     layer, x = make_layer(kind)
     model = nn.ModuleDict({"layer": layer})
     expected = layer(x)
@@ -63,7 +63,7 @@ def test_a_new_layer_computes_exactly_what_its_base_did(kind: str, dora: bool) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_detach_leaves_the_layer_as_it_was(kind: str) -> None:
+def test_detach_restores_the_layer(kind: str) -> None:
     layer, x = make_layer(kind)
     before, expected, keys = type(layer), layer(x), set(vars(layer))
     detach(adapted_layer(layer, dora=True, start=True).train())
@@ -102,7 +102,7 @@ def test_gradients_are_right_with_a_fixed_dropout_mask(kind: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_types_of_output_and_gradients(kind: str, dtype: torch.dtype, autocast: bool) -> None:
-    """The output has the base's type; A, B and their gradients are float32 always."""
+    """The output has the base's type; A, B and their gradients are always float32."""
     layer, x = make_layer(kind, dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         expected = layer(x).dtype
@@ -135,7 +135,7 @@ def test_one_layer_keeps_its_input_and_little_else_for_backward(dtype: torch.dty
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(shape=st.lists(st.integers(0, 4), max_size=3), r=st.integers(1, 9), scaling=st.sampled_from([0.5, 1.0, 0.3]))
-def test_any_leading_shape_even_empty_and_any_rank(shape: list[int], r: int, scaling: float) -> None:
+def test_any_leading_shape_even_empty_and_any_rank_work(shape: list[int], r: int, scaling: float) -> None:
     layer = nn.Linear(5, 3)
     generator = torch.Generator().manual_seed(r)
     update = Update(torch.randn(r, 5, generator=generator), torch.randn(3, r, generator=generator), r, scaling)
@@ -147,7 +147,7 @@ def test_any_leading_shape_even_empty_and_any_rank(shape: list[int], r: int, sca
 
 @pytest.mark.parametrize("tokens", [1, 40], ids=["by the update", "by the sum"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_output_may_be_changed_in_place_as_a_plain_layers(kind: str, tokens: int) -> None:
+def test_the_output_may_be_changed_in_place_like_a_plain_layers(kind: str, tokens: int) -> None:
     """DeBERTa divides a projection in place: autograd must neither refuse it nor give other gradients."""
     layer, x = make_layer(kind)
     x = x.repeat(tokens, *[1] * (x.ndim - 1))
@@ -167,7 +167,7 @@ def test_the_output_may_be_changed_in_place_as_a_plain_layers(kind: str, tokens:
         y.sum().backward()
 
 
-def test_a_gradient_that_is_not_contiguous_is_no_trouble() -> None:
+def test_a_gradient_that_is_not_contiguous_is_accepted() -> None:
     layer, x = make_layer("linear")
     y = adapted_layer(layer)(x)
     y.backward(torch.ones(5, 3, 2).permute(2, 1, 0))
@@ -213,7 +213,7 @@ def test_merging_100_times_leaves_the_weight_bit_for_bit(kind: str) -> None:
     before = layer.weight.detach().clone()
     for _ in range(100):
         layer.merge()
-        layer.merge()  # again: nothing
+        layer.merge()  # the second call does nothing
         assert not torch.equal(layer.weight, before)
         layer.unmerge()
     assert torch.equal(layer.weight, before)

@@ -22,7 +22,7 @@ from tests.support.lora_models import IDS, LABELS, logits, perturb, tiny_roberta
 def test_trained_parameters_of_a_half_model_have_float32_master_weights(
     options: dict, dtype: torch.dtype, tmp_path
 ) -> None:
-    """No autocast: a model wholly in half precision computes as before, and what is trained has float32 values."""
+    """Without autocast a half-precision model computes the same as before, and trained parameters are float32."""
     model = tiny_roberta().to(dtype)
     base = logits(model)
     apply_lora(model, **options)
@@ -46,7 +46,7 @@ def test_trained_parameters_of_a_half_model_have_float32_master_weights(
 
 
 def test_a_float16_base_trains_under_a_gradient_scaler() -> None:
-    """What is trained in float16 stops it: "Attempting to unscale FP16 gradients"."""
+    """With float16 gradients it would raise "Attempting to unscale FP16 gradients"."""
     model = apply_lora(tiny_roberta().half(), bias="all").train()
     optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
