@@ -1,11 +1,12 @@
 """The job of `test_adapters_under_ddp_and_fsdp.py`: adapters on two ranks, compared with one process.
 
-Started once per rank, with torchrun's environment variables:
+Starts its second rank itself; the two connect through the free port in MASTER_PORT:
 
-  python -m tests.support.adapter_ranks FOLDER
+  MASTER_PORT=PORT python -m tests.support.adapter_ranks FOLDER
 """
 
 import copy
+import os
 import sys
 
 import pytest
@@ -137,10 +138,21 @@ def exchanges_and_refusals_when_replicated(model: nn.Module, parallel: nn.Module
     torch.testing.assert_close(logits(remove_lora(parallel, merge=True)), tuned, rtol=1e-4, atol=1e-5)
 
 
-if __name__ == "__main__":
+def compare_with_one_process(folder: str) -> None:
     with process_group():  # without it torch sometimes aborts at the end
         for kind in ("ddp", "fsdp2"):
-            train_save_and_load(kind, f"{sys.argv[1]}/{kind}")
-            merge_and_save(kind, EVERYTHING, f"{sys.argv[1]}/{kind}-merged")
-            merge_and_save(kind, DORA, f"{sys.argv[1]}/{kind}-dora")
-    print("fine")
+            train_save_and_load(kind, f"{folder}/{kind}")
+            merge_and_save(kind, EVERYTHING, f"{folder}/{kind}-merged")
+            merge_and_save(kind, DORA, f"{folder}/{kind}-dora")
+    print("fine", flush=True)
+
+
+if __name__ == "__main__":
+    second = os.fork()  # before any computation; importing everything twice would take most of the time
+    rank = "0" if second else "1"
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    try:
+        compare_with_one_process(sys.argv[1])
+    finally:
+        failed = second and os.waitstatus_to_exitcode(os.waitpid(second, 0)[1])
+    sys.exit(failed)
