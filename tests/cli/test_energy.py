@@ -92,7 +92,7 @@ def test_an_interrupt_reaches_the_command_once_whoever_sends_it(tmp_path, sender
     """Ctrl-C goes to the whole foreground group, a kill to one process; under a terminal both must arrive, once."""
     child, terminal = pty.fork()
     if child == 0:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests in the background ignores it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # it is ignored where the tests run in the background
         command = [sys.executable, "-c", COUNTS_INTERRUPTS, str(tmp_path)]
         os.execv(sys.executable, [sys.executable, "-c", SLOW_TO_PASS_ON, "run", "--", *command])
     try:
@@ -118,7 +118,7 @@ def read_all(terminal):
     while True:
         try:
             part = os.read(terminal, 4096)
-        except OSError:  # EIO: everybody at the other end has gone
+        except OSError:  # EIO: nobody is left at the other end
             return shown
         if not part:
             return shown
@@ -155,7 +155,9 @@ def test_run_counts_the_childrens_cpu_time(tmp_path):
     done = energy("run", "--json", tmp_path / "r.json", sys.executable, "-c", busy)
     assert done.returncode == 0
     result = json.loads((tmp_path / "r.json").read_text())
-    machine_s = os.cpu_count() * result["duration_s"]  # the machine cannot have worked longer, however loaded
+    machine_s = (
+        os.cpu_count() * result["duration_s"]
+    )  # an upper bound for the CPU time of the machine, whatever its load
     assert result["cpu"]["process_share"] * machine_s >= 0.45
 
 
@@ -174,7 +176,7 @@ def test_run_gives_a_signals_status_and_passes_signals_on(tmp_path):
     assert "energy over" in report
 
 
-def test_run_tells_bad_input_in_one_line_before_it_runs_anything(tmp_path):
+def test_run_refuses_bad_input_in_one_line_before_it_runs_anything(tmp_path):
     script = tmp_path.parent / f"{tmp_path.name}.sh"
     script.write_text("#!/no/such/interpreter\n")
     script.chmod(0o755)
@@ -334,7 +336,7 @@ def test_merge_of_two_nodes_adds_equal_zone_names(world, tmp_path):
     assert main(["merge", *paths, "--json", str(tmp_path / "sum.json")]) == 0
     total = json.loads((tmp_path / "sum.json").read_text())
     assert total["cpu"]["kwh"] * 3.6e6 == pytest.approx(50 * 15 + 50 * 10, abs=0.01)
-    assert total["duration_s"] == 10  # by the wall clock, which stood still otherwise: once, not twice
+    assert total["duration_s"] == 10  # by the wall clock, which moved only once
 
 
 def test_merge_says_which_run_was_killed(world, tmp_path, capsys):

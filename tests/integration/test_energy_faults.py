@@ -1,4 +1,4 @@
-"""Every fault of RAPL, the machine and the user's code, and what the meter makes of it; NVML has its own file."""
+"""Every fault of RAPL, the machine and the user's code, and how the meter handles it; NVML has its own file."""
 
 import errno
 import os
@@ -55,7 +55,7 @@ def test_zone_whose_folder_is_renamed_away_and_back_loses_nothing(tmp_path, monk
 
 
 def test_wrap_between_the_reads_of_two_zones_is_exact(tmp_path, monkeypatch):
-    """The second zone goes round while the first one is read."""
+    """The second zone wraps while the first one is read."""
     options = {"max_range": 65_532_610_987, "start_uj": 65_532_610_987 - 499_000_000}
     zones = [("intel-rapl:0", "package-0", P100), ("intel-rapl:1", "package-1", P100, options)]
     world = World(tmp_path, zones=zones)
@@ -74,7 +74,7 @@ def test_wrap_between_the_reads_of_two_zones_is_exact(tmp_path, monkeypatch):
         meter.sample()
         monkeypatch.undo()
         world.run(meter, 5)
-    assert int(world.zones["intel-rapl:1"].file.read_text()) < 2e9  # it did go round
+    assert int(world.zones["intel-rapl:1"].file.read_text()) < 2e9  # it did wrap
     truth = 2 * 100 * world.time
     assert abs(meter.reading.cpu.wh * 3600 - truth) <= meter.reading.cpu.uncertainty_wh * 3600
     assert meter.reading.cpu.gap_count == 0

@@ -1,4 +1,4 @@
-"""Every fault that NVML and its GPUs can produce, and what the meter makes of it; the rest: test_energy_faults.py."""
+"""Every fault that NVML and its GPUs can produce, and how the meter handles it; others are in test_energy_faults.py."""
 
 import fcntl
 import os
@@ -8,7 +8,7 @@ import pytest
 from tests.support.energy_world import P100, ZONE, FakeGpu, Profile, World, device, two_gpus
 
 
-def test_gpu_without_counter_is_sampled_and_said_so(tmp_path):
+def test_gpu_without_counter_is_sampled_and_labelled_so(tmp_path):
     world = two_gpus(tmp_path, counter=False)
     with world.meter() as meter:
         world.run(meter, 20, every_s=1.0)
@@ -127,7 +127,7 @@ def test_a_gpu_that_another_rank_counts_is_not_checked_either(tmp_path):
     world.nvml.gpus[0].counter_gain = 2.0
     (tmp_path / "c").mkdir()
     lock = os.open(tmp_path / "c" / "GPU-a", os.O_RDWR | os.O_CREAT)
-    fcntl.flock(lock, fcntl.LOCK_EX)  # as another process's claim
+    fcntl.flock(lock, fcntl.LOCK_EX)  # like another process's lock
     with world.meter(environ={"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}, claims=tmp_path / "c") as meter:
         world.nvml.calls.clear()
         world.run(meter, 300)
@@ -139,7 +139,7 @@ def test_a_gpu_that_another_rank_counts_is_not_checked_either(tmp_path):
     assert meter.reading.notes == ()
 
 
-def test_frozen_gpu_counter_is_told_if_the_gpu_works(tmp_path):
+def test_frozen_gpu_counter_is_reported_if_the_gpu_works(tmp_path):
     world = two_gpus(tmp_path)
     world.nvml.gpus[0].frozen_at = 0
     with world.meter() as meter:

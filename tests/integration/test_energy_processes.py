@@ -26,7 +26,7 @@ def fork(in_child):
     """Run a function in a forked child; returns the wait status. The child must end by itself within 20 s."""
     child = os.fork()
     if child == 0:
-        signal.alarm(20)  # a dead lock shows as a signal
+        signal.alarm(20)  # a deadlock shows as a signal
         try:
             in_child()
         finally:
@@ -35,7 +35,7 @@ def fork(in_child):
 
 
 def test_forked_child_measures_nothing_and_never_hangs(tmp_path):
-    """As a DataLoader worker: it is forked while the sampler holds the lock, and leaves the block by sys.exit."""
+    """Like a DataLoader worker: forked while the sampler holds the lock, it leaves the block by sys.exit."""
     path = tmp_path / "run.jsonl"
     nvml = FakeNvml(VirtualClock(), [FakeGpu("GPU-a", Profile((0, 100.0)))])
     meter = EnergyMeter(tmp_path / "none", nvml, out=path, environ={}, thread=False)
@@ -201,7 +201,7 @@ def ranks(tmp_path, count, order, more="pass"):
 
 
 def test_four_ranks_count_the_node_once(tmp_path):
-    """The last rank starts first; the package, its DRAM and so every joule belong to one rank."""
+    """The last rank starts first; the package and its DRAM, hence every joule, are counted by one rank."""
     root = tmp_path / "powercap"
     root.mkdir()
     zones = [FakeZone(root, "intel-rapl:0", "package-0"), FakeZone(root, "intel-rapl:0:0", "dram")]
@@ -240,7 +240,7 @@ def test_estimates_are_once_per_node_too(tmp_path):
     assert [reading.ram.method for reading in readings] == ["estimated", "unavailable"]
 
 
-def test_forked_child_neither_keeps_nor_frees_a_claim(tmp_path):
+def test_forked_child_neither_keeps_nor_releases_a_lock(tmp_path):
     locks = DeviceLocks(Job("j", 0), tmp_path)
     world = World(tmp_path)
     environ = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
@@ -256,7 +256,7 @@ def test_forked_child_neither_keeps_nor_frees_a_claim(tmp_path):
     locks.release()
 
 
-def test_two_meters_of_one_rank_share_its_claims(tmp_path):
+def test_two_meters_of_one_rank_share_its_locks(tmp_path):
     world = World(tmp_path, [FakeGpu("GPU-a", Profile((0, 100.0)))])
     environ = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
     with world.meter(environ=environ, claims=tmp_path / "c") as outer:

@@ -99,7 +99,7 @@ def test_windows_are_right_within_the_bound(pairs, tick_s, gaps, modulus, start)
         truth += bench.device.profile.between(opened, now + 1)
         wanted += now + 1 - opened
     bench.accumulator.collect()
-    if tick_s == 0 and bench.gauge.trouble:  # a device at 0 W stands still: told as not covered, never as 0 J
+    if tick_s == 0 and bench.gauge.trouble:  # a device at 0 W stands still: reported as not covered, never as 0 J
         return
     total = bench.total("w")
     assert total.wanted_s == pytest.approx(wanted)
@@ -228,7 +228,7 @@ def test_time_that_reading_takes_is_in_the_bound_and_not_in_the_window():
 
 
 class Neighbour(Device):
-    """Read after the first device, takes its time; meanwhile others go on."""
+    """Read after the first device, and slow; other threads continue meanwhile."""
 
     id = name = "neighbour"
     first = meanwhile = None
@@ -265,7 +265,7 @@ def test_edge_that_comes_while_a_neighbour_is_read_belongs_to_the_next_interval(
     bench.accumulator.collect()
     bench.move(1.0)
     neighbour.meanwhile = lambda: bench.accumulator.mark_edge("w", +1, exact=False)
-    bench.accumulator.collect()  # the first device's value is of 1.0 s, the edge of 1.1 s
+    bench.accumulator.collect()  # the first device was read at 1.0 s, the edge is at 1.1 s
     neighbour.meanwhile = None
     bench.move(3.0)
     bench.accumulator.mark_edge("w", -1)
@@ -284,7 +284,7 @@ def test_a_single_inexact_step_says_how_little_it_knows():
     bench.move(1.0)
     bench.accumulator.mark_edge("whole", -1)
     step = bench.total("step")
-    assert step.joules == pytest.approx(0.3 * (0.3 * 100 + 0.7 * 400))  # by its share of time
+    assert step.joules == pytest.approx(0.3 * (0.3 * 100 + 0.7 * 400))  # in proportion to its time
     assert step.uncertainty_j >= step.joules - 30.0  # the truth is 30 J
 
 
@@ -310,14 +310,14 @@ def test_wrap_between_two_readings_is_exact():
     assert gauge.total("w", 3.0).gap_count == 0
 
 
-def test_a_double_wrap_is_possible_only_after_a_stall_and_then_told():
+def test_a_double_wrap_is_possible_only_after_a_stall_and_then_reported():
     modulus = 65_532_610_988
     gauge = DeviceAccumulator(Device(Profile((0, 0.0)), modulus=modulus), 0.0)
     gauge.mark_edge("w", +1, 0.0)
     gauge.sample(0.0, 0)
     gauge.sample(60.0, 20_000_000_000)
     assert gauge.wrap_risks == 0
-    gauge.sample(60.0 + 300, 25_000_000_000)  # 500 W for 300 s could have gone round twice
+    gauge.sample(60.0 + 300, 25_000_000_000)  # 500 W for 300 s could have wrapped twice
     assert gauge.wrap_risks == 1
     total = gauge.total("w", 360.0)
     assert total.joules == 25_000.0
@@ -345,7 +345,7 @@ def test_frozen_counter_is_not_zero_joules():
     assert total.joules is None
     assert (total.covered_s, total.wanted_s) == (0, 9)
     assert "stands still at 7000" in total.gaps[0].reason
-    gauge.sample(10.0, 2_000_007_000)  # it counted on, unseen
+    gauge.sample(10.0, 2_000_007_000)  # it kept counting, unseen
     assert gauge.total("w", 10.0).joules == 2000.0
     assert gauge.total("w", 10.0).covered_s == 10.0
 
@@ -378,7 +378,7 @@ def test_lost_device_keeps_its_last_value():
     device.read = lambda: (_ for _ in ()).throw(OSError(19, "fell off the bus"))
     bench.move(10)
     bench.accumulator.collect()
-    device.read = lambda: 1 / 0  # must not be asked again
+    device.read = lambda: 1 / 0  # must not be read again
     bench.move(20)
     bench.accumulator.mark_edge("w", -1)
     total = bench.total("w")
@@ -447,7 +447,7 @@ def test_few_samples_claim_only_what_the_power_limit_allows(pairs, seed, seconds
     assert abs(total.joules - profile_of(pairs).joules(seconds)) <= total.uncertainty_j + 1e-6
 
 
-def test_lowest_and_highest_sample_are_of_the_intervals_that_the_window_has_a_part_of():
+def test_lowest_and_highest_sample_are_those_of_the_windows_intervals():
     device = Device(Profile((0, 50.0), (1, 300.0), (2, 100.0), (3, 20.0)), method="sampled")
     bench = Bench(device)
     for second in range(5):

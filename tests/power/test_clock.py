@@ -38,7 +38,7 @@ def test_wall_clock_jumps_change_nothing(tmp_path):
     assert meter.reading.gpu.wh * 3600 == pytest.approx(3000, abs=0.01)
 
 
-def test_suspension_is_a_gap_and_both_times_are_told(tmp_path):
+def test_suspension_is_a_gap_and_both_times_are_reported(tmp_path):
     world = World(tmp_path, zones=ZONE)
     with world.meter() as meter:
         world.run(meter, 10)

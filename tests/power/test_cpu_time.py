@@ -45,7 +45,7 @@ def test_living_grandchildren_and_odd_names_are_counted(tmp_path, lists_children
     assert process_tree_cpu_s(99, tmp_path) is None
 
 
-def test_only_the_tree_is_looked_at(tmp_path):
+def test_only_the_tree_is_read(tmp_path):
     """A server has thousands of other processes: reading this one would raise."""
     write_process(tmp_path, 10, 1, 100, 0, 0, 0, children=[11])
     write_process(tmp_path, 11, 10, 100, 0, 0, 0, children=[])

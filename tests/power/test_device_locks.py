@@ -51,7 +51,7 @@ def test_locks_of_a_killed_rank_do_not_live_on_in_its_children(tmp_path):
     process = start(code)
     worker = int(process.stdout.readline())
     try:
-        time.sleep(0.2)  # the worker lets go at once, but nothing tells us when
+        time.sleep(0.2)  # the worker closes its descriptors at once, but nothing tells us when
         process.kill()
         process.wait()
         locks = DeviceLocks(Job("j", 0), tmp_path)

@@ -11,7 +11,7 @@ GATHER = """
     import json, os, torch
     from lorakit.training.distributed import process_group
     from lorakit.energy import EnergyMeter
-    group = process_group()  # torch alone now and then aborts at the end
+    group = process_group()  # torch by itself sometimes aborts at exit
     group.__enter__()
     with EnergyMeter({root!r}, claims={claims!r}) as meter:
         torch.distributed.barrier()

@@ -33,7 +33,7 @@ def test_energy_above_idle_needs_a_baseline_of_every_measured_part_and_their_err
     assert (meter.reading.gpu.idle_w, meter.reading.gpu.idle_error_w) == (70.0, 5.0)
     assert meter.reading.gpu.above_idle_wh * 3600 == pytest.approx(3000 - 700)
     assert meter.reading.cpu.above_idle_wh is None
-    assert meter.reading.above_idle_wh is None  # the GPUs' alone would pass for the whole
+    assert meter.reading.above_idle_wh is None  # the GPUs' alone could be mistaken for the whole
     (tmp_path / "again").mkdir()
     with two_gpus(tmp_path / "again").meter(idle={"GPU-a": (30.0, 3.0)}) as meter:
         pass

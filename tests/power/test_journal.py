@@ -1,4 +1,4 @@
-"""The file that survives the process."""
+"""The file that survives the process, and the sum of several runs."""
 
 import json
 import multiprocessing
@@ -18,7 +18,7 @@ def world(tmp_path):
 
 
 def run(world, meter, seconds):
-    """The sampler at work, with its writing."""
+    """Let time pass with the sampler at work, which also writes."""
     for _ in range(seconds // 5):
         world.advance(5)
         meter.sample()
@@ -102,7 +102,7 @@ def test_full_or_read_only_disk_costs_one_warning(world, tmp_path, monkeypatch, 
     assert "No such file or directory" in caplog.text
 
 
-def test_failed_block_is_told(world, tmp_path):
+def test_failed_block_is_reported(world, tmp_path):
     with pytest.raises(ZeroDivisionError), world.meter(out=tmp_path / "j") as meter:
         run(world, meter, 10)
         _ = 1 / 0
@@ -145,8 +145,8 @@ def test_processes_that_append_at_once_cut_no_line(tmp_path):
 
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(data=st.data())
-def test_damaged_journal_is_told_by_one_clear_error(tmp_path_factory, data):
-    """Any key of any line, at the top or in the reading, missing or of another type: a ValueError or a valid sum."""
+def test_damaged_journal_is_one_clear_error(tmp_path_factory, data):
+    """Any key of any line, at the top or in the reading, missing or of the wrong type: a ValueError or a valid sum."""
     folder = tmp_path_factory.mktemp("j")
     world = World(folder, [FakeGpu("GPU-a", Profile((0, 100.0)))])
     with world.meter(out=folder / "j") as meter:

@@ -1,4 +1,4 @@
-"""GPU sensors and estimates."""
+"""GPU sensors through NVML."""
 
 import re
 from pathlib import Path
@@ -105,7 +105,7 @@ def test_mig_instances_are_found_with_their_gpu():
     def instance(gpu, index):
         if index != 2:
             return FakeGpu(f"MIG-{index}", None)
-        raise nvml.NVMLError(6)  # not found: there are fewer than the most there may be
+        raise nvml.NVMLError(6)  # not found: there are fewer instances than slots
 
     nvml.nvmlDeviceGetMigDeviceHandleByIndex = instance
     assert mig_parents(nvml, list_gpus(nvml)[0]) == {"MIG-0": "GPU-a", "MIG-1": "GPU-a"} | {

@@ -25,7 +25,7 @@ def test_implausible_dram_is_noted(tmp_path):
 
 
 def test_counter_that_disagrees_with_the_power_samples_is_noted(tmp_path):
-    """As seen on a user's idle GPU: 187 J by one, 327 J by the other."""
+    """As seen on a user's idle GPU: one says 187 J, the other 327 J."""
     world = World(tmp_path, [FakeGpu("GPU-a", P100), FakeGpu("GPU-b", P200)], ZONE)
     world.nvml.gpus[0].counter_gain = 187 / 327
     with world.meter() as meter:

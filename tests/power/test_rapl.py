@@ -121,7 +121,7 @@ def test_amd_counts_its_package_without_the_cores_and_its_ram_stays_an_estimate(
     ]
     world = World(tmp_path, zones=zones)
     with world.meter() as meter:
-        world.run(meter, 600)  # goes round once
+        world.run(meter, 600)  # wraps once
     reading = meter.reading
     assert reading.cpu.wh * 3600 == pytest.approx(108_000, abs=0.01)
     assert (reading.cpu.method, reading.ram.method) == ("counter", "estimated")
@@ -142,7 +142,7 @@ def test_container_with_masked_zones_has_none_and_says_so(tmp_path):
     assert (meter.reading.cpu.method, meter.reading.measured_wh) == ("estimated", None)
 
 
-def test_laptop_counts_the_package_once_and_shows_psys_apart(tmp_path):
+def test_laptop_counts_the_package_once_and_shows_psys_separately(tmp_path):
     package = Profile((0, 4.0))
     world = World(
         tmp_path,
@@ -168,7 +168,7 @@ def test_laptop_counts_the_package_once_and_shows_psys_apart(tmp_path):
     assert why["intel-rapl-mmio:1"] == "repeats intel-rapl:1"
 
 
-def test_tpmi_server_counts_packages_and_dram_and_shows_both_psys_apart(tmp_path):
+def test_tpmi_server_counts_packages_and_dram_and_shows_both_psys_separately(tmp_path):
     watts = {"package-0": 200.0, "dram": 30.0, "psys": 260.0, "package-1": 150.0, "psys-1": 180.0}
     keys = [("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "dram"), ("intel-rapl:1", "psys")]
     keys += [("intel-rapl:2", "package-1"), ("intel-rapl:2:0", "dram"), ("intel-rapl:3", "psys-1")]
@@ -242,7 +242,7 @@ def test_zone_that_comes_back_as_another_file_is_read_again(tmp_path, monkeypatc
         patch.setattr(os, "pread", lambda *_: (_ for _ in ()).throw(OSError(errno.ENODEV, "No such device")))
         with pytest.raises(OSError, match="No such device") as caught:
             counter.read()
-    assert caught.value.errno == errno.EIO  # not "gone for ever"
+    assert caught.value.errno == errno.EIO  # not "gone for good"
     fake.file.unlink()
     with pytest.raises(FileNotFoundError, match="intel-rapl:0"):
         counter.read()

@@ -20,7 +20,7 @@ def test_an_estimate_stays_in_its_range_whatever_the_kernel_says_of_the_load():
     middle = estimate_energy(2.0, 16.0, "two CPUs", 3600.0)
     assert (middle.wh, middle.range_wh) == (9.0, (2.0, 16.0))
     by_load = [estimate_energy(2.0, 16.0, "two CPUs", 3600.0, load_j).wh for load_j in (0.0, 3600.0, 1e6)]
-    assert by_load == [2.0, 3.0, 16.0]  # ticks that add up to more CPU time than there was
+    assert by_load == [2.0, 3.0, 16.0]  # ticks that add up to more CPU time than elapsed
 
 
 def measured(wh, **options):
@@ -47,7 +47,7 @@ def test_sum_keeps_measured_and_estimated_apart():
     assert Reading.from_json(json.loads(json.dumps(total.to_json()))).to_json() == total.to_json()
 
 
-def test_sum_tells_a_device_that_could_not_be_read_and_keeps_the_conditions():
+def test_sum_lists_a_device_that_could_not_be_read_and_keeps_the_conditions():
     record = {"id": "GPU-a", "kwh": 0.002, "coverage": 1.0}
     lost = {"id": "GPU-b", "kwh": None, "coverage": 0.0}
     nothing = Measurement("unavailable", source="none")
@@ -77,7 +77,7 @@ def test_sum_over_ranks_has_their_common_time_and_the_sum_of_their_powers():
     total = add_readings([rank(100.0, 250.0), rank(100.0, 150.0)])
     assert total.duration_s == 100.0
     assert total.gpu.mean_w == pytest.approx(400.0)
-    assert add_readings([rank(100.0, 250.0), rank(80.0, 150.0)]).duration_s == 100.0  # one of them began later
+    assert add_readings([rank(100.0, 250.0), rank(80.0, 150.0)]).duration_s == 100.0  # one of them started later
 
 
 def test_sum_of_nothing_is_refused():

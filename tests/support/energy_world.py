@@ -37,7 +37,7 @@ class Profile:
 
 
 class VirtualClock:
-    """Stands still until the test moves it. `read_s` passes at each look, as on a machine where code takes time."""
+    """Stands still until the test moves it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -64,13 +64,13 @@ class NVMLError(Exception):
 
 
 class FakeGpu:
-    """One GPU: its energy since `origin` is shown in whole ticks of time, as NVML does."""
+    """One GPU: its energy since `origin` is shown in full ticks of time, as by NVML."""
 
     def __init__(self, uuid, profile, name="Tesla V100", tick_s=0.1, counter=True, limit_w=400.0, start_mj=5_000_000):
         self.uuid, self.profile, self.name = uuid, profile, name
         self.tick_s, self.counter, self.limit_w, self.start_mj = tick_s, counter, limit_w, start_mj
         self.utilization = 90
-        self.faults = {}  # function -> NVML error code, for as long as it is in here
+        self.faults = {}  # function -> NVML error code that it raises
         self.counter_shift_mj = 0
         self.counter_gain = 1.0
         self.frozen_at = None
@@ -78,7 +78,7 @@ class FakeGpu:
 
 
 class FakeNvml:
-    """pynvml's functions, as far as lorakit calls them."""
+    """The functions of pynvml that lorakit calls."""
 
     NVMLError = NVMLError
 
@@ -195,7 +195,7 @@ def write_meminfo(proc: Path, total_kb: int = 33_554_432) -> None:
 
 
 class World:
-    """Clock, GPUs and zones together, and meters that live in them."""
+    """A clock, GPUs and zones, and meters that read them."""
 
     def __init__(self, tmp_path: Path, gpus=(), zones=()) -> None:
         """`zones` are (key, name, profile, options)."""
@@ -249,7 +249,7 @@ def device(reading, name):
 
 
 def slow_reads(nvml):
-    """Makes NVML's next read of an energy wait; returns the events that tell of it and that end it."""
+    """Make NVML's next energy reading wait; returns the events that announce and end the wait."""
     held, go_on = threading.Event(), threading.Event()
     real = nvml.nvmlDeviceGetTotalEnergyConsumption
 
