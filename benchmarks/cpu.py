@@ -29,7 +29,7 @@ from lorakit.nn.attention import faster_attention
 from lorakit.nn.dropout import faster_dropout
 from lorakit.nn.kernels import SWITCH, faster_products, linear, make_kernels, matmul, pays
 from lorakit.report.tables import markdown_table
-from lorakit.training.loss import LossSum
+from lorakit.training.engine import LossSum
 from lorakit.training.optimizer import build_optimizer
 
 SHAPES = ((768, 768), (768, 3072), (3072, 768))

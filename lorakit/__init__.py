@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from lorakit.energy import EnergyMeter
     from lorakit.lora import apply_lora, remove_lora
     from lorakit.nn.layers import LoRALinear
-    from lorakit.training.loop import TrainConfig, evaluate, train
+    from lorakit.training.config import TrainConfig
+    from lorakit.training.evaluation import evaluate
+    from lorakit.training.loop import train
     from lorakit.training.prediction import Entity, predict
 
 __version__ = "0.1.0"
@@ -54,14 +56,14 @@ _OWNER = {
     "EnergyMeter": "energy",
     "Entity": "training.prediction",
     "LoRALinear": "nn.layers",
-    "TrainConfig": "training.loop",
+    "TrainConfig": "training.config",
     "adapter_names": "adapters.state",
     "apply_lora": "lora",
     "combine_adapters": "adapters.state",
     "count_parameters": "adapters.counting",
     "delete_adapter": "adapters.state",
     "disable_lora": "adapters.disabling",
-    "evaluate": "training.loop",
+    "evaluate": "training.evaluation",
     "load_adapter": "adapters.storage",
     "lora_plus_groups": "adapters.counting",
     "merge_lora": "adapters.merging",

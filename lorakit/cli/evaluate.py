@@ -9,7 +9,7 @@ from lorakit.report.tables import markdown_table
 from lorakit.training.distributed import device, is_main, process_group
 from lorakit.training.evaluation import evaluate
 from lorakit.training.metrics import EntityScores, Scores
-from lorakit.training.saved import load_tagger
+from lorakit.training.models import load_tagger
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:

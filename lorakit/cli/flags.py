@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from lorakit.training.config import ENGINES
 from lorakit.training.trackers import LOGGERS
 
 if TYPE_CHECKING:
     from lorakit.data.corpus import NerData
-    from lorakit.training.loop import TrainConfig
+    from lorakit.training.config import TrainConfig
 
 # Usual values for a base of roberta-base's size; not tuned by us, no hub could be reached.
 MODE_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -95,11 +96,12 @@ def add_training_flags(parser: argparse.ArgumentParser, dropout: str = "its own"
     add("--dropout", type=float, metavar="X", help=f"in the base (default: {dropout})")
     add_precision_flag(parser)
     add("--strategy", choices=("ddp", "fsdp"), default="ddp", help="of several processes: replicate or shard the model")
-    add("--compile", action="store_true", help="torch.compile the steps: some minutes first, then less time a step")
     add(
-        "--cuda-graphs",
-        action="store_true",
-        help="record the steps in CUDA graphs, which launch a batch at once",
+        "--engine",
+        choices=ENGINES,
+        default="eager",
+        help="compile: torch.compile the steps, minutes first, then less time per step; cuda_graphs: record the steps, "
+        "which then launch a batch at once (default: %(default)s)",
     )
     add(
         "--cache-prefix",
@@ -157,7 +159,7 @@ def train_config(
     Raises:
         ValueError: a value is out of its range.
     """
-    from lorakit.training.loop import TrainConfig
+    from lorakit.training.config import TrainConfig
 
     chosen = {name: getattr(arguments, name) for name in defaults[mode] if getattr(arguments, name) is not None}
     return TrainConfig(
@@ -168,8 +170,7 @@ def train_config(
         seed=arguments.seed,
         resume=arguments.resume,
         strategy=arguments.strategy,
-        compile=arguments.compile,
-        cuda_graphs=arguments.cuda_graphs,
+        engine=arguments.engine,
         cache_prefix=arguments.cache_prefix and mode == "lora",
         log_to=tuple(arguments.log_to),
     )

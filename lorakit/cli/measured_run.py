@@ -15,8 +15,9 @@ from lorakit.energy import EnergyMeter
 from lorakit.power.journal import read_journal
 from lorakit.power.reading import Reading
 from lorakit.report.tables import energy_notes, energy_table, metrics_table, parameter_lines
+from lorakit.training.config import TrainConfig, TrainResult
 from lorakit.training.distributed import is_main, world_size
-from lorakit.training.loop import TrainConfig, TrainResult, train
+from lorakit.training.loop import train
 from lorakit.training.preemption import Preempted
 
 

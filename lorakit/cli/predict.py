@@ -9,8 +9,8 @@ from lorakit._files import write_text
 from lorakit.cli.flags import check_writable, input_errors
 from lorakit.report.entities import Tagging, as_conll, as_html, as_jsonl, as_table, as_terminal
 from lorakit.training.distributed import device, is_main, process_group
+from lorakit.training.models import load_tagger
 from lorakit.training.prediction import find_entities
-from lorakit.training.saved import load_tagger
 
 AT_ONCE = 4096  # texts that are tagged together: enough to pack them well, few enough to hold
 

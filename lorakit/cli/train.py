@@ -18,12 +18,11 @@ from lorakit.data.corpus import NerData
 from lorakit.lora import apply_lora
 from lorakit.report.page import write_page
 from lorakit.report.tables import comparison_record, mode_record, write_comparison
+from lorakit.training.config import TrainConfig
 from lorakit.training.distributed import is_main, process_group
 from lorakit.training.frozen_layer_cache import constant_layers
-from lorakit.training.loop import TrainConfig
-from lorakit.training.models import load_token_classifier
+from lorakit.training.models import load_token_classifier, save_model
 from lorakit.training.preemption import Preempted
-from lorakit.training.saved import save_model
 
 MORE = ("accumulate", "weight_decay", "warmup_ratio", "max_grad_norm", "patience", "save_every")  # of TrainConfig
 

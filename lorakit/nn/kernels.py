@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorakit.nn.autograd import PLAIN, nothing_transforms
-from lorakit.training.warmup import trial
+from lorakit.training.dry_run import dry_run
 
 SWITCH = "LORAKIT_ONEDNN"  # 1: always, 0: never; otherwise where it pays
 LEAST_WORK = 32**3  # multiplications; below it the call costs more than the product
@@ -67,7 +67,7 @@ def make_kernels(model: nn.Module, shapes: Iterable[tuple[int, ...]]) -> None:
     if not _open:
         return
     kinds = {_kind(module): module for module in model.modules() if _multiplies_here(module)}
-    with trial(model), torch.enable_grad():
+    with dry_run(model), torch.enable_grad():
         for shape in sorted(set(shapes), key=math.prod, reverse=True):
             for module in kinds.values():
                 x = module.weight.new_zeros((*shape, module.in_features), requires_grad=True)

@@ -13,7 +13,7 @@ from typing import Any
 from lorakit._files import atomic_write, write_text
 from lorakit.adapters.counting import WHY_PEFT_COUNTS_MORE, ParameterCount
 from lorakit.energy import Reading
-from lorakit.training.loop import TrainConfig, TrainResult
+from lorakit.training.config import TrainConfig, TrainResult
 
 SCHEMA = 1
 NAMES = {"full": "full", "lora": "LoRA"}

@@ -10,8 +10,8 @@ import pytest
 import lorakit
 from lorakit.cli.__main__ import main
 from lorakit.report.entities import Tagging, as_html, as_table, as_terminal
+from lorakit.training.models import load_tagger, save_model
 from lorakit.training.prediction import Entity
-from lorakit.training.saved import load_tagger, save_model
 from tests.support.tiny import LABELS, MINI, ROOT, make_tiny_model
 
 SENTENCES = [
@@ -349,13 +349,13 @@ def test_an_adapter_says_what_it_lacks(run, tmp_path):
 
 
 def test_a_base_that_is_elsewhere_is_given_by_hand(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("lorakit.training.saved.base_and_labels", lambda folder: ("/nowhere/base", list(LABELS)))
+    monkeypatch.setattr("lorakit.training.models.base_and_labels", lambda folder: ("/nowhere/base", list(LABELS)))
     adapter = str(run / "lora" / "adapter")
     with pytest.raises(ValueError, match="'/nowhere/base'.*adapter_config.json names this base: give it with --model"):
         load_tagger(adapter)
     model, _ = load_tagger(adapter, str(MINI))
     assert model.config.id2label == dict(enumerate(LABELS))
-    monkeypatch.setattr("lorakit.training.saved.base_and_labels", lambda folder: (None, list(LABELS)))
+    monkeypatch.setattr("lorakit.training.models.base_and_labels", lambda folder: (None, list(LABELS)))
     with pytest.raises(ValueError, match=r"does not name the base \(base_model_name_or_path\); give it with --model"):
         load_tagger(adapter)
 

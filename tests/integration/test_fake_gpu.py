@@ -15,11 +15,10 @@ fake = pytest.mark.skipif(not hasattr(torch.cuda, "waits"), reason="runs on the 
 TESTS = (
     "integration/test_fake_gpu.py",
     "training/test_graphs.py",
-    "training/test_steps.py::test_a_gpu_is_waited_for_at_log_lines_only",
+    "training/test_session.py::test_a_gpu_is_waited_for_at_log_lines_only",
     "training/test_precision.py::test_a_gpus_originals_wait_on_the_host",
     "training/test_precision.py::test_the_curve_is_the_same_bit_for_bit",
     "training/test_evaluation.py::test_a_gpu_is_not_waited_for_between_batches",
-    "training/test_loss.py::test_the_curve_is_that_of_plain_training_with_one_graph_a_shape",
 )
 
 

@@ -14,14 +14,14 @@ import torch
 import lorakit
 from lorakit.data.corpus import NerData
 from lorakit.training.checkpoint import load_checkpoint
-from lorakit.training.loop import Preempted
+from lorakit.training.preemption import Preempted
 from tests.support.tiny import LABELS, ROOT
-from tests.training.test_loop import quick, read_log, toy_sentences, weights
+from tests.support.toy import quick, read_log, toy_data, toy_sentences, weights
 
 
 @pytest.fixture(scope="module")
 def data():
-    return NerData(toy_sentences(64, 0), toy_sentences(24, 1), toy_sentences(24, 2), LABELS, "toy")
+    return toy_data(64, 24, 24)
 
 
 def make(tiny_model, mode):
@@ -118,7 +118,7 @@ def test_lora_checkpoints_hold_only_what_is_trained(tiny_model, tokenizer, data,
     ("changes", "message"),
     [
         ({"learning_rate": 0.5}, r"was written with learning_rate = 0.01, now it is 0.5"),
-        ({"batch_size": 4}, r"sentences a step \(batch_size × accumulate × processes\) = 8, now it is 4"),
+        ({"batch_size": 4}, r"sentences per step \(batch_size × accumulate × processes\) = 8, now it is 4"),
         ({"seed": 3}, "was written with seed = 0, now it is 3"),
     ],
 )
@@ -143,8 +143,8 @@ def test_a_full_disk_is_reported_and_does_not_end_the_training(tiny_model, token
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lorakit.training.loop.save_checkpoint", full)
-    with pytest.warns(RuntimeWarning, match=r"checkpoint of step \d+ could not be written .*No space left.*goes on"):
+    monkeypatch.setattr("lorakit.training.checkpoint.save_checkpoint", full)
+    with pytest.warns(RuntimeWarning, match=r"checkpoint of step \d+ could not be written .*No space left.*continues"):
         result = run(make(tiny_model, "lora"), tokenizer, data, tmp_path)
     assert result.epochs == 3
     assert [line["event"] for line in read_log(tmp_path)].count("problem") == 3
@@ -182,12 +182,11 @@ import json, os, sys
 from transformers import AutoTokenizer
 import lorakit
 from lorakit.training import distributed
-from lorakit.data.corpus import NerData
-from tests.training.test_loop import LABELS, quick, toy_sentences
 from tests.support.tiny import MINI, make_tiny_model
+from tests.support.toy import quick, toy_data
 
 folder, batch, slow = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-corpus = NerData(toy_sentences(64, 0), toy_sentences(24, 1), toy_sentences(24, 2), LABELS, "toy")
+corpus = toy_data(64, 24, 24)
 with distributed.process_group():
     model = lorakit.apply_lora(make_tiny_model(), r=4)
     me = os.environ.get("TORCHELASTIC_RESTART_COUNT", "") + os.environ.get("RANK", "")

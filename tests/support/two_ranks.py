@@ -27,19 +27,16 @@ from transformers import AutoTokenizer
 
 import lorakit
 from lorakit.adapters.storage import save_adapter
-from lorakit.data import packing as batching
-from lorakit.data.corpus import NerData
 from lorakit.nn.weights import whole
-from lorakit.training import distributed, loss
-from lorakit.training import loop as training
+from lorakit.training import distributed, engine, graphs, layout
 from lorakit.training.checkpoint import load_checkpoint
-from lorakit.training.loop import Preempted
-from lorakit.training.loss import LossSum
-from tests.support.tiny import LABELS, MINI, make_tiny_model
-from tests.training.test_loop import quick, read_log, toy_sentences
+from lorakit.training.engine import LossSum
+from lorakit.training.preemption import Preempted
+from tests.support.tiny import MINI, make_tiny_model
+from tests.support.toy import quick, read_log, toy_data
 
 # 45 sentences, and 1 of the test split, do not divide by 2: the last step and the evaluation are uneven
-DATA = NerData(toy_sentences(45, 0), toy_sentences(7, 1), toy_sentences(1, 2), LABELS, "toy")
+DATA = toy_data(45, 7, 1)
 CURVES = [(mode, strategy, 1 + 3 * n) for n in range(2) for mode in ("lora", "full") for strategy in ("ddp", "fsdp")]
 RESUMES = [("lora", "ddp", "fp32"), ("lora", "fsdp", "bf16"), ("full", "fsdp", "fp32")]
 
@@ -53,7 +50,7 @@ def train(folder, model, batch=16, **changes):
     accumulate = changes.get("accumulate", 1)
     size = batch // accumulate // distributed.world_size()
     config = quick(**{"batch_size": size, "output_dir": folder, "log_every": 1, **changes})
-    return training.train(model, AutoTokenizer.from_pretrained(MINI), DATA, config)
+    return lorakit.train(model, AutoTokenizer.from_pretrained(MINI), DATA, config)
 
 
 def make(mode, dropout=0.0, r=4):
@@ -92,14 +89,14 @@ def curve(folder, mode, strategy, accumulate):
     model = make(mode, r=320)  # more than DDP's usual first bucket of 1 MiB
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     gradients, exchanged, seen, costs_more = {}, [], [], []
-    spread, forward = training.spread, LossSum.forward
+    wrap, forward = engine.wrap_for_ddp, LossSum.forward
 
     def keep(optimizer, *_):
         if not gradients:
             gradients.update({n: whole(p.grad.clone()) for n, p in model.named_parameters() if n in trained})
 
-    def spread_and_count(model, strategy):
-        replicated = spread(model, strategy)
+    def wrap_and_count(module):
+        replicated = wrap(module)
         if isinstance(replicated, DistributedDataParallel):
             replicated.register_comm_hook(None, count)
             costs_more.extend([replicated.will_sync_module_buffers(), replicated.find_unused_parameters])
@@ -114,12 +111,12 @@ def curve(folder, mode, strategy, accumulate):
         return forward(loss, batch)
 
     hook = register_optimizer_step_pre_hook(keep)
-    training.spread, LossSum.forward = spread_and_count, note_windows
+    engine.wrap_for_ddp, LossSum.forward = wrap_and_count, note_windows
     try:
         result = train(folder / name, model, strategy=strategy, accumulate=accumulate, max_grad_norm=float("inf"))
     finally:
         hook.remove()
-        training.spread, LossSum.forward = spread, forward
+        engine.wrap_for_ddp, LossSum.forward = wrap, forward
     weights = whole_weights(model)
     if mode == "lora" and (distributed.is_main() or strategy == "fsdp"):
         save_adapter(model, folder / name / "adapter")
@@ -154,11 +151,11 @@ def curves(folder):
 
 def in_parts(folder):
     """LoRA's first curves, where batches are in parts of about 40 tokens unless the model is sharded."""
-    usual, batching.PART = batching.PART, 32 * 40
+    usual, layout.PART_ELEMENTS = layout.PART_ELEMENTS, 32 * 40
     try:
         return {strategy: curve(folder / "in-parts", "lora", strategy, 1) for strategy in ("ddp", "fsdp")}
     finally:
-        batching.PART = usual
+        layout.PART_ELEMENTS = usual
 
 
 def one_curve(folder):
@@ -222,11 +219,16 @@ def resume(folder):
     return facts
 
 
+def wait_for_all():
+    if distributed.world_size() > 1:
+        torch.distributed.barrier()
+
+
 def make_read_only(folder):
     if distributed.is_main():
         folder.mkdir()
         (folder / "checkpoints").symlink_to("/sys/kernel")  # in which not even root makes folders
-    distributed.wait_for_all()
+    wait_for_all()
 
 
 def disk(folder):
@@ -247,7 +249,7 @@ def disk(folder):
         config = quick(batch_size=8, epochs=4, output_dir=folder / name, log_every=1, save_every=2)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            training.train(model, AutoTokenizer.from_pretrained(MINI), DATA, config, observe)
+            lorakit.train(model, AutoTokenizer.from_pretrained(MINI), DATA, config, observe)
         facts[name] = {
             "digest": digest(whole_weights(model)),
             "warnings": [str(w.message) for w in caught if w.category is RuntimeWarning],
@@ -284,11 +286,11 @@ def stop(folder):
 
 def compiled(folder):
     """A compiled run; by the backend that traces alone, for the other's C++ takes long."""
-    backend, loss.BACKEND = loss.BACKEND, "aot_eager"
+    backend, graphs.BACKEND = graphs.BACKEND, "aot_eager"
     try:
-        result = train(folder / "compiled", make("lora"), accumulate=2, epochs=1, compile=True)
+        result = train(folder / "compiled", make("lora"), accumulate=2, epochs=1, engine="compile")
     finally:
-        loss.BACKEND = backend
+        graphs.BACKEND = backend
         torch._dynamo.reset()
     return {"log": timeless(folder / "compiled"), "seconds": result.compile_seconds}
 
@@ -321,7 +323,7 @@ def raises(folder):
         return {}
 
     config = quick(batch_size=8, log_every=1, output_dir=folder / "raises")
-    training.train(make("lora"), AutoTokenizer.from_pretrained(MINI), DATA, config, observe)
+    lorakit.train(make("lora"), AutoTokenizer.from_pretrained(MINI), DATA, config, observe)
 
 
 def hangs(folder):
@@ -385,7 +387,7 @@ def main(folder: Path, parts: list[str]) -> None:
     with distributed.process_group():
         if distributed.is_main():
             folder.mkdir(parents=True, exist_ok=True)
-        distributed.wait_for_all()
+        wait_for_all()
         for part in [globals()[name] for name in parts] or TOGETHER:
             collect(part, part(folder))
     if not parts:

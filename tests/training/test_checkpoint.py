@@ -38,7 +38,7 @@ def test_the_newest_two_are_kept(tmp_path):
 @pytest.mark.parametrize("file", ["state.json", "tensors.safetensors"])
 @settings(deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.floats(0, 0.999), cut=st.booleans())
-def test_any_damage_is_noticed_and_the_one_before_is_taken(tmp_path, file, where, cut):
+def test_any_damage_is_noticed_and_the_one_before_is_used(tmp_path, file, where, cut):
     save_checkpoint(tmp_path, 1, state(1))
     path = save_checkpoint(tmp_path, 2, state(2)) / file
     content = bytearray(path.read_bytes())
@@ -48,7 +48,7 @@ def test_any_damage_is_noticed_and_the_one_before_is_taken(tmp_path, file, where
     else:
         content[place] ^= 1
     path.write_bytes(content)
-    with pytest.warns(UserWarning, match=r"step-00000002 is damaged \(.*\); an older one is taken"):
+    with pytest.warns(UserWarning, match=r"step-00000002 is damaged \(.*\); an older one is used"):
         assert load_checkpoint(tmp_path).state["n"] == 1
 
 
@@ -78,8 +78,8 @@ def test_what_a_killed_process_left_unfinished_is_removed_by_the_next_write(tmp_
 
 
 @pytest.mark.parametrize("size", [{"tensor": 100_000}, {"text": 100_000}])
-def test_a_disk_that_is_really_full_is_an_oserror_and_harms_nothing(tmp_path, size):
-    """A limit on the size of files stands for it: the write fails, in Rust for tensors, in Python for the rest."""
+def test_a_full_disk_is_an_oserror_and_harms_nothing(tmp_path, size):
+    """A limit on file size stands in for it: the write fails, in Rust for tensors, in Python for the rest."""
     save_checkpoint(tmp_path, 1, state(1))
     big = Checkpoint({"a": torch.zeros(size.get("tensor", 1))}, {"n": "x" * size.get("text", 1)})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -100,7 +100,7 @@ def test_a_missing_file_is_damage(tmp_path):
         assert load_checkpoint(tmp_path).state["n"] == 1
 
 
-def test_another_format_is_passed_over(tmp_path, monkeypatch):
+def test_another_format_is_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 99)
     save_checkpoint(tmp_path, 1, state(1))
     monkeypatch.undo()
@@ -108,7 +108,7 @@ def test_another_format_is_passed_over(tmp_path, monkeypatch):
         assert load_checkpoint(tmp_path) is None
 
 
-@pytest.mark.parametrize("failing", ["training.checkpoint.save_file", "_files.flush", "training.checkpoint._hash"])
+@pytest.mark.parametrize("failing", ["training.checkpoint.save_file", "_files.flush", "training.checkpoint.hash_of"])
 def test_a_write_that_fails_leaves_the_previous_checkpoint_and_nothing_else(tmp_path, monkeypatch, failing):
     save_checkpoint(tmp_path, 1, state(1))
 

@@ -1,4 +1,4 @@
-"""Running a model to find something out about it, without a trace."""
+"""Run a model to find something out about it, and leave no trace: modes, buffers, gradients, random numbers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,8 +9,8 @@ from torch import nn
 
 
 @contextmanager
-def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Within the context a model may run in any mode; then every module's is as it was."""
+def keep_modes(model: nn.Module) -> Iterator[None]:
+    """While active, the model may be set to training or evaluation; then every module's mode is restored."""
     modes = {module: module.training for module in model.modules()}
     try:
         yield
@@ -20,11 +20,11 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def trial(model: nn.Module) -> Iterator[None]:
-    """Within the context a model may run in any mode; then modes, buffers and random generators are as they were."""
+def dry_run(model: nn.Module) -> Iterator[None]:
+    """While active, the model may run in any mode; then modes, buffers and random generators are restored."""
     device = next(model.parameters()).device
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]  # batch norm counts in them
-    with modes_kept(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with keep_modes(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             yield
         finally:
@@ -33,13 +33,15 @@ def trial(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(before)
 
 
-def rehearse(model: nn.Module, parameters: Sequence[nn.Parameter], run: Callable[[], Any], times: int = 1) -> None:
-    """Run a forward and backward so many times; gradients, modes, buffers and random numbers stay as they are.
+def dry_run_backward(
+    model: nn.Module, parameters: Sequence[nn.Parameter], run: Callable[[], Any], times: int = 1
+) -> None:
+    """Call `run`, a forward and backward, that many times; gradients are restored, and all that `dry_run` restores.
 
     A parameter that had no gradient and gets one has zeros afterwards.
     """
     kept = [parameter.grad for parameter in parameters]
-    with trial(model):
+    with dry_run(model):
         for _ in range(times):
             for parameter in parameters:
                 parameter.grad = None
