@@ -135,10 +135,7 @@ class Session:
                 raise
             if world_size() == 1:
                 self.save()
-            rows, width = plan.source.shape
-            where = f" on rank {rank()}" if world_size() > 1 else ""
-            what = f"out of memory{where} in step {self.state.counters.step + 1} with {rows} rows of {width} tokens"
-            raise MemoryError(f"{what}; {_less_memory(self.config, parts)}") from error
+            raise MemoryError(_out_of_memory(self.config, self.state.counters.step + 1, plan, parts)) from error
 
     def _log_step(self, grad_norm: Tensor) -> None:
         """Write one line for the steps since the last: host and ranks wait for each other here."""
@@ -177,13 +174,16 @@ class Session:
             self._timed_since = now
 
 
-def _less_memory(config: TrainConfig, parts: int) -> str:
+def _out_of_memory(config: TrainConfig, step: int, plan: Plan, parts: int) -> str:
+    rows, width = plan.source.shape
+    where = f" on rank {rank()}" if world_size() > 1 else ""
     if parts > 1:
         return (
-            "a smaller batch would not help, because it is computed in parts; train fewer parameters, for example with"
-            " LoRA"
+            f"out of memory{where} in step {step} with {rows} rows of {width} tokens; a smaller batch would not help,"
+            " because it is computed in parts; train fewer parameters, for example with LoRA"
         )
     return (
-        f"halve batch_size ({config.batch_size}) and double accumulate ({config.accumulate}): the steps stay the same,"
-        " and resume continues from the newest checkpoint"
+        f"out of memory{where} in step {step} with {rows} rows of {width} tokens; halve batch_size"
+        f" ({config.batch_size}) and double accumulate ({config.accumulate}): the steps stay the same, and resume"
+        " continues from the newest checkpoint"
     )

@@ -1,9 +1,9 @@
-"""The job of `test_distributed.py`: everything that takes several processes, started once by torchrun.
+"""The job of `test_distributed.py`: everything that needs several processes, started once by torchrun.
 
   torchrun --nproc-per-node 2 -m tests.support.two_ranks FOLDER [PART...]
 
-Each part is a function of a folder that gives this rank's facts as JSON; FOLDER/facts.json then holds, by part, a list
-of them in the order of ranks. The functions work in one process, too: that is what the tests compare with.
+Each part is a function of a folder that returns this rank's facts as JSON; FOLDER/facts.json then holds, by part, a
+list of them in the order of ranks. The functions also run in one process: that is what the tests compare with.
 """
 
 import hashlib
@@ -53,8 +53,8 @@ def train(folder, model, batch=16, **changes):
     return lorakit.train(model, AutoTokenizer.from_pretrained(MINI), DATA, config)
 
 
-def make(mode, dropout=0.0, r=4):
-    model = make_tiny_model(dropout=dropout)
+def make(mode, dropout=0.0, r=4, **options):
+    model = make_tiny_model(dropout=dropout, **options)
     if mode == "lora":
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "r=.* is more than")
@@ -150,7 +150,7 @@ def curves(folder):
 
 
 def in_parts(folder):
-    """LoRA's first curves, where batches are in parts of about 40 tokens unless the model is sharded."""
+    """LoRA's first curves, with batches in parts of about 40 tokens unless the model is sharded."""
     usual, layout.PART_ELEMENTS = layout.PART_ELEMENTS, 32 * 40
     try:
         return {strategy: curve(folder / "in-parts", "lora", strategy, 1) for strategy in ("ddp", "fsdp")}
@@ -201,7 +201,7 @@ def resume_run(folder, mode, strategy, precision, stop_after, **changes):
     model.register_forward_pre_hook(die)
     try:
         result = train(
-            folder, model, epochs=3, log_every=2, strategy=strategy, precision=precision, save_every=2, **changes
+            folder, model, epochs=2, log_every=2, strategy=strategy, precision=precision, save_every=2, **changes
         )
     except Killed:
         torch.manual_seed(999)  # a new process would not have these random numbers either
@@ -232,7 +232,7 @@ def make_read_only(folder):
 
 
 def disk(folder):
-    """The main rank's disk is full from step 5 to 7 (a limit on the size of files stands for it), or read-only."""
+    """The main rank's disk is full from step 5 to 7 (a limit on file size stands in for it), or read-only."""
     facts, calls, before = {}, [], resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill():
@@ -260,7 +260,7 @@ def disk(folder):
 
 
 def stop(folder):
-    """The last rank alone is told to stop: while training, in an evaluation, and with a disk that takes nothing."""
+    """Only the last rank is told to stop: while training, in an evaluation, and with a read-only disk."""
     facts = {}
     make_read_only(folder / "stop-read-only")
     for name, training_calls in (("stop-training", 3), ("stop-evaluation", None), ("stop-read-only", 3)):
@@ -285,10 +285,10 @@ def stop(folder):
 
 
 def compiled(folder):
-    """A compiled run; by the backend that traces alone, for the other's C++ takes long."""
+    """A compiled run, with the backend that only traces, because generating C++ takes long."""
     backend, graphs.BACKEND = graphs.BACKEND, "aot_eager"
     try:
-        result = train(folder / "compiled", make("lora"), accumulate=2, epochs=1, engine="compile")
+        result = train(folder / "compiled", make("lora", num_hidden_layers=1), accumulate=2, epochs=1, engine="compile")
     finally:
         graphs.BACKEND = backend
         torch._dynamo.reset()
@@ -313,7 +313,7 @@ def out_of_memory(folder):
 
 
 def raises(folder):
-    """The last rank comes upon an error that has nothing to do with the others."""
+    """The last rank raises an error that has nothing to do with the others."""
     calls = []
 
     def observe():
@@ -339,12 +339,12 @@ def dies(folder):
 def lose_rank_1(folder, name, fate):
     model, seen = make("lora"), []
 
-    def meet_it(module, inputs):
+    def lose(module, inputs):
         seen.append(module.training)
         if seen.count(True) == 3 and distributed.rank() == 1:
             fate()
 
-    model.register_forward_pre_hook(meet_it)
+    model.register_forward_pre_hook(lose)
     train(folder / name, model, save_every=1)
 
 
@@ -356,9 +356,11 @@ def wait_for(path):
 
 def fail(part, folder):
     """A part that ends its group with an error: its message, and how long this rank took from joining to leaving."""
-    usual = os.environ["LORAKIT_TIMEOUT_S"]
+    usual, naming_s = os.environ["LORAKIT_TIMEOUT_S"], distributed.NAMING_S
     if part is hangs:  # the others are noticed at once, however slow the machine is
         os.environ["LORAKIT_TIMEOUT_S"] = "8"
+    if part in (hangs, dies):
+        distributed.NAMING_S = 1.0  # the lost rank leaves no last word to wait for
     began = time.monotonic()
     try:
         with distributed.process_group():
@@ -367,7 +369,7 @@ def fail(part, folder):
     except Exception as error:
         return {"error": type(error).__name__, "message": str(error), "after_s": time.monotonic() - began}
     finally:
-        os.environ["LORAKIT_TIMEOUT_S"] = usual
+        os.environ["LORAKIT_TIMEOUT_S"], distributed.NAMING_S = usual, naming_s
         if os.environ["RANK"] == "0":
             (folder / "gave-up").touch()
 
