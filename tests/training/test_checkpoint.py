@@ -207,7 +207,7 @@ def test_on_another_number_of_ranks_tokens_are_counted_once(tmp_path, train_stat
     assert state_of_this_rank(two)["counters"]["train_tokens"] == 0
     monkeypatch.setattr(checkpoint, "world_size", lambda: 2)
     state = state_of_this_rank(two)
-    assert (state["counters"]["train_tokens"], state["random"]) == (10, own.state["ranks"][1]["random"])
+    assert (state["counters"]["train_tokens"], state["random"]) == (10, own.state["ranks"][0]["random"])
 
 
 def test_a_disk_that_takes_nothing_is_reported(tmp_path, train_state, monkeypatch):
