@@ -25,7 +25,7 @@ SPEED = "benchmarks/throughput.py --precision bf16 --warmup 10 --rounds 1"
 ALL = f"{SPEED} --steps 300"  # the peers' steps take their time
 OURS = f"{SPEED} --steps 500 --systems lorakit-lora lorakit-full"  # long enough for NVML's counters, nearly an epoch
 RECORDED, COMPILED = '{"engine": "cuda_graphs"}', '{"engine": "compile"}'
-TESTED = ("evaluation", "graphs", "precision", "waits")
+TESTED = ("evaluation", "graphs", "precision", "session")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ A model fine-tuned in full is saved as transformers does, one fine-tuned with Lo
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +47,9 @@ def load_token_classifier(
         FileNotFoundError: `source` looks like a folder and does not exist.
         ValueError: it cannot be loaded; the message says why.
     """
-    name = os.fspath(source)
-    looks_local = name.startswith((".", "/", "~")) or os.sep != "/" and os.sep in name or name.count("/") > 1
-    if not Path(name).exists() and looks_local:
-        raise FileNotFoundError(f"there is no model folder {name!r}; give a folder with config.json, or a hub id")
-    if Path(name).is_file():
-        raise ValueError(f"{name!r} is a file; give the model's folder, with config.json and model.safetensors")
+    name = _checked(source)
     import transformers  # heavy, so only when a model is loaded
 
-    logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # the new head is missing from the checkpoint, as it should be
-    logging.disable_progress_bar()
     options: dict[str, Any] = {}
     if labels is not None:
         options |= {"num_labels": len(labels), "id2label": dict(enumerate(labels))}
@@ -65,8 +57,8 @@ def load_token_classifier(
     if dropout is not None:
         options |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     try:
-        tokenizer = _load_tokenizer(transformers, name)
-        with torch.random.fork_rng(devices=[]):
+        with _quiet(transformers.utils.logging), torch.random.fork_rng(devices=[]):
+            tokenizer = _load_tokenizer(transformers, name)
             torch.manual_seed(seed)
             model, loading = transformers.AutoModelForTokenClassification.from_pretrained(
                 name,
@@ -83,10 +75,6 @@ def load_token_classifier(
         reason = " ".join(str(error).split()) or type(error).__name__
         where = "the folder" if Path(name).exists() else "the hub id"
         raise ValueError(f"cannot load a model from {where} {name!r}: {reason[:300]}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
     return model, tokenizer
 
 
@@ -144,6 +132,31 @@ def load_tagger(adapter: str | None = None, model: str | None = None) -> tuple[n
             raise
         raise ValueError(f"{error}; {CONFIG} names this base: give it with --model if it is elsewhere") from error
     return load_adapter(loaded, adapter), tokenizer
+
+
+def _checked(source: str | os.PathLike[str]) -> str:
+    """The name to load from; raises where it looks like a folder and is not one."""
+    name = os.fspath(source)
+    looks_local = name.startswith((".", "/", "~")) or os.sep != "/" and os.sep in name or name.count("/") > 1
+    if not Path(name).exists() and looks_local:
+        raise FileNotFoundError(f"there is no model folder {name!r}; give a folder with config.json, or a hub id")
+    if Path(name).is_file():
+        raise ValueError(f"{name!r} is a file; give the model's folder, with config.json and model.safetensors")
+    return name
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """While active, transformers shows no warnings (a new head is missing from the checkpoint, as expected) or bars."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _load_tokenizer(transformers: Any, name: str) -> Any:
