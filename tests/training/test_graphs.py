@@ -28,7 +28,7 @@ CASES = {
     "lora": {},
     "full": {"mode": "full"},
     "bf16": {"precision": "bf16"},
-    "fp16, two batches a step": {"precision": "fp16", "accumulate": 2, "batch_size": 4},
+    "fp16, two batches per step": {"precision": "fp16", "accumulate": 2, "batch_size": 4},
     "dropout": {"dropout": 0.2},
     "prefix": {"cache_prefix": True, "lora": {"layers_to_transform": [1]}},
 }

@@ -15,14 +15,14 @@ from lorakit.training.progress import ProgressBars
 from tests.support.toy import quick, toy_data
 
 
-def walk(progress, clock=None, seconds_a_step=0.0):
+def walk(progress, clock=None, seconds_per_step=0.0):
     """Two epochs of 50 steps, logged every tenth, with an evaluation of 4 batches after each."""
     with progress as bar:
         for epoch in (1, 2):
             bar.start_epoch(epoch, 0)
             for step in range(1, 51):
                 if clock:
-                    clock[0] += seconds_a_step
+                    clock[0] += seconds_per_step
                 bar.update()
                 if step % 10 == 0:
                     bar.set_postfix({"loss": "0.5", "tokens/s": "4,000"})
@@ -48,8 +48,10 @@ def shown_on_a_terminal(act):
 
 
 def test_without_a_terminal_a_line_comes_at_most_every_minute_and_no_carriage_return():
-    stream, clock = io.StringIO(), [0.0]
-    walk(ProgressBars(2, 50, stream=stream, clock=lambda: clock[0]), clock, seconds_a_step=3.0)  # a log step each 30 s
+    stream, clock = io.StringIO(), [0.0]  # with a log step every 30 s
+    walk(
+        ProgressBars(2, 50, stream=stream, clock=lambda: clock[0]), clock, seconds_per_step=3.0
+    )  # a log step every 30 s
     assert stream.getvalue().splitlines() == [
         f"epoch {1 + (step - 1) // 50}/2, step {step}/100: loss 0.5, tokens/s 4,000" for step in range(10, 101, 20)
     ]
