@@ -40,7 +40,7 @@ setup(
         ],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],  # mkdocs build --strict
         "loggers": ["tensorboard>=2.16", "wandb>=0.17"],  # TrainConfig(log_to=...)
-        "quantised": ["torchao>=0.18"],  # int8 and nf4 bases, shrink_base
+        "quantized": ["torchao>=0.18"],  # int8 and nf4 bases, shrink_base
     },
     entry_points={"console_scripts": ["lorakit = lorakit.cli.__main__:main"]},
     classifiers=[

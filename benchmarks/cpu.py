@@ -26,11 +26,11 @@ from throughput import read
 
 from lorakit.data.packing import Layout, TokenTable, epoch_steps
 from lorakit.nn.attention import faster_attention
-from lorakit.nn.dropout import faster_dropout
-from lorakit.nn.kernels import SWITCH, faster_products, linear, make_kernels, matmul, pays
+from lorakit.nn.kernels import SWITCH, faster_dropout, faster_products, linear, matmul, pays
 from lorakit.report.tables import markdown_table
 from lorakit.training.engine import LossSum
 from lorakit.training.optimizer import build_optimizer
+from lorakit.training.warmup import make_kernels
 
 SHAPES = ((768, 768), (768, 3072), (3072, 768))
 LONG_ROWS, IN_PARTS = "and few long rows instead of short ones", "and a batch in parts, for memory"

@@ -26,7 +26,8 @@ from seeds import machine
 
 import lorakit
 from lorakit.data.corpus import NerData, Sentence
-from lorakit.report.tables import NAMES, markdown_table
+from lorakit.report.comparison import NAMES
+from lorakit.report.tables import markdown_table
 from lorakit.training.models import load_token_classifier
 
 ROOT = Path(__file__).parent.parent

@@ -19,7 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lorakit.report.tables import NAMES, markdown_table
+from lorakit.report.comparison import NAMES
+from lorakit.report.tables import markdown_table
 
 ROOT = Path(__file__).parent.parent
 ROWS = {

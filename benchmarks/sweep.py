@@ -35,7 +35,8 @@ from tqdm import tqdm
 from lorakit._files import atomic_write, write_text
 from lorakit.cli.flags import Parser, input_errors
 from lorakit.power.reading import MEASURED
-from lorakit.report.tables import NAMES, markdown_table
+from lorakit.report.comparison import NAMES
+from lorakit.report.tables import markdown_table
 
 ROOT = Path(__file__).parent.parent
 RUNS, RESULTS = ROOT / "runs", ROOT / "benchmarks" / "results"

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 import lorakit
 from lorakit.adapters.counting import peft_total
 from lorakit.adapters.storage import save_adapter
@@ -30,8 +32,9 @@ from lorakit.cli.flags import (
 )
 from lorakit.cli.measured_run import environment, show, status_of, train_measured
 from lorakit.data.corpus import NerData, Sentence
+from lorakit.report.comparison import comparison_record
+from lorakit.report.output import mode_record, write_comparison
 from lorakit.report.page import write_page
-from lorakit.report.tables import comparison_record, mode_record, write_comparison
 from lorakit.training import distributed
 from lorakit.training.frozen_layer_cache import constant_layers
 from lorakit.training.models import load_token_classifier
@@ -105,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_comparison(record, arguments.output_dir)
             write_page([arguments.output_dir])
             show(record, arguments.output_dir)
+            if arguments.study:
+                show_codecarbon(records)
     return 0
 
 
@@ -130,6 +135,15 @@ def build(mode: str, data: NerData, arguments: argparse.Namespace) -> tuple[Any,
     if arguments.cache_prefix:
         constant_layers(model)  # what cannot be kept shows before the training
     return model, tokenizer, {**adapter, "peft_total_parameters": peft_total(model)}
+
+
+def show_codecarbon(records: dict[str, Any]) -> None:
+    """Print what CodeCarbon 2.x, which the study used, would have reported for our runs."""
+    from codecarbon2 import codecarbon_v2_model
+
+    for mode, record in records.items():
+        duration_s, gpu_kwh = record["energy"]["duration_s"], record["energy"]["gpu"]["kwh"]
+        print(f"{mode}: {codecarbon_v2_model(duration_s, psutil.virtual_memory().total, gpu_kwh=gpu_kwh)}")
 
 
 def read_corpus(arguments: argparse.Namespace) -> NerData:

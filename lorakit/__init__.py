@@ -12,11 +12,10 @@ if TYPE_CHECKING:
     from lorakit.adapters.disabling import disable_lora
     from lorakit.adapters.merging import merge_lora, unmerge_lora
     from lorakit.adapters.quantization import shrink_base
-    from lorakit.adapters.state import adapter_names, combine_adapters, delete_adapter, set_adapter
     from lorakit.adapters.storage import load_adapter, save_adapter
     from lorakit.data.corpus import read_ner
     from lorakit.energy import EnergyMeter
-    from lorakit.lora import apply_lora, remove_lora
+    from lorakit.lora import adapter_names, apply_lora, combine_adapters, delete_adapter, remove_lora, set_adapter
     from lorakit.nn.layers import LoRALinear
     from lorakit.training.config import TrainConfig
     from lorakit.training.evaluation import evaluate
@@ -57,11 +56,11 @@ _OWNER = {
     "Entity": "training.prediction",
     "LoRALinear": "nn.layers",
     "TrainConfig": "training.config",
-    "adapter_names": "adapters.state",
+    "adapter_names": "lora",
     "apply_lora": "lora",
-    "combine_adapters": "adapters.state",
+    "combine_adapters": "lora",
     "count_parameters": "adapters.counting",
-    "delete_adapter": "adapters.state",
+    "delete_adapter": "lora",
     "disable_lora": "adapters.disabling",
     "evaluate": "training.evaluation",
     "load_adapter": "adapters.storage",
@@ -72,7 +71,7 @@ _OWNER = {
     "read_ner": "data.corpus",
     "remove_lora": "lora",
     "save_adapter": "adapters.storage",
-    "set_adapter": "adapters.state",
+    "set_adapter": "lora",
     "shrink_base": "adapters.quantization",
     "train": "training.loop",
     "unmerge_lora": "adapters.merging",

@@ -6,13 +6,13 @@ import pytest
 from lorakit._files import atomic_folder, atomic_write, read_json_lines, write_text
 
 
-def test_a_text_is_utf8_with_its_own_line_ends_and_readable_by_all(tmp_path):
+def test_text_is_utf8_with_its_own_line_ends_and_readable_by_all(tmp_path):
     write_text(tmp_path / "file", "κB\r\nIL-2\n")
     assert (tmp_path / "file").read_bytes() == b"\xce\xbaB\r\nIL-2\n"
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
 
 
-def test_what_fails_half_way_leaves_the_former_file_and_nothing_else(tmp_path):
+def test_a_failed_write_leaves_the_former_file_and_nothing_else(tmp_path):
     write_text(tmp_path / "file", "former")
 
     def write(path):
@@ -50,7 +50,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_folder_appears_complete_and_takes_the_place_of_an_old_one(tmp_path):
+def test_a_folder_appears_complete_and_replaces_an_old_one(tmp_path):
     for content in ("first", "second"):
         with atomic_folder(tmp_path / "deep" / "run") as temporary:
             assert temporary.parent == tmp_path / "deep"
@@ -69,7 +69,7 @@ def test_a_folder_that_keeps_others_replaces_its_own_files_only(tmp_path):
 
 
 @pytest.mark.parametrize("keep_others", [False, True])
-def test_a_folder_whose_filling_fails_is_as_it_was(tmp_path, keep_others):
+def test_a_folder_whose_filling_fails_is_unchanged(tmp_path, keep_others):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "file").write_text("old")
     for folder in (tmp_path / "run", tmp_path / "new"):
@@ -80,6 +80,6 @@ def test_a_folder_whose_filling_fails_is_as_it_was(tmp_path, keep_others):
     assert (tmp_path / "run" / "file").read_text() == "old"
 
 
-def test_json_lines_skip_what_is_cut_short_or_no_object(tmp_path):
+def test_json_lines_skip_lines_that_are_cut_short_or_not_objects(tmp_path):
     (tmp_path / "log").write_text('{"a": 1}\n{"a": \n[3]\n\n{"a": 2}\n{"b"')
     assert list(read_json_lines(tmp_path / "log")) == [(1, {"a": 1}), (5, {"a": 2})]

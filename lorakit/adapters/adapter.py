@@ -1,20 +1,17 @@
-"""What an adapted model remembers, and how an adapter gets into a model and out of it again.
+"""The record of a model's adapters: their settings, their values, and the original values of the base.
 
-Everything lorakit has to remember (configurations, other adapters' values, the untouched values of what is trained in
-place) hangs on the model as one plain record. One adapter is in the model at a time; the others wait in the record.
+All that lorakit has to remember is one plain record attached to the model. One adapter is active, and its values are
+in the model; those of the others are in the record.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor, nn
 
 from lorakit.adapters.config import LoRAConfig
-from lorakit.adapters.targets import unmatched
-from lorakit.nn.layers import LoRALayer, Update, attach, detach, set_update
-from lorakit.nn.master_weights import demote, promote
-from lorakit.nn.weights import whole
+from lorakit.adapters.names import unmatched
+from lorakit.nn.weights import Update, is_adapted, whole
 
 STATE = "_lora_state"
 """Attribute of an adapted model that holds its `LoRAState`."""
@@ -22,10 +19,10 @@ STATE = "_lora_state"
 
 @dataclass(frozen=True)
 class Adapter:
-    """One adapter outside the model: its configuration and values. While it is active only the names count."""
+    """One adapter outside the model: its settings and values. While it is active, only settings and names are used."""
 
     config: LoRAConfig
-    saved: tuple[str, ...]  # full names of the modules trained whole
+    saved: tuple[str, ...]  # full names of the modules trained in full
     targets: tuple[str, ...]  # full names of the adapted layers
     updates: Mapping[str, Update]  # by layer
     values: Mapping[str, Tensor]  # parameters and buffers of the base that are trained in place, by full name
@@ -33,12 +30,12 @@ class Adapter:
 
 @dataclass
 class LoRAState:
-    """What an adapted model remembers: names, never references to modules, so that copies and pickles stay whole."""
+    """Adapters of a model; names, never references to modules, so that the model can be copied and pickled."""
 
     active: str
     adapters: dict[str, Adapter]  # the active one's values are the model's, not these
     required_grad: dict[str, bool]  # the base's flags before apply_lora
-    # untouched values of what the active one trains in place
+    # original values of what the active adapter trains in place
     originals: dict[str, Tensor] = field(default_factory=dict)
     disabled: bool = False  # inside disable_lora()
 
@@ -67,10 +64,10 @@ def is_replicated(model: nn.Module) -> bool:
 
 
 def lora_state(model: nn.Module) -> LoRAState:
-    """The record that `apply_lora` left on the model.
+    """The record that `apply_lora` attached to the model.
 
     Raises:
-        ValueError: The model has no LoRA.
+        ValueError: the model has no LoRA.
     """
     model = unwrap(model)
     state = getattr(model, STATE, None)
@@ -79,15 +76,15 @@ def lora_state(model: nn.Module) -> LoRAState:
     return state
 
 
-def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALayer]]:
-    """The adapted layers with their full names, each once."""
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The adapted layers with their full names, without repeats."""
     model = unwrap(model)
     for name in lora_state(model).current.targets:
         yield name, model.get_submodule(name)
 
 
 def captured(model: nn.Module) -> Adapter:
-    """The active adapter with copies of its values, as it stands in the model."""
+    """The active adapter with copies of its current values."""
     state = lora_state(model)
     updates = {}
     for name, layer in lora_layers(model):
@@ -103,53 +100,13 @@ def captured(model: nn.Module) -> Adapter:
     return replace(state.current, updates=updates, values=values)
 
 
-def put_in(model: nn.Module, state: LoRAState) -> None:
-    """Put the active adapter's values into the model, whose tensors trained in place are untouched."""
-    adapter = state.current
-    for name in adapter.targets:
-        module, update = model.get_submodule(name), adapter.updates[name]
-        if isinstance(module, LoRALayer):
-            set_update(module, update)
-            module.lora_dropout = float(adapter.config.lora_dropout)
-        else:
-            attach(module, update, adapter.config.lora_dropout)
-        if adapter.config.use_dora and module.lora_magnitude is None:
-            module.lora_magnitude = nn.Parameter(module.adapted_norms())
-    trained = dict(trained_in_place(model, adapter))
-    state.originals = {name: tensor.detach().clone() for name, tensor in trained.items()}
-    parameters = [tensor for tensor in trained.values() if isinstance(tensor, nn.Parameter)]
-    promote(model, parameters, casts_itself=LoRALayer)
-    with torch.no_grad():
-        for name, value in adapter.values.items():
-            trained[name].copy_(value)
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    state.adapters[state.active] = replace(adapter, updates={}, values={})
-
-
-def take_out(model: nn.Module, state: LoRAState, keep: Sequence[str]) -> None:
-    """Leave the untouched base; the layers in `keep` stay in their LoRA form, to be given other values."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name, original in state.originals.items():
-        tensor = tensors[name]
-        if isinstance(tensor, nn.Parameter):
-            demote(model, tensor, original)
-            tensor.requires_grad_(False)
-        else:
-            tensor.copy_(original)
-    state.originals = {}
-    for name, layer in list(lora_layers(model)):
-        if name not in keep:
-            detach(layer)
-
-
 def trained_in_place(model: nn.Module, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
-    """The base's own tensors that change in training: modules trained whole (buffers too), and the biases asked for."""
+    """The base's own tensors that training changes: fully trained modules (buffers too) and the requested biases."""
     bias, targets = adapter.config.bias, set(adapter.targets)
     own = ("lora_A", "lora_B", "lora_magnitude")
     for name, parameter in model.named_parameters():
         owner, _, key = name.rpartition(".")
-        if key in own and isinstance(model.get_submodule(owner), LoRALayer):
+        if key in own and is_adapted(model.get_submodule(owner)):
             continue
         if (
             any(name.startswith(f"{module}.") for module in adapter.saved)
@@ -165,12 +122,12 @@ def trained_in_place(model: nn.Module, adapter: Adapter) -> Iterator[tuple[str, 
 
 
 def known(state: LoRAState, name: str) -> None:
-    """Raise unless the model has an adapter of this name."""
+    """Raise ValueError unless the model has an adapter of this name."""
     if name not in state.adapters:
         raise unmatched("adapter", name, state.adapters)
 
 
 def refuse_while_disabled(state: LoRAState, what: str) -> None:
-    """Raise inside `disable_lora`, where the adapter's own values are not in the model."""
+    """Raise RuntimeError inside `disable_lora`, where the adapter's values are not in the model."""
     if state.disabled:
         raise RuntimeError(f"{what} inside disable_lora(); leave the context first")

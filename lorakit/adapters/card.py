@@ -4,16 +4,28 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from torch import nn
-
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.peft_format import base_name, to_peft
 
 
-def card(model: nn.Module, adapter: Adapter, labels: list[str] | None, metrics: Any, energy: Any) -> str:
-    """The model card: what it is, how to load it, its labels, and the results given."""
-    config, base = adapter.config, base_name(model)
-    count = sum(t.numel() for t in to_peft(model, adapter).values())
+def model_card(
+    model_class: str,
+    base: str | None,
+    adapter: Adapter,
+    count: int,
+    labels: list[str] | None = None,
+    metrics: Any = None,
+    energy: Any = None,
+) -> str:
+    """Write the model card: what the adapter is, how to load it, its labels, and the results given.
+
+    Args:
+        model_class: name of the adapted model's class.
+        base: name or path of the base, if it has one.
+        count: values that the adapter file holds.
+        labels: in the order of the head's outputs.
+        metrics, energy: name -> value; nested mappings or dataclasses.
+    """
+    config = adapter.config
     lines = [
         "---",
         "library_name: peft",
@@ -22,10 +34,10 @@ def card(model: nn.Module, adapter: Adapter, labels: list[str] | None, metrics: 
         "---",
         "",
     ]
-    lines += [f"# LoRA adapter for {type(model).__name__}", ""]
+    lines += [f"# LoRA adapter for {model_class}", ""]
     lines += [
         f"{count:,} values: r={config.r}, lora_alpha={config.lora_alpha:g}, bias={config.bias}, "
-        f"{len(adapter.targets)} layers adapted, trained whole: {', '.join(adapter.saved) or 'nothing'}.",
+        f"{len(adapter.targets)} layers adapted, trained in full: {', '.join(adapter.saved) or 'nothing'}.",
         "",
         "```python",
         'lorakit.load_adapter(base_model, "this folder")           # or',

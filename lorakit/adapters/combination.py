@@ -1,4 +1,4 @@
-"""One update from several: the weighted sum of scale·BA, exactly or at a lower rank."""
+"""Combine several updates of a layer into one: the weighted sum of scale·BA, exact or of lower rank."""
 
 import math
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lorakit.nn.layers import Update
+from lorakit.nn.weights import Update
 
 COMBINATIONS = ("cat", "svd", "linear")
 
 
 def without_start(update: Update, use_rslora: bool) -> Update:
-    """The same change of the base as a plain update: one that counts from a start (PiSSA, OLoRA) gets twice the rank.
+    """Rewrite an update that counts from a start (PiSSA, OLoRA) as a plain one of twice the rank, with the same effect.
 
     scale·(BA - B₀A₀) = scale·[B, -B₀][A; A₀]. The scale stays, so alpha doubles (with rsLoRA: ·√2).
     """
@@ -25,12 +25,12 @@ def without_start(update: Update, use_rslora: bool) -> Update:
 
 
 def combine_updates(parts: Sequence[tuple[Update, float]], how: str, r: int | None) -> Update:
-    """The update that stands for Σ weight·scale·BA; its own scale is 1 (lora_alpha = r).
+    """Make the update equal to Σ weight·scale·BA; its own scale is 1 (lora_alpha = r).
 
     Args:
-        parts: Updates of one layer with their weights.
-        how: "cat" (exact, rank = sum of ranks), "svd" (best of rank r), or "linear" (Σ√w·A and Σ√w·B, one rank).
-        r: Rank for "svd"; None means the largest of the parts'.
+        parts: updates of one layer with their weights.
+        how: "cat" (exact, rank = sum of ranks), "svd" (best of rank r), or "linear" (Σ√w·A and Σ√w·B, equal ranks).
+        r: rank for "svd"; None means the largest of the parts'.
 
     Raises:
         ValueError: "linear" with different ranks.
@@ -39,7 +39,7 @@ def combine_updates(parts: Sequence[tuple[Update, float]], how: str, r: int | No
     if how == "linear":
         if len({len(update.A) for update, _ in plain}) > 1:
             ranks = ", ".join(str(len(update.A)) for update, _ in plain)
-            raise ValueError(f'how="linear" needs adapters of one rank, got {ranks}; use "cat" or "svd"')
+            raise ValueError(f'how="linear" needs adapters of equal rank, got {ranks}; use "cat" or "svd"')
         A = _weighted_sum([(u.A, math.copysign(math.sqrt(abs(w * u.scaling)), w)) for u, w in plain])
         B = _weighted_sum([(u.B, math.sqrt(abs(w * u.scaling))) for u, w in plain])
         return Update(A, B, len(A), 1.0)
@@ -55,7 +55,7 @@ def _weighted_sum(parts: Sequence[tuple[Tensor, float]]) -> Tensor:
 
 
 def _truncate(A: Tensor, B: Tensor, r: int) -> tuple[Tensor, Tensor]:
-    """The best rank-r factors of BA, by QR of both factors and a small SVD; zero rows where BA has a lower rank."""
+    """The best rank-r factors of BA, by QR of both factors and a small SVD; padded with zeros if BA has lower rank."""
     shape_A, shape_B = (r, *A.shape[1:]), (B.shape[0], r, *B.shape[2:])
     Q_B, R_B = torch.linalg.qr(B.flatten(1))
     Q_A, R_A = torch.linalg.qr(A.flatten(1).T)

@@ -1,18 +1,17 @@
-"""What an adapter is asked to be: the arguments of `apply_lora`, checked, under the names of PEFT's LoraConfig."""
+"""LoRA's settings and their defaults: the arguments of `apply_lora`, checked, under PEFT's names."""
 
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lorakit.adapters.initialization import check_init
-
 BIASES = ("none", "all", "lora_only")
+INITS = ("gaussian", "orthogonal", "pissa", "pissa_niter_[steps]", "olora")
 
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """What `apply_lora` was asked for, checked; the names are those of PEFT's LoraConfig."""
+    """One adapter's settings, checked. Names are those of PEFT's LoraConfig; defaults are every caller's."""
 
     r: int = 8  # rank of the update
     lora_alpha: float = 16  # the update is scaled by alpha/r
@@ -76,7 +75,7 @@ class LoRAConfig:
 
 def _check_rank(what: str, r: object) -> None:
     if isinstance(r, bool) or not isinstance(r, int) or r < 1:
-        raise ValueError(f"{what} must be a whole number of at least 1, got {r!r}")
+        raise ValueError(f"{what} must be an integer of at least 1, got {r!r}")
 
 
 def _check_alpha(what: str, alpha: object) -> None:
@@ -85,9 +84,24 @@ def _check_alpha(what: str, alpha: object) -> None:
 
 
 def pattern_matches(pattern: str, name: str) -> bool:
-    """PEFT's rule for rank_pattern and alpha_pattern: a regex for the last parts of the name."""
+    """PEFT's rule for rank_pattern and alpha_pattern: a regex for the end of the name."""
     return re.match(rf"(.*\.)?({pattern})$", name) is not None
 
 
 def _first_match(patterns: Mapping[str, float], name: str, default: float) -> float:
     return next((value for pattern, value in patterns.items() if pattern_matches(pattern, name)), default)
+
+
+def check_init(how: bool | str, r: int) -> None:
+    """Raise ValueError unless `how` is an initialization that exists and works with rank r."""
+    known = isinstance(how, bool) or how in INITS[:3] + INITS[4:] or pissa_steps(how) is not None
+    if not known:
+        raise ValueError(f"init_lora_weights must be True, False, {', '.join(INITS)}; got {how!r}")
+    if how == "orthogonal" and r % 2:
+        raise ValueError(f'init_lora_weights="orthogonal" needs an even rank, got r={r}')
+
+
+def pissa_steps(how: bool | str) -> int | None:
+    """Power iterations of "pissa_niter_4"; None for everything else."""
+    found = re.fullmatch(r"pissa_niter_(\d+)", str(how))
+    return int(found[1]) if found else None

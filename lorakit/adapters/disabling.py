@@ -1,4 +1,4 @@
-"""The untouched model inside an adapted one: what it computes with LoRA switched off."""
+"""Switching LoRA off: an adapted model computes what its base does."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +12,31 @@ from lorakit.nn.weights import like, regather
 
 @contextmanager
 def disable_lora(model: nn.Module) -> Iterator[nn.Module]:
-    """Within the context the model computes what it computed before `apply_lora`, bit for bit, merged or not.
+    """While active, the model computes what it did before `apply_lora`, bit for bit, merged or not.
 
-    Trained biases and heads are replaced by their untouched values too; nothing is lost, and contexts nest. Where FSDP2
-    has sharded the model every rank has to enter and leave, and a graph recorded outside must be left for later: its
-    backward would gather the untouched values.
+    Trained biases and heads are replaced by their original values too. Nothing is lost, and contexts nest. If FSDP2 has
+    sharded the model every rank has to enter and leave, and a backward pass through a graph recorded outside has to
+    wait: it would gather the original values.
+
+    Example:
+        import torch
+
+        net, x = torch.nn.Sequential(torch.nn.Linear(8, 8)), torch.ones(1, 8)
+        before = net(x)
+        lorakit.apply_lora(net, target_modules=["0"])
+        torch.nn.init.normal_(net[0].lora_B)
+        with lorakit.disable_lora(net):
+            print(torch.equal(net(x), before))  # True
+        print(torch.equal(net(x), before))  # False
+
+    Args:
+        model: an adapted model.
+
+    Yields:
+        The same object.
+
+    Raises:
+        ValueError: the model has no LoRA.
     """
     plain = unwrap(model)
     state = lora_state(plain)
@@ -46,9 +66,9 @@ def disable_lora(model: nn.Module) -> Iterator[nn.Module]:
 
 @torch.no_grad()
 def _fill_shards_with_originals(model: nn.Module, state: LoRAState) -> list[tuple[Tensor, Tensor]]:
-    """Put this rank's part of the untouched values into what FSDP2 has sharded; returns each part with its own values.
+    """Put this rank's part of the original values into sharded parameters; returns each part with its trained values.
 
-    Into the same parameters: FSDP2 computes with those that it knows, whatever the module has under their names.
+    The parameters stay the same objects: FSDP2 computes with those it knows, whatever the module holds.
     """
     filled = []
     for name, parameter in model.named_parameters():
@@ -66,9 +86,9 @@ def _fill_shards_with_originals(model: nn.Module, state: LoRAState) -> list[tupl
 
 
 def _swap_in_originals(model: nn.Module, state: LoRAState) -> list[tuple[dict, str, Tensor]]:
-    """Replace each tensor trained in place by its untouched values, wherever registered; returns what was there.
+    """Replace each tensor trained in place by its original values, wherever registered; returns what was there.
 
-    Other parameter objects rather than other values in the same ones: a graph recorded outside stays valid.
+    The replacements are other parameter objects, so that a graph recorded outside stays valid.
     """
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     originals = {}
@@ -77,7 +97,7 @@ def _swap_in_originals(model: nn.Module, state: LoRAState) -> list[tuple[dict, s
         if hasattr(trained, "full_tensor"):
             continue
         value = value.to(trained.device)
-        # a buffer's copy: a batch norm in training mode moves it
+        # a copy of a buffer: a batch norm in training mode updates it
         originals[id(trained)] = nn.Parameter(value, False) if isinstance(trained, nn.Parameter) else value.clone()
     swapped = []
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""An adapter's folder: files written aside and moved in whole, read with digests compared, or fetched by hub id."""
+"""An adapter's folder: written atomically, read with its digests checked, or fetched by hub id."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ SCHEMA = 1
 
 
 def find_folder(source: str | Path) -> Path:
-    """The folder with an adapter's files: `source` itself, or the hub's cache where it is a hub id."""
+    """The folder with an adapter's files: `source` itself, or the hub's cache if it is a hub id."""
     folder = Path(source)
     if folder.is_dir():
         if not (folder / CONFIG).is_file():
@@ -30,24 +30,28 @@ def find_folder(source: str | Path) -> Path:
 
 
 def _download(hub_id: str) -> Path:
-    """The folder of the hub's cache with the adapter's files: the one case that needs the network."""
+    """Fetch an adapter into the hub's cache: the one case that needs the network."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=[CONFIG, TENSORS, OWN]))
-    except Exception as error:  # a foreign border: httpx's, the hub's and the cache's errors share no other base class
+    except Exception as error:  # httpx's, the hub's and the cache's errors share no other base class
         reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
         raise FileNotFoundError(
             f"there is no adapter folder {hub_id!r} here, and the hub did not give it ({reason}). Check the name; "
             f"without network fetch it elsewhere (hf download {hub_id}) and pass the folder"
         ) from None
     if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"{hub_id!r} on the hub is no adapter: it has no {CONFIG}")
+        raise FileNotFoundError(f"{hub_id!r} on the hub is not an adapter: it has no {CONFIG}")
     return folder
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; a damaged one is a ValueError."""
+    """Read the object in a JSON file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -58,7 +62,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> tuple[dict[str, Tensor], bool]:
-    """The tensors, and whether lorakit wrote them."""
+    """Read the tensors, and whether lorakit wrote them."""
     path = folder / TENSORS
     if not path.is_file():
         pickled = (folder / "adapter_model.bin").is_file()
@@ -73,7 +77,7 @@ def read_tensors(folder: Path) -> tuple[dict[str, Tensor], bool]:
 
 
 def read_own(folder: Path) -> dict[str, Any]:
-    """lorakit's own metadata, after comparing every file with its digest."""
+    """Read lorakit's metadata and compare every file with its digest."""
     path = folder / OWN
     if not path.is_file():
         raise ValueError(f"{path} is missing, without which nothing says which labels and base fit; copy it too")
@@ -98,7 +102,7 @@ def digest(data: bytes) -> str:
 
 
 def same_every_time(data: bytes) -> bytes:
-    """The safetensors file with its header sorted: safetensors writes the metadata in a random order."""
+    """Sort a safetensors file's header: safetensors writes the metadata in random order."""
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # the tensors stay aligned

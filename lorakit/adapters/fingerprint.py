@@ -1,4 +1,4 @@
-"""A digest of a model's untouched base, by which an adapter knows the base that it was trained on."""
+"""A digest of a model's base, by which an adapter recognizes the base it was trained on."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,20 +7,19 @@ import torch
 from torch import nn
 
 from lorakit.adapters.adapter import STATE
-from lorakit.nn.layers import unpacked
-from lorakit.nn.weights import whole
+from lorakit.nn.weights import dequantized, whole
 
 
 def fingerprint(model: nn.Module, saved: Iterable[str] | None = None) -> dict[str, str]:
-    """Digests of the untouched base: everything but the modules trained whole and the updates.
+    """Compute digests of the base: everything except the updates and the modules trained in full.
 
     Args:
-        model: Adapted or plain.
-        saved: Full names of the modules left out; None means those that the active adapter trains.
+        model: adapted or plain.
+        saved: full names of the modules to leave out; None means those that the active adapter trains.
 
     Returns:
-        exact: of names, types, shapes and bytes. rounded: of the values in bfloat16, the same for one base held in
-        float32, bfloat16, or float32 that once was bfloat16. types: of the types alone.
+        exact: of names, types, shapes and bytes. rounded: of the values in bfloat16, which are the same for one base in
+        float32, in bfloat16, or in float32 converted from bfloat16. types: of the types alone.
     """
     state = getattr(model, STATE, None)
     saved = tuple(state.current.saved if saved is None else saved)
@@ -32,12 +31,12 @@ def fingerprint(model: nn.Module, saved: Iterable[str] | None = None) -> dict[st
         if inside or name.rpartition(".")[2] in ("lora_A", "lora_B", "lora_magnitude"):
             continue
         tensor = whole(originals.get(name, merged.get(id(parameter), parameter)).detach())
-        tensor = unpacked(tensor)
+        tensor = dequantized(tensor)
         about = f"{name}:{tuple(tensor.shape)};".encode()
         types.update(f"{name}:{tensor.dtype};".encode())
         for digest, values in ((exact, tensor), (rounded, tensor.to(torch.bfloat16))):
             digest.update(about)
-            values = values.cpu().contiguous().clone()  # numpy would fix the storage's size, which FSDP2 changes
+            values = values.cpu().contiguous().clone()  # a numpy view would pin the storage, which FSDP2 resizes
             digest.update(values.reshape(-1).view(torch.uint8).numpy())
     exact.update(types.digest())
     return {"exact": exact.hexdigest(), "rounded": rounded.hexdigest(), "types": types.hexdigest()}

@@ -1,44 +1,66 @@
-"""How an update starts: `init_lora_weights` under PEFT's names.
+"""New adapters and the initial values of their updates: `init_lora_weights`, under PEFT's names.
 
-True draws A as nn.Linear draws its weight and sets B to zero, "gaussian" draws A with standard deviation 1/r; either
+True draws A as nn.Linear draws its weight and sets B to zero; "gaussian" draws A with standard deviation 1/r. Either
 way the first output is the base's. "orthogonal" makes BA zero up to rounding. "pissa" (arXiv:2404.02948) and "olora"
-(arXiv:2406.01775) start from factors of the weight and count the update from there. False draws both, for tests.
+(arXiv:2406.01775) start from factors of the weight and count the update from there. False draws both A and B, for
+tests.
 """
 
 import hashlib
 import math
-import re
 
 import torch
 from torch import Tensor, nn
 
-from lorakit.nn.layers import LORA_CLASS, Update, plain_weight, update_shapes
+from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.config import LoRAConfig, pattern_matches, pissa_steps
+from lorakit.adapters.names import unmatched
+from lorakit.adapters.targets import default_targets, find_targets, keep_layers
+from lorakit.nn.weights import Update, plain_weight, update_shapes
 
-NAMED = ("gaussian", "orthogonal", "pissa", "pissa_niter_[steps]", "olora")
 
+def new_adapter(model: nn.Module, config: LoRAConfig, saved: tuple[str, ...], seed: int = 0) -> Adapter:
+    """Make a new adapter for `model` without changing it: the layers that `config` names, with initial updates.
 
-def check_init(how: bool | str, r: int) -> None:
-    """Raise ValueError unless `how` is a start that exists and works with rank r."""
-    known = isinstance(how, bool) or how in NAMED[:3] + NAMED[4:] or _pissa_steps(how) is not None
-    if not known:
-        raise ValueError(f"init_lora_weights must be True, False, {', '.join(NAMED)}; got {how!r}")
-    if how == "orthogonal" and r % 2:
-        raise ValueError(f'init_lora_weights="orthogonal" needs an even rank, got r={r}')
+    Args:
+        model: the base.
+        config: its settings.
+        saved: full names of the modules to train in full.
+        seed: see `initial_update`.
+
+    Raises:
+        ValueError: as `apply_lora`.
+    """
+    wanted = default_targets(model) if config.target_modules is None else config.target_modules
+    targets = find_targets(model, wanted, config.exclude_modules, saved)
+    if config.layers_to_transform is not None:
+        targets = keep_layers(targets, config.layers_to_transform, config.layers_pattern)
+    for what in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(config, what):
+            if not any(pattern_matches(pattern, name) for name in targets):
+                raise unmatched(what, pattern, (name.rpartition(".")[2] for name in targets))
+    updates = {}
+    for name in targets:
+        r, alpha = config.rank_of(name), config.alpha_of(name)
+        module = model.get_submodule(name)
+        scaling = config.scaling(r, alpha)
+        updates[name] = initial_update(module, name, r, alpha, scaling, config.init_lora_weights, seed)
+    return Adapter(config, saved, targets, updates, {})
 
 
 def initial_update(
     module: nn.Module, name: str, r: int, lora_alpha: float, scaling: float, how: bool | str, seed: int
 ) -> Update:
-    """The first values of a layer's update; they depend on (seed, name) and, for PiSSA and OLoRA, on the weight.
+    """Make a layer's initial update; it depends on (seed, name) and, for PiSSA and OLoRA, on the weight.
 
     Args:
-        module: A layer that can be adapted.
-        name: Its full name in the model.
-        r: Rank.
-        lora_alpha: Kept with the update.
-        scaling: The factor on BA.
+        module: a layer that can be adapted.
+        name: its full name in the model.
+        r: rank.
+        lora_alpha: stored with the update.
+        scaling: the factor on BA.
         how: `init_lora_weights`.
-        seed: Of the private generator; the global ones are neither read nor moved.
+        seed: for a private generator; the global ones are neither read nor advanced.
 
     Raises:
         ValueError: `how` does not exist for this kind of layer, or r exceeds the weight's rank.
@@ -52,7 +74,7 @@ def initial_update(
 
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-    matrix = isinstance(module, nn.Linear) or type(module) not in LORA_CLASS  # Linear or Conv1D
+    matrix = not isinstance(module, nn.Embedding | nn.Conv2d)  # Linear or Conv1D
     if isinstance(how, str) and how != "gaussian" and not matrix:
         raise ValueError(f"init_lora_weights={how!r} is for linear layers; {name!r} is a {type(module).__name__}")
 
@@ -62,7 +84,7 @@ def initial_update(
             raise ValueError(f"init_lora_weights={how!r} needs r <= {min(shape_A[1], shape_B[0])} in {name!r}, got {r}")
         weight = plain_weight(module).detach().float()
         weight = weight if isinstance(module, nn.Linear) else weight.T  # (out, in)
-        A, B = _olora(weight, r) if how == "olora" else _pissa(weight, r, scaling, _pissa_steps(how), generator)
+        A, B = _olora(weight, r) if how == "olora" else _pissa(weight, r, scaling, pissa_steps(how), generator)
         start = (A.clone(), B.clone())
     elif how == "orthogonal":
         A, B = _orthogonal(r, shape_A[1], shape_B[0], generator)
@@ -80,14 +102,8 @@ def initial_update(
     return Update(A.to(device), B.to(device), lora_alpha, scaling, start=start)
 
 
-def _pissa_steps(how: bool | str) -> int | None:
-    """Power iterations of "pissa_niter_4"; None for everything else."""
-    found = re.fullmatch(r"pissa_niter_(\d+)", str(how))
-    return int(found[1]) if found else None
-
-
 def _factors_weight(how: bool | str) -> bool:
-    return how in ("pissa", "olora") or _pissa_steps(how) is not None
+    return how in ("pissa", "olora") or pissa_steps(how) is not None
 
 
 def _pissa(
@@ -97,7 +113,7 @@ def _pissa(
     if steps is None:
         U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
         U, S, Vh = U[:, :r], S[:r], Vh[:r]
-    else:  # svd_lowrank draws from the global generator only
+    else:  # svd_lowrank only draws from the global generator
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())
             U, S, V = torch.svd_lowrank(weight.cpu(), r, niter=steps)

@@ -1,4 +1,4 @@
-"""Updates added to the weights for plain speed, and taken out again bit for bit."""
+"""Merging: updates added to the weights for the base's speed, and removed again bit for bit."""
 
 from torch import nn
 
@@ -7,12 +7,28 @@ from lorakit.nn.weights import regather
 
 
 def merge_lora(model: nn.Module) -> nn.Module:
-    """Add the updates to the weights, in place: plain speed, the same outputs to rounding. The originals are kept.
+    """Add the updates to the weights, in place: the base's speed, the same outputs up to rounding.
 
-    Where FSDP2 has sharded the model every rank has to call; each keeps its part of the originals.
+    The original weights are kept for `unmerge_lora`. If FSDP2 has sharded the model every rank has to call this; each
+    keeps its part of the originals.
+
+    Example:
+        import torch
+
+        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), target_modules=["0"])
+        torch.nn.init.normal_(net[0].lora_B)
+        x = torch.ones(1, 8)
+        before = net(x)
+        print(torch.allclose(lorakit.merge_lora(net)(x), before, atol=1e-5))  # True
+
+    Args:
+        model: an adapted model.
+
+    Returns:
+        The same object.
 
     Raises:
-        ValueError: An adapted weight is tied to another module's, which would change too; or the sum is not finite.
+        ValueError: an adapted weight is tied to another module's, which would change too; or the sum is not finite.
     """
     plain = unwrap(model)
     regather(plain)
@@ -35,7 +51,25 @@ def merge_lora(model: nn.Module) -> nn.Module:
 
 
 def unmerge_lora(model: nn.Module) -> nn.Module:
-    """Undo `merge_lora`: the weights are bit for bit what they were."""
+    """Undo `merge_lora`: the weights are again what they were, bit for bit.
+
+    Example:
+        import torch
+
+        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), target_modules=["0"])
+        original = net[0].weight.clone()
+        lorakit.unmerge_lora(lorakit.merge_lora(net))
+        print(torch.equal(net[0].weight, original))  # True
+
+    Args:
+        model: an adapted model, merged or not.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ValueError: the model has no LoRA.
+    """
     regather(unwrap(model))
     for _, layer in lora_layers(model):
         layer.unmerge()

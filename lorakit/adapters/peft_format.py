@@ -1,4 +1,4 @@
-"""PEFT's format, both ways: its names for an adapter's tensors, its configuration, and what they mean in our model."""
+"""PEFT's format, read and written: its names for an adapter's tensors, and its configuration."""
 
 import re
 from collections import Counter
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from lorakit.adapters.adapter import Adapter, trained_in_place
 from lorakit.adapters.config import LoRAConfig
 from lorakit.adapters.files import CONFIG, TENSORS, read_json
-from lorakit.adapters.targets import ALL_LINEAR, default_targets, layer_indices, name_matches
-from lorakit.lora import new_adapter
-from lorakit.nn.layers import magnitude_shape
-from lorakit.nn.weights import whole
+from lorakit.adapters.initialization import new_adapter
+from lorakit.adapters.names import name_matches
+from lorakit.adapters.targets import ALL_LINEAR, default_targets, layer_indices
+from lorakit.nn.weights import magnitude_shape, whole
 
 PREFIX = "base_model.model."
 
@@ -31,7 +31,7 @@ TASKS = {
 """PEFT's task_type by the end of the model's class name."""
 
 PEFT_HEADS = {"TOKEN_CLS": ("classifier", "score"), "SEQ_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
-"""Heads that PEFT adds to modules_to_save by itself, there or not."""
+"""Heads that PEFT adds to modules_to_save on its own, whether the model has them or not."""
 
 UNDERSTOOD = frozenset(
     """alpha_pattern auto_mapping base_model_name_or_path bias exclude_modules fan_in_fan_out inference_mode
@@ -40,7 +40,7 @@ UNDERSTOOD = frozenset(
 )
 
 NO_EFFECT = {"megatron_core": "megatron.core", "qalora_group_size": 16}
-"""Keys whose default PEFT writes although it changes nothing; any other key must be null, false or empty."""
+"""Keys that PEFT writes with a default that changes nothing; any other unknown key must be null, false or empty."""
 
 
 def update_keys(model: nn.Module, name: str) -> tuple[str, str, str]:
@@ -51,7 +51,7 @@ def update_keys(model: nn.Module, name: str) -> tuple[str, str, str]:
 
 
 def value_key(targets: Iterable[str], name: str) -> str:
-    """PEFT's name for a tensor of the base; an adapted layer's own is one level further down there."""
+    """PEFT's name for a tensor of the base; an adapted layer's own tensors are one level deeper there."""
     owner, _, own = name.rpartition(".")
     return f"{PREFIX}{owner}.base_layer.{own}" if owner in targets else f"{PREFIX}{name}"
 
@@ -67,12 +67,12 @@ def to_peft(model: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
 
 
 def wrapped_by_peft(names: Iterable[str], modules_to_save: Iterable[str]) -> list[str]:
-    """The modules that PEFT trains whole for these names: its rule is an unanchored `endswith`."""
+    """The modules that PEFT trains in full for these names: its rule is an unanchored `endswith`."""
     return [name for name in names if any(name.endswith(wanted) for wanted in modules_to_save)]
 
 
 def peft_config(model: nn.Module, adapter: Adapter) -> dict[str, Any]:
-    """What PEFT needs to build the same adapter, resolved to this model's layers."""
+    """The adapter_config.json from which PEFT builds the same adapter, resolved to this model's layers."""
     config, updates = adapter.config, adapter.updates
     task = next((t for end, t in TASKS.items() if type(model).__name__.endswith(end)), None)
     names = [name for name, module in model.named_modules() if name]
@@ -113,7 +113,7 @@ def _short(alpha: float) -> float:
 
 
 def _peft_targets(model: nn.Module, adapter: Adapter) -> list[str] | str:
-    """Name suffixes where PEFT finds exactly our layers by them, else one regex with their full names."""
+    """Name suffixes if they give PEFT exactly our layers, otherwise one regex of the full names."""
     wanted = adapter.config.target_modules or default_targets(model)
     if not isinstance(wanted, str):
         names = [n for n, _ in model.named_modules() if n and not any(_within(n, s) for s in adapter.saved)]
@@ -127,12 +127,16 @@ def _within(name: str, module: str) -> bool:
 
 
 def base_name(model: nn.Module) -> str | None:
-    """The folder or hub id that the model was loaded from, as far as transformers remembers."""
+    """The folder or hub id that the model was loaded from, if transformers recorded it."""
     return getattr(getattr(model, "config", None), "_name_or_path", None) or None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """PEFT's configuration, complete enough to compute the same thing."""
+    """Read adapter_config.json.
+
+    Raises:
+        ValueError: it is incomplete, or uses a feature that lorakit does not have.
+    """
     path = folder / CONFIG
     config = read_json(path)
     kind = config.get("peft_type")
@@ -148,7 +152,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_adapter(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Adapter:
-    """The adapter for this model, every tensor accounted for."""
+    """Build the adapter for this model from PEFT's configuration and tensors.
+
+    Raises:
+        ValueError: a tensor is missing, unexpected, or of another shape.
+    """
     names = [name for name, module in model.named_modules() if name]
     automatic = PEFT_HEADS.get(config.get("task_type"), ())
     asked = tuple(dict.fromkeys([*(config.get("modules_to_save") or ()), *automatic]))
@@ -156,7 +164,7 @@ def read_adapter(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[s
         if wanted not in automatic and not wrapped_by_peft(names, [wanted]):
             raise ValueError(f"modules_to_save {wanted!r} of the adapter is not in this {type(model).__name__}")
     saved = tuple(wrapped_by_peft(names, asked))
-    if config.get("target_modules") is None:  # PEFT's defaults are ours, and a wrong guess does not fit the tensors
+    if config.get("target_modules") is None:  # PEFT's defaults are ours; a wrong guess would not fit the tensors
         try:
             config = {**config, "target_modules": list(default_targets(model))}
         except ValueError as error:
@@ -189,14 +197,14 @@ def read_adapter(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[s
 
 
 def _other_names(model: nn.Module, adapter: Adapter, values: Mapping[str, tuple[str, Tensor]]) -> dict[str, str]:
-    """Further names of tied tensors -> the one we use: PEFT writes a tied bias under each of its names."""
+    """Other names of tied tensors -> the one we use: PEFT writes a tied bias under each of its names."""
     keys = {id(tensor): key for key, (_, tensor) in values.items()}
     names = ((value_key(adapter.targets, n), id(p)) for n, p in model.named_parameters(remove_duplicate=False))
     return {alias: keys[i] for alias, i in names if i in keys and alias != keys[i]}
 
 
 def _is_copy(key: str, saved: Iterable[str]) -> bool:
-    """With bias="all" PEFT writes each bias of a module trained whole twice more, once of them untrained."""
+    """With bias="all" PEFT writes each bias of a fully trained module twice more, one of them untrained."""
     return "bias" in key and any(
         key.startswith(f"{PREFIX}{module}.{copy}.")
         for module in saved
@@ -208,12 +216,12 @@ def _compare(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tens
     missing = [f"missing: {key}" for key in expected if key not in tensors]
     unexpected = [f"unexpected: {key}" for key in tensors if key not in expected]
     faults = []
-    for key in (key for key in expected if key in tensors):  # in order: a set's differs from process to process
+    for key in (key for key in expected if key in tensors):  # not a set, whose order differs between processes
         if tuple(tensors[key].shape) != expected[key]:
             faults.append(f"{key} is {tuple(tensors[key].shape)}, this model needs {expected[key]}")
         elif tensors[key].is_floating_point() == (key in counters):
             faults.append(
-                f"{key} is {tensors[key].dtype}, {'a whole number' if key in counters else 'floating point'} here"
+                f"{key} is {tensors[key].dtype}, {'an integer' if key in counters else 'floating point'} here"
             )
     if every := [*missing, *unexpected, *faults]:
         few = [*missing[:3], *unexpected[:3], *faults[:3]]
@@ -225,7 +233,7 @@ def _compare(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tens
 
 
 def _lorakit_config(config: Mapping[str, Any], names: Iterable[str], saved: tuple[str, ...]) -> LoRAConfig:
-    """PEFT's configuration as ours. Targets that PEFT passed over in silence are passed over: the tensors decide."""
+    """PEFT's configuration as ours. Targets that PEFT silently skipped are skipped: the tensors decide."""
     names = [name for name in names if not any(_within(name, module) for module in saved)]
     targets = config["target_modules"]
     everything = targets == ALL_LINEAR
@@ -258,14 +266,14 @@ def _lorakit_config(config: Mapping[str, Any], names: Iterable[str], saved: tupl
 
 
 def _means(wanted: str | Iterable[str], name: str) -> bool:
-    """PEFT's rule: one string is a regex for the full name, a list holds its last parts."""
+    """PEFT's rule: a string is a regex for the full name, a list holds name suffixes."""
     if isinstance(wanted, str):
         return re.fullmatch(wanted, name) is not None
     return any(name_matches(name, w) for w in wanted)
 
 
 def _known(wanted: str | list[str] | None, names: Iterable[str]) -> str | tuple[str, ...]:
-    """What of `wanted` means something among these names."""
+    """The part of `wanted` that matches any of these names."""
     if isinstance(wanted, str):
         return wanted if any(_means(wanted, n) for n in names) else ()
     return tuple(sorted(w for w in wanted or () if any(name_matches(n, w) for n in names)))

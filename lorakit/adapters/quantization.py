@@ -1,4 +1,4 @@
-"""A frozen base kept small: its matrices in half precision, or quantised by torchao; what is trained stays float32."""
+"""Frozen weights in fewer bits: half precision, or quantized by torchao; what is trained stays float32."""
 
 import math
 
@@ -6,48 +6,54 @@ import torch
 from torch import nn
 
 from lorakit.adapters.adapter import lora_state, unwrap
-from lorakit.nn.layers import LoRALayer, is_packed
-from lorakit.nn.weights import refuse_sharded
+from lorakit.nn.weights import is_adapted, is_quantized, refuse_sharded
 
-QUANTISED = ("int8", "nf4")
+QUANTIZED = ("int8", "nf4")
 NF4_BLOCK, NF4_SCALERS = 64, 256  # weights to a scale, scales to a scale of scales: torchao's defaults
 
 
 def shrink_base(model: nn.Module, to: torch.dtype | str = torch.bfloat16) -> nn.Module:
     """Keep the frozen linear layers and convolutions of an adapted model in fewer bits, in place.
 
-    Half precision: under autocast to the same type logits and gradients are bit for bit those of the float32 base,
-    which autocast casts at every forward anyway; half the memory and no casts. Without that autocast the model does not
-    run. Quantised: another, coarser base; merging gives full-precision weights.
+    Half precision: under autocast to the same type, logits and gradients are bit for bit those of the float32 base,
+    which autocast would cast in every forward; half the memory and no casts. The model then runs only under that
+    autocast. Quantized: a different, coarser base; merging gives full-precision weights.
 
-    Left as they are: what is trained, embeddings and weights tied to one (autocast leaves them alone), layer norms, and
+    Left alone are: what is trained; embeddings and weights tied to one (autocast does not cast them); layer norms; and
     with DoRA the adapted layers, whose norms are taken in float32.
 
+    Example:
+        import torch
+
+        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), target_modules=["0"])
+        lorakit.shrink_base(net, torch.bfloat16)
+        print(net[0].weight.dtype, net[0].lora_A.dtype)  # torch.bfloat16 torch.float32
+
     Args:
-        model: After `apply_lora` or `load_adapter`, unmerged.
+        model: an unmerged model after `apply_lora` or `load_adapter`.
         to: torch.bfloat16 or torch.float16; or "int8" or "nf4", which need torchao.
 
     Returns:
-        The same model. `remove_lora` and `disable_lora` do not give the lost bits back.
+        The same model. `remove_lora` and `disable_lora` do not restore the lost bits.
 
     Raises:
-        ValueError: The model has no LoRA or is merged; `to` is something else.
+        ValueError: the model has no LoRA or is merged; or `to` is something else.
         ImportError: torchao is not installed.
     """
     plain = unwrap(model)
     lora_state(plain)
     refuse_sharded(plain, "shrink_base")
-    if any(isinstance(m, LoRALayer) and m.merged for m in plain.modules()):
+    if any(is_adapted(m) and m.merged for m in plain.modules()):
         raise ValueError("shrink_base on a merged model would keep two copies; call unmerge_lora first")
     if to in (torch.bfloat16, torch.float16):
         for _, module in _matrices(plain):
             for parameter in (module.weight, getattr(module, "bias", None)):
                 if parameter is not None and not parameter.requires_grad:
                     parameter.data = parameter.data.to(to)
-    elif to in QUANTISED:
-        _quantise(plain, to)
+    elif to in QUANTIZED:
+        _quantize(plain, to)
     else:
-        raise ValueError(f"to must be torch.bfloat16, torch.float16, {' or '.join(map(repr, QUANTISED))}; got {to!r}")
+        raise ValueError(f"to must be torch.bfloat16, torch.float16, {' or '.join(map(repr, QUANTIZED))}; got {to!r}")
     return model
 
 
@@ -62,7 +68,7 @@ def _matrices(model: nn.Module) -> list[tuple[str, nn.Module]]:
         for name, m in model.named_modules()
         if (isinstance(m, kinds) or _is_conv1d(m))
         and not m.weight.requires_grad
-        and not is_packed(m.weight)
+        and not is_quantized(m.weight)
         and id(m.weight) not in other
         and getattr(m, "lora_magnitude", None) is None
     ]
@@ -72,7 +78,7 @@ def _is_conv1d(module: nn.Module) -> bool:
     return type(module).__name__ in ("Conv1D", "LoRAConv1D")
 
 
-def _quantise(model: nn.Module, to: str) -> None:
+def _quantize(model: nn.Module, to: str) -> None:
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError:

@@ -1,8 +1,8 @@
-"""Adapter files in PEFT's format, both ways: `adapter_config.json` and `adapter_model.safetensors`.
+"""Saving and loading adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 
 What PEFT has no key for (label names, the base's fingerprint, the files' digests) is in `lorakit.json`, because PEFT
-warns of unknown keys in its own file. Reading is strict: an adapter that would compute something else than it did where
-it was saved is refused, naming the difference. Nothing is ever unpickled, and saving needs no network.
+warns about unknown keys in its own file. Reading is strict: an adapter that would compute something other than where it
+was saved is refused, and the difference is named. Nothing is unpickled, and saving needs no network.
 """
 
 import json
@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import nn
 
 from lorakit.adapters.adapter import captured, unwrap
-from lorakit.adapters.card import card as model_card
+from lorakit.adapters.card import model_card
 from lorakit.adapters.combination import without_start
 from lorakit.adapters.files import (
     CARD,
@@ -44,25 +44,37 @@ def save_adapter(
     metrics: Mapping[str, Any] | None = None,
     energy: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the active adapter so that PEFT and lorakit load it: config, tensors, own metadata, and a model card.
+    """Write the active adapter so that PEFT and lorakit can load it: tensors, config, lorakit's metadata, a model card.
 
-    A new folder appears with all its files at once. In one that is there each file is replaced whole; a crash between
-    two of them leaves a set whose digests disagree, which `load_adapter` refuses. PiSSA and OLoRA updates are written
-    as plain ones of twice the rank, which work on the untouched base.
+    A new folder appears with all its files at once. In an existing one each file is replaced atomically; a crash
+    between two of them leaves a set whose digests disagree, which `load_adapter` refuses. PiSSA and OLoRA updates are
+    written as plain ones of twice the rank, which work on the original base.
+
+    Example:
+        import tempfile
+        from pathlib import Path
+
+        from transformers import AutoModelForTokenClassification
+
+        model = AutoModelForTokenClassification.from_pretrained("examples/mini", num_labels=3)
+        lorakit.apply_lora(model, r=8)
+        folder = lorakit.save_adapter(model, Path(tempfile.mkdtemp()) / "adapter", metrics={"f1": 0.7})
+        print(sorted(path.name for path in folder.iterdir()))
+        # ['README.md', 'adapter_config.json', 'adapter_model.safetensors', 'lorakit.json']
 
     Args:
-        model: An adapted model, merged or not. One that FSDP2 has sharded is gathered: every rank has to call, and
-            rank 0 alone writes. Otherwise whoever calls writes.
-        folder: Made if it is not there.
-        metrics: Results for the model card: name -> value, nested mappings or a dataclass allowed.
-        energy: What it cost, likewise.
+        model: an adapted model, merged or not. A model sharded by FSDP2 is gathered: every rank has to call, and rank 0
+            writes. Otherwise every caller writes.
+        folder: created if it does not exist.
+        metrics: results for the model card: name -> value; nested mappings or a dataclass are allowed.
+        energy: what training cost, in the same form.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: The model has no LoRA.
-        OSError: The folder cannot be written; what it held before is still there.
+        ValueError: the model has no LoRA.
+        OSError: the folder cannot be written; its earlier files are still there.
     """
     model = unwrap(model)
     regather(model)
@@ -80,7 +92,8 @@ def save_adapter(
         "files": {CONFIG: digest(config), TENSORS: digest(data)},
     }
     own["digest"] = digest(json.dumps(own, sort_keys=True).encode())
-    card = model_card(model, plain, own["labels"], metrics, energy)
+    count = sum(tensor.numel() for tensor in tensors.values())
+    card = model_card(type(model).__name__, base_name(model), plain, count, own["labels"], metrics, energy)
     files = {
         TENSORS: data,
         CONFIG: config,
@@ -95,23 +108,33 @@ def save_adapter(
 def load_adapter(
     model: nn.Module, folder_or_hub_id: str | Path, name: str = "default", *, check_base: bool = True
 ) -> nn.Module:
-    """Put an adapter written by lorakit or PEFT into `model`, in place, as the active one and trainable.
+    """Put an adapter written by lorakit or PEFT into a model, in place, active and trainable.
 
-    A plain model is adapted; an adapted one takes it as another adapter, or exchanges the one of that name. Whatever is
-    wrong with the adapter, the model is then as it was.
+    A plain model is adapted; an adapted one takes it as another adapter, or replaces the one of that name. If anything
+    is wrong with the adapter the model stays as it was.
+
+    Example:
+        import tempfile
+
+        from transformers import AutoModelForTokenClassification
+
+        base, other = (AutoModelForTokenClassification.from_pretrained("examples/mini", num_labels=3) for _ in "12")
+        folder = lorakit.save_adapter(lorakit.apply_lora(base, r=4), tempfile.mkdtemp())
+        model = lorakit.load_adapter(other, folder)
+        print(lorakit.adapter_names(model))  # ('default',)
 
     Args:
-        model: The base that the adapter was trained on, with as many labels.
-        folder_or_hub_id: A folder, or a hub id (the only case that uses the network).
-        name: Among several adapters.
-        check_base: False accepts another base than the adapter was trained on.
+        model: the base that the adapter was trained on, with the same number of labels.
+        folder_or_hub_id: a folder, or a hub id (the only case that uses the network).
+        name: name of the adapter among several.
+        check_base: False accepts another base than the one the adapter was trained on.
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: Something is missing, unexpected, damaged, or made for another model; says what and what to do.
-        FileNotFoundError: There is no such folder, and the hub did not give it.
+        ValueError: something is missing, unexpected, damaged, or made for another model; the message says what to do.
+        FileNotFoundError: there is no such folder, and the hub does not have it.
     """
     plain = unwrap(model)
     folder = find_folder(folder_or_hub_id)
@@ -133,7 +156,7 @@ def load_adapter(
 
 
 def base_and_labels(folder_or_hub_id: str | Path) -> tuple[str | None, list[str] | None]:
-    """What an adapter's files say of the model it needs: its base, and the labels of its head; None where they do not.
+    """Read which base and head labels an adapter needs; None for what its files do not say.
 
     Raises:
         ValueError, FileNotFoundError: as `load_adapter`.
@@ -158,7 +181,7 @@ def _labels(model: nn.Module) -> list[str] | None:
 
 
 def _check_labels(model: nn.Module, theirs: list[str]) -> list[str] | None:
-    """The adapter's labels if the model's are unnamed and should take theirs; None if they agree."""
+    """The adapter's labels if the model's are unnamed and should take these; None if they agree."""
     mine = _labels(model)
     if mine is None or mine == theirs:
         return None
@@ -184,5 +207,5 @@ def _check_base(model: nn.Module, theirs: Mapping[str, str], saved: Iterable[str
         return  # the same base in another precision
     raise ValueError(
         "the adapter was trained on another base: the weights of this model have another fingerprint; load the base it "
-        "was trained on, or pass check_base=False to use it here all the same"
+        "was trained on, or pass check_base=False to use it here anyway"
     )

@@ -1,12 +1,12 @@
-"""Which modules of a model are meant: default targets per architecture, name matching, and the model's head."""
+"""LoRA targets: which layers to adapt, defaults per architecture, and the model's task head."""
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from lorakit.nn.layers import lora_class
+from lorakit.adapters.names import listing, name_matches, unmatched
+from lorakit.nn.weights import is_adaptable
 
 ALL_LINEAR = "all-linear"
 
@@ -46,7 +46,7 @@ def default_targets(model: nn.Module) -> tuple[str, ...]:
     """The default target names for the model's architecture.
 
     Raises:
-        ValueError: The architecture is not in the table; names the layers that could be targeted.
+        ValueError: the architecture is not in the table; the message names the layers that could be targeted.
     """
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if kind in DEFAULT_TARGETS:
@@ -58,36 +58,17 @@ def default_targets(model: nn.Module) -> tuple[str, ...]:
 
 
 def adaptable_names(model: nn.Module) -> list[str]:
-    """Last name parts of all layers that can carry an update, in the model's order, each once."""
-    names = (name.rpartition(".")[2] for name, module in model.named_modules() if lora_class(module))
+    """Last name parts of all layers that can be adapted, in the model's order, without repeats."""
+    names = (name.rpartition(".")[2] for name, module in model.named_modules() if is_adaptable(module))
     return list(dict.fromkeys(names))
 
 
-def name_matches(name: str, suffix: str) -> bool:
-    """Whether `suffix` is the whole name or its last parts: `query` and `self.query` match `layer.0.self.query`."""
-    return name == suffix or name.endswith(f".{suffix}")
-
-
-def unmatched(what: str, wanted: str, candidates: Iterable[str]) -> ValueError:
-    """The error for a name that matches nothing: the nearest names first, then all there are."""
-    names = list(dict.fromkeys(candidates))
-    near = difflib.get_close_matches(wanted, names, n=3)
-    hint = f"; did you mean {' or '.join(map(repr, near))}? It" if near else "; it"
-    return ValueError(f"{what} {wanted!r} matches nothing in this model{hint} has: {listing(names)}")
-
-
-def listing(names: Sequence[str], limit: int = 30) -> str:
-    """Names joined for a message, the rest counted."""
-    shown = ", ".join(names[:limit]) or "nothing"
-    return shown if len(names) <= limit else f"{shown}, … ({len(names) - limit} more)"
-
-
 def find_head(model: nn.Module) -> tuple[str, ...]:
-    """Names of the modules outside the pretrained body: the task head that has to be trained whole.
+    """Names of the modules outside the pretrained body: the task head, which has to be trained in full.
 
-    The body is what transformers calls `base_model`, or the one pretrained model inside a module of the user's own. A
-    language-model head is no task head: modules that hold the output embeddings or only tied parameters are left out.
-    Returns () where there is no body to tell a head from.
+    The body is what transformers calls `base_model`, or the one pretrained model inside the user's own module. A
+    language-model head is not a task head: modules that hold the output embeddings or only tied parameters are left
+    out. Returns () if the model has no body to tell a head from.
     """
     path = _body_path(model)
     if path is None:
@@ -116,7 +97,7 @@ def _body_path(model: nn.Module) -> str | None:
     pretrained = [name for name, module in model.named_modules() if hasattr(module, "base_model_prefix")]
     top = [n for n in pretrained if not any(o != n and (o == "" or n.startswith(f"{o}.")) for o in pretrained)]
     if len(top) != 1:
-        return None  # none, or several equal ones: nothing says which is the body
+        return None  # none, or several on the same level: no way to tell which is the body
     path, module = top[0], model.get_submodule(top[0])
     while (body := module.base_model) is not module:
         inner = next(name for name, child in module.named_modules() if child is body)
@@ -129,10 +110,10 @@ def _has_output_embeddings(module: nn.Module) -> bool:
 
 
 def find_modules(model: nn.Module, names: Iterable[str], what: str) -> tuple[str, ...]:
-    """Full names of the modules that `names` (suffixes) mean, in the model's order.
+    """Full names of the modules that `names` (suffixes) match, in the model's order.
 
     Raises:
-        ValueError: A name matches nothing.
+        ValueError: a name matches nothing.
     """
     names = list(names)
     every = [name for name, module in model.named_modules() if name]
@@ -146,25 +127,25 @@ def find_targets(
     model: nn.Module,
     target_modules: str | Sequence[str],
     exclude_modules: str | Sequence[str] = (),
-    trained_whole: Sequence[str] = (),
+    trained_in_full: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Full names of the layers to adapt, in the model's order.
 
     Args:
-        model: The model to search.
-        target_modules: Name suffixes; or one regex for the full name; or "all-linear": every linear layer but the head
-            and the output embeddings.
-        exclude_modules: Suffixes, or one regex, of layers to leave out.
-        trained_whole: Modules trained in full (the head): nothing inside them is adapted.
+        model: the model to search.
+        target_modules: name suffixes; or one regex for the full name; or "all-linear": every linear layer except the
+            head and the output embeddings.
+        exclude_modules: suffixes, or one regex, of layers to leave out.
+        trained_in_full: modules trained in full (the head); nothing inside them is adapted.
 
     Raises:
-        ValueError: A name or regex matches nothing, matches no layer that can be adapted, or matches a layer whose
-            owner would bypass the update.
+        ValueError: a name or regex matches nothing, matches no layer that can be adapted, or matches a layer whose
+            parent would bypass the update.
     """
     modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
     first = {id(module): name for name, module in model.named_modules()}  # a shared module goes by its first name
-    layers = {name: module for name, module in modules.items() if lora_class(module) or _is_kin(module)}
-    free = [n for n in layers if not any(n == head or n.startswith(f"{head}.") for head in trained_whole)]
+    layers = {name: module for name, module in modules.items() if is_adaptable(module) or _is_kin(module)}
+    free = [n for n in layers if not any(n == head or n.startswith(f"{head}.") for head in trained_in_full)]
 
     if target_modules == ALL_LINEAR:
         output = {id(m.get_output_embeddings()) for m in model.modules() if _has_output_embeddings(m)}
@@ -183,7 +164,7 @@ def find_targets(
     matched = _exclude(matched, exclude_modules)
     for name in matched:
         _refuse_bypassed(modules, name)
-        if lora_class(layers[name]) is None:
+        if not is_adaptable(layers[name]):
             raise ValueError(
                 f"target {name!r} is a {type(layers[name]).__name__}, which computes something else than its base "
                 "class and cannot be adapted; leave it out with exclude_modules"
@@ -196,12 +177,12 @@ def keep_layers(targets: Sequence[str], indices: Sequence[int], lists: Sequence[
     """The targets in the layers with these indices.
 
     Args:
-        targets: Full names.
-        indices: Layer indices, each of which must hold a target.
-        lists: Names of the module lists whose index counts, such as `layer`; () means the first number in a name.
+        targets: full names.
+        indices: layer indices; each must hold a target.
+        lists: names of the module lists whose index counts, such as `layer`; () means the first number in a name.
 
     Raises:
-        ValueError: An index without a target, or a list that no target is in.
+        ValueError: an index without a target, or a list that no target is in.
     """
     for name in lists:
         if not layer_indices(targets, [name]):
@@ -222,7 +203,7 @@ def layer_indices(names: Iterable[str], lists: Sequence[str] = ()) -> dict[str, 
 
 
 def _is_kin(module: nn.Module) -> bool:
-    """Whether it looks like a layer that can be adapted: named as a target it must not be passed over in silence."""
+    """Whether it looks like a layer that can be adapted: if named as a target it must not be skipped silently."""
     return isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d) or _is_linear(module)
 
 
@@ -238,7 +219,7 @@ def _fullmatch(pattern: str, name: str, what: str) -> bool:
 
 
 def _regex_unmatched(pattern: str, names: Sequence[str]) -> ValueError:
-    plain = re.fullmatch(r"[\w., ]+", pattern)  # names, so meant as a list
+    plain = re.fullmatch(r"[\w., ]+", pattern)  # names: a list was meant
     hint = f"; for a list of names pass {[p for p in re.split('[, ]+', pattern) if p]}" if plain else ""
     return ValueError(
         f"target_modules {pattern!r} matches no layer: one string is a regular expression for the full name, such as "
@@ -289,34 +270,34 @@ BYPASSED = {
     "FalconMambaMixer": ("x_proj", "dt_proj", "out_proj"),
     "JambaMambaMixer": ("x_proj", "dt_proj", "out_proj"),
 }
-"""Class in transformers -> layers whose weight it reads itself, always or in its fast path."""
+"""Class in transformers -> layers whose weight it reads directly, always or in its fast path."""
 
 
 def _refuse_bypassed(modules: dict[str, nn.Module], name: str) -> None:
-    """Raise where the layer's owner reads its weight directly, so that an update would never be computed."""
+    """Raise if the layer's parent reads its weight directly, so that the update would never be computed."""
     owners = [modules.get(name[:i]) for i, character in enumerate(name) if character == "."]
     for owner in owners:
         if isinstance(owner, nn.MultiheadAttention | nn.TransformerEncoderLayer):
             when = " in eval mode" if isinstance(owner, nn.TransformerEncoderLayer) else ""
             raise ValueError(
-                f"target {name!r} is inside an nn.{type(owner).__name__}, which reads the layer's weight itself{when} "
+                f"target {name!r} is inside an nn.{type(owner).__name__}, which reads its weight directly{when} "
                 "and would bypass the update; leave it out with exclude_modules"
             )
     if owners and name.rpartition(".")[2] in BYPASSED.get(type(owners[-1]).__name__, ()):
         raise ValueError(
-            f"target {name!r} is in a {type(owners[-1]).__name__}, which reads the layer's weight itself and would "
+            f"target {name!r} is in a {type(owners[-1]).__name__}, which reads its weight directly and would "
             "bypass the update; leave it out with exclude_modules"
         )
 
 
 def _refuse_half_of_a_tie(layers: dict[str, nn.Module], targets: Sequence[str]) -> None:
-    """Raise where an embedding is a target but another embedding with the same table is not: which one is used?"""
+    """Raise if an embedding is a target and another one with the same table is not: their outputs would differ."""
     for name in targets:
         if isinstance(layers[name], nn.Embedding):
             twins = [n for n, m in layers.items() if isinstance(m, nn.Embedding) and m.weight is layers[name].weight]
             left = [n for n in twins if n not in targets]
             if left:
                 raise ValueError(
-                    f"target {name!r} shares its table with {', '.join(map(repr, left))}, which would stay as it is; "
+                    f"target {name!r} shares its table with {', '.join(map(repr, left))}, which would not be adapted; "
                     "target all of them or none"
                 )

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorakit.cli.energy import merge_runs
 from lorakit.data.corpus import NerData
 from lorakit.energy import EnergyMeter
-from lorakit.power.journal import read_journal
+from lorakit.power.journal import merge_runs, read_journal
 from lorakit.power.reading import Reading
-from lorakit.report.tables import energy_notes, energy_table, metrics_table, parameter_lines
+from lorakit.report.tables import energy_notes, energy_table, metrics_table, parameter_lines, scored_splits
 from lorakit.training.config import TrainConfig, TrainResult
 from lorakit.training.distributed import is_main, world_size
 from lorakit.training.loop import train
@@ -68,10 +67,9 @@ def environment() -> dict[str, str]:
 def show(record: dict[str, Any], folder: Path) -> None:
     """Print a comparison's tables, and where its files are."""
     print(f"\n{record['model']} on {record['dataset']}")
-    scored = [split for split in ("validation", "test") if any(mode[split] for mode in record["modes"].values())]
-    for split in scored:
-        print("", metrics_table(record, split), sep="\n")
-    if not scored:
+    if scored_splits(record):
+        print("", metrics_table(record), sep="\n")
+    else:
         print("\nno validation or test set, so nothing was scored; `lorakit evaluate` scores on another corpus")
     print("", energy_table(record), "", *energy_notes(record), "", *parameter_lines(record), sep="\n")
     print(f"\nwritten to {folder}: report.html, comparison.md, comparison.json, comparison.png")

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from lorakit.adapters.adapter import lora_state
-from lorakit.adapters.counting import WHY_PEFT_COUNTS_MORE, count_parameters, peft_total
+from lorakit.adapters.counting import count_parameters, peft_total
 from lorakit.adapters.targets import find_head
 from lorakit.cli.flags import check_writable, input_errors, lora_options
 from lorakit.cli.json_output import write_json
 from lorakit.lora import apply_lora
-from lorakit.report.tables import markdown_table
+from lorakit.report.tables import WHY_PEFT_COUNTS_MORE, markdown_table
 
 TASKS = {
     "token-classification": "AutoModelForTokenClassification",

@@ -16,8 +16,9 @@ from lorakit.cli.flags import check_writable, input_errors, lora_options, read_c
 from lorakit.cli.measured_run import environment, show, status_of, train_measured
 from lorakit.data.corpus import NerData
 from lorakit.lora import apply_lora
+from lorakit.report.comparison import comparison_record
+from lorakit.report.output import mode_record, write_comparison
 from lorakit.report.page import write_page
-from lorakit.report.tables import comparison_record, mode_record, write_comparison
 from lorakit.training.config import TrainConfig
 from lorakit.training.distributed import is_main, process_group
 from lorakit.training.frozen_layer_cache import constant_layers

@@ -1,21 +1,21 @@
-"""Raw text to words, each with its place, in the way of BioNLP2004's (GENIA's) tokens.
+"""Raw text to words with their positions, split as BioNLP2004 (GENIA) splits its text.
 
     split_words("the IL-2 gene (IL2).")  # the  IL-2  gene  (  IL2  )  .
 
-The rule is chosen so that a model meets words as it was trained on: of that corpus' sentences, joined by spaces, 99.4 %
-(test) to 99.7 % (train) are split as they were; most of the others hold abbreviations of their own.
+The rule gives a model words as in its training data: of that corpus' sentences, joined by spaces, 99.4 % (test) to
+99.7 % (train) are split as in the corpus; most of the others hold abbreviations that the rule does not know.
 
-- white space divides;
-- brackets, commas, semicolons, double quotes, `% & < > = ? !` and `…` are words of their own wherever they stand (an
-  arrow `-->` is one word);
-- full stops, a colon or an apostrophe at the end of what is left are a word of their own, and so are an apostrophe at
-  its start and a possessive `'s`; inside a word they stay: PU.1, 0.05, 16:1, 5'-flanking;
-- a full stop stays with an initial, a dotted abbreviation (M., i.e.) and some known ones (vs.), except at the end of
+- white space separates words;
+- brackets, commas, semicolons, double quotes, `% & < > = ? !` and `…` are always words of their own (an arrow `-->` is
+  one word);
+- in what remains, full stops, a colon or an apostrophe at the end are a word of their own, and so are an apostrophe at
+  the start and a possessive `'s`; inside a word they are kept: PU.1, 0.05, 16:1, 5'-flanking;
+- a full stop stays with an initial, a dotted abbreviation (M., i.e.) and a few known ones (vs.), except at the end of
   the text;
-- hyphens, slashes, plus signs and everything else stay where they are: IL-2, NF-kappaB, p50/p65, CD4+.
+- hyphens, slashes, plus signs and all other characters are kept: IL-2, NF-kappaB, p50/p65, CD4+.
 
-Nothing is normalised: a word is the slice of the text that it stands for, and only white space lies between words.
-Words that the rule gives are found again: splitting `" ".join(words)` gives `words`.
+Nothing is normalised: a word is a slice of the text, and only white space is between words. Splitting is stable:
+splitting `" ".join(words)` gives `words` again.
 """
 
 import re
@@ -30,7 +30,7 @@ _ABBREVIATION = re.compile(r"(?:[^\W\d_]\.)+|vs\.|al\.|ca\.|cf\.|approx\.|Dr\.|F
 
 
 class Word(NamedTuple):
-    """A word and its place: `text[start:end] == word.text`."""
+    """A word and its position in characters: `text[start:end] == word.text`."""
 
     text: str
     start: int
@@ -38,15 +38,25 @@ class Word(NamedTuple):
 
 
 def split_words(text: str) -> list[Word]:
-    """Split a raw text; see the top of the file for the rule. Only white space is left out.
+    """Split a raw text into words by the rule at the top of this file; only white space is left out.
+
+    Example:
+        from lorakit.data.pretokenizer import split_words
+        [word.text for word in split_words("the IL-2 gene (IL2).")]  # ['the', 'IL-2', 'gene', '(', 'IL2', ')', '.']
+
+    Args:
+        text: any text.
+
+    Returns:
+        The words in order, each with its start and end in characters of the text.
 
     Raises:
-        ValueError: the text holds half a surrogate pair, which no tokenizer takes.
+        ValueError: the text holds half a surrogate pair, which no tokenizer accepts.
     """
     half = re.search("[\ud800-\udfff]", text)
     if half:
         raise ValueError(
-            f"character {half.start()} of the text is {half[0]!r}, half a surrogate pair, which is no text; decode the"
+            f"character {half.start()} of the text is {half[0]!r}, half a surrogate pair, which is not text; decode the"
             " text as UTF-8"
         )
     last = len(text.rstrip())
@@ -62,7 +72,7 @@ def split_words(text: str) -> list[Word]:
 
 
 def _trim(text: str, begin: int, end: int, last: int) -> list[Word]:
-    """The words of text[begin:end], which holds neither white space nor a mark that stands alone."""
+    """The words of text[begin:end], which holds neither white space nor a mark that is a word of its own."""
     before, after = [], []
     while begin < end and not _MARK.fullmatch(text, begin, end):
         if head := _HEAD.match(text, begin, end):

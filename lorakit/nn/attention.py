@@ -1,9 +1,9 @@
-"""Attention on the CPU, inside the blocks of its mask only.
+"""Block-diagonal attention on the CPU: only the scores inside the mask's blocks are computed.
 
-Sentences that lie packed in a row may see themselves only, so most of a row's scores are masked away: with rows of 120
-tokens and sentences of 34, more than two thirds. torch's attention computes them all; with dropout it also draws a
-number and keeps three values for each. Here sentences of about the same length are multiplied together, and of a score
-its probability and a dropout mask of one byte are kept.
+A sentence packed in a row attends to itself only, so most of the row's scores are masked: more than two thirds for
+sentences of 34 tokens in rows of 120. torch's attention computes all of them, and with dropout draws a random number
+and keeps three values for each. Here sentences of similar length are batched, and for each score its probability and a
+one-byte dropout mask are kept.
 """
 
 import math
@@ -16,23 +16,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lorakit.nn.autograd import PLAIN, no_view, nothing_transforms, once
-from lorakit.nn.dropout import keep_mask
+from lorakit.nn.kernels import PLAIN, keep_mask, no_view, nothing_transforms, once
 
-LONGEST = 256  # of a block; beyond it torch's flash attention is as fast, and keeps no scores
-LOOSEST = 1.5  # a group's longest block over its shortest: at most 2.25 times a block's own scores are computed
-SHORTEST = 16  # below it blocks are all grouped together: a call costs more than its products
+LONGEST = 256  # tokens in a block; beyond that torch's flash attention is as fast and keeps no scores
+LOOSEST = 1.5  # longest block of a group over its shortest: at most 2.25 times a block's own scores are computed
+SHORTEST = 16  # shorter blocks share one group: a call costs more than its matmuls
 
 
 @contextmanager
 def faster_attention(model: nn.Module) -> Iterator["OwnAttention | None"]:
-    """Within it transformers' "sdpa" attention is this one, for float32 on the CPU and masks made of blocks.
+    """While active, this replaces transformers' "sdpa" attention for float32 on the CPU and block-diagonal masks.
 
-    The results differ from torch's own in rounding only; with dropout, the same seed drops other values. All else stays
-    torch's: other types and devices, other masks, long blocks, autocast, torch.compile, torch.func, forward AD.
+    Results differ from torch's own by rounding only; with dropout, the same seed drops other values. Everything else
+    stays torch's: other types and devices, other masks, long blocks, autocast, torch.compile, torch.func and
+    forward-mode AD.
 
     Yields:
-        What stands in for torch's attention; None on another device.
+        The replacement for torch's attention; None on another device.
     """
     if next(model.parameters()).device.type != "cpu":
         yield None
@@ -48,20 +48,20 @@ def faster_attention(model: nn.Module) -> Iterator["OwnAttention | None"]:
         yield own
     finally:
         del functions["sdpa"]
-        if functions["sdpa"] is not plain:  # somebody's own
+        if functions["sdpa"] is not plain:  # the user had registered one
             functions["sdpa"] = plain
 
 
 class OwnAttention:
-    """A function of transformers' AttentionInterface.
+    """An attention function for transformers' AttentionInterface.
 
     Attributes:
-        used: Whether attention has been computed inside blocks.
+        used: whether any attention was computed in blocks so far.
     """
 
     def __init__(self, plain: Any) -> None:
         self.plain, self.used = plain, False
-        self.known: tuple[Tensor | None, tuple[int, ...], Blocks | None] = (None, (), None)  # of the layer before
+        self.known: tuple[Tensor | None, tuple[int, ...], Blocks | None] = (None, (), None)  # from the previous layer
 
     def __call__(
         self,
@@ -97,7 +97,7 @@ class OwnAttention:
         return attention(query, key, value, blocks, dropout, scale).transpose(1, 2), None
 
     def blocks(self, mask: Tensor | None, shape: torch.Size) -> "Blocks | None":
-        """Those of a mask; all layers are given the same one."""
+        """The mask's blocks, cached because all layers of a model get the same mask."""
         known, known_shape, blocks = self.known
         if known is not mask or known_shape != shape:
             blocks = blocks_of(mask, *shape[:3])
@@ -107,10 +107,10 @@ class OwnAttention:
 
 @dataclass(frozen=True)
 class Group:
-    """Blocks of about the same length, padded to the longest and multiplied together, each head for itself.
+    """Blocks of similar length, padded to the longest and computed in one batched matmul per head.
 
     Shape:
-        bias (blocks, 1, 1, width): 0, and -inf where a block is shorter than the group; None where none is.
+        bias (blocks, 1, 1, width): -inf where a block is shorter than the group, otherwise 0; None if none is shorter.
     """
 
     heads: int
@@ -130,13 +130,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Where the blocks of a batch lie and how they are grouped.
+    """Where the blocks of a batch are and how they are grouped; a slot is a token's place in a group.
 
     Shape:
-        take (heads · slots,): where each head of each slot, a token's place in a group, is in a tensor of
-        (batch · width · heads, head_dim).
-        back (batch · width · heads,): the other way round.
-        padding: the numbers in `take` that stand for no token.
+        take (heads · slots,): row of each head of each slot in a tensor of (batch · width · heads, head_dim).
+        back (batch · width · heads,): the inverse of `take`.
+        padding: positions in `take` that hold no token.
     """
 
     groups: tuple[Group, ...]
@@ -150,17 +149,17 @@ class Blocks:
 
     @property
     def scores(self) -> int:
-        """How many there are in all groups and heads."""
+        """Number of scores in all groups and heads."""
         return self.groups[-1].scores.stop
 
 
 def blocks_of(mask: Tensor | None, batch: int, heads: int, width: int) -> Blocks | None:
-    """The blocks of consecutive tokens that see each other and nothing else; None if the mask is not made of such.
+    """Find the blocks of consecutive tokens that attend to each other only; None if the mask is not block-diagonal.
 
     Shape:
-        mask (batch, 1, width, width), bool, True where a query (row) sees a key; None: every row is a block.
+        mask (batch, 1, width, width), bool, True where a query (row) attends to a key; None: every row is a block.
     """
-    starts = np.zeros((batch, width), dtype=np.int64)  # a block is named by its first token
+    starts = np.zeros((batch, width), dtype=np.int64)  # a block is identified by its first token
     if mask is not None:
         if mask.dtype != torch.bool or mask.shape != (batch, 1, width, width):
             return None
@@ -196,12 +195,12 @@ def blocks_of(mask: Tensor | None, batch: int, heads: int, width: int) -> Blocks
 
 
 def blocks_pay(blocks: Blocks, dropout: float) -> bool:
-    """Whether attention inside blocks is faster than torch's."""
+    """Whether block-diagonal attention is faster than torch's."""
     return dropout > 0 or blocks.longest <= LONGEST
 
 
 def _groups(lengths: np.ndarray) -> Iterator[np.ndarray]:
-    """The numbers of the blocks that are multiplied together, the longest first."""
+    """Indices of the blocks in each group, longest first."""
     order = np.argsort(-lengths, kind="stable")
     while len(order):
         longest = lengths[order[0]]

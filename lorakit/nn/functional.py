@@ -1,38 +1,79 @@
-"""A frozen linear layer and its low-rank update as one autograd Function: fewer kernels, passes and saved tensors.
+"""The fused path: a frozen linear layer and its low-rank update as one autograd Function.
 
-Plain operations cost five kernels forward and seven backward (`F.linear`, twice; `* scaling`; `+`; and their
-gradients), two of them full passes over the (tokens, out) output. Here the factor and the sum are folded into `addmm`,
-dropout keeps a mask of one byte instead of a second copy of x, and the update's gradients have rank r throughout: the
-(out, in) gradient of the weight is never formed.
+*Branch.* Plain operations take five kernels forward and seven backward (`F.linear` twice, `* scaling`, `+`, and their
+gradients), two of which are full passes over the (tokens, out) output. Here scaling and addition are part of one
+`addmm`, dropout keeps a one-byte mask instead of a second copy of x, and the update's gradients have rank r throughout:
+the (out, in) gradient of the weight is never formed.
 
-With many tokens the sum W + scale·BA is cheaper than the update's own output (arXiv:2312.03415): it costs 2·in·out·r
-operations, forward and once more in backward, instead of 2·tokens·r·(in + out) and a pass over the output.
+*Sum.* With many tokens W + scaling·BA is cheaper than the update's own output (arXiv:2312.03415): 2·in·out·r operations
+forward and again in backward, instead of 2·tokens·r·(in + out) and a pass over the output.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lorakit.nn.autograd import PLAIN, no_view, nothing_transforms, once
-from lorakit.nn.dropout import keep_mask
-from lorakit.nn.kernels import add_matmul, linear, matmul, scaled_matmul, transposed_matmul
+from lorakit.nn.kernels import (
+    PLAIN,
+    add_matmul,
+    keep_mask,
+    linear,
+    matmul,
+    no_view,
+    nothing_transforms,
+    once,
+    scaled_matmul,
+    transposed_matmul,
+)
 
-SMALL = 2**18  # numbers; 1 MiB in float32
+SMALL = 2**18  # elements; 1 MiB in float32
 
 
-def can_fuse(x: Tensor, weight: Tensor, A: Tensor) -> bool:
-    """Whether the Function may stand for the plain operations: nothing traces, transforms or replaces them.
+def choose_path(layer: nn.Module, x: Tensor, weight: Tensor) -> str:
+    """Decide how an adapted linear layer computes its output: "plain" operations, "branch" or "sum".
 
-    torch.compile fuses the plain operations itself; torch.func and forward-mode AD differentiate them; quantised and
-    sharded tensors bring operations of their own; a trained weight needs a gradient that the Function never forms.
+    Plain where something traces, transforms or replaces operations: torch.compile fuses them itself; torch.func and
+    forward-mode AD differentiate them; quantized and sharded tensors bring operations of their own; a trained weight
+    needs a gradient that the Functions here never form; and with DoRA. Otherwise the branch adds the update's output.
+    The sum of weight and update is used while training in float32 without dropout, if that takes fewer operations: its
+    bits differ from the branch's, and in bfloat16 a sum would round small updates away.
+
+    Args:
+        layer: a linear layer with an active update.
+        weight: (out, in), the layer's own; Conv1D's as a transposed view.
     """
-    return nothing_transforms() and not (
-        weight.requires_grad
+    A, kind = layer.lora_A, x.device.type
+    if (
+        layer.lora_magnitude is not None
+        or weight.requires_grad
+        or not (type(x) in PLAIN and type(weight) in PLAIN and type(A) in PLAIN)
+        or not nothing_transforms()
         or not x.is_floating_point()
-        or type(x) not in PLAIN
-        or type(weight) not in PLAIN
-        or type(A) not in PLAIN
-        or (x.dtype == torch.float64 and torch.is_autocast_enabled(x.device.type))  # autocast leaves float64 alone
+    ):
+        return "plain"
+    autocast = torch.is_autocast_enabled(kind)
+    if autocast and x.dtype == torch.float64:  # which autocast leaves alone
+        return "plain"
+    summable = (
+        layer.training
+        and not autocast
+        and torch.is_grad_enabled()
+        and x.dtype == weight.dtype == A.dtype == torch.float32
     )
+    if not summable:
+        return "branch" if layer.lora_start_A is None else "plain"
+    outputs, inputs = weight.shape
+    return "sum" if not layer.lora_dropout and sum_pays(x.numel() // inputs, inputs, outputs) else "branch"
+
+
+def fused_forward(layer: nn.Module, x: Tensor, weight: Tensor, path: str) -> Tensor:
+    """The output of an adapted linear layer by the path that `choose_path` chose: "branch" or "sum".
+
+    Without dropout the branch's bits are those of PEFT's operations.
+    """
+    dropout = layer.lora_dropout if layer.training else 0.0
+    start = None if layer.lora_start_A is None else (layer.lora_start_A, layer.lora_start_B)
+    A, B = layer.lora_A, layer.lora_B
+    return lora_linear(x, weight, layer.bias, A, B, layer.scaling, dropout, layer.one_addmm, start, path == "sum")
 
 
 def lora_linear(
@@ -47,19 +88,19 @@ def lora_linear(
     start: tuple[Tensor, Tensor] | None = None,
     merged: bool = False,
 ) -> Tensor:
-    """x·Wᵀ + b + scaling·(drop(x)·Aᵀ)·Bᵀ, to rounding what the plain operations give, with their gradients.
+    """Compute x·Wᵀ + b + scaling·(dropout(x)·Aᵀ)·Bᵀ; equal to the plain operations and their gradients up to rounding.
 
     Differentiable once in x, bias, A and B; the weight is a constant. Under autocast it computes in autocast's type, as
     the plain operations would.
 
     Args:
-        dropout: Probability in [0, 1) of zeroing an input of the update; drawn from torch's default generator, which
-            gradient checkpointing restores when it runs the forward again.
-        one_addmm: False scales and adds the update in passes of their own, which PEFT does, where one addmm would give
-            other bits.
-        start: A₀ and B₀ to count the update from: scaling·B₀A₀ is taken out of the weight; for float32 only.
-        merged: Sum weight and update first; for float32 (a sum in bfloat16 would round small updates away) and no
-            dropout.
+        dropout: probability in [0, 1) of zeroing an input of the update; drawn from torch's default generator, which
+            gradient checkpointing restores when it reruns the forward.
+        one_addmm: False scales and adds the update in separate passes, as PEFT does, where one addmm would give
+            different bits.
+        start: A₀ and B₀ that the update is counted from: scaling·B₀A₀ is subtracted from the weight; float32 only.
+        merged: add weight and update first; float32 only (a sum in bfloat16 would round small updates away), and
+            without dropout.
 
     Shape:
         x (..., in); weight (out, in); bias (out,); A (r, in); B (out, r) -> (..., out).
@@ -69,16 +110,13 @@ def lora_linear(
     return _Branch.apply(x, weight, bias, A, B, scaling, dropout, one_addmm, *(start or (None, None)))
 
 
-def merging_pays(tokens: int, inputs: int, outputs: int) -> bool:
-    """Whether a product BA, forward and backward, costs fewer operations than the update's output.
-
-    With a start both are there twice.
-    """
+def sum_pays(tokens: int, inputs: int, outputs: int) -> bool:
+    """Whether forming BA, forward and backward, takes fewer operations than the update's output (start or not)."""
     return tokens * (inputs + outputs) > 2 * inputs * outputs
 
 
 def sum_is_kept(inputs: int, outputs: int) -> bool:
-    """Whether a layer's sum is kept for backward: of small ones the calls to make it again cost more than memory."""
+    """Whether W + scaling·BA is kept for backward: for a small layer, recomputing it costs more than the memory."""
     return inputs * outputs <= SMALL
 
 
@@ -93,7 +131,7 @@ _once = once(
 
 
 class _Branch(torch.autograd.Function):
-    """The layer's output, and the update's added into it by one addmm."""
+    """The layer's output, with the update's added by one addmm."""
 
     @staticmethod
     def forward(
@@ -112,8 +150,9 @@ class _Branch(torch.autograd.Function):
         casts = torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if casts else x.dtype
         with torch.autocast(x.device.type, enabled=False):
-            # without autocast a weight of another type than x is the caller's mistake, and an error as in nn.Linear
-            frozen = _without_start(weight.to(dtype) if casts else weight, scaling, A0, B0)
+            # without autocast, a weight of another type than x is the caller's mistake and raises as in nn.Linear
+            frozen = weight.to(dtype) if casts else weight
+            frozen = frozen if A0 is None else _without_start(frozen, scaling, A0, B0)
             rows, A_, B_ = _rows(x.to(dtype)), A.to(dtype), B.to(dtype)
             y = linear(rows, frozen, None if bias is None else bias.to(dtype))
             inputs, mask, factor = rows, None, 1.0
@@ -146,7 +185,8 @@ class _Branch(torch.autograd.Function):
             if need_B:
                 dB = transposed_matmul(g, xA, scaling).to(B_type)
             if need_x:
-                dx = matmul(g, _without_start(weight.to(dtype), scaling, A0, B0))
+                weight = weight.to(dtype)
+                dx = matmul(g, weight if A0 is None else _without_start(weight, scaling, A0, B0))
                 if mask is None:
                     dx.addmm_(gB, A, alpha=scaling)
                 else:
@@ -158,7 +198,7 @@ class _Branch(torch.autograd.Function):
 
 
 class _Merged(torch.autograd.Function):
-    """The output of the sum of weight and update; a large sum is made again in backward rather than kept."""
+    """The output of the sum of weight and update; a large sum is recomputed in backward instead of kept."""
 
     @staticmethod
     def forward(
@@ -197,15 +237,15 @@ class _Merged(torch.autograd.Function):
         return dx, None, dbias, dA, dB, None, None, None
 
 
-def _without_start(weight: Tensor, scaling: float, A0: Tensor | None, B0: Tensor | None) -> Tensor:
-    return weight if A0 is None else _sum(weight, A0, B0, -scaling, None, None)
+def _without_start(weight: Tensor, scaling: float, A0: Tensor, B0: Tensor) -> Tensor:
+    return _sum(weight, A0, B0, -scaling, None, None)
 
 
 def _sum(weight: Tensor, A: Tensor, B: Tensor, scaling: float, A0: Tensor | None, B0: Tensor | None) -> Tensor:
-    if not weight.is_contiguous():  # Conv1D's, seen transposed: the sum lies in memory as the weight does
+    if not weight.is_contiguous():  # Conv1D's transposed view: give the sum the same memory layout
         transposed = (None, None) if A0 is None else (B0.T, A0.T)
         return _sum(weight.T, B.T, A.T, scaling, *transposed).T
     if A0 is not None:
-        # BA - B₀A₀ as (B - B₀)A + B₀(A - A₀): one product, and of a fresh update exactly zero
+        # BA - B₀A₀ as (B - B₀)A + B₀(A - A₀): one matmul, and exactly zero for a new update
         B, A = torch.cat([B - B0, B0], 1), torch.cat([A, A - A0])
     return add_matmul(weight, B, A, scaling)

@@ -1,41 +1,80 @@
-"""Matrix products in float32 on CPUs where oneDNN computes them faster than MKL, which torch calls for them.
+"""Operators made fast on CPUs: float32 matmuls by oneDNN, and dropout with byte masks.
 
-MKL runs its AVX2 code on every CPU that is not Intel's, also where there is AVX-512: half of what such a core can do.
-oneDNN, which torch carries too, asks for the instructions instead of the maker. `benchmarks/cpu.py` shows the
-difference on the machine at hand.
+*Matmuls.* torch calls MKL for float32, and MKL runs its AVX2 code on every CPU that is not Intel's, even one with
+AVX-512: half of what such a core can do. oneDNN, which torch ships too, looks at the instruction set instead of the
+vendor. `benchmarks/cpu.py` shows the difference on the machine at hand.
+
+*Dropout.* torch's CPU dropout draws one number per value, makes a float32 factor of it and keeps that for backward.
+On 2 cores this takes a tenth of a training step at roberta-base's shape.
 """
 
-import math
 import os
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorakit.nn.autograd import PLAIN, nothing_transforms
-from lorakit.training.dry_run import dry_run
-
 SWITCH = "LORAKIT_ONEDNN"  # 1: always, 0: never; otherwise where it pays
-LEAST_WORK = 32**3  # multiplications; below it the call costs more than the product
+LEAST_WORK = 32**3  # multiplications; a smaller matmul costs less than the call
 
-_open = 0  # contexts of faster_products in this process
+_open = 0  # active contexts of faster_products in this process
+
+
+# What our autograd Functions share: when they may replace torch's operations, and what they return --------------------
+
+PLAIN = (Tensor, nn.Parameter)  # tensor types that bring no operations of their own
+
+
+def nothing_transforms() -> bool:
+    """Whether operations run as written: outside torch.compile, torch.func and forward-mode AD."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def no_view(y: Tensor) -> Tensor:
+    """Return y as a tensor that is not a view, without a copy: autograd refuses `y /= 2` on a Function's view."""
+    return torch.ops.aten._unsafe_view(y, y.shape)
+
+
+def once(message: str) -> Callable[[Callable[..., tuple]], Callable[..., tuple]]:
+    """Decorate a backward that cannot be differentiated: it raises `message` when a graph of it is requested.
+
+    torch's `once_differentiable` raises only if the second backward reaches it. `torch.autograd.grad` of a loss plus a
+    gradient penalty reaches a weight through the loss, and the penalty's part would be silently lost.
+    """
+
+    def decorate(backward: Callable[..., tuple]) -> Callable[..., tuple]:
+        @wraps(backward)
+        def checked(ctx, *grads: Tensor) -> tuple:
+            if torch.is_grad_enabled():
+                raise RuntimeError(message)
+            return backward(ctx, *grads)
+
+        return checked
+
+    return decorate
+
+
+# Matmuls --------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def faster_products(model: nn.Module) -> Iterator[None]:
-    """Within it the model's linear layers, adapted or not, compute plain float32 products by oneDNN, where that pays.
+    """While active, the model's linear layers, adapted or not, run float32 matmuls by oneDNN where that pays.
 
-    Forward and backward both belong inside. The results differ from torch's own in rounding only. All else stays
-    torch's: other types and devices, autocast, small products, torch.compile, torch.func, forward AD.
+    Both forward and backward belong inside. Results differ from torch's own by rounding only. Everything else stays
+    torch's: other types and devices, autocast, small matmuls, torch.compile, torch.func, forward-mode AD.
 
     Raises:
-        ValueError: LORAKIT_ONEDNN is wrong.
+        ValueError: LORAKIT_ONEDNN has an invalid value.
     """
     global _open
     if next(model.parameters()).device.type != "cpu" or not pays():
@@ -50,46 +89,21 @@ def faster_products(model: nn.Module) -> Iterator[None]:
     finally:
         _open -= 1
         for module in plain:
-            if type(module) is FasterLinear:  # what a sharding has made of it stays
+            if type(module) is FasterLinear:  # FSDP may have changed the class since: leave that alone
                 module.__class__ = nn.Linear
 
 
-def make_kernels(model: nn.Module, shapes: Iterable[tuple[int, ...]]) -> None:
-    """Run each kind of linear layer once, forward and backward, for batches of these shapes; leaves no other trace.
-
-    oneDNN makes a kernel for every shape it meets, and keeps it. Made in the middle of a step they lie between the
-    step's tensors, and what those leave free is in pieces: LoRA's peak over 40 steps at roberta-base's shape was a
-    tenth higher. Outside `faster_products` there is nothing to do.
-
-    Shape:
-        shapes: (rows, width), of batches.
-    """
-    if not _open:
-        return
-    kinds = {_kind(module): module for module in model.modules() if _multiplies_here(module)}
-    with dry_run(model), torch.enable_grad():
-        for shape in sorted(set(shapes), key=math.prod, reverse=True):
-            for module in kinds.values():
-                x = module.weight.new_zeros((*shape, module.in_features), requires_grad=True)
-                y = type(module).forward(module, x)  # without hooks: they are for training
-                torch.autograd.grad(y, [x, *(p for p in module.parameters() if p.requires_grad)], torch.zeros_like(y))
-
-
-def _multiplies_here(module: nn.Module) -> bool:
-    """Whether a module is a linear layer that comes to `linear`: one taken over, or an adapted one."""
+def uses_onednn(module: nn.Module) -> bool:
+    """Whether a module is a linear layer, plain or adapted, whose float32 matmuls go to oneDNN at the moment."""
     adapted = isinstance(module, nn.Linear) and hasattr(module, "lora_A")
-    return (type(module) is FasterLinear or adapted) and module.weight.dtype == torch.float32
-
-
-def _kind(module: nn.Linear) -> tuple[Any, ...]:
-    return (type(module), *((name, p.shape, p.requires_grad) for name, p in module.named_parameters()))
+    return _open > 0 and (type(module) is FasterLinear or adapted) and module.weight.dtype == torch.float32
 
 
 def pays() -> bool:
-    """Whether float32 products go through oneDNN on this machine: MKL does not use what the CPU has, or it is wished.
+    """Whether oneDNN should run float32 matmuls here: MKL does not use what the CPU has, or the user asks for it.
 
     Raises:
-        ValueError: LORAKIT_ONEDNN is neither 0, 1 nor empty, or 1 where this build of torch has no oneDNN.
+        ValueError: LORAKIT_ONEDNN is not 0, 1 or empty; or it is 1 and this build of torch has no oneDNN.
     """
     wish = os.environ.get(SWITCH, "")
     if wish not in ("", "0", "1"):
@@ -99,28 +113,29 @@ def pays() -> bool:
     )
     if wish == "1" and not there:
         raise ValueError(f"{SWITCH} is 1, but this build of torch has no oneDNN; leave it empty")
-    return wish == "1" or (not wish and there and _mkl_falls_short())
+    return wish == "1" or (not wish and there and mkl_falls_short())
 
 
 @cache
-def _mkl_falls_short(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    maker = Path(cpuinfo).read_text() if Path(cpuinfo).exists() else platform.processor()
+def mkl_falls_short(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether this CPU has AVX-512 that MKL, which looks for an Intel CPU, does not use."""
+    vendor = Path(cpuinfo).read_text() if Path(cpuinfo).exists() else platform.processor()
     avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return torch.backends.mkl.is_available() and avx512 and "GenuineIntel" not in maker
+    return torch.backends.mkl.is_available() and avx512 and "GenuineIntel" not in vendor
 
 
 class FasterLinear(nn.Linear):
-    """What nn.Linear is within `faster_products`."""
+    """What nn.Linear becomes while `faster_products` is active."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear`, by oneDNN within `faster_products`.
+    """`F.linear`, by oneDNN while `faster_products` is active.
 
     Shape:
-        x (..., in); weight (out, in), also as a transposed view; bias (out,) -> (..., out).
+        x (..., in); weight (out, in), may be a transposed view; bias (out,) -> (..., out).
     """
     if not (_open and _takes(x, weight, bias)):
         return F.linear(x, weight, bias)
@@ -129,25 +144,25 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b of two matrices, by oneDNN within `faster_products`."""
+    """a @ b for two matrices, by oneDNN while `faster_products` is active."""
     return linear(a, b.T) if _open else a @ b
 
 
 def scaled_matmul(a: Tensor, b: Tensor, factor: float) -> Tensor:
-    """factor · a @ b of two matrices, by oneDNN within `faster_products`; else in one kernel."""
+    """factor · a @ b for two matrices, by oneDNN while `faster_products` is active; otherwise in one kernel."""
     if _open or factor == 1:
         product = matmul(a, b)
         return product if factor == 1 else product.mul_(factor)
-    return torch.addmm(a.new_empty(()), a, b, beta=0, alpha=factor)  # what beta is 0 for is not read
+    return torch.addmm(a.new_empty(()), a, b, beta=0, alpha=factor)  # with beta 0 the first argument is not read
 
 
 def transposed_matmul(a: Tensor, b: Tensor, factor: float = 1.0) -> Tensor:
-    """factor · aᵀ @ b of two tall matrices, b the narrower: within `faster_products` b is copied, not the wide one."""
+    """factor · aᵀ @ b for two tall matrices, b the narrower; `faster_products` then copies b, not the wide one."""
     return scaled_matmul(b.T, a, factor).T.contiguous() if _open else scaled_matmul(a.T, b, factor)
 
 
 def add_matmul(c: Tensor, a: Tensor, b: Tensor, factor: float) -> Tensor:
-    """c + factor · a @ b of matrices, by oneDNN within `faster_products`."""
+    """c + factor · a @ b for matrices, by oneDNN while `faster_products` is active."""
     if not (_open and type(c) in PLAIN and _takes(a, b.T, None)):
         return torch.addmm(c, a, b, alpha=factor)
     return torch.ops.mkldnn._linear_pointwise.binary(a * factor, c, b.T, None, "add")
@@ -181,8 +196,69 @@ class _Linear(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1])
-        # a graph of the gradient is made of torch's own operations: they can be differentiated again
+        # when a graph of the gradient is requested: torch's own operations can be differentiated again
         product = F.linear if torch.is_grad_enabled() else _product
         dx = None if weight is None else product(grad, weight.T)
         dweight = None if x is None else product(rows.T, x.reshape(-1, x.shape[-1]).T)
         return dx, dweight, rows.sum(0) if ctx.needs_input_grad[2] else None
+
+
+# Dropout --------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def faster_dropout(model: nn.Module) -> Iterator[None]:
+    """While active, the model's `nn.Dropout` layers draw byte masks on the CPU; elsewhere they stay torch's own.
+
+    For one seed other values are dropped than by torch's own layers.
+    """
+    if next(model.parameters()).device.type != "cpu":
+        yield
+        return
+    plain = [module for module in model.modules() if type(module) is nn.Dropout and not module.inplace]
+    for module in plain:
+        module.__class__ = FasterDropout
+    try:
+        yield
+    finally:
+        for module in plain:
+            module.__class__ = nn.Dropout
+
+
+class FasterDropout(nn.Dropout):
+    """What nn.Dropout becomes while `faster_dropout` is active."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        takes = (
+            self.training and 0 < self.p < 1 and x.device.type == "cpu" and type(x) in PLAIN and nothing_transforms()
+        )
+        return _Dropout.apply(x, self.p) if takes else super().forward(x)
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, p: float) -> Tensor:
+        mask, ctx.factor = keep_mask(x, p)
+        ctx.save_for_backward(mask)
+        return (x * mask).mul_(ctx.factor)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (mask,) = ctx.saved_tensors
+        dropped = grad * mask
+        return (dropped * ctx.factor if torch.is_grad_enabled() else dropped.mul_(ctx.factor)), None
+
+
+def keep_mask(x: Tensor, p: float) -> tuple[Tensor, float]:
+    """Draw a mask of 0 and 1, one byte per value of x, and the factor that makes up for what it drops.
+
+    Drawn from torch's default generator. On the CPU torch draws numbers one by one; here one 64-bit draw gives four
+    values, which is three times as fast and rounds p to 1/65536 (the factor matches). The bytes are integers there,
+    because multiplying by those is twice as fast as by bools.
+    """
+    if x.device.type != "cpu":
+        return torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - p), 1 / (1 - p)
+    limit = min(round(p * 65536), 65535)
+    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)  # all 64 bits are random
+    mask = draws.view(torch.int16)[: x.numel()] >= limit - 32768
+    return mask.view(torch.uint8).view(x.shape), 65536 / (65536 - limit)

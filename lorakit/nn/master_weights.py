@@ -1,7 +1,7 @@
-"""Float32 masters: parameters that are trained in float32 inside a base kept in a half-precision type.
+"""Master weights: float32 copies of what is trained inside a base that is kept in half precision.
 
-An optimiser step of 1e-3 of a bfloat16 weight is mostly rounded away, and GradScaler refuses float16 gradients. So what
-is trained is float32; a module that holds such a parameter sees it, while it computes, in the type the base had.
+An optimizer step of 1e-3 of a bfloat16 weight is mostly rounded away, and GradScaler refuses float16 gradients. So what
+is trained becomes float32, and a module that holds such a parameter sees it in the base's type during its forward.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class _ShowInBaseType:
-    """Forward pre-hook: lay casts of the module's masters over its parameters (attributes are found before them)."""
+    """Forward pre-hook: shadow the module's master weights by casts (attributes are found before parameters)."""
 
     def __init__(self, dtypes: dict[str, torch.dtype]) -> None:
         self.dtypes = dtypes  # by the parameter's own name
@@ -22,7 +22,7 @@ class _ShowInBaseType:
 
 
 class _HideAgain:
-    """Forward hook: take the casts away, whatever happened in between."""
+    """Forward hook: remove the casts, even after an error."""
 
     def __init__(self, keys: tuple[str, ...]) -> None:
         self.keys = keys
@@ -33,12 +33,12 @@ class _HideAgain:
 
 
 def promote(model: nn.Module, parameters: list[nn.Parameter], casts_itself: type[nn.Module]) -> None:
-    """Make these parameters float32, in place, and let their modules compute in the type they had.
+    """Make these parameters float32, in place; their modules still compute in the type they had.
 
     Args:
-        model: Holds the parameters; all modules that share one are found.
-        parameters: Those to be trained. float32 and float64 ones stay as they are.
-        casts_itself: Modules of this class cast their own parameters and need no hook.
+        model: holds the parameters; every module that shares one is found.
+        parameters: those to be trained; float32 and float64 ones are left alone.
+        casts_itself: modules of this class cast their own parameters and need no hook.
     """
     dtypes = {id(p): p.dtype for p in parameters if p.dtype in (torch.float16, torch.bfloat16)}
     for module in model.modules():
@@ -52,7 +52,7 @@ def promote(model: nn.Module, parameters: list[nn.Parameter], casts_itself: type
 
 
 def demote(model: nn.Module, parameter: nn.Parameter, original: Tensor) -> None:
-    """Undo `promote` for one parameter: untouched values in their own type, no hook of ours left on its modules."""
+    """Undo `promote` for one parameter: put `original` back in its own type and remove our hooks."""
     parameter.data = original.to(parameter.device, copy=True)
     for module in model.modules():
         if any(p is parameter for p in module._parameters.values()):

@@ -1,17 +1,17 @@
 """From readings of one device to joules per window, with a bound on the error.
 
-A device is read now and then: by the sampler, and at the edges of windows. Between two accepted readings lies an
-*interval* with a known energy ΔJ. A window takes from each interval the share of time for which it was open. Where its
-edge is itself a reading that share is 0 or 1 and nothing is guessed; where an edge lies inside, the energy is split by
-time and the error is bounded by what the device's power limit leaves possible.
+The sampler reads a device from time to time, and the edges of windows read it too. Two consecutive accepted readings
+bound an *interval* with a known energy ΔJ. A window takes from each interval the share of time for which it was open.
+Where its edge is itself a reading, that share is 0 or 1 and nothing is guessed. Where an edge falls inside an interval,
+the energy is split by time, and the device's power limit bounds the error.
 
 Let w_k be the share of interval k and J_k the counter at its ends. The sum Σ w_k (J_{k+1} − J_k) equals
 Σ J_k (w_{k-1} − w_k), so an error of a reading matters only where the share *changes*: a window over a thousand
 intervals carries the error of its two edges, not of a thousand readings. A counter shows its value of up to `lag_s`
 ago, so each reading is too low by at most `max_w · lag_s`, and as w rises as much as it falls, half of Σ|Δw| counts.
 
-One accumulator does it all, from its own last reading: wrap, reset, failed and frozen readings are told apart in one
-place (`Ledger.sample`). A failed reading keeps the old baseline, for the counter went on counting.
+`DeviceAccumulator.sample` tells wraps, resets and frozen readings apart, always against its own last reading. A failed
+reading keeps the old baseline, because the counter kept counting.
 """
 
 import errno
@@ -19,21 +19,26 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
-GAPS_KEPT = 32  # per device and window; more are counted, not listed
-HOLD_S = 10.0  # a power sample is joined to the next only over this time, longer is a gap
+from lorakit.power.window_share import Gap, Interval, Total, WindowShare
+
+HOLD_S = 10.0  # two power samples further apart than this are not joined: the time between them is a gap
+SUSPENDED_S = 0.5  # a smaller step of the boot-time clock is not a suspension
 
 
 class Source(Protocol):
-    """One device that can be read: NVML, RAPL, an estimate's load counter and the tests' fakes all fit.
+    """One device that can be read: NVML, RAPL, the load counter of an estimate and the tests' fakes all fit.
 
     Attributes:
-        method: "counter" (`read` gives a running count), "sampled" (`read` gives watts) or "estimated" (a count that
-            stands for energy by a model).
+        kind: "gpu", "cpu", "ram", "platform" (psys), "other", or "check" for a second opinion that enters no total.
+        id: unique on the machine, such as a GPU's UUID or "intel-rapl:0". name: for people.
+        method: "counter" (`read` gives a running count), "sampled" (`read` gives watts) or "estimated" (a running count
+            that a model turns into energy).
+        scope: what the number includes: "device", "socket", "module" or "node".
+        source: the sensor or the model, for people.
         unit_j: joules per count. modulus: counts at which the counter starts again at 0, None if it never does.
-        max_w: power that the device cannot exceed, W. lag_s: age of the newest value, at most, s.
+        max_w: power that the device cannot exceed, W. lag_s: greatest age of the newest value, s.
     """
 
     kind: str
@@ -48,77 +53,28 @@ class Source(Protocol):
     lag_s: float
 
     def read(self) -> float:
-        """Raises OSError when there is no value now; with errno ENODEV when there never will be again."""
+        """Raises OSError when there is no value now; with errno ENODEV when there never will be one again."""
         ...
 
     def busy(self) -> bool | None:
-        """Whether the device is working, None if unknown; asked only when a counter stands still."""
+        """Whether the device is working, None if unknown; called only when a counter stands still."""
+        ...
+
+    def close(self) -> None:
+        """Release what `read` keeps open."""
         ...
 
 
-@dataclass(frozen=True)
-class Gap:
-    """A time without a trustworthy reading, in seconds since the meter's start."""
-
-    device: str
-    start_s: float
-    duration_s: float
-    reason: str
-
-
-@dataclass(frozen=True)
-class Total:
-    """What one window has of one device.
-
-    `joules` is None if nothing at all was measured. `uncertainty_j` bounds |joules − truth| over the covered time for a
-    counter; for samples it is three standard errors where that is less than the bound (`uncertainty_kind`). `power_w`
-    is the lowest and the highest power among the samples that `joules` was integrated from, None for a counter.
-    """
-
-    joules: float | None
-    uncertainty_j: float
-    uncertainty_kind: str
-    covered_s: float
-    wanted_s: float
-    gaps: tuple[Gap, ...]
-    gap_count: int
-    power_w: tuple[float, float] | None = None
-
-
-@dataclass
-class _Share:
-    """Running sums of one window on one device."""
-
-    open: int = 0  # windows of this name that are open now
-    since: float = 0.0  # time of the last change
-    open_s: float = 0.0  # ∫ open dt over the interval that is being measured, to `since`
-    low: int = 0  # least and greatest `open` in that interval
-    high: int = 0
-    weight: float = 0.0  # share of the interval before
-    joules: float = 0.0
-    covered_s: float = 0.0
-    wanted_s: float = 0.0
-    split_j: float = 0.0  # error bound of edges inside an interval, and of lost wraps
-    turn_j: float = 0.0  # error bound of readings at which the share changed
-    sample_j: float = 0.0  # error bound of integrating samples
-    variance_j2: float = 0.0
-    intervals: int = 0
-    low_w: float = math.inf  # least and greatest power sample
-    high_w: float = -math.inf
-    gaps: list[Gap] = field(default_factory=list)
-    gap_count: int = 0
-
-
-class Ledger:
-    """Accumulates one source; every method expects times that do not decrease.
+class DeviceAccumulator:
+    """Accumulates the energy of one source; every method expects times that do not decrease.
 
     Attributes:
         first: the first reading.
-        joules: energy since the first reading, over the intervals without a gap.
-        lost: the device is gone and is not read any more.
-        trouble: why the newest reading was not taken, None if it was.
-        failures: readings that failed. wrap_risks: intervals in which the counter may have gone round unseen.
-        longest_s: the longest interval.
+        joules: energy since the first reading, over the intervals without a gap. measured_s: their total time, s.
+        lost: the device is gone and is no longer read.
+        trouble: why the newest reading was rejected, None if it was accepted.
+        failures: readings that failed. wrap_risks: intervals in which the counter may have wrapped unseen.
+        longest_s: the longest interval, s.
     """
 
     def __init__(self, source: Source, start_s: float) -> None:
@@ -127,8 +83,8 @@ class Ledger:
         self.time = start_s  # of the last accepted reading
         self.value: float | None = None
         self.first: float | None = None
-        self.slack_s = 0.0  # how far that reading may be from the edges that it stands for
-        self._read_slack_s = 0.0  # half the time that it took
+        self.slack_s = 0.0  # greatest distance of that reading from the edges that it represents
+        self._read_slack_s = 0.0  # half the time that reading took
         self._interrupted: str | None = None
         self.moved_at = start_s  # when the counter last changed
         self.joules = 0.0
@@ -138,44 +94,36 @@ class Ledger:
         self.failures = 0
         self.wrap_risks = 0
         self.longest_s = 0.0
-        self._shares: dict[str, _Share] = {}
-        self._active: dict[str, _Share] = {}  # those that this interval or the next concerns: old windows cost nothing
+        self._shares: dict[str, WindowShare] = {}
+        self._active: dict[str, WindowShare] = {}  # touched by this interval or the next, so old windows cost nothing
 
-    def edge(self, name: str, change: int, time: float, exact: bool = False) -> None:
+    def mark_edge(self, name: str, change: int, time: float, exact: bool = False) -> None:
         """Open (+1) or close (−1) a window of this name.
 
-        An edge that is `exact`, or that came in late, belongs to the newest reading; what its time differs from that
-        reading's is kept as the reading's slack.
+        An edge that is `exact`, or that arrives late, belongs to the newest reading. The time between the two becomes
+        the reading's slack.
         """
         share = self._active.get(name)
         if share is None:
-            share = self._active[name] = self._shares.setdefault(name, _Share())
+            share = self._active[name] = self._shares.setdefault(name, WindowShare())
             share.since = self.time
         if exact or time <= self.time:
             self.slack_s = max(self.slack_s, self._read_slack_s + abs(time - self.time))
             time = self.time
-        time = max(time, share.since)
-        share.open_s += share.open * (time - share.since)
-        share.since = time
-        share.open += change
-        if time == self.time:  # nothing of the interval has passed
-            share.low = share.high = share.open
-        else:
-            share.low = min(share.low, share.open)
-            share.high = max(share.high, share.open)
+        share.mark_edge(change, max(time, share.since), self.time)
 
     def fail(self, reason: str, lost: bool = False) -> None:
-        """Note a reading that did not come; the old baseline stays."""
+        """Note a reading that failed; the old baseline stays."""
         self.failures += 1
         self.trouble = reason
         self.lost = self.lost or lost
 
     def interrupt(self, reason: str) -> None:
-        """What happens until the next reading cannot be trusted (the machine slept): make it a gap."""
+        """Make the time until the next reading a gap, for example because the machine was suspended."""
         self._interrupted = reason
 
     def sample(self, time: float, value: float, slack_s: float = 0.0) -> bool:
-        """Take a reading; returns whether it closed an interval (a window's edge may then lie on it)."""
+        """Take a reading; returns whether it closed an interval, so that a window's edge may coincide with it."""
         if time <= self.time and self.value is not None:
             return time == self.time
         reason = self._interrupted or (self.value is None and (self.trouble or "no reading before this time"))
@@ -183,8 +131,8 @@ class Ledger:
             self._close_gap(time, reason)
             self._rebase(time, value, slack_s)
             return True
-        taken = self._sample_power if self.source.method == "sampled" else self._sample_counter
-        return taken(time, value, slack_s)
+        take = self._sample_power if self.source.method == "sampled" else self._sample_counter
+        return take(time, value, slack_s)
 
     def _sample_power(self, time: float, watts: float, slack_s: float) -> bool:
         source, seconds, before = self.source, time - self.time, self.value
@@ -195,11 +143,13 @@ class Ledger:
             self._close_gap(time, self.trouble or f"no power sample for {seconds:.3g} s")
         else:
             joules = (before + watts) / 2 * seconds
-            # Jittered samples of a fast signal are as good as independent; of a slow one the neighbours agree. The
-            # difference of neighbours measures the variance in both cases; 1.2 is the cost of unequal intervals.
+            # Jittered samples of a fast signal are as good as independent; those of a slow one resemble their
+            # neighbours. The difference of neighbours measures the variance in both cases; 0.6 is the usual half, times
+            # 1.2 for unequal intervals.
             spread = (watts - before) * seconds
             worst_j = max(joules, source.max_w * seconds - joules)
-            self._close(time, joules, worst_j=worst_j, spread_j2=0.6 * spread**2, powers=(before, watts))
+            interval = Interval(seconds, joules, worst_j=worst_j, spread_j2=0.6 * spread**2, powers=(before, watts))
+            self._close(time, interval)
         self._rebase(time, watts, slack_s)
         return True
 
@@ -215,14 +165,14 @@ class Ledger:
             self._rebase(time, value, slack_s)
             return True
         if counts == 0 and time - self.moved_at > 2 * source.lag_s and source.busy() is not False:
-            self.fail(f"counter stands still at {value:.0f}")  # a live device always draws something
+            self.fail(f"counter stands still at {value:.0f}")  # a working device always draws some power
             return False
-        whole_wraps = 0.0
-        if source.modulus is not None:  # after a long stall nobody can say how often it went round
+        lost_j = 0.0
+        if source.modulus is not None:  # after a long stall the number of wraps is unknown
             range_j = source.modulus * source.unit_j
-            whole_wraps = math.floor(max(0.0, possible_j - counts * source.unit_j) / range_j) * range_j
-            self.wrap_risks += whole_wraps > 0
-        self._close(time, counts * source.unit_j, lost_j=whole_wraps)
+            lost_j = math.floor(max(0.0, possible_j - counts * source.unit_j) / range_j) * range_j
+            self.wrap_risks += lost_j > 0
+        self._close(time, Interval(time - self.time, counts * source.unit_j, lost_j=lost_j))
         moved_at = time if counts else self.moved_at
         self._rebase(time, value, slack_s)
         self.moved_at = moved_at
@@ -235,70 +185,40 @@ class Ledger:
         self.slack_s = self._read_slack_s = slack_s
         self.trouble = self._interrupted = None
 
-    def _close(
-        self,
-        time: float,
-        joules: float,
-        lost_j: float = 0.0,
-        worst_j: float = 0.0,
-        spread_j2: float = 0.0,
-        powers: tuple[float, ...] = (),
-    ) -> None:
-        seconds, source = time - self.time, self.source
-        self.joules += joules
-        self.measured_s += seconds
-        lag_j = source.max_w * source.lag_s
+    def _close(self, time: float, interval: Interval) -> None:
+        self.joules += interval.joules
+        self.measured_s += interval.seconds
+        max_w = self.source.max_w
+        lag_j, reading_j = max_w * self.source.lag_s, self._reading_error_j()
         for share in self._active.values():
-            share.open_s += share.open * (time - share.since)
-            mean = share.open_s / seconds
-            if share.high != share.low:
-                share.split_j += _split_error(joules, seconds, share, source.max_w) + (share.high - share.low) * lag_j
-            self._turn(share, mean)
-            share.joules += mean * joules
-            share.split_j += share.high * lost_j
-            share.sample_j += mean * worst_j
-            share.variance_j2 += mean**2 * spread_j2
-            share.intervals += mean > 0
-            if powers and mean > 0:
-                share.low_w, share.high_w = min((share.low_w, *powers)), max((share.high_w, *powers))
-            share.covered_s += share.open_s
-            self._begin(share, time)
+            share.advance(time)
+            share.add(interval, max_w, lag_j, reading_j)
         self._retire()
 
     def _close_gap(self, time: float, reason: str) -> None:
+        gap = Gap(self.source.id, self.time - self.start_s, time - self.time, reason)
         for share in self._active.values():
-            share.open_s += share.open * (time - share.since)
-            self._turn(share, 0.0)
-            if share.open_s > 0:
-                share.gap_count += 1
-                if len(share.gaps) < GAPS_KEPT:
-                    share.gaps.append(Gap(self.source.id, self.time - self.start_s, time - self.time, reason))
-            self._begin(share, time)
+            share.advance(time)
+            share.skip(gap, self._reading_error_j())
         self._retire()
 
     def _retire(self) -> None:
         self._active = {name: share for name, share in self._active.items() if share.open or share.weight}
 
-    def _turn(self, share: _Share, weight: float) -> None:
-        change = abs(weight - share.weight)
-        share.turn_j += change * self.source.max_w * (self.source.lag_s / 2 + self.slack_s)
-        share.weight = weight
-
-    def _begin(self, share: _Share, time: float) -> None:
-        share.wanted_s += share.open_s
-        share.open_s, share.since = 0.0, time
-        share.low = share.high = share.open
+    def _reading_error_j(self) -> float:
+        """Error of the last reading as the edge of a window: half its lag and all of its slack, at full power."""
+        return self.source.max_w * (self.source.lag_s / 2 + self.slack_s)
 
     def total(self, name: str, now: float) -> Total:
-        """What the windows of this name have so far; time after the last accepted reading counts as not covered."""
-        share = self._shares.get(name, _Share(since=now))
+        """The energy of all windows of this name so far; time after the last accepted reading counts as not covered."""
+        share = self._shares.get(name, WindowShare(since=now))
         waiting_s = share.open_s + share.open * max(0.0, now - share.since)
         gaps, gap_count = list(share.gaps), share.gap_count
         if waiting_s > 0:
             gap_count += 1
             reason = self.trouble or "not read yet"
             gaps.append(Gap(self.source.id, self.time - self.start_s, max(0.0, now - self.time), reason))
-        edge_j = share.turn_j + share.weight * self.source.max_w * (self.source.lag_s / 2 + self.slack_s)
+        edge_j = share.turn_j + share.weight * self._reading_error_j()
         kind, spread_j = "bound", share.sample_j
         sigma3_j = 3 * math.sqrt(share.variance_j2)
         if share.intervals >= 10 and sigma3_j < spread_j:
@@ -315,65 +235,75 @@ class Ledger:
         )
 
 
-def _split_error(joules: float, seconds: float, share: _Share, max_w: float) -> float:
-    """Greatest error of giving a window its share of time of an interval in which it was opened or closed.
-
-    The window surely has `low` times the interval; of the rest it has at most all, and at most what `max_w` delivers in
-    its time; the other side of its edges is bounded the same way.
-    """
-    span = share.high - share.low
-    inside_s = share.open_s - share.low * seconds
-    outside_s = span * seconds - inside_s
-    guess = joules * inside_s / seconds
-    most = min(span * joules, max_w * inside_s)
-    least = max(0.0, span * joules - max_w * outside_s)
-    return max(most - guess, guess - least, 0.0)
-
-
-class _Account:
-    """A window's name: how often and how long it was open."""
+class WindowTime:
+    """How often and for how long the windows of one name were open."""
 
     def __init__(self) -> None:
         self.count = self.open = self.errors = 0
         self.seconds = self.since = 0.0
 
-    def change(self, by: int, time: float) -> None:
+    def mark_edge(self, change: int, time: float) -> None:
+        """Open (+1) or close (−1) a window."""
         self.seconds += self.open * (time - self.since)
         self.since = time
-        self.open += by
-        self.count += by > 0
+        self.open += change
+        self.count += change > 0
 
     def duration_s(self, now: float) -> float:
+        """Open time so far, s; windows of one name that overlap count twice."""
         return self.seconds + self.open * (now - self.since)
 
 
-class Books:
-    """All ledgers of a meter and the windows over them.
+class EnergyAccumulator:
+    """All devices of a meter and the windows over them.
 
-    Exact edges are readings; inexact ones are put in a queue, which costs their thread nothing, and booked at the next
-    reading. Whoever reads holds `lock`.
+    Exact edges are readings. Inexact ones are put in a queue, which costs their thread nothing, and take effect at the
+    next reading. Every caller that reads holds `lock`.
 
     Args:
         now: the monotonic clock, s.
+        boottime: the clock that also runs while the machine is suspended, s; without it no suspension is noticed.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], boottime: Callable[[], float] | None = None) -> None:
         self.now = now
-        self.started = now()
-        self.ledgers: list[Ledger] = []
-        self.accounts: dict[str, _Account] = {}
+        self._boottime = boottime or now
+        self.started, self.boot_started = now(), self._boottime()
+        self._ended: tuple[float, float] | None = None
+        self._asleep_s = self.boot_started - self.started
+        self.devices: list[DeviceAccumulator] = []
+        self.windows: dict[str, WindowTime] = {}
         self.lock = threading.RLock()
         self._waiting: deque[tuple[str, int, float]] = deque()
 
-    def add(self, source: Source) -> None:
-        """Begin a ledger for a source."""
-        self.ledgers.append(Ledger(source, self.started))
+    def add(self, source: Source) -> DeviceAccumulator:
+        """Start to accumulate a source."""
+        self.devices.append(DeviceAccumulator(source, self.started))
+        return self.devices[-1]
 
-    def of(self, kind: str) -> list[Ledger]:
-        """The ledgers of one kind of device."""
-        return [ledger for ledger in self.ledgers if ledger.source.kind == kind]
+    def remove(self, device: DeviceAccumulator) -> None:
+        """Stop accumulating a device and close its source."""
+        self.devices.remove(device)
+        device.source.close()
 
-    def edge(self, name: str, change: int, exact: bool = True, error: bool = False) -> None:
+    def of_kind(self, kind: str) -> list[DeviceAccumulator]:
+        """The devices of one kind."""
+        return [device for device in self.devices if device.source.kind == kind]
+
+    def time(self) -> float:
+        """Now, s; after `finish` the moment of that call."""
+        return self._ended[0] if self._ended else self.now()
+
+    def suspended_s(self) -> float:
+        """How long the machine has been suspended since the start, s."""
+        now, boot_now = self._ended or (self.now(), self._boottime())
+        return max(0.0, (boot_now - self.boot_started) - (now - self.started))
+
+    def finish(self) -> None:
+        """Stop the clock: what is asked for later is as of now."""
+        self._ended = (self.now(), self._boottime())
+
+    def mark_edge(self, name: str, change: int, exact: bool = True, error: bool = False) -> None:
         """Open (+1) or close (−1) a window now; `error` if an exception closes it."""
         if not exact and not error:
             self._waiting.append((name, change, self.now()))
@@ -383,73 +313,94 @@ class Books:
             read = self.collect() if exact else []
             if not exact:
                 self._drain()
-            time = self.now() if change > 0 else before  # what reading costs is not the window's
-            self._change(name, change, time)
-            for ledger in self.ledgers:
-                ledger.edge(name, change, time, exact=ledger in read)
-            self.accounts[name].errors += error
+            time = self.now() if change > 0 else before  # the time that reading takes is not the window's
+            self._mark_time(name, change, time)
+            for device in self.devices:
+                device.mark_edge(name, change, time, exact=device in read)
+            self.windows[name].errors += error
 
-    def collect(self) -> list[Ledger]:
-        """Read every sensor and book it; returns the ledgers that took the reading."""
-        values: list[tuple[Ledger, float, float, float]] = []
-        for ledger in self.ledgers:
-            if ledger.lost:
+    def collect(self) -> list[DeviceAccumulator]:
+        """Read every device; returns those that accepted the reading."""
+        self._notice_suspension()
+        values: list[tuple[DeviceAccumulator, float, float, float]] = []
+        for device in self.devices:
+            if device.lost:
                 continue
             before = self.now()
             try:
-                value = ledger.source.read()
+                value = device.source.read()
             except OSError as error:
-                ledger.fail(str(error.strerror or error), lost=error.errno == errno.ENODEV)
+                device.fail(str(error.strerror or error), lost=error.errno == errno.ENODEV)
                 continue
             after = self.now()
-            values.append((ledger, (before + after) / 2, (after - before) / 2, value))
-        late = self._drain({id(ledger): time for ledger, time, _, _ in values})
-        read = [ledger for ledger, time, slack, value in values if ledger.sample(time, value, slack)]
-        for ledger, name, change, time in late:
-            ledger.edge(name, change, time)
+            values.append((device, (before + after) / 2, (after - before) / 2, value))
+        late = self._drain({id(device): time for device, time, _, _ in values})
+        read = [device for device, time, slack, value in values if device.sample(time, value, slack)]
+        for device, name, change, time in late:
+            device.mark_edge(name, change, time)
         return read
 
-    def _drain(self, times: Mapping[int, float] | None = None) -> list[tuple[Ledger, str, int, float]]:
-        """Book the waiting edges; those after a ledger's coming reading are returned for later."""
+    def _notice_suspension(self) -> None:
+        """Make the interval across a suspension a gap."""
+        asleep_s = self._boottime() - self.now()
+        if asleep_s - self._asleep_s > SUSPENDED_S:
+            for device in self.devices:
+                device.interrupt(f"the machine was suspended for {asleep_s - self._asleep_s:.3g} s")
+            self._asleep_s = asleep_s
+
+    def _drain(self, times: Mapping[int, float] | None = None) -> list[tuple[DeviceAccumulator, str, int, float]]:
+        """Apply the waiting edges; those after a device's coming reading are returned, to be applied after it."""
         edges, late = [], []
         while self._waiting:
             edges.append(self._waiting.popleft())
         for name, change, time in sorted(edges, key=lambda edge: edge[2]):
-            self._change(name, change, time)
-            for ledger in self.ledgers:
-                if times is not None and time > times.get(id(ledger), time):
-                    late.append((ledger, name, change, time))
+            self._mark_time(name, change, time)
+            for device in self.devices:
+                if times is not None and time > times.get(id(device), time):
+                    late.append((device, name, change, time))
                 else:
-                    ledger.edge(name, change, time)
+                    device.mark_edge(name, change, time)
         return late
 
-    def _change(self, name: str, change: int, time: float) -> None:
-        self.accounts.setdefault(name, _Account()).change(change, time)
+    def _mark_time(self, name: str, change: int, time: float) -> None:
+        self.windows.setdefault(name, WindowTime()).mark_edge(change, time)
 
     def progress(self) -> dict[str, tuple[float, float]]:
-        """Joules and measured seconds of each source so far, by id."""
-        return {ledger.source.id: (ledger.joules, ledger.measured_s) for ledger in self.ledgers}
+        """Joules and measured seconds of each device so far, by id."""
+        return {device.source.id: (device.joules, device.measured_s) for device in self.devices}
 
 
-def mirrored(ledgers: Iterable[Ledger]) -> list[Ledger]:
+def mean_powers(
+    before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]]
+) -> dict[str, float]:
+    """Mean power of each device between two calls of `EnergyAccumulator.progress`, W; without those not read since."""
+    powers = {}
+    for device, (joules, seconds) in after.items():
+        joules_before, seconds_before = before.get(device, (0.0, 0.0))
+        if seconds > seconds_before:
+            powers[device] = (joules - joules_before) / (seconds - seconds_before)
+    return powers
+
+
+def mirrored(devices: Iterable[DeviceAccumulator]) -> list[DeviceAccumulator]:
     """Die zones that show the register of another die: the same start and, since then, the same energy.
 
-    Threadripper and first EPYCs do so; a sum would count the package once per die.
+    Threadripper and the first EPYCs do so; a sum would count the package once per die.
     """
-    dies: dict[tuple[str, str], list[Ledger]] = {}
-    for ledger in ledgers:
-        package, _, die = ledger.source.name.partition("-die-")
+    dies: dict[tuple[str, str], list[DeviceAccumulator]] = {}
+    for device in devices:
+        package, _, die = device.source.name.partition("-die-")
         if die:
-            dies.setdefault((ledger.source.kind, package), []).append(ledger)
-    repeated: list[Ledger] = []
+            dies.setdefault((device.source.kind, package), []).append(device)
+    repeated: list[DeviceAccumulator] = []
     for group in dies.values():
-        for index, ledger in enumerate(group):
-            if any(other not in repeated and _same_register(ledger, other) for other in group[:index]):
-                repeated.append(ledger)
+        for index, device in enumerate(group):
+            if any(other not in repeated and _same_register(device, other) for other in group[:index]):
+                repeated.append(device)
     return repeated
 
 
-def _same_register(one: Ledger, other: Ledger) -> bool:
+def _same_register(one: DeviceAccumulator, other: DeviceAccumulator) -> bool:
     if one.first is None or other.first is None:
         return False
     same_start = abs(one.first - other.first) * one.source.unit_j <= 1.0  # they are read microseconds apart

@@ -1,12 +1,11 @@
-"""GPU sensors through NVML, and estimates where there is no sensor: each says what it is.
+"""GPU sensors through NVML.
 
-NVML is imported when it is first needed. Its facts, from NVIDIA's reference: the energy counter (Volta and later)
-counts millijoules since the driver was loaded and is renewed every 20 to 100 ms; power is instantaneous up to GA100
-and a one-second average on later chips; a MIG instance has no power of its own; a GH200's counter holds its CPU too.
+NVML is imported when it is first needed. From NVIDIA's reference: the energy counter (Volta and later) counts
+millijoules since the driver was loaded and is renewed every 20 to 100 ms; power is instantaneous up to GA100 and a
+one-second average on later chips; a MIG instance has no power reading of its own; a GH200's counter includes its CPU.
 """
 
 import errno
-import os
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,12 +15,12 @@ NOT_SUPPORTED, NO_PERMISSION, GPU_IS_LOST, UNINITIALIZED, TIMEOUT = 3, 4, 15, 1,
 DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, LIB_RM_VERSION_MISMATCH = 9, 12, 18
 FIELD_POWER_AVERAGE = 185
 COUNTER_LAG_S = 0.1
-UNKNOWN_GPU_W = 3000.0  # no board draws more; used where the limit cannot be read
-PEAK = 1.25  # a board may pass its limit by this for a tenth of a second
+UNKNOWN_GPU_W = 3000.0  # no board draws more; used where the power limit cannot be read
+PEAK = 1.25  # a board may exceed its limit by this factor for a tenth of a second
 
 
 class SensorUnavailable(Exception):
-    """There is no such sensor here; the text says why, `fix` what would help."""
+    """There is no such sensor here; the text says why, `fix` how to get it."""
 
     def __init__(self, reason: str, fix: str = "") -> None:
         super().__init__(reason)
@@ -39,13 +38,17 @@ class Gpu:
 
 
 def open_nvml(nvml: Any = None, pci: Path = Path("/sys/bus/pci/devices"), dev: Path = Path("/dev")) -> Any:
-    """Start NVML and return it (pynvml's functions); `close_nvml` ends it.
+    """Start NVML; `close_nvml` ends the session.
 
     Args:
-        pci, dev: where the kernel lists devices; they tell what is missing.
+        nvml: a module with pynvml's functions, None to import pynvml.
+        pci, dev: folders in which the kernel lists devices; they show what is missing.
+
+    Returns:
+        The module whose functions to call.
 
     Raises:
-        SensorUnavailable: no pynvml, no driver, or another version of it.
+        SensorUnavailable: pynvml or the driver is missing, or their versions differ.
     """
     if nvml is None:
         try:
@@ -64,17 +67,19 @@ def open_nvml(nvml: Any = None, pci: Path = Path("/sys/bus/pci/devices"), dev: P
 
 
 def nvml_fix(code: int | None, pci: Path, dev: Path) -> str:
-    """What helps when NVML does not start, by its error and by what the kernel shows."""
+    """How to make NVML start, by its error code and by the devices that the kernel lists."""
     if code == NO_PERMISSION:
         return f"add this user to the group that may open {dev}/nvidiactl (ls -l {dev}/nvidia*)"
     if code == LIB_RM_VERSION_MISMATCH:
-        return "restart the machine: the driver was updated, the kernel still runs the old one"
+        return "restart the machine: the driver was updated, but the kernel still runs the old one"
     if code == DRIVER_NOT_LOADED:
         return "sudo modprobe nvidia"
     if code != LIBRARY_NOT_FOUND:
         return "nvidia-smi shows the driver's own diagnosis"
     if (dev / "nvidiactl").exists():
-        return "the driver runs, its library libnvidia-ml.so.1 is missing; in a container: docker run --gpus all ..."
+        return (
+            "the driver runs, but its library libnvidia-ml.so.1 is missing; in a container: docker run --gpus all ..."
+        )
     devices = [(_read(path / "vendor") or "", _read(path / "class") or "") for path in pci.glob("*")]
     if any(vendor.strip() == "0x10de" and kind.startswith("0x03") for vendor, kind in devices):
         return "install NVIDIA's driver for the GPU on the PCI bus; in a container: docker run --gpus all ..."
@@ -84,7 +89,7 @@ def nvml_fix(code: int | None, pci: Path, dev: Path) -> str:
 
 
 def close_nvml(nvml: Any) -> None:
-    """Give the session back; errors at this point harm nobody."""
+    """End the session; an error at this point has no consequence."""
     try:
         nvml.nvmlShutdown()
     except nvml.NVMLError:
@@ -92,7 +97,11 @@ def close_nvml(nvml: Any) -> None:
 
 
 def list_gpus(nvml: Any) -> tuple[list[Gpu], list[str]]:
-    """All GPUs of the machine in NVML's order, and a note for each that cannot be opened."""
+    """All GPUs of the machine in NVML's order, and a note for each that cannot be opened.
+
+    Raises:
+        SensorUnavailable: NVML does not list them.
+    """
     gpus, notes = [], []
     try:
         count = nvml.nvmlDeviceGetCount()
@@ -110,7 +119,9 @@ def list_gpus(nvml: Any) -> tuple[list[Gpu], list[str]]:
 
 
 def open_gpu(nvml: Any, gpu: Gpu) -> "GpuEnergy | GpuPower":
-    """The best sensor of this GPU: its energy counter, else its power; each is asked twice, for it may time out once.
+    """The best sensor of this GPU: its energy counter, else its power.
+
+    Each is tried twice, because a first call may time out.
 
     Raises:
         SensorUnavailable: it has neither.
@@ -125,7 +136,7 @@ def open_gpu(nvml: Any, gpu: Gpu) -> "GpuEnergy | GpuPower":
 
 
 class _NvmlSensor:
-    """What both GPU sensors share: identity, power bound, and NVML's errors as OSError."""
+    """Common to both GPU sensors: identity, power bound, and NVML's errors as OSError."""
 
     kind = "gpu"
     modulus: int | None = None
@@ -150,7 +161,7 @@ class _NvmlSensor:
             raise OSError(errno.ENOTSUP, f"this pynvml has no {function}") from error
         except self.nvml.NVMLError as error:
             code = getattr(error, "value", None)
-            if code == UNINITIALIZED:  # someone else in this process shut NVML down once too often
+            if code == UNINITIALIZED:  # another library in this process shut NVML down once too often
                 try:
                     self.nvml.nvmlInit()
                 except self.nvml.NVMLError:
@@ -159,13 +170,14 @@ class _NvmlSensor:
             raise OSError(known.get(code, errno.EIO), f"{function}: {error}") from error
 
     def busy(self) -> bool | None:
+        """Whether the GPU is computing, None where NVML does not tell."""
         try:
             return self._call("nvmlDeviceGetUtilizationRates").gpu > 0
         except OSError:
             return None
 
     def close(self) -> None:
-        """Nothing is held; NVML's session is closed by the meter."""
+        """Nothing is kept open; the meter ends NVML's session."""
 
 
 class GpuEnergy(_NvmlSensor):
@@ -177,22 +189,24 @@ class GpuEnergy(_NvmlSensor):
     lag_s = COUNTER_LAG_S
 
     def read(self) -> int:
+        """Millijoules since the driver was loaded."""
         return int(self._call("nvmlDeviceGetTotalEnergyConsumption"))
 
 
 class GpuPower(_NvmlSensor):
-    """NVML's power, W: the one-second average where the chip has one, else what `nvmlDeviceGetPowerUsage` gives."""
+    """NVML's power, W: the one-second average where the chip has one, else `nvmlDeviceGetPowerUsage`."""
 
     method = "sampled"
     unit_j = 1.0
     lag_s = 1.0
 
     def __init__(self, nvml: Any, gpu: Gpu) -> None:
-        self._averages: bool | None = None  # settled by the first reading: the two are not mixed afterwards
+        self._averages: bool | None = None  # set by the first reading, so that the two are never mixed
         super().__init__(nvml, gpu)
         self.source = "NVML power, 1 s average" if self._averages else "NVML power"
 
     def read(self) -> float:
+        """Power, W."""
         if self._averages is not False:
             try:
                 watts = self._average_w()
@@ -206,14 +220,14 @@ class GpuPower(_NvmlSensor):
 
     def _average_w(self) -> float:
         field = self._call("nvmlDeviceGetFieldValues", [FIELD_POWER_AVERAGE])[0]
-        if field.nvmlReturn != 0:  # the call succeeds even where this one field does not
+        if field.nvmlReturn != 0:  # the call succeeds even if this field failed
             code = errno.EIO if field.nvmlReturn == TIMEOUT else errno.ENOTSUP
             raise OSError(code, f"power average: NVML error {field.nvmlReturn}")
         return field.value.uiVal / 1e3
 
 
 class GpuPowerCheck(GpuPower):
-    """The power of a GPU whose energy counter is counted: in no quantity, only beside it."""
+    """The power of a GPU whose energy counter is counted: a second opinion that enters no total."""
 
     kind = "check"
 
@@ -223,7 +237,7 @@ class GpuPowerCheck(GpuPower):
 
 
 def mig_parents(nvml: Any, gpus: list[Gpu]) -> dict[str, str]:
-    """UUID of each MIG instance -> UUID of its GPU."""
+    """Map the UUID of each MIG instance to the UUID of its GPU."""
     parents = {}
     for gpu in gpus:
         try:
@@ -240,7 +254,7 @@ def mig_parents(nvml: Any, gpus: list[Gpu]) -> dict[str, str]:
 
 
 def compute_processes(nvml: Any, gpu: Gpu) -> list[int]:
-    """Ids of the processes that compute on a GPU; empty where NVML does not tell."""
+    """Ids of the processes computing on a GPU; empty where NVML does not tell."""
     try:
         return [process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle)]
     except (nvml.NVMLError, AttributeError):
@@ -248,7 +262,7 @@ def compute_processes(nvml: Any, gpu: Gpu) -> list[int]:
 
 
 def driver_version(nvml: Any) -> str | None:
-    """NVIDIA's driver, None where NVML does not tell."""
+    """Version of NVIDIA's driver, None where NVML does not tell."""
     try:
         return _text(nvml.nvmlSystemGetDriverVersion())
     except (nvml.NVMLError, AttributeError):
@@ -256,7 +270,7 @@ def driver_version(nvml: Any) -> str | None:
 
 
 def gpu_conditions(nvml: Any, gpu: Gpu) -> dict[str, Any]:
-    """What makes two runs comparable; what NVML does not tell is None."""
+    """Temperature, power limit and clocks, to compare runs; None for what NVML does not tell."""
 
     def ask(function: str, *arguments: Any) -> Any:
         try:
@@ -274,156 +288,6 @@ def gpu_conditions(nvml: Any, gpu: Gpu) -> dict[str, Any]:
         "memory_clock_mhz": ask("nvmlDeviceGetClockInfo", 2),
         "persistence": None if persistence is None else bool(persistence),
     }
-
-
-@dataclass(frozen=True)
-class PowerRange:
-    """An estimate: between `low_w` and `high_w`; `source` says from what."""
-
-    low_w: float
-    high_w: float
-    source: str
-
-
-def estimate_cpu(tdp_w: float | None, threads: int) -> PowerRange:
-    """CPU power between idle and full load, W.
-
-    With the packages' TDP: a tenth of it to all of it. Without: 0.5 to 8 W per logical CPU, which spans laptops (28 W
-    for 8) to servers (280 W for 128) and desktops (125 W for 16).
-
-    Args:
-        tdp_w: long-term limit of all packages, W, None if unknown.
-        threads: logical CPUs that the kernel shows.
-    """
-    if tdp_w is not None:
-        return PowerRange(0.1 * tdp_w, tdp_w, f"10 to 100 % of {tdp_w:g} W (constraint_0_max_power_uw), by load")
-    return PowerRange(0.5 * threads, 8.0 * threads, f"0.5 to 8 W for each of {threads} logical CPUs, by load")
-
-
-def estimate_ram(total_bytes: int, dimms: int | None) -> PowerRange:
-    """RAM power, W: 2 to 6 W per DIMM where their number is known, else 0.1 to 0.4 W per GiB."""
-    if dimms:
-        return PowerRange(2.0 * dimms, 6.0 * dimms, f"2 to 6 W for each of {dimms} DIMMs")
-    gib = total_bytes / 2**30
-    return PowerRange(0.1 * gib, 0.4 * gib, f"0.1 to 0.4 W for each of {gib:.1f} GiB")
-
-
-def count_dimms(edac: Path) -> int | None:
-    """DIMMs that the memory controllers list (ECC servers only), None if there is no such list."""
-    sizes = [_read(path) for path in Path(edac).glob("mc*/dimm*/size")]
-    filled = sum(1 for size in sizes if size and size.strip() not in ("", "0"))
-    return filled or None
-
-
-def memory_bytes(proc: Path) -> int | None:
-    """Installed memory less the kernel's reservation (MemTotal)."""
-    for line in (_read(Path(proc) / "meminfo") or "").splitlines():
-        if line.startswith("MemTotal:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-class CpuLoad:
-    """Busy CPU-seconds of the machine, a count that an estimate turns into energy.
-
-    Its joules are the part above idle: (high − low)/CPUs for each busy CPU-second. The constant low part is added for
-    the time that the window lasted.
-
-    Raises:
-        OSError: there is no /proc/stat.
-    """
-
-    kind = "cpu"
-    id = "cpu-load"
-    name = "CPU load"
-    method = "estimated"
-    scope = "node"
-    modulus: int | None = None
-    lag_s = 0.05
-
-    def __init__(self, power: PowerRange, threads: int, proc: Path) -> None:
-        self.power, self.source = power, power.source
-        self._path = Path(proc) / "stat"
-        self._ticks = os.sysconf("SC_CLK_TCK")
-        self.unit_j = (power.high_w - power.low_w) / threads
-        self.max_w = (power.high_w - power.low_w) * 4  # the ticks of the kernel are not exact
-        self.read()
-
-    def read(self) -> float:
-        return busy_cpu_s(self._path, self._ticks)
-
-    def busy(self) -> bool | None:
-        return False  # a machine that does nothing is no fault
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-def busy_cpu_s(stat: Path, ticks: int) -> float:
-    """CPU-seconds that the machine spent working since boot: all but idle and waiting for disks.
-
-    Raises:
-        OSError: the file is missing or not in the kernel's format.
-    """
-    line = stat.read_text(encoding="ascii").split("\n", 1)[0].split()
-    if len(line) < 8 or line[0] != "cpu":
-        raise OSError(errno.EIO, f"{stat} does not start with the sum over CPUs")
-    if not all(word.isdigit() for word in line[1:8]):
-        raise OSError(errno.EIO, f"{stat} holds {' '.join(line)!r}, not counts")
-    user, nice, system, _idle, _iowait, irq, softirq = map(int, line[1:8])
-    return (user + nice + system + irq + softirq) / ticks
-
-
-def process_tree_cpu_s(proc: Path, root: int) -> float | None:
-    """CPU-seconds of a process and all its descendants, alive or waited for; None where /proc does not tell.
-
-    Children that lived and died between two looks are in their parent's sum, so none is missed. Only the tree is looked
-    at: a server has thousands of other processes.
-    """
-    proc = Path(proc)
-    members = _descendants(proc, root) or _descendants_by_parent(proc, root)
-    stats = {pid: _process_stat(proc, pid) for pid in members}
-    if stats[root] is None:
-        return None
-    return sum(ticks for _, ticks in filter(None, stats.values())) / os.sysconf("SC_CLK_TCK")
-
-
-def _descendants(proc: Path, root: int) -> list[int] | None:
-    """A process and its descendants as its threads' lists of children give them; None where the kernel keeps none."""
-    found, listed = [root], False
-    for pid in found:  # which grows
-        try:
-            threads = os.listdir(proc / str(pid) / "task")
-        except OSError:
-            continue  # it has ended
-        for thread in threads:
-            children = _read(proc / str(pid) / "task" / thread / "children")
-            if children is not None:
-                listed = True
-                found += map(int, children.split())
-    return found if listed else None
-
-
-def _descendants_by_parent(proc: Path, root: int) -> list[int]:
-    """The same from every process's parent, for kernels built without PROC_CHILDREN."""
-    children: dict[int, list[int]] = {}
-    for entry in proc.iterdir() if proc.is_dir() else ():
-        stat = _process_stat(proc, int(entry.name)) if entry.name.isdigit() else None
-        if stat is not None:
-            children.setdefault(stat[0], []).append(int(entry.name))
-    found = [root]
-    for pid in found:
-        found += children.get(pid, [])
-    return found
-
-
-def _process_stat(proc: Path, pid: int) -> tuple[int, int] | None:
-    """A process's parent, and the clock ticks that it and its children that were waited for have used."""
-    text = _read(proc / str(pid) / "stat")
-    if not text:
-        return None
-    fields = text.rpartition(")")[2].split()  # the name before may hold anything
-    return int(fields[1]), sum(map(int, fields[11:15]))  # utime stime cutime cstime
 
 
 def _text(value: str | bytes) -> str:

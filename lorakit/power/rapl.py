@@ -1,9 +1,10 @@
-"""RAPL through powercap: which zone holds what, and a counter for those that are counted.
+"""RAPL through powercap: what each zone contains, and a counter for those that are counted.
 
-The sysfs tree is not the energy tree. `dram` is a child of its package but not part of its energy; `psys` stands beside
-the packages and contains them; `intel-rapl-mmio` repeats a package; die zones may repeat each other; ids are
-hexadecimal; the TPMI driver's zones are called `intel-rapl`, too. So a zone's role comes from its `name` and its
-control type, never from its path.
+The sysfs tree is not the energy tree. `dram` is a child of its package but not part of its energy; `psys` is a sibling
+of the packages and contains them; `intel-rapl-mmio` repeats a package; die zones may repeat each other; ids are
+hexadecimal; the TPMI driver also calls its zones `intel-rapl`. So a zone's role comes from its `name` and its control
+type, never from its path.
+
 Sources: Documentation/power/powercap, drivers/powercap/intel_rapl_common.c.
 """
 
@@ -17,16 +18,16 @@ ZONE = re.compile(r"^(?P<control>[a-z][a-z0-9_-]*?)(?P<ids>(:[0-9a-f]+)+)$")
 CONTROL = re.compile(r"^[a-z]+[_-]rapl[a-z0-9_-]*$")
 PACKAGE = re.compile(r"^package-(?P<package>[0-9a-f]+)(-die-(?P<die>[0-9a-f]+))?$")
 PSYS = re.compile(r"^psys(-[0-9a-f]+)?$")  # of the second and further sockets: psys-1, ...
-BESIDE = "contains the packages; shown beside them"
-MAX_SOCKET_W = 1000.0  # with no better knowledge; 65 kJ counters then need a reading a minute
-LAG_S = 0.002  # the register is renewed about every millisecond
+BESIDE = "contains the packages; shown separately"
+MAX_SOCKET_W = 1000.0  # unless its limit is higher; 65 kJ counters then need one reading per minute
+LAG_S = 0.002  # the register is updated about every millisecond
 
 
 @dataclass(frozen=True)
 class Zone:
     """One powercap zone.
 
-    `role` is package, core, uncore, dram, psys or unknown; `counted` says whether its energy enters a quantity and
+    `role` is package, core, uncore, dram, psys or unknown; `counted` says whether its energy enters a measurement, and
     `why` gives the reason.
     """
 
@@ -40,18 +41,18 @@ class Zone:
 
     @property
     def kind(self) -> str | None:
-        """The quantity the zone belongs to."""
+        """The kind of device that the zone belongs to, None if none."""
         return {"package": "cpu", "dram": "ram", "psys": "platform"}.get(self.role)
 
     @property
     def is_read(self) -> bool:
-        """Whether its counter is of use: what is counted, and a psys that repeats no other."""
+        """Whether its counter is read: for zones that are counted, and for a psys that repeats no other."""
         return self.counted or self.why == BESIDE
 
 
 @dataclass(frozen=True)
 class Access:
-    """Whether CPU energy can be read here: measured, denied, masked, absent or vm; why, and the command that helps."""
+    """Whether CPU energy can be read here: measured, denied, masked, absent or vm; why, and the command to fix it."""
 
     state: str
     reason: str
@@ -100,7 +101,7 @@ def _judge(entry: tuple[str, Path, str, str, str], name: str, all_zones: list[tu
             return zone(False, f"part of {other_key}")
     if role == "psys":
         return zone(False, BESIDE)
-    return zone(True, "beside its package, not part of it" if role == "dram" else "one package or die")
+    return zone(True, "next to its package, not part of it" if role == "dram" else "one package or die")
 
 
 def _collect(folder: Path, found: dict[str, Path], depth: int) -> None:
@@ -136,8 +137,7 @@ def _text(path: Path) -> str | None:
 class RaplCounter:
     """A zone's running energy.
 
-    The file is opened once and its descriptor kept: reading it again costs microseconds and goes on working when the
-    permission is taken away.
+    The file stays open: reading it again costs microseconds and keeps working if the permission is taken away.
 
     Raises:
         OSError: the counter cannot be opened or read (EACCES: denied).
@@ -168,7 +168,7 @@ class RaplCounter:
         self.read()
 
     def read(self) -> int:
-        """Microjoules since some start; the modulus is `max_energy_range_uj` + 1."""
+        """Microjoules since an arbitrary start; the modulus is `max_energy_range_uj` + 1."""
         try:
             if self._file is None:
                 self._file = os.open(self.zone.path / "energy_uj", os.O_RDONLY | os.O_CLOEXEC)
@@ -179,14 +179,15 @@ class RaplCounter:
             raise OSError(code, f"{self.id}: {error.strerror}") from error
         digits = text.strip()
         if not digits.isdigit() or not digits.isascii():
-            raise OSError(errno.EIO, f"{self.id}: energy_uj holds {text!r}, not one whole number")
+            raise OSError(errno.EIO, f"{self.id}: energy_uj holds {text!r}, not one integer")
         return int(digits)
 
     def busy(self) -> bool | None:
+        """None: the zone does not tell."""
         return None
 
     def close(self) -> None:
-        """Let go of the descriptor; `read` opens it again."""
+        """Close the file; `read` opens it again."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -201,8 +202,8 @@ def tdp_uw(zone: Zone) -> int | None:
     return None
 
 
-def diagnose(root: Path, proc: Path = Path("/proc"), dockerenv: Path = Path("/.dockerenv")) -> Access:
-    """Say whether CPU energy can be read here, and if not, why and what to do."""
+def diagnose(root: Path, proc: Path = Path("/proc")) -> Access:
+    """Tell whether CPU energy can be read here, and if not, why and how to fix it."""
     zones = [zone for zone in find_zones(root) if zone.role == "package"]
     errors = []
     for zone in zones:
@@ -219,18 +220,18 @@ def diagnose(root: Path, proc: Path = Path("/proc"), dockerenv: Path = Path("/.d
         return Access("denied", f"{zones[0].path}/energy_uj may be read by root only (CVE-2020-8694)", fix)
     cpuinfo = _text(Path(proc) / "cpuinfo") or ""
     if "CPU implementer" in cpuinfo:
-        fix = "there is no command for that: read an outlet meter, or the board's own sensors under /sys/class/hwmon"
+        fix = "no command can: read a wall-outlet meter, or the board's own sensors under /sys/class/hwmon"
         return Access("absent", "ARM processors have no RAPL, and lorakit reads no other CPU sensor", fix)
     if "hypervisor" in cpuinfo:  # also seen from a container, where no option helps
-        return Access("vm", f"{root} has no RAPL zone: a virtual machine does not see them", "measure on the host")
-    if _is_masked(root, proc) or _in_container(proc, dockerenv):
+        return Access("vm", f"{root} has no RAPL zone: virtual machines do not see them", "measure on the host")
+    if _is_masked(root, proc) or _in_container(proc):
         fix = f"docker run --security-opt systempaths=unconfined -v {root}:{root}:ro ..."
         return Access("masked", f"{root} has no RAPL zone: container runtimes hide them", fix)
     return Access("absent", f"{root} has no RAPL zone", "sudo modprobe intel_rapl_msr")
 
 
 def _is_masked(root: Path, proc: Path) -> bool:
-    """Whether links lead nowhere, or something is mounted over the zones: what container runtimes do to hide them."""
+    """Whether links are dangling, or something is mounted over the zones: how container runtimes hide them."""
     try:
         dangling = any(not (Path(root) / entry).exists() for entry in os.listdir(root))
     except OSError:
@@ -239,6 +240,7 @@ def _is_masked(root: Path, proc: Path) -> bool:
     return dangling or any("/powercap" in line.split(" ", 5)[4] for line in mounts if line.count(" ") > 5)
 
 
-def _in_container(proc: Path, dockerenv: Path) -> bool:
+def _in_container(proc: Path) -> bool:
     groups = _text(Path(proc) / "1" / "cgroup") or ""
-    return Path(dockerenv).exists() or any(word in groups for word in ("docker", "kubepods", "containerd", "lxc"))
+    marked = (Path(proc).parent / ".dockerenv").exists()
+    return marked or any(word in groups for word in ("docker", "kubepods", "containerd", "lxc"))

@@ -5,32 +5,44 @@ total of their own, with their range.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 METHODS = ("counter", "sampled", "estimated", "unavailable")
 MEASURED = ("counter", "sampled")
+KINDS = ("gpu", "cpu", "ram")
 JOULES_PER_WH = 3600.0
 
 
 @dataclass(frozen=True)
-class Quantity:
+class Measurement:
     """The energy of one kind of device over one window.
+
+    Example:
+        from lorakit.power.reading import Measurement
+
+        cpu = Measurement("estimated", wh=5.0, mean_w=60.0, source="10 to 100 % of 95 W", range_wh=(0.8, 7.9))
+        print(cpu.method, cpu.wh)  # estimated 5.0
 
     Attributes:
         method: how `wh` was obtained: "counter", "sampled", "estimated" or "unavailable".
-        wh: watt-hours over the covered time, None if unavailable.
+        wh: energy over the covered time, Wh; None if unavailable.
         mean_w: mean power over the covered time, W.
-        source: the sensor or the model; for "unavailable" the reason and the way out.
-        scope: what the number includes: "device", "socket", "node", "module" (a GH200's GPU and CPU).
-        devices: one record per device: id, name, method, source, scope, kwh, coverage, uncertainty; for a GPU that
-            tells its power also the lowest and highest sample and, beside a counter, the samples' integral.
-        coverage: share of the time for which there are trustworthy readings, 0 to 1.
-        gaps: the times without, as records with device, start_s, duration_s, reason.
-        not_counted: devices of this kind whose energy is not in here: id, name, why.
-        uncertainty_wh: |wh − truth| over the covered time is at most this, sensor gain aside.
-        range_wh: lowest and highest plausible value of an estimate.
-        above_idle_wh, idle_w, idle_error_w: with an idle baseline: energy above it, its power and standard error.
+        source: the sensor or the model; for "unavailable" the reason and the fix.
+        scope: what the number includes: "device", "socket", "node" or "module" (a GH200's GPU and CPU).
+        coverage: share of the time with trustworthy readings, 0 to 1.
+        gap_count: number of times without. gaps: the first ones, as records with device, start_s, duration_s, reason.
+        uncertainty_wh: bound on |wh − truth| over the covered time, Wh, leaving aside the sensor's gain error.
+        uncertainty_kind: "bound", or "3 standard errors" where samples were integrated.
+        range_wh: lowest and highest plausible value of an estimate, Wh.
+        above_idle_wh: energy above the idle baseline, Wh, if there is one. idle_w, idle_error_w: the baseline's power
+            and its standard error, W.
+        devices: one record per device with id, name, method, source, scope, kwh, coverage, uncertainty_kwh. For a GPU
+            that tells its power also the lowest and highest sample and, beside a counter, the samples' integral.
+        not_counted: devices of this kind whose energy is not included: id, name, why.
+
+    Raises:
+        ValueError: `method` is unknown, or "unavailable" has a number, or another method has none.
     """
 
     method: str
@@ -38,17 +50,17 @@ class Quantity:
     mean_w: float | None = None
     source: str = ""
     scope: str | None = None
-    devices: tuple[Mapping[str, Any], ...] = ()
-    not_counted: tuple[Mapping[str, Any], ...] = ()
     coverage: float | None = None
-    gaps: tuple[Mapping[str, Any], ...] = ()
     gap_count: int = 0
+    gaps: tuple[Mapping[str, Any], ...] = ()
     uncertainty_wh: float | None = None
     uncertainty_kind: str | None = None
     range_wh: tuple[float, float] | None = None
     above_idle_wh: float | None = None
     idle_w: float | None = None
     idle_error_w: float | None = None
+    devices: tuple[Mapping[str, Any], ...] = ()
+    not_counted: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -57,113 +69,98 @@ class Quantity:
             raise ValueError(f"wh={self.wh!r} does not fit method {self.method!r}: only 'unavailable' has no number")
 
     def to_json(self) -> dict[str, Any]:
-        """The same with kWh, as `comparison.json` holds it."""
-        return {
-            "kwh": _kwh(self.wh),
-            "mean_w": self.mean_w,
-            "method": self.method,
-            "source": self.source,
-            "scope": self.scope,
-            "coverage": self.coverage,
-            "gap_count": self.gap_count,
-            "gaps": [dict(gap) for gap in self.gaps],
-            "uncertainty_kwh": _kwh(self.uncertainty_wh),
-            "uncertainty_kind": self.uncertainty_kind,
-            "range_kwh": None if self.range_wh is None else [_kwh(wh) for wh in self.range_wh],
-            "above_idle_kwh": _kwh(self.above_idle_wh),
-            "idle_w": self.idle_w,
-            "idle_error_w": self.idle_error_w,
-            "devices": [dict(device) for device in self.devices],
-            "not_counted": [dict(device) for device in self.not_counted],
-        }
+        """Plain data for JSON, with energies in kWh, as `comparison.json` holds it."""
+        return _to_json(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Quantity":
+    def from_json(cls, data: Mapping[str, Any]) -> "Measurement":
         """The inverse of `to_json`."""
-        span = data["range_kwh"]
-        return cls(
-            method=data["method"],
-            wh=_wh(data["kwh"]),
-            mean_w=data["mean_w"],
-            source=data["source"],
-            scope=data["scope"],
-            devices=tuple(data["devices"]),
-            not_counted=tuple(data["not_counted"]),
-            coverage=data["coverage"],
-            gaps=tuple(data["gaps"]),
-            gap_count=data["gap_count"],
-            uncertainty_wh=_wh(data["uncertainty_kwh"]),
-            uncertainty_kind=data["uncertainty_kind"],
-            range_wh=None if span is None else (span[0] * 1e3, span[1] * 1e3),
-            above_idle_wh=_wh(data["above_idle_kwh"]),
-            idle_w=data["idle_w"],
-            idle_error_w=data["idle_error_w"],
-        )
+        return cls(**_from_json(cls, data))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """GPU, CPU and RAM over one window (or the whole meter).
+    """Energy of GPU, CPU and RAM over one window, or over the whole meter.
+
+    Printed, it gives one line per part.
+
+    Example:
+        from lorakit.power.reading import Measurement, Reading
+
+        gpu = Measurement("counter", wh=20.0, mean_w=240.0, source="NVML total energy", uncertainty_wh=0.1)
+        cpu = Measurement("estimated", wh=5.0, mean_w=60.0, source="10 to 100 % of 95 W", range_wh=(0.8, 7.9))
+        ram = Measurement("unavailable", source="no DRAM counter")
+        reading = Reading(gpu, cpu, ram, duration_s=300.0)
+        print(reading.measured_wh, reading.estimated_wh)  # 20.0 5.0
+        print(reading.co2_kg(400.0))  # 0.008
 
     Attributes:
-        duration_s: seconds for which the window was open, summed over its repetitions; time asleep is not in it.
-        suspended_s: seconds that the machine was suspended meanwhile.
-        count: how often the window was entered. errors: how often it was left by an exception.
-        others: shown beside the three: "psys", which contains CPU and RAM and is in no total; in a sum over nodes also
-            the estimates of a kind that was measured elsewhere ("cpu, estimated"), which are in the estimated total.
-        process_share: CPU time of this process tree ÷ that of the whole machine; None for inner windows.
-        notes: everything else a reader must know.
+        gpu, cpu, ram: one `Measurement` per kind of device.
+        duration_s: seconds for which the window was open, summed over its repetitions, without suspended time.
+        suspended_s: seconds for which the machine was suspended meanwhile.
+        count: how often the window was entered. errors: how often an exception ended it.
+        others: shown beside the three: "psys", which contains CPU and RAM and enters no total; in a sum over nodes also
+            the estimates of a kind that was measured elsewhere ("cpu, estimated"), which enter the estimated total.
+        process_share: CPU time of this process tree ÷ that of the whole machine, 0 to 1; None for inner windows.
+        conditions: the GPUs' driver, and their temperatures, limits and clocks at both ends.
+        notes: remarks for the reader of the numbers.
     """
 
-    gpu: Quantity
-    cpu: Quantity
-    ram: Quantity
+    gpu: Measurement
+    cpu: Measurement
+    ram: Measurement
     duration_s: float
     suspended_s: float = 0.0
     count: int = 1
     errors: int = 0
-    others: Mapping[str, Quantity] = field(default_factory=dict)
+    others: Mapping[str, Measurement] = field(default_factory=dict)
     process_share: float | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
     def measured_wh(self) -> float | None:
-        """Sum over what was measured, None if nothing was."""
-        return _total(quantity.wh for quantity in self._parts if quantity.method in MEASURED)
+        """Sum of the measured parts, Wh; None if nothing was measured."""
+        return _total(part.wh for part in self._parts if part.method in MEASURED)
 
     @property
     def measured_uncertainty_wh(self) -> float | None:
-        """Sum of the measured parts' uncertainties, None if nothing was measured."""
+        """Sum of the measured parts' uncertainties, Wh; None if nothing was measured."""
         return _total(part.uncertainty_wh for part in self._parts if part.method in MEASURED)
 
     @property
     def estimated_wh(self) -> float | None:
-        """Sum of the estimates, None if there is none."""
-        return _total(quantity.wh for quantity in self._estimates)
+        """Sum of the estimates, Wh; None if there is none."""
+        return _total(part.wh for part in self._estimates)
 
     @property
     def estimated_range_wh(self) -> tuple[float, float] | None:
-        """Lowest and highest plausible sum of the estimates."""
-        ranges = [quantity.range_wh for quantity in self._estimates if quantity.range_wh is not None]
+        """Lowest and highest plausible sum of the estimates, Wh."""
+        ranges = [part.range_wh for part in self._estimates if part.range_wh is not None]
         return (sum(low for low, _ in ranges), sum(high for _, high in ranges)) if ranges else None
 
     @property
     def above_idle_wh(self) -> float | None:
-        """Measured energy above the idle baseline, None unless every measured part has a baseline."""
-        parts = [quantity.above_idle_wh for quantity in self._parts if quantity.method in MEASURED]
+        """Measured energy above the idle baseline, Wh; None unless every measured part has a baseline."""
+        parts = [part.above_idle_wh for part in self._parts if part.method in MEASURED]
         return None if None in parts else _total(parts)
 
     @property
-    def _parts(self) -> tuple[Quantity, Quantity, Quantity]:
+    def _parts(self) -> tuple[Measurement, Measurement, Measurement]:
         return self.gpu, self.cpu, self.ram
 
     @property
-    def _estimates(self) -> list[Quantity]:
+    def _estimates(self) -> list[Measurement]:
         return [part for part in (*self._parts, *self.others.values()) if part.method == "estimated"]
 
     def co2_kg(self, grams_per_kwh: float) -> float | None:
-        """Emissions of the measured energy with your grid's factor; there is no default factor.
+        """Emissions of the measured energy, kg of CO2.
+
+        Args:
+            grams_per_kwh: your grid's factor, g/kWh, 0 or more; there is no default.
+
+        Returns:
+            None if nothing was measured.
 
         Raises:
             ValueError: the factor is negative or not finite.
@@ -173,51 +170,71 @@ class Reading:
         return None if self.measured_wh is None else self.measured_wh / 1e3 * grams_per_kwh / 1e3
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for JSON: energies in kWh, unknown as null."""
-        span = self.estimated_range_wh
-        return {
-            "gpu": self.gpu.to_json(),
-            "cpu": {**self.cpu.to_json(), "process_share": self.process_share},
-            "ram": self.ram.to_json(),
-            "others": {name: quantity.to_json() for name, quantity in self.others.items()},
-            "measured_kwh": _kwh(self.measured_wh),
-            "measured_uncertainty_kwh": _kwh(self.measured_uncertainty_wh),
-            "estimated_kwh": _kwh(self.estimated_wh),
-            "estimated_range_kwh": None if span is None else [_kwh(wh) for wh in span],
-            "above_idle_kwh": _kwh(self.above_idle_wh),
-            "duration_s": self.duration_s,
-            "suspended_s": self.suspended_s,
-            "count": self.count,
-            "errors": self.errors,
-            "conditions": dict(self.conditions),
-            "notes": list(self.notes),
-        }
+        """Plain data for JSON: energies in kWh, unknown as null, and the totals besides the fields."""
+        data = _to_json(self)
+        data["cpu"]["process_share"] = data.pop("process_share")
+        totals = ("measured_wh", "measured_uncertainty_wh", "estimated_wh", "estimated_range_wh", "above_idle_wh")
+        return data | dict(_with_kwh(name, getattr(self, name)) for name in totals)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Reading":
         """The inverse of `to_json`."""
-        return cls(
-            **{kind: Quantity.from_json(data[kind]) for kind in ("gpu", "cpu", "ram")},
-            others={name: Quantity.from_json(part) for name, part in data["others"].items()},
-            duration_s=data["duration_s"],
-            suspended_s=data["suspended_s"],
-            count=data["count"],
-            errors=data["errors"],
-            process_share=data["cpu"]["process_share"],
-            conditions=data["conditions"],
-            notes=tuple(data["notes"]),
-        )
+        found = _from_json(cls, {**data, "process_share": data["cpu"]["process_share"]})
+        found.update({kind: Measurement.from_json(data[kind]) for kind in KINDS})
+        found["others"] = {name: Measurement.from_json(part) for name, part in data["others"].items()}
+        return cls(**found)
 
     def __str__(self) -> str:
-        return "\n".join(f"{kind.upper()}: {describe(getattr(self, kind))}" for kind in ("gpu", "cpu", "ram"))
+        return "\n".join(f"{kind.upper()}: {describe(getattr(self, kind))}" for kind in KINDS)
+
+
+# ---- records as JSON: the same names, but energies in kWh, and lists for tuples
+
+
+def _to_json(record: Measurement | Reading) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, Measurement):
+            return value.to_json()
+        if isinstance(value, Mapping):
+            return {name: plain(part) for name, part in value.items()}
+        return [plain(part) for part in value] if isinstance(value, tuple | list) else value
+
+    return dict(_with_kwh(entry.name, plain(getattr(record, entry.name))) for entry in fields(record))
+
+
+def _from_json(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that make a record of this kind.
+
+    Raises:
+        KeyError: a field is missing.
+        TypeError: an energy is not a number.
+    """
+    found = {}
+    for entry in fields(kind):
+        value = data[_json_name(entry.name)]
+        if value is not None and entry.name != _json_name(entry.name):
+            value = [kwh * 1e3 for kwh in value] if isinstance(value, list) else value * 1e3
+        found[entry.name] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def _json_name(name: str) -> str:
+    return name.removesuffix("wh") + "kwh" if name == "wh" or name.endswith("_wh") else name
+
+
+def _with_kwh(name: str, value: Any) -> tuple[str, Any]:
+    """A field's name and value in JSON."""
+    if value is not None and name != _json_name(name):
+        value = [wh / 1e3 for wh in value] if isinstance(value, tuple | list) else value / 1e3
+    return _json_name(name), value
 
 
 @dataclass(frozen=True)
 class DeviceEnergy:
-    """One device in a window, before devices of a kind are summed. `joules` is None if nothing was measured.
+    """One device in a window, before devices of a kind are summed.
 
-    `idle` is its idle power and that power's standard error, W. `power_w` is the lowest and highest power sample, and
-    `integral_j` what the samples' integral gives where `joules` is a counter's.
+    `joules` is None if nothing was measured. `idle` is the idle power and its standard error, W. `power_w` is the
+    lowest and highest power sample, W, and `integral_j` the integral of the samples where `joules` is a counter's.
     """
 
     id: str
@@ -241,11 +258,11 @@ class DeviceEnergy:
 
     @property
     def coverage(self) -> float:
-        """Share of the wanted time with trustworthy readings."""
+        """Share of the wanted time with trustworthy readings, 0 to 1."""
         return min(1.0, self.covered_s / self.wanted_s) if self.wanted_s > 0 else 0.0
 
     def record(self) -> dict[str, Any]:
-        """The device as a quantity lists it."""
+        """The device as `Measurement.devices` lists it."""
         known = self.joules is not None
         return {
             "id": self.id,
@@ -265,20 +282,26 @@ class DeviceEnergy:
         }
 
 
-def measured_quantity(
+def sum_devices(
     devices: Sequence[DeviceEnergy], duration_s: float, not_counted: Sequence[Mapping[str, Any]] = ()
-) -> Quantity:
-    """Sum devices of one kind; those without any reading lower the coverage, not the number's honesty."""
+) -> Measurement:
+    """Sum the devices of one kind over a window; a device without any reading lowers the coverage.
+
+    Args:
+        devices: at least one.
+        duration_s: how long the window was open, s.
+        not_counted: records of devices left out: id, name, why.
+    """
     known = [device for device in devices if device.joules is not None]
     records = tuple(device.record() for device in devices)
     if not known:
         reason = "; ".join(dict.fromkeys(f"{device.id}: {device.source}" for device in devices))
-        return Quantity("unavailable", source=reason, devices=records, not_counted=tuple(not_counted))
+        return Measurement("unavailable", source=reason, devices=records, not_counted=tuple(not_counted))
     joules = sum(device.joules for device in known)
     kinds = {device.uncertainty_kind for device in known}
     idle = [device.idle for device in known if device.idle is not None]
     with_idle = len(idle) == len(known)
-    return Quantity(
+    return Measurement(
         "sampled" if any(device.method == "sampled" for device in known) else "counter",
         wh=joules / JOULES_PER_WH,
         mean_w=sum(device.joules / device.coverage for device in known) / duration_s if duration_s > 0 else None,
@@ -299,13 +322,20 @@ def measured_quantity(
     )
 
 
-def estimated_quantity(
+def estimate_energy(
     low_w: float, high_w: float, source: str, duration_s: float, extra_j: float | None = None
-) -> Quantity:
-    """An estimate between `low_w` and `high_w`: the middle, or the low end plus `extra_j` that the load stands for."""
+) -> Measurement:
+    """Estimate the energy of a window from a power range.
+
+    Args:
+        low_w: power when idle, W. high_w: power under full load, W.
+        source: what the two come from.
+        duration_s: how long the window was open, s.
+        extra_j: energy above `low_w` that the load accounts for, J; None takes the middle of the range.
+    """
     low_j, high_j = low_w * duration_s, high_w * duration_s
     joules = (low_j + high_j) / 2 if extra_j is None else min(low_j + extra_j, high_j)
-    return Quantity(
+    return Measurement(
         "estimated",
         wh=joules / JOULES_PER_WH,
         mean_w=joules / duration_s if duration_s > 0 else None,
@@ -316,31 +346,32 @@ def estimated_quantity(
 
 
 def add_readings(readings: Sequence[Reading]) -> Reading:
-    """Sum readings of different devices over the same time: ranks of a node, nodes of a job.
+    """Sum readings of different devices over the same time: the ranks of a node, the nodes of a job.
 
-    A kind that is measured on one node and estimated on another gives two quantities, never one.
+    A kind that is measured on one node and estimated on another gives two measurements, never one. Whether a device is
+    in several readings is not checked: see `lorakit.power.journal.merge_runs`.
 
     Raises:
-        ValueError: there is nothing to add, or a device is in two readings.
+        ValueError: there is nothing to add.
     """
     if not readings:
         raise ValueError("there are no readings to add")
-    others: dict[str, Quantity] = {}
-    parts: dict[str, Quantity] = {}
+    others: dict[str, Measurement] = {}
+    parts: dict[str, Measurement] = {}
     duration_s = max(reading.duration_s for reading in readings)
-    for kind in ("gpu", "cpu", "ram"):
-        quantities = [getattr(reading, kind) for reading in readings]
+    for kind in KINDS:
+        measurements = [getattr(reading, kind) for reading in readings]
         estimates = [part for reading in readings if (part := reading.others.get(f"{kind}, estimated"))]
-        measured = [part for part in quantities if part.method in MEASURED]
-        if measured:  # devices that no reading could be had of lower the sum's coverage
-            measured += [part for part in quantities if part.method == "unavailable" and part.devices]
-        estimates += [part for part in quantities if part.method == "estimated"]
+        measured = [part for part in measurements if part.method in MEASURED]
+        if measured:  # devices that could not be read lower the sum's coverage
+            measured += [part for part in measurements if part.method == "unavailable" and part.devices]
+        estimates += [part for part in measurements if part.method == "estimated"]
         if measured and estimates:
-            others[f"{kind}, estimated"] = _add_quantities(estimates, duration_s)
-        parts[kind] = _add_quantities(measured or estimates or quantities, duration_s)
+            others[f"{kind}, estimated"] = _add_measurements(estimates, duration_s)
+        parts[kind] = _add_measurements(measured or estimates or measurements, duration_s)
     psys = [part for reading in readings if (part := reading.others.get("psys")) and part.wh is not None]
     if psys:
-        others["psys"] = _add_quantities(psys, duration_s)
+        others["psys"] = _add_measurements(psys, duration_s)
     return Reading(
         **parts,
         others=others,
@@ -354,7 +385,7 @@ def add_readings(readings: Sequence[Reading]) -> Reading:
 
 
 def _add_conditions(conditions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Every device's first start and last end; several drivers are listed."""
+    """Each device's first start and last end; all drivers, if there are several."""
     if not conditions:
         return {}
     drivers = sorted({part["driver"] for part in conditions if part.get("driver")})
@@ -367,19 +398,19 @@ def _add_conditions(conditions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"driver": ", ".join(drivers) or None, "start": start, "end": end}
 
 
-def _add_quantities(parts: Sequence[Quantity], duration_s: float) -> Quantity:
+def _add_measurements(parts: Sequence[Measurement], duration_s: float) -> Measurement:
     if len(parts) == 1:
         return parts[0]
     devices = [device for part in parts for device in part.devices]
     known = [part for part in parts if part.wh is not None]
     if not known:
         reasons = dict.fromkeys(part.source for part in parts)
-        return Quantity("unavailable", source="; ".join(reasons), devices=tuple(devices))
+        return Measurement("unavailable", source="; ".join(reasons), devices=tuple(devices))
     idle = None not in [part.above_idle_wh for part in known]
     ranged = known[0].range_wh is not None
     methods = {part.method for part in known}
     kinds = {part.uncertainty_kind for part in known}
-    return Quantity(
+    return Measurement(
         methods.pop() if len(methods) == 1 else "sampled",
         wh=sum(part.wh for part in known),
         mean_w=sum(part.wh / (part.coverage or 1.0) for part in known) * JOULES_PER_WH / duration_s
@@ -401,35 +432,27 @@ def _add_quantities(parts: Sequence[Quantity], duration_s: float) -> Quantity:
     )
 
 
-def _coverage(parts: Sequence[Quantity], known: Sequence[Quantity]) -> float:
-    """Mean over the devices, those without a reading too; over the parts where these name no devices."""
+def _coverage(parts: Sequence[Measurement], known: Sequence[Measurement]) -> float:
+    """Mean over all devices, including those without a reading; over the parts where they name no devices."""
     shares = [device["coverage"] for part in parts for device in part.devices]
     shares = shares or [part.coverage for part in known]
     return sum(shares) / len(shares)
 
 
-def describe(quantity: Quantity) -> str:
+def describe(measurement: Measurement) -> str:
     """One line for people: `12.3 Wh, 244 W, counter (NVML total energy)`."""
-    if quantity.wh is None:
-        return f"unavailable: {quantity.source}"
-    text = f"{quantity.wh:.4g} Wh, {quantity.mean_w:.4g} W, {quantity.method} ({quantity.source})"
-    if quantity.range_wh is not None:
-        text += f", between {quantity.range_wh[0]:.3g} and {quantity.range_wh[1]:.3g} Wh"
-    elif quantity.uncertainty_wh is not None:
-        text += f", ± {quantity.uncertainty_wh:.2g} Wh"
-    if quantity.coverage is not None and quantity.coverage < 1:
-        text += f", {quantity.coverage:.1%} of the time covered"
+    if measurement.wh is None:
+        return f"unavailable: {measurement.source}"
+    text = f"{measurement.wh:.4g} Wh, {measurement.mean_w:.4g} W, {measurement.method} ({measurement.source})"
+    if measurement.range_wh is not None:
+        text += f", between {measurement.range_wh[0]:.3g} and {measurement.range_wh[1]:.3g} Wh"
+    elif measurement.uncertainty_wh is not None:
+        text += f", ± {measurement.uncertainty_wh:.2g} Wh"
+    if measurement.coverage is not None and measurement.coverage < 1:
+        text += f", {measurement.coverage:.1%} of the time covered"
     return text
 
 
 def _total(parts: Iterable[float | None]) -> float | None:
     known = [wh for wh in parts if wh is not None]
     return sum(known) if known else None
-
-
-def _kwh(wh: float | None) -> float | None:
-    return None if wh is None else wh / 1e3
-
-
-def _wh(kwh: float | None) -> float | None:
-    return None if kwh is None else kwh * 1e3

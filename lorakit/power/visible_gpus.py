@@ -1,12 +1,15 @@
-"""Which GPUs a process can use, by CUDA's own rules, as UUIDs.
+"""The GPUs that a process can use, by CUDA's own rules, as UUIDs.
 
-NVML lists all GPUs of the machine by PCI bus; CUDA shows those that CUDA_VISIBLE_DEVICES names, in an order of its own.
-The rules (CUDA programming guide, "CUDA environment variables"; the same as `torch.cuda._parse_visible_devices`): a
-comma-separated list of ordinals, or of UUIDs (`GPU-…`, which may be cut short, or `MIG-…`); the first invalid entry
-ends the list; an entry given twice empties it; set but empty shows nothing.
+NVML lists all GPUs of the machine by PCI bus; CUDA shows those that CUDA_VISIBLE_DEVICES names, in its own order. The
+rules (CUDA programming guide, "CUDA environment variables"; the same as `torch.cuda._parse_visible_devices`): a
+comma-separated list of ordinals, or of UUIDs (`GPU-…`, which may be abbreviated, or `MIG-…`); the first invalid entry
+ends the list; a repeated entry empties it; set but empty shows nothing.
+
+CUDA itself is asked only if this process uses it already. It is never started here.
 """
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -19,8 +22,8 @@ class Visible:
     """The resolved list.
 
     Attributes:
-        uuids: GPUs to count, each once. `notes` tell what a reader of the numbers must know.
-        problem: set if the GPUs cannot be told; `uuids` is then empty.
+        uuids: GPUs to count, each once. notes: remarks for the reader of the numbers.
+        problem: why the GPUs cannot be determined, None if they can; with a problem `uuids` is empty.
     """
 
     uuids: tuple[str, ...]
@@ -39,8 +42,8 @@ def visible_gpus(
     Args:
         environ: the environment; CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER are read.
         gpus: (UUID, model name) of every GPU of the machine in NVML's order, which is that of PCI bus ids.
-        mig_parents: UUID of a MIG instance -> UUID of its GPU.
-        cuda_uuids: what CUDA itself reports as its devices, without prefix, if it runs already; it settles every doubt.
+        mig_parents: maps the UUID of a MIG instance to the UUID of its GPU.
+        cuda_uuids: the devices that CUDA itself reports, without prefix, if it runs already; they override the rest.
 
     Returns:
         The GPUs that the process can use.
@@ -62,8 +65,8 @@ def visible_gpus(
     mixed = len({name for _, name in gpus}) > 1
     if mixed and 0 < len(chosen) < len(gpus) and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
         problem = (
-            f"CUDA_VISIBLE_DEVICES={value} counts GPUs of several models from the fastest, which NVML does not rank: "
-            "set CUDA_DEVICE_ORDER=PCI_BUS_ID or name the GPUs by UUID (nvidia-smi -L)"
+            f"CUDA_VISIBLE_DEVICES={value} numbers GPUs of several models from the fastest on, an order that NVML does "
+            "not know: set CUDA_DEVICE_ORDER=PCI_BUS_ID or name the GPUs by UUID (nvidia-smi -L)"
         )
         return Visible((), notes, problem)
     return Visible(chosen, notes)
@@ -85,7 +88,7 @@ def _ordinals(value: str, count: int) -> tuple[list[int], str]:
         return [], f"CUDA_VISIBLE_DEVICES={value!r} hides every GPU"
     chosen: list[int] = []
     for entry in value.split(","):
-        match = NUMBER.match(entry)  # as C's strtol: digits, then anything
+        match = NUMBER.match(entry)  # like C's strtol: digits, then anything
         ordinal = int(match.group(1)) if match else -1
         if ordinal in chosen:
             return [], f"CUDA_VISIBLE_DEVICES={value} names {ordinal} twice: CUDA shows no GPU"
@@ -110,7 +113,7 @@ def _by_prefix(value: str, known: Sequence[str]) -> tuple[list[str], str]:
     for entry in entries if not twice else []:
         matches = [uuid for uuid in known if uuid.startswith(entry)] if entry.startswith("GPU-") else []
         if len(matches) != 1:
-            why = "fits several GPUs" if matches else "is no GPU here"
+            why = "matches several GPUs" if matches else "is no GPU here"
             return chosen, f"CUDA_VISIBLE_DEVICES={value} ends at {entry!r}, which {why}"
         if matches[0] in chosen:
             twice = matches
@@ -127,5 +130,13 @@ def _by_mig(value: str, gpus: Sequence[tuple[str, str]], parents: Mapping[str, s
     parent = parents.get(entry) or (old_form if old_form in {uuid for uuid, _ in gpus} else None)
     if parent is None:
         return Visible((), problem=f"CUDA_VISIBLE_DEVICES={value}: NVML knows no MIG instance {entry}")
-    note = f"{entry} is a part of {parent}: NVML has no power of a MIG instance, so the whole GPU is counted"
+    note = f"{entry} is a part of {parent}: NVML has no power reading for a MIG instance, so the whole GPU is counted"
     return Visible((parent,), (note,))
+
+
+def cuda_uuids() -> list[str] | None:
+    """UUIDs of CUDA's devices, without prefix, if CUDA already runs in this process, else None."""
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "cuda") or not torch.cuda.is_initialized():
+        return None
+    return [str(torch.cuda.get_device_properties(index).uuid) for index in range(torch.cuda.device_count())]

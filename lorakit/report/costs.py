@@ -1,4 +1,4 @@
-"""What a run had cost when it first reached a given F1: from its evaluations and its energy journal."""
+"""What a run had cost when it first reached a given F1, from its evaluations and its energy journal."""
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ SHARES = (0.8, 0.9, 0.95, 0.99, 1.0)  # of the best F1 of all runs
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds and watt-hours up to an evaluation, itself included; None where it was not recorded.
+    """Seconds and watt-hours up to and including an evaluation; None if not recorded.
 
-    `measured_wh` and `estimated_wh` are also None where the run had no component of that kind.
+    `measured_wh` and `estimated_wh` are also None if the run had no component of that kind.
     """
 
     epoch: int
@@ -36,9 +36,14 @@ def cost_of(run: Run, evaluation: Mapping[str, float]) -> Cost:
 
 
 def spent_until(run: Run, wall_s: float | None) -> dict[str, float | None]:
-    """What a run had cost at a moment, as `Cost` has it: linear between the two readings of the journal around it.
+    """What a run had cost at a moment, as arguments of `Cost`: interpolated between the two readings around it.
 
-    Empty where the moment is unknown or outside the journal.
+    Args:
+        run: the run.
+        wall_s: the moment, seconds since 1970.
+
+    Returns:
+        Nothing if the moment is unknown or outside the journal.
     """
     points = run.energy
     if wall_s is None or not points or not points[0].wall_s <= wall_s <= points[-1].wall_s:
@@ -59,8 +64,16 @@ def spent_until(run: Run, wall_s: float | None) -> dict[str, float | None]:
     return {"seconds": between(left.elapsed_s, right.elapsed_s), **totals}
 
 
-def targets(runs: Sequence[Run], chosen: Sequence[float] = ()) -> list[tuple[float, float | None]]:
-    """(F1, share of the best): those chosen, or shares of the best validation F1 of all runs; empty without a score."""
+def f1_goals(runs: Sequence[Run], chosen: Sequence[float] = ()) -> list[tuple[float, float | None]]:
+    """The F1 whose cost is shown: (F1, share of the best validation F1 of all runs).
+
+    Args:
+        runs: the runs.
+        chosen: F1 to show instead of the SHARES of the best; their share is None.
+
+    Returns:
+        In ascending order; nothing if no run has a score.
+    """
     if chosen:
         return [(f1, None) for f1 in sorted(chosen)]
     best = max((line["f1"] for run in runs for line in run.evaluations), default=0.0)

@@ -1,6 +1,6 @@
-"""Found entities for people and programs: table, JSON lines, CoNLL, a coloured terminal, a page of HTML.
+"""Found entities for people and programs: a table, JSON lines, CoNLL, a coloured terminal, an HTML page.
 
-A text may hold anything: what a terminal would take for a command is shown as an escape (\\x1b), and HTML is escaped.
+Texts are untrusted: control characters that a terminal would obey are shown as escapes (\\x1b), and HTML is escaped.
 """
 
 import html
@@ -16,7 +16,7 @@ from lorakit.training.prediction import Entity
 
 
 class Tagging(NamedTuple):
-    """A raw text and what was found in it."""
+    """A raw text and what was found in it: its words, one tag per word, and the entities."""
 
     text: str
     words: list[Word]
@@ -25,7 +25,7 @@ class Tagging(NamedTuple):
 
 
 def as_table(found: Sequence[Tagging]) -> str:
-    """A line for each entity; the text's number counts from 1, places are half open and count from 0."""
+    """One line per entity. Texts are counted from 1; characters and words from 0, with the end not included."""
     rows = [("text", "characters", "words", "type", "score", "entity")]
     for number, tagging in enumerate(found, start=1):
         for e in tagging.entities:
@@ -41,24 +41,24 @@ def as_table(found: Sequence[Tagging]) -> str:
 
 
 def as_jsonl(found: Iterable[Tagging]) -> str:
-    """A line for each text: {"text": ..., "entities": [{"type", "start", "end", "text", "score", ...}]}."""
+    """One line per text: {"text": ..., "entities": [{"type", "start", "end", "text", "score", ...}]}."""
     lines = ({"text": t.text, "entities": [asdict(entity) for entity in t.entities]} for t in found)
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def as_conll(found: Iterable[Tagging]) -> str:
-    """A word and its tag a line, divided by a tab, and a blank line after each text; `read_ner` reads it again."""
+    """One word, a tab and its tag per line, and a blank line after each text: `read_ner` reads this format."""
     parts = []
     for tagging in found:
         parts += [f"{word.text}\t{tag}\n" for word, tag in zip(tagging.words, tagging.tags, strict=True)] + ["\n"]
     return "".join(parts)
 
 
-COLOURS = ("44", "42", "45", "43", "46", "41")  # backgrounds; the type is written, too, so colour is never needed
+COLOURS = ("44", "42", "45", "43", "46", "41")  # backgrounds; the type is written too, so nobody needs the colour
 
 
 def as_terminal(found: Sequence[Tagging]) -> str:
-    """The texts with their entities marked by a colour and followed by type and score."""
+    """The texts, each entity marked by a colour and followed by its type and score."""
     colour = {kind: COLOURS[i % len(COLOURS)] for i, kind in enumerate(_types(found))}
     lines = []
     for tagging in found:
@@ -73,14 +73,15 @@ def as_terminal(found: Sequence[Tagging]) -> str:
 
 
 def visible(text: str) -> str:
-    """The text with control characters and line ends as escapes, so that a terminal shows and does not obey them."""
+    """The text with control characters and line ends as escapes, which a terminal shows instead of obeying."""
     return "".join(
         c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Zl", "Zp") or c in _BIDI else c
         for c in text
     )
 
 
-_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # would show a line in another order
+# these would change the order in which a line is shown
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -96,7 +97,7 @@ FILLS = ("#a8d1ff", "#b5e3a1", "#f3b8e4", "#ffd480", "#9fe6df", "#ffb3a7", "#d3c
 
 
 def as_html(found: Sequence[Tagging], title: str = "Entities") -> str:
-    """One self-contained page, light and dark; the text is escaped, nothing is loaded, no script runs."""
+    """One self-contained page for light and dark themes; it escapes the text, loads nothing and runs no script."""
     counts = Counter(entity.type for tagging in found for entity in tagging.entities)
     number = {kind: i % len(FILLS) for i, kind in enumerate(_types(found))}
     rules = "".join(f".t{i} {{ background: {fill}; }}\n" for i, fill in enumerate(FILLS))

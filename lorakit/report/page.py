@@ -1,27 +1,28 @@
-"""The report as one HTML page: self-contained, for any runs, in a light and a dark theme.
+"""The report as one self-contained HTML page about any runs, with a light and a dark theme.
 
-What it shows comes from `runs.read_sources` alone. Every number stands in a <data> element that holds its exact value
-beside the rounded one. Text from outside is escaped by the template engine, and the page's own policy lets no script
-run but the one below and nothing be fetched.
+Everything on it comes from `runs.read_sources`. Every number is in a <data> element that also holds its exact value.
+The template engine escapes text from outside, and the page's content security policy allows no script except the one
+below and no request.
 """
 
 import base64
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
 from lorakit._files import write_text
-from lorakit.adapters.counting import WHY_PEFT_COUNTS_MORE
-from lorakit.report.charts import energy_chart, f1_chart, loss_chart, state_of, titled, top_of, type_chart
-from lorakit.report.costs import cost_to_reach, targets
+from lorakit.report.cells import UNKNOWN, Cell, Group, Row, Table, number, watt_hours
+from lorakit.report.charts import energy_chart, f1_chart, loss_chart, top_of, type_chart
+from lorakit.report.costs import Cost, cost_to_reach, f1_goals
 from lorakit.report.palette import DARK, LIGHT, RUNS
 from lorakit.report.runs import COMPONENTS, Run, Source, read_sources
-from lorakit.report.tables import metric_rows
+from lorakit.report.svg import titled
+from lorakit.report.tables import METRICS, WHY_PEFT_COUNTS_MORE, metric
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SECTIONS = (
@@ -34,6 +35,7 @@ SECTIONS = (
     ("cost", "Cost to reach an F1"),
     ("environment", "Environment"),
 )
+KINDS = ("measured", "estimated")
 SCRIPT = """
 (() => {
   const names = ["automatic", "light", "dark"], button = document.getElementById("theme");
@@ -55,56 +57,28 @@ SCRIPT = """
 """
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A figure as shown and as it is; `kind` says how an energy was obtained."""
-
-    text: str
-    value: str | None = None
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    name: str
-    cells: tuple[Cell, ...]
-    key: bool = False
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Group:
-    name: str
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    id: str
-    caption: str
-    corner: str
-    columns: tuple[str, ...]
-    groups: tuple[Group, ...]
-    title: str = ""
-
-
 def write_page(
     folders: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str] | None = None,
     labels: Sequence[str] = (),
-    f1_targets: Sequence[float] = (),
+    goals: Sequence[float] = (),
 ) -> Path:
-    """Write the report of some runs' folders, whole or not at all; returns where.
+    """Write the report about some runs atomically.
 
     Args:
-        output: the file; by default report.html in the run's folder, and for several runs in the current one.
-        labels: a name for each folder.
-        f1_targets: the F1 of which the cost is shown, instead of shares of the best.
+        folders: output folders of runs.
+        output: the file; by default report.html in the run's folder or, for several runs, in the current folder.
+        labels: a name per folder.
+        goals: the F1 whose cost is shown, instead of shares of the best F1.
+
+    Returns:
+        The path of the file.
 
     Raises:
         ValueError: a folder holds no run, or the output's folder does not exist.
+        OSError: the file cannot be written.
     """
-    page = make_page(read_sources(folders, labels), f1_targets)
+    page = make_page(read_sources(folders, labels), goals)
     path = Path(output) if output else Path(folders[0] if len(folders) == 1 else ".") / "report.html"
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"the report cannot be written to {path}: give a file in a folder that exists")
@@ -112,9 +86,9 @@ def write_page(
     return path
 
 
-def make_page(sources: Sequence[Source], f1_targets: Sequence[float] = ()) -> str:
-    """The page's HTML, the same for the same runs."""
-    from jinja2 import Environment, StrictUndefined  # only when a page is made
+def make_page(sources: Sequence[Source], goals: Sequence[float] = ()) -> str:
+    """The page's HTML; the same runs give the same bytes."""
+    from jinja2 import Environment, StrictUndefined  # slow to import, so only when a page is made
     from markupsafe import Markup
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -133,7 +107,7 @@ def make_page(sources: Sequence[Source], f1_targets: Sequence[float] = ()) -> st
         sections=SECTIONS,
         title=_title(sources),
         subtitle=f"{len(own)} {'run' if len(own) == 1 else 'runs'}: {', '.join(run.label for run in own)}",
-        svg=lambda chart: Markup(titled(chart)),
+        svg=lambda chart: Markup(titled(chart.svg, chart.name, chart.title, chart.description)),
         cards=[_card(run, i) for i, run in enumerate(own)],
         score_tables=[table for split in ("validation", "test") if (table := _score_table(runs, split))],
         curves=[chart for chart in (f1_chart(own), loss_chart(own)) if chart],
@@ -143,7 +117,7 @@ def make_page(sources: Sequence[Source], f1_targets: Sequence[float] = ()) -> st
         types=[chart for split in ("validation", "test") if (chart := type_chart(own, split))],
         parameter_table=_parameter_table(runs),
         parameter_notes=_parameter_notes(own),
-        cost_table=_cost_table(own, f1_targets),
+        cost_table=_cost_table(own, goals),
         sources=[_source(source) for source in sources],
     )
 
@@ -162,110 +136,97 @@ def _version() -> str:
         return "(not installed)"
 
 
-def figure(value: float | None, digits: int = 4, unknown: str = "not recorded", sign: bool = False) -> Cell:
-    """Fixed digits, so that a column can be compared at a glance."""
-    return (
-        Cell(unknown)
-        if value is None
-        else Cell(f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "−"), repr(value))
-    )
-
-
-def watt_hours(value: float | None, kind: str, unknown: str) -> Cell:
-    """Four significant digits: runs span from milliwatt-hours to kilowatt-hours."""
-    if value is None:
-        return Cell(unknown, kind="unavailable" if kind == "unavailable" else "")
-    digits = 4 if value < 1 else 3 if value < 10 else 2 if value < 100 else 1 if value < 1000 else 0
-    return Cell(f"{value:,.{digits}f}", repr(value), kind)
-
-
-def _difference(runs: Sequence[Run]) -> tuple[str, ...]:
+def _columns(runs: Sequence[Run]) -> tuple[str, ...]:
+    """A column per run, and one for the difference if there are two of our own."""
     own = [run for run in runs if not run.published]
-    return (f"{own[1].label} − {own[0].label}",) if len(own) == 2 else ()
+    difference = (f"{own[1].label} − {own[0].label}",) if len(own) == 2 else ()
+    return (*(run.label for run in runs), *difference)
 
 
-def _compared(
-    runs: Sequence[Run], get: Callable[[Run], float | None], digits: int, unknown: str = "not recorded"
-) -> tuple[Cell, ...]:
-    """A figure of each run, and the difference where there are two."""
-    cells = [figure(get(run), digits, "not published" if run.published else unknown) for run in runs]
+def _compared(runs: Sequence[Run], get: Callable[[Run], float | None], digits: int) -> tuple[Cell, ...]:
+    """A number per run, and the difference if there are two of our own."""
+    cells = [number(get(run), digits, _unknown(run)) for run in runs]
     own = [get(run) for run in runs if not run.published]
     if len(own) == 2:
-        cells.append(Cell("–") if None in own else figure(own[1] - own[0], digits, sign=True))
+        cells.append(Cell("–") if None in own else number(own[1] - own[0], digits, sign=True))
     return tuple(cells)
+
+
+def _unknown(run: Run) -> str:
+    return "not published" if run.published else UNKNOWN
+
+
+def _value(run: Run, key: str, digits: int) -> Cell:
+    return number(run.values.get(key), digits, _unknown(run))
+
+
+def _row(runs: Sequence[Run], name: str, cell: Callable[[Run], Cell], key: bool = False) -> Row:
+    return Row(name, tuple(cell(run) for run in runs), key)
 
 
 def _score_table(runs: Sequence[Run], split: str) -> Table | None:
     if not any(run.scores(split) for run in runs):
         return None
     runs = [run for run in runs if run.scores(split) or not run.published]
-    rows = {
-        name: Row(
-            name.removesuffix(", strict IOB2").removeprefix(f"{split} ").capitalize(),
-            _compared(runs, lambda run, get=get: get(scores) if (scores := run.scores(split)) else None, 4),
-            key=name.startswith("F1"),
-        )
-        for name, get in metric_rows(split)
-    }
-    strict = tuple(row for name, row in rows.items() if name.endswith("strict IOB2"))
-    default = tuple(row for name, row in rows.items() if not name.endswith("strict IOB2"))
+    rows: dict[bool, list[Row]] = {False: [], True: []}  # by whether they are strict
+    for name, keys in METRICS:
+        cells = _compared(runs, lambda run, keys=keys: metric(run.scores(split), keys), 4)
+        shown = name.removesuffix(", strict IOB2").capitalize()
+        rows[keys[0] == "strict"].append(Row(shown, cells, key=shown == "F1"))
     return Table(
         f"scores-{split}",
         f"Scores on the {split} set",
         "metric",
-        (*(run.label for run in runs), *_difference(runs)),
-        (Group("Default mode", default), Group("Strict IOB2", strict)),
+        _columns(runs),
+        (Group("Default mode", tuple(rows[False])), Group("Strict IOB2", tuple(rows[True]))),
         title=f"{split.capitalize()} set",
     )
 
 
 def _energy_table(runs: Sequence[Run]) -> Table:
-    def part(run: Run, name: str) -> Cell:
-        component = run.component(name)
-        kind = state_of(component)
-        if component is None:
-            return Cell("not recorded")
-        kwh = component.get("kwh")
-        return watt_hours(None if kwh is None else 1e3 * kwh, kind, "–")
-
-    def power(run: Run, name: str) -> Cell:
-        return figure(
-            (run.component(name) or {}).get("mean_w"), 1, "unavailable" if run.component(name) else "not recorded"
-        )
-
-    def total(run: Run, name: str, kind: str) -> Cell:
-        energy = run.values.get("energy")
-        kwh = (energy or {}).get(f"{name}_kwh")
-        nothing = "not recorded" if energy is None else f"nothing {name}"
-        return watt_hours(None if kwh is None else 1e3 * kwh, kind, nothing)
-
-    def plainly(run: Run, key: str, digits: int) -> Cell:
-        return figure(run.values.get(key), digits, "not published" if run.published else "not recorded")
-
-    def row(name: str, cell: Callable[[Run], Cell], key: bool = False) -> Row:
-        return Row(name, tuple(cell(run) for run in runs), key)
-
-    parts = tuple(row(name.upper(), lambda run, n=name: part(run, n)) for name in COMPONENTS)
-    totals = tuple(
-        row(f"Total {name}", lambda run, n=name: total(run, n, n), key=True) for name in ("measured", "estimated")
-    )
-    powers = tuple(row(name.upper(), lambda run, n=name: power(run, n)) for name in COMPONENTS)
-    times = (
-        row("Training (s)", lambda run: plainly(run, "train_seconds", 1)),
-        row("All, evaluation included (s)", lambda run: plainly(run, "duration_s", 1)),
-        row("Training tokens per second", lambda run: plainly(run, "train_tokens_per_s", 0)),
-    )
+    parts = [_row(runs, name.upper(), partial(_energy, name=name)) for name in COMPONENTS]
+    totals = [_row(runs, f"Total {kind}", partial(_total, kind=kind), key=True) for kind in KINDS]
+    powers = [_row(runs, name.upper(), partial(_power, name=name)) for name in COMPONENTS]
+    times = [
+        _row(runs, "Training (s)", lambda run: _value(run, "train_seconds", 1)),
+        _row(runs, "Total, evaluation included (s)", lambda run: _value(run, "duration_s", 1)),
+        _row(runs, "Training tokens per second", lambda run: _value(run, "train_tokens_per_s", 0)),
+    ]
     return Table(
         "energy-table",
-        "Watt-hours by component, each with how it was obtained",
+        "Watt-hours by component, and how each was obtained",
         "component",
         tuple(run.label for run in runs),
-        (Group("Energy (Wh)", parts + totals), Group("Mean power (W)", powers), Group("Time", times)),
+        (
+            Group("Energy (Wh)", (*parts, *totals)),
+            Group("Mean power (W)", tuple(powers)),
+            Group("Time", tuple(times)),
+        ),
     )
+
+
+def _wh(record: Mapping[str, Any], key: str = "kwh") -> float | None:
+    kwh = record.get(key)
+    return None if kwh is None else 1e3 * kwh
+
+
+def _energy(run: Run, name: str) -> Cell:
+    component = run.component(name)
+    return Cell(UNKNOWN) if component is None else watt_hours(_wh(component), run.kind_of(name), "–")
+
+
+def _power(run: Run, name: str) -> Cell:
+    component = run.component(name)
+    return Cell(UNKNOWN) if component is None else number(component.get("mean_w"), 1, "unavailable")
+
+
+def _total(run: Run, kind: str) -> Cell:
+    energy = run.values.get("energy")
+    return Cell(UNKNOWN) if energy is None else watt_hours(_wh(energy, f"{kind}_kwh"), kind, f"nothing {kind}")
 
 
 def _energy_notes(runs: Sequence[Run]) -> list[str]:
-    """How each component's figure was obtained, once where runs agree."""
+    """How the energy of each component was obtained, once for runs that agree."""
     notes: dict[str, list[str]] = {}
     for run in runs:
         for name in COMPONENTS:
@@ -282,56 +243,49 @@ def _energy_notes(runs: Sequence[Run]) -> list[str]:
 
 
 def _parameter_table(runs: Sequence[Run]) -> Table:
-    def share(run: Run) -> float | None:
-        trained, total = run.values.get("trainable_parameters"), run.values.get("total_parameters")
-        return 100 * trained / total if trained is not None and total else None
+    def rows(*named: tuple[str, Callable[[Run], Cell]]) -> tuple[Row, ...]:
+        return tuple(_row(runs, name, cell, key=name == "Trained") for name, cell in named)
 
-    def adapter(run: Run, name: str) -> Cell:
-        options = run.values.get("adapter")
-        if not options or name not in options:
-            return Cell("none" if run.mode == "full" else "not recorded")
-        value = options[name]
-        return Cell(", ".join(map(str, value)) if isinstance(value, list) else str(value), str(value))
-
-    def row(name: str, cells: Sequence[Cell], key: bool = False) -> Row:
-        return Row(name, tuple(cells), key)
-
-    def plainly(name: str, key: str, digits: int) -> Row:
-        unknown = "not recorded"
-        return row(name, [figure(run.values.get(key), digits, unknown) for run in runs])
-
-    def as_is(name: str, key: str) -> Row:
-        values = [run.values.get(key) for run in runs]
-        return row(name, [Cell("not recorded") if v is None else Cell(f"{v:g}", repr(v)) for v in values])
-
-    counts = (
-        row("Trained", [figure(run.values.get("trainable_parameters"), 0) for run in runs], key=True),
-        plainly("In all", "total_parameters", 0),
-        row("Share trained (%)", [figure(share(run), 4) for run in runs]),
+    counts = rows(
+        ("Trained", lambda run: number(run.values.get("trainable_parameters"), 0)),
+        ("Total", lambda run: number(run.values.get("total_parameters"), 0)),
+        ("Share trained (%)", _share),
     )
-    settings = (
-        plainly("Epochs", "epochs", 0),
-        plainly("Best epoch", "best_epoch", 0),
-        as_is("Learning rate", "learning_rate"),
-        plainly("Sentences a batch", "batch_size", 0),
-        plainly("Steps", "steps", 0),
-        plainly("Tokens trained on", "train_tokens", 0),
-        as_is("Seed", "seed"),
+    settings = rows(
+        ("Epochs", lambda run: number(run.values.get("epochs"), 0)),
+        ("Best epoch", lambda run: number(run.values.get("best_epoch"), 0)),
+        ("Learning rate", partial(_setting, key="learning_rate")),
+        ("Sentences per batch", lambda run: number(run.values.get("batch_size"), 0)),
+        ("Steps", lambda run: number(run.values.get("steps"), 0)),
+        ("Tokens trained on", lambda run: number(run.values.get("train_tokens"), 0)),
+        ("Seed", partial(_setting, key="seed")),
     )
     groups = [Group("Parameters", counts), Group("Training", settings)]
     options = dict.fromkeys(
         name for run in runs for name in run.values.get("adapter") or {} if name != "peft_total_parameters"
     )
     if options:
-        rows = tuple(row(name, [adapter(run, name) for run in runs]) for name in options)
-        groups.append(Group("LoRA", rows))
-    return Table(
-        "parameter-table",
-        "What was trained, and how",
-        "",
-        tuple(run.label for run in runs),
-        tuple(groups),
-    )
+        groups.append(Group("LoRA", rows(*((name, partial(_option, name=name)) for name in options))))
+    columns = tuple(run.label for run in runs)
+    return Table("parameter-table", "What was trained, and how", "", columns, tuple(groups))
+
+
+def _share(run: Run) -> Cell:
+    trained, total = run.values.get("trainable_parameters"), run.values.get("total_parameters")
+    return number(100 * trained / total if trained is not None and total else None, 4)
+
+
+def _setting(run: Run, key: str) -> Cell:
+    value = run.values.get(key)
+    return Cell(UNKNOWN) if value is None else Cell(f"{value:g}", repr(value))
+
+
+def _option(run: Run, name: str) -> Cell:
+    options = run.values.get("adapter")
+    if not options or name not in options:
+        return Cell("none" if run.mode == "full" else UNKNOWN)
+    value = options[name]
+    return Cell(", ".join(map(str, value)) if isinstance(value, list) else str(value), str(value))
 
 
 def _parameter_notes(runs: Sequence[Run]) -> list[str]:
@@ -339,53 +293,52 @@ def _parameter_notes(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         peft = (run.values.get("adapter") or {}).get("peft_total_parameters")
         if peft and peft != run.values.get("total_parameters"):
-            notes.append(f"{run.label}: PEFT would print {peft:,} in all: {WHY_PEFT_COUNTS_MORE}")
+            notes.append(f"{run.label}: PEFT would print a total of {peft:,}: {WHY_PEFT_COUNTS_MORE}")
     return notes
 
 
 def _cost_table(runs: Sequence[Run], chosen: Sequence[float]) -> Table | None:
     scored = [run for run in runs if run.evaluations]
-    wanted = targets(scored, chosen)
-    if not wanted or not scored:
+    goals = f1_goals(scored, chosen)
+    if not goals or not scored:
         return None
-
-    def cells(f1: float, get: Callable[[Any], Cell]) -> tuple[Cell, ...]:
-        costs = [cost_to_reach(run, f1) for run in scored]
-        return tuple(Cell("not reached") if cost is None else get(cost) for cost in costs)
-
+    shown = [kind for kind in KINDS if any(run.kind_of(name) == kind for run in scored for name in COMPONENTS)]
     groups = []
-    for f1, share in wanted:
+    for f1, share in goals:
         name = f"F1 {f1:.4f}" + ("" if share is None else ", the best" if share == 1 else f", {share:.0%} of the best")
+        costs = [cost_to_reach(run, f1) for run in scored]
         rows = [
-            Row("Epoch", cells(f1, lambda cost: Cell(str(cost.epoch), str(cost.epoch)))),
-            Row("Seconds", cells(f1, lambda cost: figure(cost.seconds, 1))),
+            Row("Epoch", _reached(costs, lambda cost: Cell(str(cost.epoch), str(cost.epoch)))),
+            Row("Seconds", _reached(costs, lambda cost: number(cost.seconds, 1))),
+            *(Row(f"Wh {kind}", _reached(costs, partial(_spent, kind=kind)), kind=kind) for kind in shown),
         ]
-        for kind in ("measured", "estimated"):
-            shown = [run for run in scored if any(state_of(run.component(name)) == kind for name in COMPONENTS)]
-            if shown:
-                found = cells(f1, lambda cost, k=kind: watt_hours(getattr(cost, f"{k}_wh"), "", "not recorded"))
-                rows.append(Row(f"Wh {kind}", found, kind=kind))
         groups.append(Group(name, tuple(rows)))
-    return Table(
-        "cost-table", "Cost up to the epoch that first reached a validation F1", "", tuple(r.label for r in scored),
-        tuple(groups),
-    )  # fmt: skip
+    caption = "Cost up to the epoch that first reached a validation F1"
+    return Table("cost-table", caption, "", tuple(run.label for run in scored), tuple(groups))
 
 
-def _card(run: Run, number: int) -> Mapping[str, Any]:
+def _reached(costs: Sequence[Cost | None], cell: Callable[[Cost], Cell]) -> tuple[Cell, ...]:
+    return tuple(Cell("not reached") if cost is None else cell(cost) for cost in costs)
+
+
+def _spent(cost: Cost, kind: str) -> Cell:
+    wh = cost.measured_wh if kind == "measured" else cost.estimated_wh
+    return watt_hours(wh, "", UNKNOWN)
+
+
+def _card(run: Run, position: int) -> Mapping[str, Any]:
     split = "test" if run.scores("test") else "validation"
     scores, energy = run.scores(split), run.values.get("energy") or {}
     trained = run.values.get("trainable_parameters")
-    facts = [("Parameters trained", figure(trained, 0)), ("Duration (s)", figure(run.values.get("duration_s"), 1))]
-    for kind in ("measured", "estimated"):
-        kwh = energy.get(f"{kind}_kwh")
-        facts.append((f"Energy {kind} (Wh)", watt_hours(None if kwh is None else 1e3 * kwh, "", f"nothing {kind}")))
+    facts = [("Parameters trained", number(trained, 0)), ("Duration (s)", number(run.values.get("duration_s"), 1))]
+    for kind in KINDS if energy else ():
+        facts.append((f"Energy {kind} (Wh)", watt_hours(_wh(energy, f"{kind}_kwh"), "", f"nothing {kind}")))
     return {
         "label": run.label,
-        "colour": f"run{number % RUNS + 1}",
-        "score": figure(scores["f1"] if scores else None),
+        "colour": f"run{position % RUNS + 1}",
+        "score": number(scores["f1"] if scores else None),
         "score_name": f"F1, {split} set" if scores else "no score was recorded",
-        "facts": facts if energy else facts[:2],
+        "facts": facts,
     }
 
 

@@ -1,10 +1,9 @@
-"""What finished runs left on disk: comparison.json, and beside it each mode's metrics.jsonl and energy journal.
+"""What finished runs left on disk: comparison.json, and each mode's metrics.jsonl and energy journal.
 
-Nothing else is read. A folder without comparison.json but with metrics.jsonl is one run; what only comparison.json
-tells (parameters, command, environment) is then unknown, as is whatever an older version did not write.
+Nothing else is read. A folder with metrics.jsonl but without comparison.json is one run; what is in comparison.json
+only (parameters, command, environment) is then unknown, and so is whatever an older version did not write.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lorakit._files import read_json_lines
-from lorakit.cli.energy import merge_runs
-from lorakit.power.journal import read_course, read_journal
-from lorakit.report.tables import NAMES, SCHEMA
+from lorakit.power.journal import merge_runs, read_course, read_journal
+from lorakit.power.reading import MEASURED
+from lorakit.report.comparison import NAMES, read_comparison
 
 COMPONENTS = ("gpu", "cpu", "ram")
 METRICS, JOURNAL = "metrics.jsonl", "energy.jsonl"
@@ -23,11 +22,13 @@ METRICS, JOURNAL = "metrics.jsonl", "energy.jsonl"
 
 @dataclass(frozen=True)
 class EnergyPoint:
-    """How much a run had used at a moment.
+    """How much energy a run had used at a moment.
 
     Attributes:
-        wall_s: the moment, s since 1970. elapsed_s: how long the run had been going, restarts' pauses left out.
-        wh: watt-hours so far by component; None where it is unavailable. range_wh: an estimate's lowest and highest.
+        wall_s: the moment, seconds since 1970.
+        elapsed_s: seconds that the run had taken, without pauses between restarts.
+        wh: watt-hours so far by component; None if unavailable.
+        range_wh: the lowest and highest plausible value of an estimate by component, else None.
     """
 
     wall_s: float
@@ -41,11 +42,13 @@ class Run:
     """One training run.
 
     Attributes:
-        mode: "full" or "lora", "" where that is unknown.
-        values: the mode's part of comparison.json, or as much of it as the other two files tell.
-        steps, evaluations: lines of metrics.jsonl; the evaluations are those on validation, one an epoch.
-        energy: how its energy came together; empty where there is no journal.
-        published: figures from elsewhere (the study's), of which nothing else is known.
+        label: its name for people.
+        mode: "full" or "lora", "" if unknown.
+        values: the mode's part of comparison.json, or as much of it as the other two files hold.
+        steps: the step lines of metrics.jsonl.
+        evaluations: its evaluation lines on the validation set, one per epoch.
+        energy: its energy over time; empty without a journal.
+        published: it only holds figures published elsewhere (the study's).
     """
 
     label: str
@@ -57,11 +60,19 @@ class Run:
     published: bool = False
 
     def scores(self, split: str) -> Mapping[str, Any] | None:
+        """The scores on a split as comparison.json has them; None if nothing was recorded."""
         return self.values.get(split)
 
     def component(self, name: str) -> Mapping[str, Any] | None:
-        """A component's energy as comparison.json has it; None where nothing was recorded."""
+        """The energy of a component as comparison.json has it; None if nothing was recorded."""
         return (self.values.get("energy") or {}).get(name)
+
+    def kind_of(self, name: str) -> str:
+        """How a component's energy was obtained: "measured", "estimated", "unavailable" or "not recorded"."""
+        component = self.component(name)
+        if component is None:
+            return "not recorded"
+        return "measured" if component["method"] in MEASURED else component["method"]
 
 
 @dataclass(frozen=True)
@@ -77,13 +88,20 @@ class Source:
 
 
 def read_sources(folders: Sequence[str | os.PathLike[str]], labels: Sequence[str] = ()) -> list[Source]:
-    """Read folders in their order. Runs are named by their mode, and by their folder or label where there are several.
+    """Read the runs of some folders. A run is named by its mode and, if there are several folders, by its folder.
+
+    Args:
+        folders: output folders of runs.
+        labels: a name per folder, used instead of the folder's own.
+
+    Returns:
+        A source per folder, in the same order.
 
     Raises:
-        ValueError: a folder is none, holds no run, or holds a file that is not what it should be.
+        ValueError: a folder does not exist or holds no run, or one of its files is not what it should be.
     """
     if labels and len(labels) != len(folders):
-        raise ValueError(f"there are {len(labels)} labels for {len(folders)} runs; give one for each, in their order")
+        raise ValueError(f"there are {len(labels)} labels for {len(folders)} runs; give one per run, in the same order")
     paths = [Path(folder) for folder in folders]
     if len({path.resolve() for path in paths}) < len(paths):
         raise ValueError(f"a run is named twice: {', '.join(map(str, paths))}")
@@ -103,14 +121,7 @@ def _read_source(folder: Path, name: str) -> Source:
 
 
 def _read_comparison(folder: Path, name: str) -> Source:
-    path = folder / "comparison.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get("modes"), dict):
-        schema = record.get("schema") if isinstance(record, dict) else None
-        raise ValueError(f"{path} is no comparison of schema {SCHEMA} (it says {schema!r})")
+    record = read_comparison(folder / "comparison.json")
     runs = []
     for mode, values in record["modes"].items():
         label = NAMES.get(mode, mode)
@@ -128,10 +139,10 @@ def _read_comparison(folder: Path, name: str) -> Source:
 
 
 def _place_of(folder: Path, mode: str, values: Mapping[str, Any]) -> Path | None:
-    """Where a mode's log lies: in a folder of its own or, where one mode ran alone, in the output folder itself.
+    """The folder of a mode's log: one of its own or, if one mode ran alone, the output folder itself.
 
-    A later run that did not finish, or an earlier one of another mode, may have left its log in either place. A log is
-    this run's if it has the scores of the record; None where there is none.
+    A later run that did not finish, or an earlier one of another mode, may have left its log in either place. A log
+    belongs to this run if it has the scores of the record. None if there is no such log.
     """
     recorded = [scores["f1"] for scores in values.get("history") or ()]
     for place in (folder / mode, folder):
@@ -159,7 +170,7 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
 def _values_from(
     validation: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]], journal: Path
 ) -> dict[str, Any]:
-    """What the log and the journal tell of a run that has no comparison.json."""
+    """What the log and the journal say about a run that has no comparison.json."""
     best = max(validation, key=lambda line: line["f1"], default=None)  # the first of equals, as in training
     tests = [line for line in evaluations if line.get("split") == "test"]
     values: dict[str, Any] = {"validation": best, "test": tests[-1] if tests else None, "history": list(validation)}
@@ -173,13 +184,13 @@ def _values_from(
 
 
 def _read_energy(path: Path) -> tuple[EnergyPoint, ...]:
-    """A journal's course over time, the runs of a resumed training one after the other."""
+    """A journal's energy over time, the processes of a resumed training one after another."""
     if not path.exists():
         return ()
     points: list[EnergyPoint] = []
     courses = sorted(read_course(path).values(), key=lambda course: course[0][0])
     if any(later[0][0] < earlier[-1][0] for earlier, later in pairwise(courses)):
-        return ()  # processes side by side: their sum over time is not in the file
+        return ()  # parallel processes: their sum over time is not in the file
     before_s, before = 0.0, {}
     for course in courses:
         first = next((reading for _, reading in course if reading), None)
@@ -207,7 +218,7 @@ def _so_far(
     name: str,
     before: Mapping[str, tuple[float | None, tuple[float, float] | None]],
 ) -> tuple[float | None, tuple[float, float] | None]:
-    """A component's Wh and range at a reading (at a run's start None), on top of what former runs used."""
+    """A component's Wh and range at a reading (None at a process's start), on top of what earlier processes used."""
     part = (reading or first)[name]
     wh_before, range_before = before.get(name, (0.0, (0.0, 0.0)))
     if part["kwh"] is None or wh_before is None:
@@ -219,7 +230,7 @@ def _so_far(
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    """The shortest end of each path that no other path has."""
+    """The shortest end of each path that no other path has, such as "r8/lora"."""
     tails = [path.resolve().parts for path in paths]
     names = []
     for tail in tails:

@@ -20,8 +20,7 @@ from lorakit.data.corpus import NerData
 from lorakit.data.packing import Layout, Plan, Step, TokenTable, epoch_steps, plan_batch, steps_per_epoch
 from lorakit.data.tokenization import Encoded, check_tokenizer
 from lorakit.nn.attention import faster_attention
-from lorakit.nn.dropout import faster_dropout
-from lorakit.nn.kernels import faster_products, make_kernels
+from lorakit.nn.kernels import faster_dropout, faster_products
 from lorakit.nn.weights import whole
 from lorakit.training.checkpoint import Checkpointer, run_identity
 from lorakit.training.config import TrainConfig, TrainResult
@@ -44,6 +43,7 @@ from lorakit.training.precision import autocast_for, frozen_in_half
 from lorakit.training.preemption import StopRequest
 from lorakit.training.session import Observe, Session
 from lorakit.training.state import TrainState, seed_everything
+from lorakit.training.warmup import make_kernels
 
 SHAPES_FROM = 256  # steps whose batch shapes are looked at before training
 

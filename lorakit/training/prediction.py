@@ -10,8 +10,8 @@ from typing import overload
 
 from torch import nn
 
-from lorakit.data.corpus import spans
 from lorakit.data.pretokenizer import Word, split_words
+from lorakit.data.tags import spans
 from lorakit.training.evaluation import Tokenizer, label_names, tag_words
 
 

@@ -1,6 +1,6 @@
-"""A base in half precision or quantised: same bits under autocast, float32 masters, merging and switching off.
+"""A base in half precision or quantized: the same bits under autocast, merging and switching off.
 
-The quantised ones are skipped without torchao: pip install -c constraints.txt -e '.[dev,quantised]' runs them.
+The quantized ones are skipped without torchao: pip install -c constraints.txt -e '.[dev,quantized]' runs them.
 """
 
 import copy
@@ -21,9 +21,8 @@ from lorakit.lora import (
     remove_lora,
     unmerge_lora,
 )
-from tests.integration.test_friends import LABELS
 from tests.support.architectures import ARCHITECTURES, output_of
-from tests.test_lora import IDS, logits, perturb, tiny_roberta
+from tests.support.lora_models import IDS, LABELS, logits, perturb, tiny_roberta
 
 
 def step(model: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -65,7 +64,7 @@ def test_a_half_base_takes_half_the_memory_of_its_matrices_and_leaves_the_rest()
     assert count_parameters(model) == count
 
 
-def test_a_weight_tied_to_an_embedding_stays() -> None:
+def test_a_weight_tied_to_an_embedding_stays_in_float32() -> None:
     model = shrink_base(apply_lora(ARCHITECTURES["gpt2-lm"].build(), target_modules="all-linear"))
     assert model.lm_head.weight.dtype == torch.float32
     assert model.transformer.h[0].mlp.c_fc.weight.dtype == torch.bfloat16  # Conv1D too
@@ -73,64 +72,10 @@ def test_a_weight_tied_to_an_embedding_stays() -> None:
         assert output_of(model).isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("options", [{"bias": "all"}, {"bias": "lora_only"}, {"modules_to_save": ["LayerNorm"]}])
-def test_trainables_of_a_half_model_are_float32_masters(options: dict, dtype: torch.dtype, tmp_path) -> None:
-    """No autocast: a model wholly in half precision computes as before, and what is trained has float32 values."""
-    model = tiny_roberta().to(dtype)
-    base = logits(model)
-    apply_lora(model, **options)
-    assert torch.equal(logits(model), base)
-    logits(model).float().square().sum().backward()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.dtype == parameter.grad.dtype == torch.float32, name
-    perturb(model)
-    tuned = logits(model)
-    assert tuned.dtype == dtype
-    with disable_lora(model):
-        assert torch.equal(logits(model), base)
-    loaded = load_adapter(tiny_roberta().to(dtype), save_adapter(model, tmp_path))
-    assert torch.equal(logits(loaded), tuned)
-    assert torch.equal(logits(copy.deepcopy(model)), tuned)
-    remove_lora(model)
-    assert torch.equal(logits(model), base)
-    assert {p.dtype for p in model.parameters()} == {dtype}
-    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
-
-
-def test_a_float16_base_trains_under_a_gradient_scaler() -> None:
-    """What is trained in float16 stops it: "Attempting to unscale FP16 gradients"."""
-    model = apply_lora(tiny_roberta().half(), bias="all").train()
-    optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
-    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
-    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    scaler.scale(model(IDS, labels=LABELS).loss).backward()
-    scaler.unscale_(optimizer)
-    scaler.step(optimizer)
-    changed = [name for name, p in model.named_parameters() if p.requires_grad and not torch.equal(p, before[name])]
-    assert [name for name in before if not name.endswith("lora_A")] == [n for n in changed if not n.endswith("lora_A")]
-
-
-def test_a_small_step_is_not_rounded_away_from_a_half_head() -> None:
-    model = apply_lora(tiny_roberta().to(torch.bfloat16))
-    before = model.classifier.weight.detach().clone()
-    with torch.no_grad():
-        model.classifier.weight += 1e-6
-    assert not torch.equal(model.classifier.weight, before)
-
-
-def test_an_exception_in_forward_leaves_no_casts_behind() -> None:
-    model = apply_lora(tiny_roberta().to(torch.bfloat16))
-    with pytest.raises(RuntimeError, match="dtype"):
-        model.classifier(torch.ones(2, 3))
-    assert model.classifier.weight is model.classifier._parameters["weight"]
-
-
 @pytest.mark.filterwarnings("ignore")  # torchao warns of itself
 @pytest.mark.parametrize("to", ["int8", "nf4"])
-def test_a_quantised_base_trains_saves_merges_and_comes_back(to: str, tmp_path: Path) -> None:
-    pytest.importorskip("torchao", reason="quantised bases need the optional torchao")
+def test_a_quantized_base_trains_saves_merges_and_unmerges(to: str, tmp_path: Path) -> None:
+    pytest.importorskip("torchao", reason="quantized bases need the optional torchao")
     model = apply_lora(tiny_roberta(hidden_size=64, intermediate_size=128), target_modules="all-linear")
     perturb(model)
     full = logits(model)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lorakit.power.reading import DeviceEnergy, Quantity, Reading, estimated_quantity, measured_quantity
+from lorakit.power.reading import DeviceEnergy, Measurement, Reading, estimate_energy, sum_devices
 from tests.support.tiny import ROOT
 
 
@@ -45,18 +45,18 @@ def run(mode, repeat, seconds, reading, tokens=1000):
 
 
 def guessed(seconds, load_j):
-    cpu = estimated_quantity(1.0, 16.0, "0.5 to 8 W for each of 2 logical CPUs, by load", seconds, load_j)
-    ram = estimated_quantity(2.0, 8.0, "0.1 to 0.4 W for each of 20 GiB", seconds)
-    return Reading(Quantity("unavailable", source="NVML: no library"), cpu, ram, seconds)
+    cpu = estimate_energy(1.0, 16.0, "0.5 to 8 W for each of 2 logical CPUs, by load", seconds, load_j)
+    ram = estimate_energy(2.0, 8.0, "0.1 to 0.4 W for each of 20 GiB", seconds)
+    return Reading(Measurement("unavailable", source="NVML: no library"), cpu, ram, seconds)
 
 
 def measured(seconds, gpu_w, gpu="GPU-a"):
     def part(name, watts, scope):
         joules = watts * seconds
         known = {"joules": joules, "covered_s": seconds, "wanted_s": seconds, "idle": (50.0, 0.1)}
-        return measured_quantity([DeviceEnergy(name, name, "counter", name, scope, **known)], seconds)
+        return sum_devices([DeviceEnergy(name, name, "counter", name, scope, **known)], seconds)
 
-    ram = estimated_quantity(2.0, 8.0, "2 to 6 W for each of 2 DIMMs", seconds)
+    ram = estimate_energy(2.0, 8.0, "2 to 6 W for each of 2 DIMMs", seconds)
     ends = {end: {gpu: {"temperature_c": degrees}} for end, degrees in (("start", 40), ("end", 60))}
     conditions = {"driver": "570.1", **ends}
     return Reading(part(gpu, gpu_w, "device"), part("package-0", 100.0, "socket"), ram, seconds, conditions=conditions)

@@ -41,5 +41,5 @@ def completions(line, tmp_path):
 def test_a_shell_can_complete_commands_flags_and_choices(tmp_path):
     pytest.importorskip("argcomplete")
     assert completions("lorakit p", tmp_path) == {"params", "predict"}
-    assert completions("lorakit energy run --co", tmp_path) == {"--codecarbon2", "--co2", "--config"}
+    assert completions("lorakit energy run --co", tmp_path) == {"--co2", "--config"}
     assert completions("lorakit train --precision b", tmp_path) == {"bf16"}

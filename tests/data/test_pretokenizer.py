@@ -1,4 +1,4 @@
-"""Raw text is split as the corpus is, and nothing of it is lost."""
+"""Raw text is split as the corpus is, without losing any of it."""
 
 import json
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lorakit.data.pretokenizer import split_words
 from tests.integration.test_bionlp import load_example
 
-# what the rule looks at, mixed with any other character but half surrogates, which are no text
+# what the rule looks at, mixed with any other character except half surrogates, which are not text
 characters = st.one_of(
     st.sampled_from(" \n\r\t.:'s-/>=<()%,;A5i\u200b\u00a0\x1c😀é"), st.characters(exclude_categories=["Cs"])
 )

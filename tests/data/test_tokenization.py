@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorakit.data.corpus import read_ner
-from lorakit.data.tokenization import IGNORE, _windows, check_tokenizer, encode, split_by_sentence
+from lorakit.data.tokenization import IGNORE, check_tokenizer, cut_windows, encode, split_by_sentence
 
 ODD = ["IL-2", "", "\u200b", "<pad>", "</s>", " ", "\u00a0", "a b", "é", "gene"]
 
@@ -21,7 +21,7 @@ def test_equals_the_tokenizers_own_reading_of_split_words(tokenizer):
         assert encoded.ids[encoded.offsets[number] : encoded.offsets[number + 1]].tolist() == expected
 
 
-def test_a_label_stands_at_the_first_subword_of_its_word_and_nowhere_else(tokenizer):
+def test_only_the_first_subword_of_a_word_has_its_label(tokenizer):
     words, tags = ["IL-2", "gene", "x"], ["B-DNA", "I-DNA", "O"]
     encoded = encode(tokenizer, [words], 512, [tags], ["O", "B-DNA", "I-DNA"])
     numbers = [None if w is None else w for w in tokenizer(words, is_split_into_words=True).word_ids()]
@@ -53,7 +53,7 @@ def test_no_word_is_ever_lost_or_doubled(tokenizer, sentences, window):
 def test_windows_cover_every_word_once_within_the_room_and_overlap(data):
     room = data.draw(st.integers(4, 50))
     sizes = data.draw(st.lists(st.integers(1, room), min_size=1, max_size=120))
-    windows = _windows(sizes, room)
+    windows = cut_windows(sizes, room)
     assert [word for _, _, owned in windows for word in owned] == list(range(len(sizes)))
     for first, last, owned in windows:
         assert sum(sizes[first:last]) <= room
@@ -63,7 +63,7 @@ def test_windows_cover_every_word_once_within_the_room_and_overlap(data):
 
 
 def test_a_word_belongs_to_the_window_with_more_context_on_its_poorer_side():
-    windows = _windows([1] * 100, 40)
+    windows = cut_windows([1] * 100, 40)
     for word in range(100):
         context = {
             number: min(word - first if first else 99, last - 1 - word if last < 100 else 99)

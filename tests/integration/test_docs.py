@@ -1,8 +1,8 @@
-"""What README and docs/ show runs as it stands there, and what they name exists.
+"""What README and docs/ show runs as written, and what they name exists.
 
-Python blocks of a page run in order, in one namespace, in a temporary folder beside examples/; what stands behind
-`print(…)  # ` has to be printed. Lines of shell blocks are given to the parser of the command they call. A Python block
-whose first line begins with `# needs ` (a GPU, the hub, several processes) is compiled only.
+Python blocks of a page run in order, in one namespace, in a temporary folder beside examples/; the comment after a
+`print(…)  # ` must be part of the output. Each line of a shell block is passed to the parser of the command it calls. A
+Python block whose first line begins with `# needs ` (a GPU, the hub, several processes) is only compiled.
 """
 
 import argparse
@@ -31,7 +31,7 @@ LANGUAGES = {"python", "sh", "json", "yaml", ""}  # "": what a command prints
 
 
 def blocks(name: str, language: str) -> list[str]:
-    """The page's blocks of a language, without the indentation of a list they may stand in."""
+    """The page's blocks of a language, without the indentation of a surrounding list."""
     return [
         "".join(line.removeprefix(indent) for line in body.splitlines(keepends=True))
         for indent, kind, body in FENCE.findall(TEXT[name])
@@ -47,19 +47,19 @@ def beside_the_examples(tmp_path, monkeypatch):
     path, modules = list(sys.path), set(sys.modules)
     yield tmp_path
     sys.path[:] = path
-    for name in set(sys.modules) - modules:  # a page's own imports from its folder must not reach other tests
+    for name in set(sys.modules) - modules:  # a page's imports from its folder must not reach other tests
         if str(getattr(sys.modules[name], "__file__", "")).startswith((str(ROOT / "examples"), str(tmp_path))):
             del sys.modules[name]
 
 
 @pytest.mark.parametrize("name", TEXT)
-def test_every_block_is_of_a_kind_that_is_checked(name):
+def test_every_block_is_of_a_language_that_is_checked(name):
     assert {kind for _, kind, _ in FENCE.findall(TEXT[name])} <= LANGUAGES
     assert TEXT[name].count("```") == 2 * len(FENCE.findall(TEXT[name])), "a fence is not closed"
 
 
 def run_in_order(name: str, codes: list[str]) -> None:
-    """Run a page's blocks; raises unless each one runs and all that is said to be printed is."""
+    """Run a page's blocks; raises unless each one runs and prints what it says it prints."""
     namespace: dict = {"__name__": "__main__"}
     expected = []
     shown = io.StringIO()
@@ -71,7 +71,7 @@ def run_in_order(name: str, codes: list[str]) -> None:
             exec(program, namespace)
         expected += re.findall(r"^ *print\(.*\)  # (.+)$", code, re.MULTILINE)
     if namespace.keys() != {"__name__"}:  # something ran
-        assert expected, "a page with code shows what some of it prints"
+        assert expected, "a page with code must show what some of it prints"
     for line in expected:
         assert line in shown.getvalue(), f"{name}: {line!r} is not printed"
 
@@ -102,14 +102,14 @@ class Accepted(Exception):
 
 
 def commands(name: str) -> list[str]:
-    """The page's shell commands: comments and line ends behind a backslash taken away, `a && b` apart."""
+    """The page's shell commands, without comments, with continued lines joined and `a && b` split."""
     text = "\n".join(blocks(name, "sh")).replace("\\\n", " ")
     lines = [line.partition("  #")[0].strip() for line in text.splitlines()]
     return [part.strip() for line in lines if line and not line.startswith("#") for part in line.split("&&")]
 
 
 ALL_COMMANDS = list(dict.fromkeys(command for name in TEXT for command in commands(name)))
-FREE = (  # others' commands, and how a line of them looks
+FREE = (  # commands of other programs, which are only compared with these patterns
     r"python3 -m venv \.venv",
     r"\.venv/bin/pip install -q -c constraints\.txt -e (\.|'\.\[[\w,]+\]')",
     r"\.venv/bin/python -m pytest -n 2",
@@ -143,7 +143,7 @@ def test_every_command_line_is_accepted(command, monkeypatch, beside_the_example
             assert not arguments, f"{script} takes no arguments"
             return
     else:
-        assert program == "lorakit", f"{program!r} is no command that this test knows"
+        assert program == "lorakit", f"this test does not know the command {program!r}"
         target = None
 
     taken = argparse.ArgumentParser.parse_known_args
@@ -184,7 +184,7 @@ def test_the_readmes_commands_from_a_corpus_to_entities_work_one_after_another(
 ):
     from lorakit.cli.__main__ import main
 
-    section = README.partition("## On the command line")[2].partition("\n## ")[0]
+    section = README.partition("## Your own corpus and base")[2].partition("\n## ")[0]
     corpus, *lines = re.search(r"```sh\n(.*?)```", section, re.DOTALL)[1].splitlines()
     monkeypatch.setattr(sys, "argv", shlex.split(corpus)[1:])
     with pytest.raises(SystemExit, match="0"):
@@ -197,9 +197,9 @@ def test_the_readmes_commands_from_a_corpus_to_entities_work_one_after_another(
         shown[name] = capsys.readouterr().out
     assert list(shown) == ["train", "evaluate", "predict", "params"]
     assert f"try it: lorakit predict --adapter {Path('runs/mine/adapter')}" in shown["train"]
-    table = re.search(r"```\n(text .*?)```", section, re.DOTALL)[1].splitlines()
+    table = re.search(r"```\n(text .*?)```", TEXT["docs/index.md"], re.DOTALL)[1].splitlines()
     assert shown["predict"].splitlines()[0].split() == table[0].split()
-    assert [row.split()[5:] for row in shown["predict"].splitlines()[1:]]  # some entity; which, may differ by machine
+    assert [row.split()[5:] for row in shown["predict"].splitlines()[1:]]  # some entity; machines may differ
 
 
 @pytest.mark.parametrize("name", TEXT)
@@ -241,15 +241,15 @@ def test_every_example_is_named_in_the_docs():
         assert f"examples/{script.name}" in "".join(TEXT.values()), script.name
 
 
-# ---- the troubleshooting page: every message it quotes is one that the code can print
+# ---- the troubleshooting page: the code can print every message it quotes
 
 MESSAGES = re.findall(r"^### `(.+)`$", TEXT.get("docs/troubleshooting.md", ""), re.MULTILINE)
 
 
 def templates(folder: Path) -> list[str]:
-    """Every string of the package's source, with `…` for what is filled in."""
+    """Every string in the package's source, with `…` in place of interpolated values."""
     found = []
-    for path in folder.glob("*.py"):
+    for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
@@ -278,10 +278,10 @@ def test_a_message_that_the_code_does_not_print_is_noticed(source):
         test_every_quoted_message_is_in_the_source("no default targets for this kind of …", source)
 
 
-def test_every_message_has_a_cause_and_a_way_out():
+def test_every_message_has_a_cause_and_a_fix():
     sections = re.split(r"^### ", TEXT["docs/troubleshooting.md"], flags=re.MULTILINE)[1:]
     for section in sections:
-        assert "**Why.**" in section and "**Way out.**" in section, section.splitlines()[0]
+        assert "**Why.**" in section and "**Fix.**" in section, section.splitlines()[0]
 
 
 # ---- reference pages

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -14,27 +13,11 @@ import time
 import pytest
 
 from lorakit.energy import EnergyMeter
-from lorakit.power.device_locks import Claims, Job, find_job
+from lorakit.power.device_locks import DeviceLocks, Job
 from lorakit.power.journal import read_journal
-from lorakit.power.reading import Quantity, Reading, add_readings
-from tests.support.energy_world import FakeGpu, FakeZone, Profile, World
-
-
-def start(code, **environ):
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, **environ},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_until(true, seconds=30.0):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
-
+from lorakit.power.reading import Reading, add_readings
+from tests.support.energy_world import FakeGpu, FakeNvml, FakeZone, Profile, VirtualClock, World, slow_reads
+from tests.support.processes import start, wait_until
 
 # ---- forks
 
@@ -43,7 +26,7 @@ def fork(in_child):
     """Run a function in a forked child; returns the wait status. The child must end by itself within 20 s."""
     child = os.fork()
     if child == 0:
-        signal.alarm(20)  # a dead lock shows as a signal
+        signal.alarm(20)  # a deadlock shows as a signal
         try:
             in_child()
         finally:
@@ -52,20 +35,15 @@ def fork(in_child):
 
 
 def test_forked_child_measures_nothing_and_never_hangs(tmp_path):
-    """As a DataLoader worker: it is forked while the sampler holds the lock, and leaves the block by sys.exit."""
+    """Like a DataLoader worker: forked while the sampler holds the lock, it leaves the block by sys.exit."""
     path = tmp_path / "run.jsonl"
-    meter = EnergyMeter(tmp_path / "none", out=path, thread=False)
+    nvml = FakeNvml(VirtualClock(), [FakeGpu("GPU-a", Profile((0, 100.0)))])
+    meter = EnergyMeter(tmp_path / "none", nvml, out=path, environ={}, thread=False)
     with meter:
-        held, go_on = threading.Event(), threading.Event()
-
-        def hold():
-            with meter._books.lock:
-                held.set()
-                go_on.wait(30)
-
-        holder = threading.Thread(target=hold)
+        held, go_on = slow_reads(nvml)
+        holder = threading.Thread(target=meter.sample)
         holder.start()
-        held.wait(30)
+        assert held.wait(30)
 
         def child():
             with meter.window("in the child"):
@@ -187,9 +165,9 @@ def cpu_j(reading):
 
 RANK = """
     import json, os, sys, time
-    import lorakit.energy
+    import lorakit.power.device_locks
     from lorakit.energy import EnergyMeter
-    lorakit.energy.LEADER_WAIT_S = 600.0  # a busy machine may start the ranks many seconds apart
+    lorakit.power.device_locks.LEADER_WAIT_S = 600.0  # a busy machine may start the ranks many seconds apart
     with EnergyMeter({root!r}, out={out!r}.replace("RANK", os.environ["LOCAL_RANK"]), claims={claims!r}) as meter:
         print("in", flush=True)
         sys.stdin.readline()
@@ -223,7 +201,7 @@ def ranks(tmp_path, count, order, more="pass"):
 
 
 def test_four_ranks_count_the_node_once(tmp_path):
-    """The last rank starts first; the package, its DRAM and so every joule belong to one rank."""
+    """The last rank starts first; the package and its DRAM, hence every joule, are counted by one rank."""
     root = tmp_path / "powercap"
     root.mkdir()
     zones = [FakeZone(root, "intel-rapl:0", "package-0"), FakeZone(root, "intel-rapl:0:0", "dram")]
@@ -262,79 +240,31 @@ def test_estimates_are_once_per_node_too(tmp_path):
     assert [reading.ram.method for reading in readings] == ["estimated", "unavailable"]
 
 
-def test_devices_of_a_killed_rank_are_free_again(tmp_path):
-    job = Job("j", 0)
-    code = f"""
-        import sys
-        from lorakit.power.device_locks import Claims, Job
-        claims = Claims(Job("j", 1), {str(tmp_path)!r})
-        print(claims.take("GPU-a"), claims.take("leader"), flush=True)
-        sys.stdin.readline()
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "True True\n"
-    claims = Claims(job, tmp_path)
-    assert claims.leader_is_there()
-    assert not claims.take("GPU-a")
-    assert claims.holder("GPU-a") == f"process {process.pid} (local rank 1)"
-    process.kill()
-    process.communicate()
-    assert not claims.leader_is_there()
-    assert claims.take("GPU-a")
-    claims.release()
-
-
-def test_forked_child_neither_keeps_nor_frees_a_claim(tmp_path):
-    claims = Claims(Job("j", 0), tmp_path)
+def test_forked_child_neither_keeps_nor_releases_a_lock(tmp_path):
+    locks = DeviceLocks(Job("j", 0), tmp_path)
     world = World(tmp_path)
     environ = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
     with world.meter(environ=environ, claims=tmp_path) as meter:
         assert fork(lambda: os._exit(0)) == 0
         code = f"""
-            from lorakit.power.device_locks import Claims, Job
-            print(Claims(Job("j", 1), {str(tmp_path)!r}).take("ram-estimate"))
+            from lorakit.power.device_locks import DeviceLocks, Job
+            print(DeviceLocks(Job("j", 1), {str(tmp_path)!r}).acquire("ram-estimate"))
         """
         assert start(code).communicate(timeout=60)[0] == "False\n"
     assert meter.reading.ram.method == "estimated"
     assert start(code).communicate(timeout=60)[0] == "True\n"
-    claims.release()
+    locks.release()
 
 
-def test_claims_of_a_killed_rank_do_not_live_on_in_its_children(tmp_path):
-    code = f"""
-        import os, time
-        from lorakit.power.device_locks import Claims, Job
-        assert Claims(Job("j", 1), {str(tmp_path)!r}).take("GPU-a")
-        child = os.fork()
-        if child:
-            print(child, flush=True)
-        time.sleep(60)
-    """
-    process = start(code)
-    worker = int(process.stdout.readline())
-    try:
-        time.sleep(0.2)  # the worker lets go at once, but nothing tells us when
-        process.kill()
-        process.wait()
-        claims = Claims(Job("j", 0), tmp_path)
-        wait_until(lambda: claims.take("GPU-a"), seconds=5)
-        claims.release()
-    finally:
-        os.kill(worker, signal.SIGKILL)
-        process.stdout.close()
-
-
-def test_two_meters_of_one_rank_share_its_claims(tmp_path):
+def test_two_meters_of_one_rank_share_its_locks(tmp_path):
     world = World(tmp_path, [FakeGpu("GPU-a", Profile((0, 100.0)))])
     environ = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
     with world.meter(environ=environ, claims=tmp_path / "c") as outer:
         with world.meter(environ=environ, claims=tmp_path / "c") as inner:
             world.run(inner, 10)
         world.run(outer, 10)
-        assert Claims(Job("j", 1), tmp_path / "c").leader_is_there()
-    assert not Claims(Job("j", 1), tmp_path / "c").leader_is_there()
+        assert DeviceLocks(Job("j", 1), tmp_path / "c").leader_is_running()
+    assert not DeviceLocks(Job("j", 1), tmp_path / "c").leader_is_running()
     assert inner.reading.gpu.wh * 3600 == pytest.approx(1000, abs=0.01)
     assert outer.reading.gpu.wh * 3600 == pytest.approx(2000, abs=0.01)
 
@@ -363,136 +293,15 @@ def test_full_disk_costs_the_ranks_neither_training_nor_counting_once(tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", full)
         with world.meter(environ={"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}, claims=tmp_path / "c") as meter:
-            assert Claims(Job("j", 1), tmp_path / "c").leader_is_there()
+            assert DeviceLocks(Job("j", 1), tmp_path / "c").leader_is_running()
             world.run(meter, 5)
     assert meter.reading.ram.method == "estimated"
     with monkeypatch.context() as patch:
-        patch.setattr("lorakit.power.device_locks.Claims.take", full)
+        patch.setattr("lorakit.power.device_locks.DeviceLocks.acquire", full)
         with world.meter(environ={"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}, claims=tmp_path / "d") as meter:
             world.run(meter, 5)
     assert meter.reading.ram.method == "estimated"
     assert "do not add up their energies" in meter.reading.notes[0]
 
 
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({}, None),
-        ({"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}, None),
-        ({"LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4", "MASTER_PORT": "1"}, Job("1", 3)),
-        ({"SLURM_LOCALID": "1", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "77"}, Job("77", 1)),
-        ({"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, Job("job", 1)),
-        ({"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "a/b c"}, Job("a_b_c", 0)),
-    ],
-)
-def test_job_is_found_in_the_environment(environ, expected):
-    assert find_job(environ) == expected
-
-
-GATHER = """
-    import json, os, torch
-    from lorakit.training.distributed import process_group
-    from lorakit.energy import EnergyMeter
-    group = process_group()  # torch alone now and then aborts at the end
-    group.__enter__()
-    with EnergyMeter({root!r}, claims={claims!r}) as meter:
-        torch.distributed.barrier()
-        total = meter.gather()
-    print(json.dumps([meter.reading.estimated_wh is None, total.to_json()]))
-    group.__exit__(None, None, None)
-"""
-
-
-def test_gather_gives_every_rank_the_sum(tmp_path):
-    pytest.importorskip("torch")
-    code = GATHER.format(root=str(tmp_path), claims=str(tmp_path / "c"))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-    shared = {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [start(code, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
-    answers = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
-    assert sorted(nothing for nothing, _ in answers) == [False, True]
-    assert answers[0][1] == answers[1][1]
-    assert answers[0][1]["estimated_kwh"] > 0
-
-
 # ---- sums
-
-
-def measured(wh, **options):
-    options = {"mean_w": wh * 60, "coverage": 1.0, "uncertainty_wh": 0.1, "uncertainty_kind": "bound"} | options
-    return Quantity("counter", wh=wh, source="x", **options)
-
-
-def test_sum_keeps_measured_and_estimated_apart():
-    nothing = Quantity("unavailable", source="no GPU")
-    estimate = Quantity("estimated", wh=5.0, mean_w=300.0, source="y", range_wh=(1.0, 9.0))
-    first = Reading(measured(2.0), measured(3.0), measured(1.0), 60.0, notes=("a",))
-    second = Reading(nothing, estimate, measured(1.5), 60.0, notes=("a", "b"))
-    total = add_readings([first, second])
-    assert total.gpu.wh == 2.0
-    assert (total.cpu.method, total.cpu.wh) == ("counter", 3.0)
-    assert total.others["cpu, estimated"].wh == 5.0
-    assert total.ram.wh == 2.5
-    assert total.measured_wh == 7.5
-    assert total.estimated_wh == 5.0
-    assert total.estimated_range_wh == (1.0, 9.0)
-    assert total.ram.uncertainty_wh == 0.2
-    assert total.notes == ("a", "b")
-    assert add_readings([total, first]).estimated_wh == 5.0
-    assert Reading.from_json(json.loads(json.dumps(total.to_json()))).to_json() == total.to_json()
-
-
-def test_sum_tells_a_device_that_could_not_be_read_and_keeps_the_conditions():
-    record = {"id": "GPU-a", "kwh": 0.002, "coverage": 1.0}
-    lost = {"id": "GPU-b", "kwh": None, "coverage": 0.0}
-    nothing = Quantity("unavailable", source="none")
-    dead = Quantity("unavailable", source="GPU-b: NVML error 4", devices=(lost,))
-
-    def at(start_c, end_c):
-        return {"driver": "570", "start": {"GPU-a": start_c}, "end": {"GPU-a": end_c}}
-
-    first = Reading(measured(2.0, devices=(record,)), nothing, nothing, 60.0, conditions=at(40, 60))
-    second = Reading(dead, nothing, nothing, 60.0)
-    total = add_readings([first, second])
-    assert (total.gpu.wh, total.gpu.coverage) == (2.0, 0.5)
-    assert [part["id"] for part in total.gpu.devices] == ["GPU-a", "GPU-b"]
-    assert add_readings(
-        [first, Reading(measured(1.0), nothing, nothing, 60.0, conditions=at(55, 70))]
-    ).conditions == at(40, 70)
-
-
-def test_sum_over_ranks_has_their_common_time_and_the_sum_of_their_powers():
-    def rank(duration_s, watts):
-        quantity = Quantity("counter", wh=watts * duration_s / 3600, mean_w=watts, coverage=1.0, uncertainty_wh=0.0)
-        return Reading(quantity, Quantity("unavailable", source="-"), Quantity("unavailable", source="-"), duration_s)
-
-    total = add_readings([rank(100.0, 250.0), rank(100.0, 150.0)])
-    assert total.duration_s == 100.0
-    assert total.gpu.mean_w == pytest.approx(400.0)
-    assert add_readings([rank(100.0, 250.0), rank(80.0, 150.0)]).duration_s == 100.0  # one of them began later
-
-
-def test_sum_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="no readings to add"):
-        add_readings([])
-
-
-def test_a_rank_that_decides_late_does_not_count_what_was_counted_in_its_time(tmp_path):
-    first, late = Claims(Job("job", 0), tmp_path), Claims(Job("job", 1), tmp_path)
-    assert first.take("package-0")
-    first.release()
-    assert not late.take("package-0")
-    assert "(local rank 0)" in late.holder("package-0")
-    assert Claims(Job("job", 1), tmp_path).take("package-0")
-
-
-def test_holder_that_has_not_written_its_name_yet_is_waited_for(tmp_path):
-    """Between taking a lock and writing who holds it lies a moment in which other ranks look."""
-    asking = Claims(Job("job", 1), tmp_path)
-    (tmp_path / "package-0").touch()
-    writer = threading.Timer(0.05, (tmp_path / "package-0").write_text, ["17 0\n"])
-    writer.start()
-    assert asking.holder("package-0") == "process 17 (local rank 0)"
-    writer.join()
-    assert asking.holder("dram") == "another process of the job"  # nobody ever writes

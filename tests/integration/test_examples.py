@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from lorakit.data.corpus import read_ner, spans
+from lorakit.data.corpus import read_ner
+from lorakit.data.tags import spans
 from tests.support.tiny import MINI, ROOT
 
 EXAMPLES = ROOT / "examples"

@@ -14,7 +14,8 @@ from types import ModuleType
 import pytest
 from seqeval.metrics import f1_score
 
-from lorakit.data.corpus import irregular, read_ner, spans
+from lorakit.data.corpus import read_ner
+from lorakit.data.tags import irregular, spans
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "mini" / "corpus.py"
 
@@ -92,7 +93,7 @@ def test_writing_the_corpus_takes_less_than_two_seconds() -> None:
     assert time.process_time() - start < 2
 
 
-# What it looks like
+# It looks like the real corpus
 
 
 def test_every_tag_is_a_label_and_obeys_iob2() -> None:
@@ -138,7 +139,7 @@ def test_types_are_balanced_as_in_bionlp2004() -> None:
     assert statistics.mean(outside) == pytest.approx(0.78, abs=0.04)
 
 
-# That it is a task
+# It is a task: memorising words does not solve it
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -161,7 +162,7 @@ def test_a_name_takes_its_type_from_its_context() -> None:
     assert len(dependent & proteins) >= 5
 
 
-def test_names_come_back_in_their_sentence_as_something_else() -> None:
+def test_names_occur_again_in_their_sentence_as_another_type() -> None:
     kinds = defaultdict(set)
     for number, (words, tags) in enumerate(ALL):
         for span in spans(tags):
@@ -198,7 +199,7 @@ def test_abbreviations_follow_in_brackets() -> None:
 @pytest.mark.parametrize(
     "word", ["protein", "gene", "mRNA", "promoter", "receptor", "cells", "T", "HIV-1", "stimulated"]
 )
-def test_telling_words_are_also_distractors(word: str) -> None:
+def test_indicative_words_are_also_distractors(word: str) -> None:
     tags = {tag for words, row in ALL for other, tag in zip(words, row, strict=True) if other == word}
     if word in ("promoter", "stimulated"):  # always, or never, part of an entity
         assert tags in ({"B-DNA", "I-DNA"}, {"O"})

@@ -1,4 +1,4 @@
-"""Attention inside blocks: torch's attention as the oracle, what is computed and kept, and when torch's own stays."""
+"""Attention inside blocks: against torch's, what is computed and kept, and when torch's own is used."""
 
 import pytest
 import torch
@@ -9,14 +9,14 @@ from torch import Tensor
 
 import lorakit.nn.attention
 from lorakit.nn.attention import LONGEST, attention, blocks_of, faster_attention
-from lorakit.nn.dropout import keep_mask
+from lorakit.nn.kernels import keep_mask
 from tests.support.tiny import make_tiny_model
 
 ROWS = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min_size=1, max_size=4)
 
 
 def segments_of(rows: list[list[int]]) -> Tensor:
-    """(rows, width) numbers of blocks of these lengths; what is left of a row is a block, too."""
+    """(rows, width): the block number of each token, for blocks of these lengths; the rest of a row is a block too."""
     width = max(map(sum, rows))
     filled = [[*lengths, width - sum(lengths)] for lengths in rows]
     numbers = [torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)) for lengths in filled]
@@ -29,7 +29,7 @@ def mask_of(rows: list[list[int]]) -> Tensor:
 
 
 def random_heads(mask: Tensor, heads: int, dim: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """Query, key and value as models make them, (rows, heads, width, dim) seen in (rows, width, heads · dim); and a
+    """Query, key and value as models make them, (rows, heads, width, dim) views of (rows, width, heads · dim), and a
     gradient."""
     generator = torch.Generator().manual_seed(1)
     shape = (mask.shape[0], mask.shape[-1], heads, dim)
@@ -39,7 +39,7 @@ def random_heads(mask: Tensor, heads: int, dim: int, dtype: torch.dtype = torch.
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(rows=ROWS, heads=st.integers(1, 3), dim=st.integers(1, 5), scale=st.floats(0.01, 2))
-def test_output_and_gradients_are_those_of_torch(rows, heads, dim, scale) -> None:
+def test_output_and_gradients_equal_torchs(rows, heads, dim, scale) -> None:
     mask = mask_of(rows)
     *inputs, grad = random_heads(mask, heads, dim)
     blocks = blocks_of(mask, mask.shape[0], heads, mask.shape[-1])
@@ -58,7 +58,7 @@ def test_output_and_gradients_are_those_of_torch(rows, heads, dim, scale) -> Non
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(rows=ROWS, heads=st.integers(1, 3))
-def test_every_token_has_a_slot_of_its_own_and_little_is_computed_in_vain(rows, heads) -> None:
+def test_every_token_has_its_own_slot_and_little_padding_is_computed(rows, heads) -> None:
     mask = mask_of(rows)
     blocks = blocks_of(mask, mask.shape[0], heads, mask.shape[-1])
     assert torch.equal(blocks.take[blocks.back], torch.arange(mask.shape[0] * mask.shape[-1] * heads))
@@ -73,7 +73,7 @@ def test_every_token_has_a_slot_of_its_own_and_little_is_computed_in_vain(rows, 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(rows=ROWS, data=st.data())
-def test_a_mask_of_anything_else_is_not_taken(rows, data) -> None:
+def test_a_mask_that_is_not_block_diagonal_is_left_to_torch(rows, data) -> None:
     mask = mask_of(rows)
     shape = (mask.shape[0], 1, mask.shape[-1])
     assert blocks_of(mask, *shape) is not None
@@ -82,7 +82,7 @@ def test_a_mask_of_anything_else_is_not_taken(rows, data) -> None:
     assert blocks_of(mask, *shape) is None
 
 
-def test_masks_of_other_kinds_are_not_taken() -> None:
+def test_other_kinds_of_masks_are_left_to_torch() -> None:
     mask = mask_of([[3, 2], [5]])
     for other in (
         torch.zeros(mask.shape).masked_fill(~mask, float("-inf")),  # additive
@@ -102,9 +102,9 @@ def test_without_a_mask_rows_are_blocks() -> None:
 
 
 @pytest.mark.parametrize("p", [0.1, 0.6])
-def test_dropout_is_that_of_the_probabilities(p: float) -> None:
-    """With values and keys that show them: the output is the kept probabilities, the gradients follow by autograd."""
-    rows = [[20, 20], [20, 20]]  # of one length, so that the scores lie in memory as blocks, heads, query, key
+def test_dropout_zeroes_attention_probabilities(p: float) -> None:
+    """The output and its gradients equal those of plain operations with the same mask."""
+    rows = [[20, 20], [20, 20]]  # of one length, so that the scores are stored as (blocks, heads, query, key)
     mask, heads = mask_of(rows), 3
     *inputs, grad = random_heads(mask, heads, 20)
     blocks = blocks_of(mask, 2, heads, 40)
@@ -122,7 +122,7 @@ def test_dropout_is_that_of_the_probabilities(p: float) -> None:
         torch.testing.assert_close(mine, plain, rtol=1e-8, atol=1e-11)
 
 
-def test_a_probability_is_kept_once_and_its_mask_in_a_byte() -> None:
+def test_each_probability_is_kept_once_and_its_mask_takes_one_byte() -> None:
     mask = mask_of([[30, 30], [60]])
     *inputs, _ = random_heads(mask, 2, 8, torch.float32)
     blocks, kept = blocks_of(mask, 2, 2, 60), {}
@@ -133,7 +133,7 @@ def test_a_probability_is_kept_once_and_its_mask_in_a_byte() -> None:
     assert sum(kept.values()) == 3 * 120 * 2 * 8 * 4 + scores * (4 + 1)
 
 
-def test_without_dropout_nothing_is_drawn_and_no_mask_kept() -> None:
+def test_without_dropout_no_mask_is_drawn_or_kept() -> None:
     mask, kept = mask_of([[30, 30], [60]]), {}
     *inputs, _ = random_heads(mask, 2, 8, torch.float32)
     blocks, state = blocks_of(mask, 2, 2, 60), torch.get_rng_state()
@@ -143,7 +143,7 @@ def test_without_dropout_nothing_is_drawn_and_no_mask_kept() -> None:
     assert sum(kept.values()) == 3 * 120 * 2 * 8 * 4 + blocks.scores * 4
 
 
-def test_checkpointing_draws_the_same_again() -> None:
+def test_checkpointing_draws_the_same_mask_again() -> None:
     mask = mask_of([[9, 5], [14]])
     *inputs, grad = random_heads(mask, 2, 4)
     blocks = blocks_of(mask, 2, 2, 14)
@@ -158,7 +158,7 @@ def test_checkpointing_draws_the_same_again() -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
 
 
-def test_a_graph_of_its_gradient_is_refused() -> None:
+def test_double_backward_is_refused() -> None:
     *inputs, _ = random_heads(mask_of([[4]]), 1, 2)
     with pytest.raises(RuntimeError, match="double backward .* through lorakit's attention"):
         torch.autograd.grad(attention(*inputs, blocks_of(None, 1, 1, 4), 0.0, 1.0).sum(), inputs, create_graph=True)
@@ -169,7 +169,7 @@ def test_a_graph_of_its_gradient_is_refused() -> None:
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often lorakit's attention is used."""
+    """One entry for each call of lorakit's attention."""
     seen = []
     plain = lorakit.nn.attention.attention
     monkeypatch.setattr(lorakit.nn.attention, "attention", lambda *given: seen.append(1) or plain(*given))
@@ -183,7 +183,7 @@ def batch(rows: list[list[int]]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("architecture", ["roberta", "bert", "electra"])
-def test_a_model_gives_the_same_within(tiny_model, calls, architecture) -> None:
+def test_a_model_computes_the_same_with_lorakits_attention(tiny_model, calls, architecture) -> None:
     model, inputs = tiny_model(architecture).train(), batch([[7, 12], [15], [3, 4, 5]])
     found = []
     for context in (faster_attention(model), torch.enable_grad()):
@@ -211,7 +211,7 @@ def test_blocks_are_found_once_for_all_layers(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("why", ["padding", "type", "autocast", "functional", "compile", "long", "eager", "outside"])
-def test_what_it_does_not_take_is_torchs(calls, why: str) -> None:
+def test_models_it_does_not_handle_use_torchs_attention(calls, why: str) -> None:
     model = make_tiny_model(attn_implementation="eager" if why == "eager" else "sdpa").eval()
     inputs = batch([[7, 12], [LONGEST + 1] if why == "long" else [15]])
     if why == "padding":
@@ -243,7 +243,7 @@ def test_what_it_does_not_take_is_torchs(calls, why: str) -> None:
 
 
 @pytest.mark.parametrize("why", ["autocast", "other keys", "bias of positions", "all dropped", "causal"])
-def test_calls_it_does_not_take_are_torchs(calls, why: str) -> None:
+def test_calls_it_does_not_handle_use_torchs_attention(calls, why: str) -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as functions
 
     module, more = torch.nn.Module(), {"dropout": 0.0, "scaling": 0.5, "is_causal": why == "causal"}
@@ -261,7 +261,7 @@ def test_calls_it_does_not_take_are_torchs(calls, why: str) -> None:
     assert not calls and found.dtype == expected.dtype and torch.equal(found, expected)
 
 
-def test_rows_of_another_length_have_other_blocks(calls) -> None:
+def test_rows_of_another_length_get_their_own_blocks(calls) -> None:
     model = make_tiny_model().eval()
     texts = [torch.arange(5, 5 + width)[None] for width in (9, 5)]
     expected = [model(ids)[0] for ids in texts]
@@ -283,7 +283,7 @@ def test_a_causal_model_without_a_mask_stays_causal(calls) -> None:
     assert not calls
 
 
-def test_an_evaluation_within_training_takes_what_is_there() -> None:
+def test_a_nested_context_uses_the_outer_one() -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as functions
 
     model = make_tiny_model()
@@ -294,7 +294,7 @@ def test_an_evaluation_within_training_takes_what_is_there() -> None:
         assert functions["sdpa"] is outer
 
 
-def test_torchs_attention_comes_back_also_after_an_error_and_somebody_elses() -> None:
+def test_the_earlier_attention_is_restored_even_after_an_error() -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as functions
 
     model, plain = make_tiny_model(), functions["sdpa"]

@@ -1,6 +1,6 @@
-"""The fused linear layer against the plain formula: values, gradients, kernels, saved bytes; when it stands back."""
+"""The fused linear layer against the plain formula: values, gradients, kernels, saved bytes, and when it is used."""
 
-import math
+import sys
 
 import pytest
 import torch
@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.pytorch_utils import Conv1D
 
 from lorakit.nn import functional as fused
-from lorakit.nn.dropout import keep_mask
-from lorakit.nn.functional import can_fuse, lora_linear, merging_pays
-from lorakit.nn.layers import LoRALinear, Update, attach
+from lorakit.nn.functional import choose_path, lora_linear, sum_pays
+from lorakit.nn.kernels import keep_mask
+from lorakit.nn.layers import LoRALinear, attach
+from lorakit.nn.weights import Update
 
 NO_KERNEL = set("t permute transpose view _unsafe_view detach reshape expand unsqueeze alias slice new_empty".split())
 
@@ -34,7 +36,7 @@ class Operations(TorchDispatchMode):
 
 
 def tensors(shape, inputs: int, outputs: int, r: int, dtype=torch.float64, bias: bool = True) -> list[Tensor | None]:
-    """x, weight, bias, A, B; all but the weight want gradients."""
+    """x, weight, bias, A, B; all but the weight require gradients."""
     generator = torch.Generator().manual_seed(1)
     sizes = [(*shape, inputs), (outputs, inputs), (outputs,), (r, inputs), (outputs, r)]
     found = [torch.randn(size, generator=generator, dtype=dtype) for size in sizes]
@@ -64,7 +66,7 @@ def plain(x, weight, bias, A, B, scaling, mask=None, factor=1.0, start=None) -> 
     one_addmm=st.booleans(),
     kind=st.sampled_from(["branch", "branch from a start", "merged", "merged from a start"]),
 )
-def test_output_and_gradients_are_those_of_the_plain_formula(
+def test_output_and_gradients_equal_those_of_the_plain_formula(
     shape, inputs, outputs, r, scaling, bias, dropout, one_addmm, kind
 ) -> None:
     values = tensors(shape, inputs, outputs, r, bias=bias)
@@ -103,7 +105,7 @@ def test_float32_is_within_a_millionth_of_the_formula() -> None:
 
 
 @pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16])
-def test_under_autocast_type_and_bits_are_those_of_plain_operations(autocast: torch.dtype) -> None:
+def test_under_autocast_dtype_and_values_equal_those_of_plain_operations(autocast: torch.dtype) -> None:
     """The frozen weight held in half precision gives the same bits as one that is cast."""
     values = tensors((6,), 8, 7, 4, dtype=torch.float32)
     half = [values[0], values[1].to(autocast), *values[2:]]
@@ -134,10 +136,10 @@ def counts(dropout: float = 0.0, way=lora_linear, x_needs_gradient: bool = True)
 
 
 def test_it_takes_three_kernels_forward_and_five_backward_where_plain_operations_take_more() -> None:
-    assert counts() == (3, 5)  # addmm, mm, addmm_; four products, two of them scaled, and an addmm_
+    assert counts() == (3, 5)  # addmm, mm, addmm_; four matmuls, two of them scaled, and an addmm_
     plain_forward, plain_backward = counts(way=plain)
     assert plain_forward == 5 and plain_backward >= 7
-    assert counts(x_needs_gradient=False)[1] == 3  # the first layer's input needs none: no product with the weight
+    assert counts(x_needs_gradient=False)[1] == 3  # the first layer's input needs none: no matmul with the weight
 
 
 def test_under_autocast_each_tensor_is_cast_once() -> None:
@@ -152,7 +154,7 @@ def test_under_autocast_each_tensor_is_cast_once() -> None:
     assert len(forward.names) == 3 + 3 and len([n for n in backward.names if n not in ("ones_like", "fill_")]) == 5 + 3
 
 
-def test_backward_makes_no_pass_over_the_output_that_is_not_a_product() -> None:
+def test_backward_makes_no_elementwise_pass_over_the_output() -> None:
     values = tensors((40,), 16, 16, 4, dtype=torch.float32)
     y = lora_linear(*values, 2.0)
     shapes: list[tuple] = []
@@ -207,37 +209,6 @@ def test_gradients_do_not_depend_on_what_is_kept(monkeypatch: pytest.MonkeyPatch
         torch.testing.assert_close(mine, its, rtol=1e-10, atol=1e-12)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
-@given(p=st.floats(0, 1, exclude_max=True), size=st.integers(0, 50))
-def test_masks_have_any_size_and_a_factor_that_fits(p: float, size: int) -> None:
-    torch.manual_seed(0)
-    mask, factor = keep_mask(torch.zeros(size), p)
-    assert mask.shape == (size,) and mask.element_size() == 1 and set(mask.tolist()) <= {0, 1}
-    assert 1 / factor == pytest.approx(1 - p, abs=2**-16)
-    assert math.isfinite(factor)
-
-
-@pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.9])
-def test_masks_drop_with_probability_p_in_each_quarter_of_a_draw(p: float) -> None:
-    torch.manual_seed(0)
-    mask, factor = keep_mask(torch.zeros(400_000), p)
-    for quarter in range(4):  # the highest bit of a signed draw must be random too
-        part = mask[quarter::4].double()
-        assert part.mean().item() == pytest.approx(1 - p, abs=4 * math.sqrt(p * (1 - p) / 100_000))
-    assert (mask.double() * factor).mean().item() == pytest.approx(1.0, abs=0.02)
-    neighbours = torch.corrcoef(torch.stack([mask[:-1].double(), mask[1:].double()]))[0, 1].item()
-    assert abs(neighbours) < 0.01
-
-
-def test_masks_come_from_torchs_default_generator() -> None:
-    torch.manual_seed(7)
-    first, _ = keep_mask(torch.zeros(999), 0.3)
-    second, _ = keep_mask(torch.zeros(999), 0.3)
-    torch.manual_seed(7)
-    assert torch.equal(keep_mask(torch.zeros(999), 0.3)[0], first)
-    assert not torch.equal(first, second)
-
-
 def layer(inputs: int = 16, outputs: int = 16, dropout: float = 0.0) -> LoRALinear:
     torch.manual_seed(0)
     found = nn.Linear(inputs, outputs).requires_grad_(False)
@@ -255,9 +226,9 @@ def test_a_second_derivative_raises(merged: bool) -> None:
 
 def test_the_sum_is_used_only_where_it_is_cheaper_and_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[bool] = []
-    monkeypatch.setattr("lorakit.nn.layers.lora_linear", lambda *a: used.append(a[-1]) or lora_linear(*a))
+    monkeypatch.setattr("lorakit.nn.functional.lora_linear", lambda *a: used.append(a[-1]) or lora_linear(*a))
     few, many = torch.randn(16, 16), torch.randn(17, 16)
-    assert merging_pays(17, 16, 16) and not merging_pays(16, 16, 16)
+    assert sum_pays(17, 16, 16) and not sum_pays(16, 16, 16)
     model = layer()
     model(few), model(many), model.eval()(many)
     with torch.no_grad():
@@ -270,14 +241,14 @@ def test_the_sum_is_used_only_where_it_is_cheaper_and_in_training(monkeypatch: p
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(tokens=st.integers(1, 4096), inputs=st.integers(1, 2048), outputs=st.integers(1, 2048), r=st.integers(1, 64))
-def test_merging_pays_exactly_where_it_needs_fewer_operations(tokens: int, inputs: int, outputs: int, r: int) -> None:
+def test_sum_pays_exactly_where_it_needs_fewer_operations(tokens: int, inputs: int, outputs: int, r: int) -> None:
     branch = 2 * tokens * r * (inputs + outputs) + 4 * tokens * r * (inputs + outputs)
     merged = 2 * (2 * inputs * outputs * r) + 4 * tokens * r * (inputs + outputs)
-    assert merging_pays(tokens, inputs, outputs) == (merged < branch)
+    assert sum_pays(tokens, inputs, outputs) == (merged < branch)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own forward-mode AD
-def test_torch_func_forward_mode_and_compile_get_plain_operations() -> None:
+def test_torch_func_forward_mode_and_compile_use_plain_operations() -> None:
     model, x = layer().eval(), torch.randn(3, 16)
     expected = torch.autograd.functional.jacobian(model, x)
     torch.testing.assert_close(torch.func.jacrev(model)(x), expected)
@@ -295,7 +266,7 @@ def test_torch_func_forward_mode_and_compile_get_plain_operations() -> None:
 def test_a_weight_that_is_trained_gets_its_gradient() -> None:
     model, x = layer(), torch.randn(50, 16)
     model.weight.requires_grad_(True)
-    assert not can_fuse(x, model.weight, model.lora_A)
+    assert choose_path(model, x, model.weight) == "plain"
     model(x).sum().backward()
     torch.testing.assert_close(model.weight.grad, x.sum(0).expand(16, 16))
 
@@ -305,15 +276,14 @@ def test_a_half_input_without_autocast_raises_as_in_a_plain_layer() -> None:
         layer()(torch.randn(2, 16, dtype=torch.bfloat16))
 
 
-def test_conv1d_takes_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers.pytorch_utils import Conv1D
+def test_conv1d_takes_the_same_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
     torch.manual_seed(0)
     model = Conv1D(12, 8).requires_grad_(False)
     attach(model, Update(torch.randn(2, 8), torch.randn(12, 2), 2, 1.0), 0.0)
     x = torch.randn(3, 5, 8, requires_grad=True)
     used: list[bool] = []
-    monkeypatch.setattr("lorakit.nn.layers.lora_linear", lambda *a: used.append(a[-1]) or lora_linear(*a))
+    monkeypatch.setattr("lorakit.nn.functional.lora_linear", lambda *a: used.append(a[-1]) or lora_linear(*a))
     for mode in (True, False):  # by the sum, and by the branch
         y = model.train(mode)(x)
         torch.testing.assert_close(y, x @ model.merged_weight() + model.bias, rtol=1e-5, atol=1e-5)
@@ -322,5 +292,41 @@ def test_conv1d_takes_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(x.grad, 2 * model.merged_weight().sum(1).expand(3, 5, 8), rtol=1e-5, atol=1e-5)
 
 
-def test_the_function_is_really_used() -> None:
-    assert type(layer()(torch.randn(2, 16)).grad_fn).__name__ == fused._Branch.__name__ + "Backward"
+def test_a_layer_runs_the_three_kernels_of_the_fused_path() -> None:
+    model, x = layer(), torch.randn(2, 16)
+    with Operations() as forward:
+        model(x)
+    with Operations() as reference:
+        model.reference_forward(x)
+    assert forward.names == ["addmm", "mm", "addmm_"]
+    assert len(reference.names) == 5
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("tokens", [3, 50])  # the branch pays, the sum pays
+@pytest.mark.parametrize("start", [False, True])
+def test_the_reference_forward_and_the_fused_one_agree(training: bool, tokens: int, start: bool) -> None:
+    model = layer().train(training)
+    if start:
+        model.lora_start_A, model.lora_start_B = torch.randn(4, 16), torch.randn(16, 4)
+    inputs = [torch.randn(tokens, 16).requires_grad_(), model.lora_A, model.lora_B]
+    found, expected = model(inputs[0]), model.reference_forward(inputs[0])
+    path = choose_path(model, inputs[0], model.weight)
+    assert path == {(True, 3): "branch", (True, 50): "sum"}.get((training, tokens), "plain" if start else "branch")
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    slope = torch.randn(tokens, 16)
+    for a, b in zip(*(torch.autograd.grad(y, inputs, slope) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_a_forward_pass_makes_few_python_calls() -> None:
+    model, calls = layer(), []
+    for tokens, most in ((3, 12), (50, 12)):  # by the branch, by the sum
+        x = torch.randn(tokens, 16, requires_grad=True)
+        forward = type(model).forward
+        calls.clear()
+        sys.setprofile(lambda frame, event, _: calls.append(frame.f_code) if event == "call" else None)
+        forward(model, x)
+        sys.setprofile(None)
+        ours = [code.co_qualname for code in calls if "lorakit" in code.co_filename]
+        assert len(ours) <= most, ours

@@ -1,6 +1,8 @@
-"""oneDNN's products against torch's own: values, gradients, who is taken over, when, and that nothing stays behind."""
+"""oneDNN's matmuls and byte-mask dropout against torch's own: values, gradients, when they apply, and restoring."""
 
 import copy
+import math
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,20 +12,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lorakit import apply_lora
-from lorakit.nn import kernels as onednn
+from lorakit.lora import (
+    apply_lora,
+)
+from lorakit.nn import kernels
 from lorakit.nn.kernels import (
     SWITCH,
+    FasterDropout,
     FasterLinear,
+    add_matmul,
+    faster_dropout,
     faster_products,
+    keep_mask,
     linear,
-    make_kernels,
     matmul,
+    mkl_falls_short,
     pays,
     transposed_matmul,
+    uses_onednn,
 )
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +45,16 @@ def model(inputs: int = 48, hidden: int = 64, outputs: int = 40) -> nn.Module:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, outputs, bias=False))
 
 
+@contextmanager
+def every_matmul():
+    """oneDNN for every matmul of this process, however small."""
+    with pytest.MonkeyPatch.context() as patch, faster_products(nn.Linear(1, 1)):
+        patch.setattr(kernels, "LEAST_WORK", 1)
+        yield
+
+
 def calls(run) -> dict[str, int]:
-    """How often each kind of matrix product ran."""
+    """How many matmuls oneDNN and torch ran."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         run()
     counts = {event.key: event.count for event in profile.key_averages()}
@@ -51,6 +68,7 @@ def step(net: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     return loss.detach(), list(torch.autograd.grad(loss, wanted))
 
 
+@needs_onednn
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     shape=st.lists(st.integers(1, 9), min_size=1, max_size=3),
@@ -60,7 +78,7 @@ def step(net: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     transposed=st.booleans(),
     wants=st.tuples(st.booleans(), st.booleans(), st.booleans()).filter(any),
 )
-def test_values_and_gradients_are_torchs(shape, inputs, outputs, bias, transposed, wants) -> None:
+def test_values_and_gradients_equal_torchs(shape, inputs, outputs, bias, transposed, wants) -> None:
     generator = torch.Generator().manual_seed(1)
     sizes = [(*shape, inputs), (inputs, outputs) if transposed else (outputs, inputs), (outputs,)]
     x, weight, b = (torch.randn(size, generator=generator).requires_grad_(wants[i]) for i, size in enumerate(sizes))
@@ -72,35 +90,29 @@ def test_values_and_gradients_are_torchs(shape, inputs, outputs, bias, transpose
         y = product(x, weight.T if transposed else weight, b if bias else None)
         return [y.detach(), *torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum(), seen)]
 
-    onednn._open += 1
-    least, onednn.LEAST_WORK = onednn.LEAST_WORK, 1
-    try:
+    with every_matmul():
         found = run(linear)
-    finally:
-        onednn._open, onednn.LEAST_WORK = onednn._open - 1, least
     for value, expected in zip(found, run(F.linear), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max() + 1))
 
 
+@needs_onednn
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(rows=st.integers(1, 70), inner=st.integers(1, 20), columns=st.integers(1, 70), factor=st.floats(-3, 3))
-def test_a_product_is_added_in_one_call_and_zero_adds_nothing(rows, inner, columns, factor) -> None:
+def test_a_matmul_is_added_in_one_call_and_zero_adds_nothing(rows, inner, columns, factor) -> None:
     generator = torch.Generator().manual_seed(1)
     c, a, b = (torch.randn(size, generator=generator) for size in ((rows, columns), (rows, inner), (inner, columns)))
     given_c, expected = c.clone(), torch.addmm(c, a, b, alpha=factor)
-    onednn._open += 1
-    least, onednn.LEAST_WORK = onednn.LEAST_WORK, 1
-    try:
-        assert calls(lambda: onednn.add_matmul(c, a, b, factor)) == {"onednn": 1, "torch": 0}
-        found, same = onednn.add_matmul(c, a, b, factor), onednn.add_matmul(c, a, torch.zeros_like(b), factor)
-    finally:
-        onednn._open, onednn.LEAST_WORK = onednn._open - 1, least
+    with every_matmul():
+        assert calls(lambda: add_matmul(c, a, b, factor)) == {"onednn": 1, "torch": 0}
+        found, same = add_matmul(c, a, b, factor), add_matmul(c, a, torch.zeros_like(b), factor)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
     assert torch.equal(same, c) and torch.equal(c, given_c)
 
 
+@needs_onednn
 @pytest.mark.parametrize("lora", [False, True])
-def test_every_product_of_a_step_is_onednns(lora: bool) -> None:
+def test_every_matmul_of_a_step_is_onednns(lora: bool) -> None:
     net, x = model(), torch.randn(50, 48)
     if lora:
         apply_lora(net, r=4, target_modules=["0", "2"])
@@ -112,24 +124,27 @@ def test_every_product_of_a_step_is_onednns(lora: bool) -> None:
     torch.testing.assert_close(faster_loss, loss, rtol=1e-5, atol=0)
     for found, expected in zip(faster_gradients, gradients, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-    # two layers forward, one input (the lower layer's is no one's), in full two weights; rank 4 is too small
+    # two layers forward, one input gradient (the first layer's input needs none), and two weight gradients when trained
+    # in full; matmuls of rank 4 are too small for oneDNN
     assert count["onednn"] == (3 if lora else 5) and (lora or count["torch"] == 0), count
 
 
-def test_a_model_and_a_process_are_left_as_they_were() -> None:
+@needs_onednn
+def test_model_and_process_are_restored_after_an_error() -> None:
     net = model()
     classes, before = [type(m) for m in net.modules()], copy.deepcopy(net.state_dict())
     with pytest.raises(KeyError), faster_products(net), faster_products(net):
         assert [type(m) for m in net] == [FasterLinear, nn.Tanh, FasterLinear]
         raise KeyError
-    assert [type(m) for m in net.modules()] == classes and onednn._open == 0
+    assert [type(m) for m in net.modules()] == classes and not any(uses_onednn(m) for m in net)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert calls(lambda: step(net, torch.randn(50, 48)))["onednn"] == 0
 
 
+@needs_onednn
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's forward AD uses it
 @pytest.mark.parametrize("how", ["bf16", "float64", "autocast", "compile", "vmap", "forward AD", "small"])
-def test_what_is_not_plain_float32_stays_torchs(how: str) -> None:
+def test_anything_but_plain_float32_uses_torch(how: str) -> None:
     x, weight = torch.randn(50, 48), torch.randn(64, 48)
     if how in ("bf16", "float64"):
         x, weight = (t.to(torch.bfloat16 if how == "bf16" else torch.float64) for t in (x, weight))
@@ -157,6 +172,7 @@ def test_what_is_not_plain_float32_stays_torchs(how: str) -> None:
     assert torch.equal(found, expected)
 
 
+@needs_onednn
 def test_a_gradient_can_be_differentiated_again() -> None:
     net, x = model(), torch.randn(50, 48, requires_grad=True)
 
@@ -171,7 +187,8 @@ def test_a_gradient_can_be_differentiated_again() -> None:
         torch.testing.assert_close(value, truth, rtol=1e-4, atol=1e-4 * float(truth.abs().max()))
 
 
-def test_gradient_checkpointing_runs_the_same_products_again() -> None:
+@needs_onednn
+def test_gradient_checkpointing_runs_the_same_matmuls_again() -> None:
     net, x = model(), torch.randn(50, 48, requires_grad=True)
     with faster_products(net):
         expected = step(net, x)[1]
@@ -180,6 +197,7 @@ def test_gradient_checkpointing_runs_the_same_products_again() -> None:
     assert all(torch.equal(value, truth) for value, truth in zip(found, expected, strict=True))
 
 
+@needs_onednn
 def test_matmul_takes_transposed_views() -> None:
     a, b = torch.randn(64, 50), torch.randn(64, 48)
     with faster_products(model()):
@@ -190,11 +208,12 @@ def test_matmul_takes_transposed_views() -> None:
         assert transposed_matmul(a, narrow).is_contiguous()  # what optimisers and DDP expect of a gradient
 
 
+@needs_onednn
 @pytest.mark.parametrize(
     ("maker", "capability", "expected"),
     [("AuthenticAMD", "AVX512", True), ("AuthenticAMD", "AVX2", False), ("GenuineIntel", "AVX512", False)],
 )
-def test_it_pays_where_mkl_leaves_avx512_alone(
+def test_it_pays_where_mkl_does_not_use_avx512(
     maker: str, capability: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not torch.backends.mkl.is_available():
@@ -202,9 +221,10 @@ def test_it_pays_where_mkl_leaves_avx512_alone(
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {maker}\n")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert onednn._mkl_falls_short.__wrapped__(str(cpuinfo)) is expected
+    assert mkl_falls_short.__wrapped__(str(cpuinfo)) is expected
 
 
+@needs_onednn
 def test_the_switch_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SWITCH, "0")
     assert not pays()
@@ -219,49 +239,116 @@ def test_the_switch_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
         pays()
 
 
-def made(run, capfd) -> int:
-    """How many kernels of products oneDNN makes in a run, by its own log."""
-    capfd.readouterr()
-    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON_CREATION):
-        run()
-    lines = [line for line in capfd.readouterr().out.splitlines() if ",inner_product," in line]
-    return sum("create:cache_miss" in line or "create:persistent_cache_miss" in line for line in lines)
+# Dropout -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("options", "width"),  # widths that oneDNN has not met
-    [({}, 41), ({"lora_dropout": 0.5}, 43), ({"init_lora_weights": "pissa"}, 47), (None, 53)],
+def dropping(p: float = 0.3) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), nn.Dropout(p))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    shape=st.lists(st.integers(0, 7), max_size=3),
+    p=st.floats(0.001, 0.999),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
 )
-def test_kernels_of_a_shape_are_made_beforehand_and_nothing_else_is_left(capfd, options, width) -> None:
-    net = model(80, 96, 72)
-    if options is not None:
-        apply_lora(net, r=16, target_modules="all-linear", **options)
-    net.register_forward_hook(lambda *_: pytest.fail("hooks are for training"))
-    net[0].register_forward_hook(lambda *_: pytest.fail("hooks are for training"))
-    before, random = copy.deepcopy(net.state_dict()), torch.get_rng_state()
-    with faster_products(net):
-        assert made(lambda: make_kernels(net, [(3, width)]), capfd) > 0
-        assert torch.equal(torch.get_rng_state(), random)
-        assert all(p.grad is None for p in net.parameters())
-        assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-        for module in (net, net[0]):
-            module._forward_hooks.clear()
-        assert made(lambda: net(torch.ones(3, width, 80)).square().sum().backward(), capfd) == 0
-        assert made(lambda: net(torch.ones(3, width + 1, 80)).square().sum().backward(), capfd) > 0
+def test_dropout_multiplies_output_and_gradient_by_the_mask(shape, p, dtype) -> None:
+    x = torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    layer = nn.Sequential(nn.Dropout(p), nn.Linear(1, 1))
+    torch.manual_seed(2)
+    mask, factor = keep_mask(x, p)
+    torch.manual_seed(2)
+    with faster_dropout(layer):
+        y = layer[0](x)
+    assert y.dtype == dtype and torch.equal(y, (x * mask) * factor)
+    grad = torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(dtype)
+    assert torch.equal(torch.autograd.grad(y, x, grad)[0], (grad * mask) * factor)
 
 
-def test_other_peoples_linear_layers_are_left_alone() -> None:
-    class Gated(nn.Linear):
-        def forward(self, x: Tensor, gate: Tensor) -> Tensor:
-            return super().forward(x) * gate
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_the_share_dropped_is_p_and_the_mean_is_kept(p: float) -> None:
+    layer, x = dropping(p), torch.ones(400_000)
+    with faster_dropout(layer):
+        y = layer[1](x)
+    dropped = float((y == 0).double().mean())
+    assert abs(dropped - p) < 5 * (p * (1 - p) / len(x)) ** 0.5  # five standard deviations of a share
+    assert abs(float(y.double().mean()) - 1) < 5 * (p / (1 - p) / len(x)) ** 0.5
 
-    net = nn.ModuleList([nn.Linear(64, 64), Gated(64, 64), nn.Linear(64, 64, dtype=torch.bfloat16)])
-    net[0].forward = lambda x: pytest.fail("a forward put onto the module is for training")
-    with faster_products(net):
-        make_kernels(net, [(2, 32)])
+
+def test_a_quarter_of_torchs_bytes_is_kept_for_backward() -> None:
+    layer, x, kept = dropping(), torch.randn(50, 8, requires_grad=True), []
+    with faster_dropout(layer), torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, id):
+        layer[1](x)
+    assert kept == [x.numel()]
 
 
-def test_outside_the_context_nothing_is_run() -> None:
-    net, shapes = apply_lora(model(), r=4, target_modules="all-linear"), iter([(3, 101)])
-    make_kernels(net, shapes)
-    assert next(shapes) == (3, 101)  # not even looked at
+def test_the_model_is_restored_and_eval_mode_drops_nothing() -> None:
+    model, x = dropping(), torch.randn(50, 8)
+    with pytest.raises(KeyError), faster_dropout(model), faster_dropout(model):
+        assert type(model[1]) is FasterDropout
+        model.eval()
+        state = torch.get_rng_state()
+        assert model[1](x) is x and torch.equal(torch.get_rng_state(), state)  # nothing is drawn
+        raise KeyError
+    assert type(model[1]) is nn.Dropout
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_probabilities_0_and_1_behave_like_torchs(p: float) -> None:
+    model, x = dropping(p), torch.randn(50, 8)
+    with faster_dropout(model):
+        assert torch.equal(model[1](x), x * (1 - p))
+
+
+def test_checkpointing_draws_the_same_mask_again_and_double_backward_is_right() -> None:
+    model, x = dropping(), torch.randn(50, 8, requires_grad=True)
+    with faster_dropout(model):
+        torch.manual_seed(1)
+        plain = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+        torch.manual_seed(1)
+        loss = torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False).square().sum()
+        again = torch.autograd.grad(loss, list(model.parameters()))
+        y = model[1](x)
+        (slope,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(slope.sum(), x)
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+    factor = keep_mask(x, 0.3)[1]
+    torch.testing.assert_close(second, 6 * x * (y != 0) * factor**3)  # d²/dx² of (fx)³
+
+
+def test_torch_compile_gets_torchs_dropout() -> None:
+    model = dropping()
+    with faster_dropout(model):
+        torch.compile(model, backend="eager", fullgraph=True)(torch.randn(50, 8))
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(p=st.floats(0, 1, exclude_max=True), size=st.integers(0, 50))
+def test_masks_have_any_size_and_a_matching_factor(p: float, size: int) -> None:
+    torch.manual_seed(0)
+    mask, factor = keep_mask(torch.zeros(size), p)
+    assert mask.shape == (size,) and mask.element_size() == 1 and set(mask.tolist()) <= {0, 1}
+    assert 1 / factor == pytest.approx(1 - p, abs=2**-16)
+    assert math.isfinite(factor)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.9])
+def test_masks_drop_with_probability_p_in_each_quarter_of_a_draw(p: float) -> None:
+    torch.manual_seed(0)
+    mask, factor = keep_mask(torch.zeros(400_000), p)
+    for quarter in range(4):  # the highest bit of a signed draw must be random too
+        part = mask[quarter::4].double()
+        assert part.mean().item() == pytest.approx(1 - p, abs=4 * math.sqrt(p * (1 - p) / 100_000))
+    assert (mask.double() * factor).mean().item() == pytest.approx(1.0, abs=0.02)
+    neighbours = torch.corrcoef(torch.stack([mask[:-1].double(), mask[1:].double()]))[0, 1].item()
+    assert abs(neighbours) < 0.01
+
+
+def test_masks_come_from_torchs_default_generator() -> None:
+    torch.manual_seed(7)
+    first, _ = keep_mask(torch.zeros(999), 0.3)
+    second, _ = keep_mask(torch.zeros(999), 0.3)
+    torch.manual_seed(7)
+    assert torch.equal(keep_mask(torch.zeros(999), 0.3)[0], first)
+    assert not torch.equal(first, second)

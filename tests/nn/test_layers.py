@@ -1,7 +1,6 @@
-"""The adapted layers against their formulas, in every kind, type and state."""
+"""The adapted layers against their formulas, for every kind, type and state."""
 
 import copy
-import math
 import pickle
 
 import pytest
@@ -9,43 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from lorakit.lora import apply_lora, disable_lora, merge_lora, remove_lora, unmerge_lora
-from lorakit.nn.layers import LoRALayer, Update, attach, detach, update_shapes
-
-KINDS = ("linear", "linear without bias", "conv1d", "embedding", "conv2d", "conv2d strided")
-
-
-def make(kind: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Tensor]:
-    """A layer and an input for it."""
-    generator = torch.Generator().manual_seed(0)
-    if kind.startswith("linear"):
-        layer, x = nn.Linear(6, 5, bias="without" not in kind), torch.randn(2, 3, 6, generator=generator)
-    elif kind == "conv1d":
-        layer, x = Conv1D(5, 6), torch.randn(2, 3, 6, generator=generator)
-    elif kind == "embedding":
-        return nn.Embedding(7, 6, padding_idx=1).to(dtype), torch.tensor([[0, 1, 2], [6, 6, 3]])
-    else:
-        more = {"stride": 2, "dilation": 2, "padding_mode": "reflect"} if "strided" in kind else {}
-        layer, x = nn.Conv2d(3, 5, (3, 2), padding=1, **more), torch.randn(2, 3, 8, 7, generator=generator)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    return layer.to(dtype), x.to(dtype)
-
-
-def adapted(layer: nn.Module, r: int = 2, dora: bool = False, start: bool = False, dropout: float = 0.0) -> LoRALayer:
-    """The layer with a random update."""
-    generator = torch.Generator().manual_seed(1)
-    shapes = update_shapes(layer, r)
-    A, B = (torch.randn(shape, generator=generator) for shape in shapes)
-    origin = tuple(torch.randn(shape, generator=generator) for shape in shapes) if start else None
-    attach(layer, Update(A, B, 3, 0.75, start=origin), dropout, use_dora=dora)
-    if dora:
-        with torch.no_grad():
-            layer.lora_magnitude *= 1 + 0.3 * torch.rand(layer.lora_magnitude.shape, generator=generator)
-    return layer.eval()
+from lorakit.lora import (
+    apply_lora,
+)
+from lorakit.nn.layers import LoRALayer, attach, detach
+from lorakit.nn.weights import Update
+from tests.support.layers import KINDS, adapted_layer, make_layer
 
 
 def with_weight(layer: LoRALayer, weight: Tensor) -> nn.Module:
@@ -59,9 +28,9 @@ def with_weight(layer: LoRALayer, weight: Tensor) -> nn.Module:
 @pytest.mark.parametrize("start", [False, True], ids=["plain", "from a start"])
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_output_is_that_of_the_weight_with_the_update(kind: str, dora: bool, start: bool) -> None:
-    layer, x = make(kind)
-    layer = adapted(layer, dora=dora, start=start)
+def test_output_equals_that_of_the_weight_with_the_update(kind: str, dora: bool, start: bool) -> None:
+    layer, x = make_layer(kind)
+    layer = adapted_layer(layer, dora=dora, start=start)
     expected = with_weight(layer, layer.merged_weight())(x)
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
     layer.merge()
@@ -69,23 +38,23 @@ def test_output_is_that_of_the_weight_with_the_update(kind: str, dora: bool, sta
 
 
 def test_update_is_scale_times_BA() -> None:
-    layer = adapted(make("linear")[0])
+    layer = adapted_layer(make_layer("linear")[0])
     torch.testing.assert_close(layer.delta_weight(), 0.75 * layer.lora_B @ layer.lora_A)
-    layer = adapted(make("embedding")[0])
+    layer = adapted_layer(make_layer("embedding")[0])
     torch.testing.assert_close(layer.delta_weight(), 0.75 * (layer.lora_B @ layer.lora_A).T)
-    layer = adapted(make("conv1d")[0])
+    layer = adapted_layer(make_layer("conv1d")[0])
     torch.testing.assert_close(layer.delta_weight(), 0.75 * (layer.lora_B @ layer.lora_A).T)
 
 
 def test_dora_gives_each_output_the_trained_norm() -> None:
-    layer = adapted(make("linear")[0], dora=True)
+    layer = adapted_layer(make_layer("linear")[0], dora=True)
     torch.testing.assert_close(layer.merged_weight().norm(dim=1), layer.lora_magnitude)
 
 
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_layer_computes_exactly_what_its_base_did(kind: str, dora: bool) -> None:
-    layer, x = make(kind)
+def test_a_new_layer_computes_exactly_what_its_base_does(kind: str, dora: bool) -> None:
+    layer, x = make_layer(kind)
     model = nn.ModuleDict({"layer": layer})
     expected = layer(x)
     apply_lora(model, target_modules=["layer"], r=2, use_dora=dora)
@@ -94,10 +63,10 @@ def test_a_new_layer_computes_exactly_what_its_base_did(kind: str, dora: bool) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_detach_leaves_the_layer_as_it_was(kind: str) -> None:
-    layer, x = make(kind)
+def test_detach_restores_the_layer(kind: str) -> None:
+    layer, x = make_layer(kind)
     before, expected, keys = type(layer), layer(x), set(vars(layer))
-    detach(adapted(layer, dora=True, start=True).train())
+    detach(adapted_layer(layer, dora=True, start=True).train())
     assert type(layer) is before
     assert set(vars(layer)) == keys
     assert torch.equal(layer(x), expected)
@@ -106,8 +75,8 @@ def test_detach_leaves_the_layer_as_it_was(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pickle_and_deepcopy_keep_the_output(kind: str) -> None:
-    layer, x = make(kind)
-    layer = adapted(layer, dora=True)
+    layer, x = make_layer(kind)
+    layer = adapted_layer(layer, dora=True)
     for twin in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
         assert torch.equal(twin(x), layer(x))
         assert type(twin) is type(layer)
@@ -115,9 +84,9 @@ def test_pickle_and_deepcopy_keep_the_output(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["linear", "conv1d", "conv2d"])
 def test_gradients_are_right_with_a_fixed_dropout_mask(kind: str) -> None:
-    layer, x = make(kind, torch.float64)
+    layer, x = make_layer(kind, torch.float64)
     x = x[:1, :, :3] if kind == "conv2d" else x
-    layer = adapted(layer, dropout=0.3).train()
+    layer = adapted_layer(layer, dropout=0.3).train()
     A, B = layer.lora_A.detach().double().requires_grad_(), layer.lora_B.detach().double().requires_grad_()
     del layer.lora_A, layer.lora_B
 
@@ -133,11 +102,11 @@ def test_gradients_are_right_with_a_fixed_dropout_mask(kind: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_types_of_output_and_gradients(kind: str, dtype: torch.dtype, autocast: bool) -> None:
-    """The output has the base's type; A, B and their gradients are float32 always."""
-    layer, x = make(kind, dtype)
+    """The output has the base's type; A, B and their gradients are always float32."""
+    layer, x = make_layer(kind, dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         expected = layer(x).dtype
-        y = adapted(layer, r=4)(x)
+        y = adapted_layer(layer, r=4)(x)
     assert y.dtype == expected
     y.float().sum().backward()
     assert {p.dtype for p in (layer.lora_A, layer.lora_B, layer.lora_A.grad, layer.lora_B.grad)} == {torch.float32}
@@ -166,7 +135,7 @@ def test_one_layer_keeps_its_input_and_little_else_for_backward(dtype: torch.dty
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(shape=st.lists(st.integers(0, 4), max_size=3), r=st.integers(1, 9), scaling=st.sampled_from([0.5, 1.0, 0.3]))
-def test_any_leading_shape_even_empty_and_any_rank(shape: list[int], r: int, scaling: float) -> None:
+def test_any_leading_shape_even_empty_and_any_rank_work(shape: list[int], r: int, scaling: float) -> None:
     layer = nn.Linear(5, 3)
     generator = torch.Generator().manual_seed(r)
     update = Update(torch.randn(r, 5, generator=generator), torch.randn(3, r, generator=generator), r, scaling)
@@ -178,12 +147,12 @@ def test_any_leading_shape_even_empty_and_any_rank(shape: list[int], r: int, sca
 
 @pytest.mark.parametrize("tokens", [1, 40], ids=["by the update", "by the sum"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_output_may_be_changed_in_place_as_a_plain_layers(kind: str, tokens: int) -> None:
+def test_the_output_may_be_changed_in_place_like_a_plain_layers(kind: str, tokens: int) -> None:
     """DeBERTa divides a projection in place: autograd must neither refuse it nor give other gradients."""
-    layer, x = make(kind)
+    layer, x = make_layer(kind)
     x = x.repeat(tokens, *[1] * (x.ndim - 1))
     layer.requires_grad_(False)
-    layer = adapted(layer, r=4).train()
+    layer = adapted_layer(layer, r=4).train()
     (layer(x) / 3).square().sum().backward()
     expected = layer.lora_A.grad.clone(), layer.lora_B.grad.clone()
     layer.zero_grad()
@@ -198,9 +167,9 @@ def test_the_output_may_be_changed_in_place_as_a_plain_layers(kind: str, tokens:
         y.sum().backward()
 
 
-def test_a_gradient_that_is_not_contiguous_is_no_trouble() -> None:
-    layer, x = make("linear")
-    y = adapted(layer)(x)
+def test_a_gradient_that_is_not_contiguous_is_accepted() -> None:
+    layer, x = make_layer("linear")
+    y = adapted_layer(layer)(x)
     y.backward(torch.ones(5, 3, 2).permute(2, 1, 0))
     assert layer.lora_B.grad.isfinite().all()
 
@@ -209,8 +178,8 @@ def test_a_gradient_that_is_not_contiguous_is_no_trouble() -> None:
 @pytest.mark.parametrize("kind", ["linear", "linear without bias", "conv1d", "conv2d"])
 def test_double_backward_is_right_or_raises(kind: str, dropout: float) -> None:
     """A gradient penalty must never get a silently wrong second derivative."""
-    layer, x = make(kind)
-    layer = adapted(layer, r=4, dropout=dropout).train()
+    layer, x = make_layer(kind)
+    layer = adapted_layer(layer, r=4, dropout=dropout).train()
     layer.weight.requires_grad_(False)
     x = (x[:1, :, :3] if kind == "conv2d" else x[:1]).requires_grad_()
 
@@ -239,20 +208,20 @@ def test_double_backward_is_right_or_raises(kind: str, dropout: float) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_merging_100_times_leaves_the_weight_bit_for_bit(kind: str) -> None:
-    layer, _ = make(kind, torch.bfloat16)
-    layer = adapted(layer, dora=True)
+    layer, _ = make_layer(kind, torch.bfloat16)
+    layer = adapted_layer(layer, dora=True)
     before = layer.weight.detach().clone()
     for _ in range(100):
         layer.merge()
-        layer.merge()  # again: nothing
+        layer.merge()  # the second call does nothing
         assert not torch.equal(layer.weight, before)
         layer.unmerge()
     assert torch.equal(layer.weight, before)
 
 
 def test_merging_what_does_not_fit_the_type_raises() -> None:
-    layer, _ = make("linear", torch.float16)
-    layer = adapted(layer)
+    layer, _ = make_layer("linear", torch.float16)
+    layer = adapted_layer(layer)
     with torch.no_grad():
         layer.lora_B.fill_(1e30)
     before = layer.weight.detach().clone()
@@ -261,78 +230,3 @@ def test_merging_what_does_not_fit_the_type_raises() -> None:
         layer.merge()
     assert torch.equal(model["layer"].weight, before)
     assert not layer.merged
-
-
-def test_grouped_convolutions_and_renorming_embeddings_are_refused() -> None:
-    model = nn.ModuleDict({"grouped": nn.Conv2d(4, 4, 3, groups=2), "normed": nn.Embedding(4, 4, max_norm=1.0)})
-    for name in model:
-        with pytest.raises(ValueError, match=f"target '{name}' is a .* cannot be adapted"):
-            apply_lora(model, target_modules=[name])
-
-
-@pytest.mark.parametrize("how", [True, False, "gaussian", "orthogonal", "pissa"])
-def test_starts_have_the_statistics_they_should(how: bool | str) -> None:
-    torch.manual_seed(0)
-    model = nn.ModuleDict({"layer": nn.Linear(400, 300)})
-    apply_lora(model, r=8, lora_alpha=8, target_modules=["layer"], init_lora_weights=how)
-    A, B = model["layer"].lora_A.detach(), model["layer"].lora_B.detach()
-    if how is True or how is False:
-        assert A.abs().max() <= 1 / math.sqrt(400)
-        assert A.std().item() == pytest.approx(1 / math.sqrt(3 * 400), rel=0.05)
-    if how == "gaussian":
-        assert A.std().item() == pytest.approx(1 / 8, rel=0.05)
-    assert (B == 0).all().item() is (how is True or how == "gaussian")
-    if how == "orthogonal":
-        torch.testing.assert_close(B @ A, torch.zeros(300, 400), rtol=0, atol=1e-6)
-    if how == "pissa":
-        error = torch.linalg.svdvals(model["layer"].weight.detach())[8].item()  # what rank 8 cannot hold
-        assert torch.linalg.matrix_norm(model["layer"].weight.detach() - B @ A, 2).item() == pytest.approx(error, 1e-4)
-
-
-def test_pissa_takes_the_largest_directions_out_whatever_the_scale() -> None:
-    model = nn.ModuleDict({"layer": make("linear")[0]})
-    apply_lora(model, r=2, lora_alpha=7, target_modules=["layer"], init_lora_weights="pissa")
-    layer = model["layer"]
-    rest = layer.weight - layer.scaling * layer.lora_B @ layer.lora_A
-    torch.testing.assert_close(torch.linalg.svdvals(rest)[:3], torch.linalg.svdvals(layer.weight)[2:])
-
-
-@pytest.mark.parametrize("how", ["pissa", "pissa_niter_4", "olora"])
-def test_a_start_from_the_weight_leaves_weight_output_and_generator_alone(how: str) -> None:
-    layer, x = make("linear")
-    model = nn.ModuleDict({"layer": layer})
-    weight, expected, state = layer.weight.detach().clone(), layer(x), torch.get_rng_state()
-    apply_lora(model, r=2, target_modules=["layer"], init_lora_weights=how)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert layer.lora_B.abs().min() > 0
-    assert torch.equal(layer(x), expected)
-    assert torch.equal(layer.weight, weight)
-    with torch.no_grad():
-        layer.lora_A += 1
-    tuned = layer(x)
-    torch.testing.assert_close(merge_lora(model)["layer"](x), tuned, rtol=1e-5, atol=1e-5)
-    unmerge_lora(model)
-    with disable_lora(model):
-        assert torch.equal(layer(x), expected)
-    assert torch.equal(remove_lora(model)["layer"](x), expected)
-
-
-@pytest.mark.parametrize(
-    ("how", "r", "message"),
-    [
-        ("kaiming", 2, "init_lora_weights must be True, False, gaussian, .* got 'kaiming'"),
-        ("pissa_niter_x", 2, "init_lora_weights must be"),
-        ("orthogonal", 3, "needs an even rank, got r=3"),
-        ("pissa", 6, "needs r <= 5 in 'layer', got 6"),
-    ],
-)
-def test_starts_that_cannot_be_are_refused(how: str, r: int, message: str) -> None:
-    model = nn.ModuleDict({"layer": make("linear")[0]})
-    with pytest.raises(ValueError, match=message):
-        apply_lora(model, r=r, target_modules=["layer"], init_lora_weights=how)
-
-
-def test_starts_from_the_weight_are_for_linear_layers() -> None:
-    model = nn.ModuleDict({"table": make("embedding")[0]})
-    with pytest.raises(ValueError, match="'pissa' is for linear layers; 'table' is a Embedding"):
-        apply_lora(model, r=2, target_modules=["table"], init_lora_weights="pissa")

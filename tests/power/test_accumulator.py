@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lorakit.power.accumulator import HOLD_S, Books, Ledger
+from lorakit.power.accumulator import HOLD_S, DeviceAccumulator, EnergyAccumulator
 from tests.support.energy_world import Profile
 
 MAX_W = 500.0
@@ -44,19 +44,18 @@ class Device:
 
 
 class Bench:
-    """Books over one device and a clock that the test moves."""
+    """An accumulator over one device and a clock that the test moves."""
 
     def __init__(self, device):
         self.device = device
-        self.books = Books(lambda: device.now)
-        self.books.add(device)
-        self.ledger = self.books.ledgers[0]
+        self.accumulator = EnergyAccumulator(lambda: device.now)
+        self.gauge = self.accumulator.add(device)
 
     def move(self, to):
         self.device.now = to
 
     def total(self, name):
-        return self.ledger.total(name, self.device.now)
+        return self.gauge.total(name, self.device.now)
 
 
 steps = st.lists(st.tuples(st.floats(0.01, 30), st.floats(0, MAX_W)), min_size=1, max_size=12)
@@ -81,26 +80,26 @@ def profile_of(pairs):
 def test_windows_are_right_within_the_bound(pairs, tick_s, gaps, modulus, start):
     """Exact and inexact edges at any time, any tick, wraps: the bound holds, and all of the time is covered."""
     bench = Bench(Device(profile_of(pairs), tick_s, modulus, start=start))
-    bench.books.collect()
+    bench.accumulator.collect()
     now, opened, truth, wanted = 0.0, None, 0.0, 0.0
     for wait, what in gaps:
         now += wait
         bench.move(now)
         if what == "sample":
-            bench.books.collect()
+            bench.accumulator.collect()
             continue
-        bench.books.edge("w", -1 if opened is not None else +1, exact=what == "edge")
+        bench.accumulator.mark_edge("w", -1 if opened is not None else +1, exact=what == "edge")
         if opened is not None:
             truth += bench.device.profile.between(opened, now)
             wanted += now - opened
         opened = now if opened is None else None
     bench.move(now + 1)
     if opened is not None:
-        bench.books.edge("w", -1)
+        bench.accumulator.mark_edge("w", -1)
         truth += bench.device.profile.between(opened, now + 1)
         wanted += now + 1 - opened
-    bench.books.collect()
-    if tick_s == 0 and bench.ledger.trouble:  # a device at 0 W stands still: told as not covered, never as 0 J
+    bench.accumulator.collect()
+    if tick_s == 0 and bench.gauge.trouble:  # a device at 0 W stands still: reported as not covered, never as 0 J
         return
     total = bench.total("w")
     assert total.wanted_s == pytest.approx(wanted)
@@ -122,18 +121,18 @@ def test_windows_are_right_within_the_bound(pairs, tick_s, gaps, modulus, start)
 def test_failed_readings_lose_no_energy(pairs, fails, period_s):
     """Whatever readings fail in between, the sum is last − first."""
     bench = Bench(Device(profile_of([(width, max(watts, 1.0)) for width, watts in pairs])))
-    bench.books.edge("w", +1)
+    bench.accumulator.mark_edge("w", +1)
     for index, failing in enumerate(fails):
         bench.device.failing = failing
         bench.move((index + 1) * period_s)
-        bench.books.collect()
+        bench.accumulator.collect()
     bench.device.failing = False
     bench.move((len(fails) + 1) * period_s)
-    bench.books.edge("w", -1)
+    bench.accumulator.mark_edge("w", -1)
     total = bench.total("w")
     assert total.joules == pytest.approx(bench.device.profile.joules(bench.device.now), abs=1e-5)
     assert total.covered_s == total.wanted_s
-    assert bench.ledger.failures == sum(fails)
+    assert bench.gauge.failures == sum(fails)
 
 
 @quick
@@ -146,13 +145,13 @@ def test_resets_are_gaps_and_never_energy(pairs, resets, period_s):
     """A counter that starts again near 0 adds nothing; the rest stays within the bound of its own time."""
     device = Device(profile_of([(width, max(watts, 1.0)) for width, watts in pairs]), modulus=262_143_328_851, start=9)
     bench = Bench(device)
-    bench.books.edge("w", +1)
+    bench.accumulator.mark_edge("w", +1)
     for index in range(30):
         bench.move((index + 1) * period_s)
         if index in resets:
             device.start = -int(device.profile.joules(device.now) * 1e6) + resets[index]
-        bench.books.collect()
-    bench.books.edge("w", -1)
+        bench.accumulator.collect()
+    bench.accumulator.mark_edge("w", -1)
     total = bench.total("w")
     lost_s = total.wanted_s - total.covered_s
     truth = device.profile.joules(device.now)
@@ -163,14 +162,14 @@ def test_resets_are_gaps_and_never_energy(pairs, resets, period_s):
 
 def test_one_window_over_many_readings_has_the_error_of_two():
     bench = Bench(Device(Profile((0, 300.0)), tick_s=0.1))
-    bench.books.edge("short", +1)
+    bench.accumulator.mark_edge("short", +1)
     bench.move(1)
-    bench.books.edge("short", -1)
-    bench.books.edge("long", +1)
+    bench.accumulator.mark_edge("short", -1)
+    bench.accumulator.mark_edge("long", +1)
     for second in range(2, 1000):
         bench.move(second)
-        bench.books.collect()
-    bench.books.edge("long", -1)
+        bench.accumulator.collect()
+    bench.accumulator.mark_edge("long", -1)
     assert bench.total("long").uncertainty_j == bench.total("short").uncertainty_j == MAX_W * 0.1
 
 
@@ -178,15 +177,15 @@ def test_contiguous_inexact_steps_add_up_to_the_epoch():
     """The step's edges are between readings, but no time lies between the steps: hardly anything is uncertain."""
     device = Device(Profile(*[(0.5 * k, 100.0 + 300 * (k % 2)) for k in range(400)]))
     bench = Bench(device)
-    bench.books.edge("epoch", +1)
+    bench.accumulator.mark_edge("epoch", +1)
     for step in range(300):
-        bench.books.edge("step", +1, exact=False)
+        bench.accumulator.mark_edge("step", +1, exact=False)
         bench.move(device.now + 0.3)
-        bench.books.edge("step", -1, exact=False)
+        bench.accumulator.mark_edge("step", -1, exact=False)
         bench.move(device.now + 1e-5)
         if step % 10 == 9:
-            bench.books.collect()
-    bench.books.edge("epoch", -1)
+            bench.accumulator.collect()
+    bench.accumulator.mark_edge("epoch", -1)
     epoch, step = bench.total("epoch"), bench.total("step")
     assert step.joules == pytest.approx(epoch.joules, rel=1e-3)
     assert abs(step.joules - epoch.joules) <= step.uncertainty_j <= 0.01 * epoch.joules
@@ -196,12 +195,12 @@ def test_what_the_counter_has_not_shown_yet_is_in_the_bound():
     """A step of full power falls between the counter's last tick and the reading."""
     device = Device(Profile((0, 1.0), (0.2, MAX_W)), tick_s=0.1)
     bench = Bench(device)
-    bench.books.collect()
+    bench.accumulator.collect()
     bench.move(0.2)
-    bench.books.edge("step", +1, exact=False)
+    bench.accumulator.mark_edge("step", +1, exact=False)
     bench.move(0.2999)
-    bench.books.edge("step", -1, exact=False)
-    bench.books.collect()
+    bench.accumulator.mark_edge("step", -1, exact=False)
+    bench.accumulator.collect()
     truth = device.profile.between(0.2, 0.2999)
     assert abs(bench.total("step").joules - truth) <= bench.total("step").uncertainty_j
 
@@ -218,18 +217,18 @@ class SlowDevice(Device):
 
 def test_time_that_reading_takes_is_in_the_bound_and_not_in_the_window():
     bench = Bench(SlowDevice(Profile((0, MAX_W))))
-    bench.books.edge("w", +1)
+    bench.accumulator.mark_edge("w", +1)
     opened = bench.device.now
     bench.move(opened + 2.0)
-    bench.books.edge("w", -1)
+    bench.accumulator.mark_edge("w", -1)
     total = bench.total("w")
-    assert bench.books.accounts["w"].duration_s(bench.device.now) == pytest.approx(2.0)
+    assert bench.accumulator.windows["w"].duration_s(bench.device.now) == pytest.approx(2.0)
     assert abs(total.joules - 1000.0) <= total.uncertainty_j
     assert total.covered_s == total.wanted_s
 
 
 class Neighbour(Device):
-    """Read after the first device, takes its time; meanwhile others go on."""
+    """Read after the first device, and slow; other threads continue meanwhile."""
 
     id = name = "neighbour"
     first = meanwhile = None
@@ -246,15 +245,15 @@ def with_neighbour(profile):
     bench = Bench(Device(profile))
     neighbour = Neighbour(profile)
     neighbour.first = bench.device
-    bench.books.add(neighbour)
+    bench.accumulator.add(neighbour)
     return bench, neighbour
 
 
 def test_a_slow_neighbour_is_in_the_bound():
     bench, _ = with_neighbour(Profile((0, MAX_W)))
-    bench.books.edge("w", +1)
+    bench.accumulator.mark_edge("w", +1)
     bench.move(bench.device.now + 2.0)
-    bench.books.edge("w", -1)
+    bench.accumulator.mark_edge("w", -1)
     total = bench.total("w")  # read 0.2 s before the window began
     assert total.joules == pytest.approx(1100)
     assert total.joules - 1000 <= total.uncertainty_j
@@ -263,13 +262,13 @@ def test_a_slow_neighbour_is_in_the_bound():
 def test_edge_that_comes_while_a_neighbour_is_read_belongs_to_the_next_interval():
     profile = Profile((0, 1.0), (1.0, MAX_W), (1.1, 1.0))
     bench, neighbour = with_neighbour(profile)
-    bench.books.collect()
+    bench.accumulator.collect()
     bench.move(1.0)
-    neighbour.meanwhile = lambda: bench.books.edge("w", +1, exact=False)
-    bench.books.collect()  # the first device's value is of 1.0 s, the edge of 1.1 s
+    neighbour.meanwhile = lambda: bench.accumulator.mark_edge("w", +1, exact=False)
+    bench.accumulator.collect()  # the first device was read at 1.0 s, the edge is at 1.1 s
     neighbour.meanwhile = None
     bench.move(3.0)
-    bench.books.edge("w", -1)
+    bench.accumulator.mark_edge("w", -1)
     total = bench.total("w")
     assert total.wanted_s == pytest.approx(1.9)
     assert abs(total.joules - profile.between(1.1, 3.0)) <= total.uncertainty_j
@@ -278,110 +277,110 @@ def test_edge_that_comes_while_a_neighbour_is_read_belongs_to_the_next_interval(
 def test_a_single_inexact_step_says_how_little_it_knows():
     device = Device(Profile((0, 100.0), (0.3, 400.0)))
     bench = Bench(device)
-    bench.books.edge("whole", +1)
-    bench.books.edge("step", +1, exact=False)
+    bench.accumulator.mark_edge("whole", +1)
+    bench.accumulator.mark_edge("step", +1, exact=False)
     bench.move(0.3)
-    bench.books.edge("step", -1, exact=False)
+    bench.accumulator.mark_edge("step", -1, exact=False)
     bench.move(1.0)
-    bench.books.edge("whole", -1)
+    bench.accumulator.mark_edge("whole", -1)
     step = bench.total("step")
-    assert step.joules == pytest.approx(0.3 * (0.3 * 100 + 0.7 * 400))  # by its share of time
+    assert step.joules == pytest.approx(0.3 * (0.3 * 100 + 0.7 * 400))  # in proportion to its time
     assert step.uncertainty_j >= step.joules - 30.0  # the truth is 30 J
 
 
 def test_lower_counter_is_a_wrap_only_at_plausible_power():
-    ledger = Ledger(Device(Profile((0, 0.0)), modulus=262_143_328_851), 0.0)
-    ledger.edge("w", +1, 0.0)
-    ledger.sample(0.0, 200_100_000_000)
-    ledger.sample(10.0, 50_000_000)  # a wrap would be 62 093 J in 10 s
-    assert ledger.joules == 0.0
-    assert "counter reset: 200100000000 to 50000000 in 10 s" in ledger.total("w", 10.0).gaps[0].reason
-    ledger.sample(20.0, 1_050_000_000)
-    assert ledger.total("w", 20.0).joules == 1000.0
-    assert ledger.total("w", 20.0).covered_s == 10.0
+    gauge = DeviceAccumulator(Device(Profile((0, 0.0)), modulus=262_143_328_851), 0.0)
+    gauge.mark_edge("w", +1, 0.0)
+    gauge.sample(0.0, 200_100_000_000)
+    gauge.sample(10.0, 50_000_000)  # a wrap would be 62 093 J in 10 s
+    assert gauge.joules == 0.0
+    assert "counter reset: 200100000000 to 50000000 in 10 s" in gauge.total("w", 10.0).gaps[0].reason
+    gauge.sample(20.0, 1_050_000_000)
+    assert gauge.total("w", 20.0).joules == 1000.0
+    assert gauge.total("w", 20.0).covered_s == 10.0
 
 
 def test_wrap_between_two_readings_is_exact():
     modulus = 65_532_610_988
-    ledger = Ledger(Device(Profile((0, 0.0)), modulus=modulus), 0.0)
-    ledger.edge("w", +1, 0.0)
+    gauge = DeviceAccumulator(Device(Profile((0, 0.0)), modulus=modulus), 0.0)
+    gauge.mark_edge("w", +1, 0.0)
     for second, count in enumerate([modulus - 400_000_000, modulus - 100_000_000, 200_000_000, 500_000_000]):
-        ledger.sample(float(second), count)
-    assert ledger.total("w", 3.0).joules == pytest.approx(900.0)
-    assert ledger.total("w", 3.0).gap_count == 0
+        gauge.sample(float(second), count)
+    assert gauge.total("w", 3.0).joules == pytest.approx(900.0)
+    assert gauge.total("w", 3.0).gap_count == 0
 
 
-def test_a_double_wrap_is_possible_only_after_a_stall_and_then_told():
+def test_a_double_wrap_is_possible_only_after_a_stall_and_then_reported():
     modulus = 65_532_610_988
-    ledger = Ledger(Device(Profile((0, 0.0)), modulus=modulus), 0.0)
-    ledger.edge("w", +1, 0.0)
-    ledger.sample(0.0, 0)
-    ledger.sample(60.0, 20_000_000_000)
-    assert ledger.wrap_risks == 0
-    ledger.sample(60.0 + 300, 25_000_000_000)  # 500 W for 300 s could have gone round twice
-    assert ledger.wrap_risks == 1
-    total = ledger.total("w", 360.0)
+    gauge = DeviceAccumulator(Device(Profile((0, 0.0)), modulus=modulus), 0.0)
+    gauge.mark_edge("w", +1, 0.0)
+    gauge.sample(0.0, 0)
+    gauge.sample(60.0, 20_000_000_000)
+    assert gauge.wrap_risks == 0
+    gauge.sample(60.0 + 300, 25_000_000_000)  # 500 W for 300 s could have wrapped twice
+    assert gauge.wrap_risks == 1
+    total = gauge.total("w", 360.0)
     assert total.joules == 25_000.0
     assert total.uncertainty_j >= 2 * modulus * 1e-6
-    assert ledger.longest_s == 300
+    assert gauge.longest_s == 300
 
 
 def test_jump_beyond_the_power_limit_is_a_gap():
-    ledger = Ledger(Device(Profile((0, 0.0)), tick_s=0.1), 0.0)
-    ledger.edge("w", +1, 0.0)
-    ledger.sample(0.0, 0)
-    ledger.sample(5.0, 1_000_000_000_000)  # 1 MJ in 5 s
-    ledger.sample(10.0, 1_000_500_000_000)
-    assert ledger.total("w", 10.0).joules == 500.0
-    assert "implausible jump" in ledger.total("w", 10.0).gaps[0].reason
+    gauge = DeviceAccumulator(Device(Profile((0, 0.0)), tick_s=0.1), 0.0)
+    gauge.mark_edge("w", +1, 0.0)
+    gauge.sample(0.0, 0)
+    gauge.sample(5.0, 1_000_000_000_000)  # 1 MJ in 5 s
+    gauge.sample(10.0, 1_000_500_000_000)
+    assert gauge.total("w", 10.0).joules == 500.0
+    assert "implausible jump" in gauge.total("w", 10.0).gaps[0].reason
 
 
 def test_frozen_counter_is_not_zero_joules():
     device = Device(Profile((0, 200.0)), tick_s=0.1)
-    ledger = Ledger(device, 0.0)
-    ledger.edge("w", +1, 0.0)
+    gauge = DeviceAccumulator(device, 0.0)
+    gauge.mark_edge("w", +1, 0.0)
     for second in range(10):
-        ledger.sample(float(second), 7_000)
-    total = ledger.total("w", 9.0)
+        gauge.sample(float(second), 7_000)
+    total = gauge.total("w", 9.0)
     assert total.joules is None
     assert (total.covered_s, total.wanted_s) == (0, 9)
     assert "stands still at 7000" in total.gaps[0].reason
-    ledger.sample(10.0, 2_000_007_000)  # it counted on, unseen
-    assert ledger.total("w", 10.0).joules == 2000.0
-    assert ledger.total("w", 10.0).covered_s == 10.0
+    gauge.sample(10.0, 2_000_007_000)  # it kept counting, unseen
+    assert gauge.total("w", 10.0).joules == 2000.0
+    assert gauge.total("w", 10.0).covered_s == 10.0
 
 
 def test_frozen_counter_is_seen_however_often_it_is_read():
-    ledger = Ledger(Device(Profile((0, 200.0)), tick_s=0.1), 0.0)
-    ledger.edge("w", +1, 0.0)
+    gauge = DeviceAccumulator(Device(Profile((0, 200.0)), tick_s=0.1), 0.0)
+    gauge.mark_edge("w", +1, 0.0)
     for tenth in range(100):
-        ledger.sample(tenth / 10, 7_000)
-    assert ledger.total("w", 10.0).covered_s <= 0.2 + 1e-9
+        gauge.sample(tenth / 10, 7_000)
+    assert gauge.total("w", 10.0).covered_s <= 0.2 + 1e-9
 
 
 def test_standing_still_is_zero_joules_for_an_idle_device():
     device = Device(Profile((0, 0.0)), tick_s=0.1)
     device.working = False
-    ledger = Ledger(device, 0.0)
-    ledger.edge("w", +1, 0.0)
+    gauge = DeviceAccumulator(device, 0.0)
+    gauge.mark_edge("w", +1, 0.0)
     for second in range(10):
-        ledger.sample(float(second), 7_000)
-    assert ledger.total("w", 9.0).joules == 0.0
-    assert ledger.total("w", 9.0).covered_s == 9.0
+        gauge.sample(float(second), 7_000)
+    assert gauge.total("w", 9.0).joules == 0.0
+    assert gauge.total("w", 9.0).covered_s == 9.0
 
 
 def test_lost_device_keeps_its_last_value():
     device = Device(Profile((0, 200.0)))
     bench = Bench(device)
-    bench.books.edge("w", +1)
+    bench.accumulator.mark_edge("w", +1)
     bench.move(5)
-    bench.books.collect()
+    bench.accumulator.collect()
     device.read = lambda: (_ for _ in ()).throw(OSError(19, "fell off the bus"))
     bench.move(10)
-    bench.books.collect()
-    device.read = lambda: 1 / 0  # must not be asked again
+    bench.accumulator.collect()
+    device.read = lambda: 1 / 0  # must not be read again
     bench.move(20)
-    bench.books.edge("w", -1)
+    bench.accumulator.mark_edge("w", -1)
     total = bench.total("w")
     assert total.joules == 1000.0
     assert total.covered_s / total.wanted_s == 0.25
@@ -389,14 +388,14 @@ def test_lost_device_keeps_its_last_value():
 
 
 def test_interruption_is_a_gap():
-    ledger = Ledger(Device(Profile((0, 0.0))), 0.0)
-    ledger.edge("w", +1, 0.0)
-    ledger.sample(0.0, 0)
-    ledger.sample(5.0, 500_000_000)
-    ledger.interrupt("the machine was suspended for 3600 s")
-    ledger.sample(10.0, 900_000_000)
-    ledger.sample(15.0, 1_000_000_000)
-    total = ledger.total("w", 15.0)
+    gauge = DeviceAccumulator(Device(Profile((0, 0.0))), 0.0)
+    gauge.mark_edge("w", +1, 0.0)
+    gauge.sample(0.0, 0)
+    gauge.sample(5.0, 500_000_000)
+    gauge.interrupt("the machine was suspended for 3600 s")
+    gauge.sample(10.0, 900_000_000)
+    gauge.sample(15.0, 1_000_000_000)
+    total = gauge.total("w", 15.0)
     assert total.joules == 600.0
     assert total.gaps[0].reason == "the machine was suspended for 3600 s"
 
@@ -405,11 +404,11 @@ def sampled(profile, seconds, period_s, seed):
     """Integrate jittered samples; returns the total."""
     generator = random.Random(seed)
     bench = Bench(Device(profile, method="sampled"))
-    bench.books.edge("w", +1)
+    bench.accumulator.mark_edge("w", +1)
     while bench.device.now < seconds:
         bench.move(min(seconds, bench.device.now + period_s * generator.uniform(0.5, 1.5)))
-        bench.books.collect()
-    bench.books.edge("w", -1)
+        bench.accumulator.collect()
+    bench.accumulator.mark_edge("w", -1)
     return bench.total("w")
 
 
@@ -448,17 +447,17 @@ def test_few_samples_claim_only_what_the_power_limit_allows(pairs, seed, seconds
     assert abs(total.joules - profile_of(pairs).joules(seconds)) <= total.uncertainty_j + 1e-6
 
 
-def test_lowest_and_highest_sample_are_of_the_intervals_that_the_window_has_a_part_of():
+def test_lowest_and_highest_sample_are_those_of_the_windows_intervals():
     device = Device(Profile((0, 50.0), (1, 300.0), (2, 100.0), (3, 20.0)), method="sampled")
     bench = Bench(device)
     for second in range(5):
         bench.move(second)
         if second in (1, 2):
-            bench.books.edge("falling", +1 if second == 1 else -1)
+            bench.accumulator.mark_edge("falling", +1 if second == 1 else -1)
         else:
-            bench.books.collect()
+            bench.accumulator.collect()
         if second == 3:
-            bench.books.edge("open", +1, exact=False)
+            bench.accumulator.mark_edge("open", +1, exact=False)
     assert bench.total("falling").power_w == (100.0, 300.0)
     assert bench.total("open").power_w == (20.0, 20.0)
     assert bench.total("never").power_w is None
@@ -466,21 +465,21 @@ def test_lowest_and_highest_sample_are_of_the_intervals_that_the_window_has_a_pa
 
 def test_power_sample_after_a_long_silence_is_a_gap():
     bench = Bench(Device(Profile((0, 100.0)), method="sampled"))
-    bench.books.edge("w", +1)
+    bench.accumulator.mark_edge("w", +1)
     bench.move(HOLD_S + 1)
-    bench.books.edge("w", -1)
+    bench.accumulator.mark_edge("w", -1)
     assert bench.total("w").joules is None
     assert "no power sample for 11 s" in bench.total("w").gaps[0].reason
 
 
 def test_windows_of_two_threads_with_one_name_both_count():
     bench = Bench(Device(Profile((0, 100.0))))
-    bench.books.edge("w", +1)
+    bench.accumulator.mark_edge("w", +1)
     bench.move(1)
-    bench.books.edge("w", +1)
+    bench.accumulator.mark_edge("w", +1)
     bench.move(3)
-    bench.books.edge("w", -1)
+    bench.accumulator.mark_edge("w", -1)
     bench.move(4)
-    bench.books.edge("w", -1)
+    bench.accumulator.mark_edge("w", -1)
     assert bench.total("w").joules == pytest.approx(600)
-    assert bench.books.accounts["w"].duration_s(4) == 6
+    assert bench.accumulator.windows["w"].duration_s(4) == 6

@@ -1,4 +1,4 @@
-"""The file that survives the process."""
+"""The file that survives the process, and the sum of several runs."""
 
 import json
 import multiprocessing
@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorakit.cli.energy import merge_runs
-from lorakit.power.journal import Journal, read_journal
+from lorakit.power.journal import Journal, merge_runs, read_journal
 from tests.support.energy_world import FakeGpu, Profile, World
 
 
@@ -19,11 +18,10 @@ def world(tmp_path):
 
 
 def run(world, meter, seconds):
-    """The sampler at work, with its writing."""
+    """Let time pass with the sampler at work, which also writes."""
     for _ in range(seconds // 5):
         world.advance(5)
         meter.sample()
-        meter._write_reading()
 
 
 def test_finished_run_is_complete(world, tmp_path):
@@ -65,6 +63,17 @@ def test_two_runs_may_share_a_file(world, tmp_path):
     assert [found.reading["duration_s"] for found in read_journal(path)] == [10, 20]
 
 
+def test_queued_lines_come_before_the_next_and_the_last_line_replaces_them(tmp_path):
+    journal = Journal(tmp_path / "j", "r")
+    journal.queue("window", {"name": "a"})
+    assert not (tmp_path / "j").exists()
+    journal.write("reading", {})
+    journal.queue("window", {"name": "b"})
+    journal.write("end", {})
+    lines = [json.loads(line) for line in (tmp_path / "j").read_text().splitlines()]
+    assert [line["type"] for line in lines] == ["window", "reading", "end"]
+
+
 def test_line_after_a_cut_one_stands_alone(tmp_path, monkeypatch, caplog):
     journal = Journal(tmp_path / "j", "r")
     real = os.write
@@ -93,7 +102,7 @@ def test_full_or_read_only_disk_costs_one_warning(world, tmp_path, monkeypatch, 
     assert "No such file or directory" in caplog.text
 
 
-def test_failed_block_is_told(world, tmp_path):
+def test_failed_block_is_reported(world, tmp_path):
     with pytest.raises(ZeroDivisionError), world.meter(out=tmp_path / "j") as meter:
         run(world, meter, 10)
         _ = 1 / 0
@@ -136,8 +145,8 @@ def test_processes_that_append_at_once_cut_no_line(tmp_path):
 
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(data=st.data())
-def test_damaged_journal_is_told_by_one_clear_error(tmp_path_factory, data):
-    """Any key of any line, at the top or in the reading, missing or of another type: a ValueError or a valid sum."""
+def test_damaged_journal_is_one_clear_error(tmp_path_factory, data):
+    """Any key of any line, at the top or in the reading, missing or of the wrong type: a ValueError or a valid sum."""
     folder = tmp_path_factory.mktemp("j")
     world = World(folder, [FakeGpu("GPU-a", Profile((0, 100.0)))])
     with world.meter(out=folder / "j") as meter:

@@ -1,4 +1,4 @@
-"""GPU sensors and estimates."""
+"""GPU sensors through NVML."""
 
 import re
 from pathlib import Path
@@ -8,14 +8,11 @@ import pytest
 import lorakit.power.nvml
 from lorakit.power.nvml import (
     SensorUnavailable,
-    estimate_cpu,
-    estimate_ram,
     list_gpus,
     mig_parents,
     open_gpu,
     open_nvml,
 )
-from lorakit.power.reading import estimated_quantity
 from tests.support.energy_world import FakeGpu, FakeNvml, Profile, VirtualClock
 
 
@@ -108,7 +105,7 @@ def test_mig_instances_are_found_with_their_gpu():
     def instance(gpu, index):
         if index != 2:
             return FakeGpu(f"MIG-{index}", None)
-        raise nvml.NVMLError(6)  # not found: there are fewer than the most there may be
+        raise nvml.NVMLError(6)  # not found: there are fewer instances than slots
 
     nvml.nvmlDeviceGetMigDeviceHandleByIndex = instance
     assert mig_parents(nvml, list_gpus(nvml)[0]) == {"MIG-0": "GPU-a", "MIG-1": "GPU-a"} | {
@@ -121,18 +118,3 @@ def test_gpu_without_any_sensor_says_both_reasons():
     nvml.gpus[0].faults = {"nvmlDeviceGetTotalEnergyConsumption": 3, "nvmlDeviceGetPowerUsage": 4}
     with pytest.raises(SensorUnavailable, match="TotalEnergyConsumption: NVML error 3; .*PowerUsage: NVML error 4"):
         open_gpu(nvml, list_gpus(nvml)[0][0])
-
-
-def test_estimates_are_ranges_with_their_source():
-    assert (estimate_cpu(270.0, 80).low_w, estimate_cpu(270.0, 80).high_w) == (27.0, 270.0)
-    assert "constraint_0_max_power_uw" in estimate_cpu(270.0, 80).source
-    assert estimate_cpu(None, 4).high_w == 32.0
-    assert (estimate_ram(512 * 2**30, 16).low_w, estimate_ram(512 * 2**30, 16).high_w) == (32.0, 96.0)
-    assert estimate_ram(8 * 2**30, None).high_w == pytest.approx(3.2)
-
-
-def test_an_estimate_stays_in_its_range_whatever_the_kernel_says_of_the_load():
-    middle = estimated_quantity(2.0, 16.0, "two CPUs", 3600.0)
-    assert (middle.wh, middle.range_wh) == (9.0, (2.0, 16.0))
-    by_load = [estimated_quantity(2.0, 16.0, "two CPUs", 3600.0, load_j).wh for load_j in (0.0, 3600.0, 1e6)]
-    assert by_load == [2.0, 3.0, 16.0]  # ticks that add up to more CPU time than there was

@@ -35,7 +35,7 @@ TREES = {
     "mmio only": {"intel-rapl-mmio:0": ("package-0", "package", True)},
     "Threadripper, a zone for each die": {
         f"intel-rapl:{index}": (f"package-0-die-{index}", "package", True)
-        for index in range(4)  # ledger.mirrored
+        for index in range(4)  # accumulator.mirrored
     },
     "TPMI: Granite Rapids, two sockets": {
         "intel-rapl:0": ("package-0", "package", True),
@@ -121,7 +121,7 @@ def test_amd_counts_its_package_without_the_cores_and_its_ram_stays_an_estimate(
     ]
     world = World(tmp_path, zones=zones)
     with world.meter() as meter:
-        world.run(meter, 600)  # goes round once
+        world.run(meter, 600)  # wraps once
     reading = meter.reading
     assert reading.cpu.wh * 3600 == pytest.approx(108_000, abs=0.01)
     assert (reading.cpu.method, reading.ram.method) == ("counter", "estimated")
@@ -136,13 +136,13 @@ def test_container_with_masked_zones_has_none_and_says_so(tmp_path):
     for key in ("intel-rapl", "intel-rapl:0", "intel-rapl:0:0"):
         (world.root / key).symlink_to(tmp_path / "devices" / "intel-rapl" / key)
     assert find_zones(world.root) == []
-    assert diagnose(world.root, world.proc, tmp_path / "none").state == "masked"
+    assert diagnose(world.root, world.proc).state == "masked"
     with world.meter() as meter:
         world.run(meter, 10)
     assert (meter.reading.cpu.method, meter.reading.measured_wh) == ("estimated", None)
 
 
-def test_laptop_counts_the_package_once_and_shows_psys_apart(tmp_path):
+def test_laptop_counts_the_package_once_and_shows_psys_separately(tmp_path):
     package = Profile((0, 4.0))
     world = World(
         tmp_path,
@@ -168,7 +168,7 @@ def test_laptop_counts_the_package_once_and_shows_psys_apart(tmp_path):
     assert why["intel-rapl-mmio:1"] == "repeats intel-rapl:1"
 
 
-def test_tpmi_server_counts_packages_and_dram_and_shows_both_psys_apart(tmp_path):
+def test_tpmi_server_counts_packages_and_dram_and_shows_both_psys_separately(tmp_path):
     watts = {"package-0": 200.0, "dram": 30.0, "psys": 260.0, "package-1": 150.0, "psys-1": 180.0}
     keys = [("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "dram"), ("intel-rapl:1", "psys")]
     keys += [("intel-rapl:2", "package-1"), ("intel-rapl:2:0", "dram"), ("intel-rapl:3", "psys-1")]
@@ -219,7 +219,7 @@ def test_text_that_is_not_a_count_is_no_reading(tmp_path, content):
     fake, zone = zone_of(tmp_path)
     counter = RaplCounter(zone)
     fake.file.write_text(content)
-    with pytest.raises(OSError, match="not one whole number"):
+    with pytest.raises(OSError, match="not one integer"):
         counter.read()
     fake.file.write_text("77\n")
     assert counter.read() == 77
@@ -242,7 +242,7 @@ def test_zone_that_comes_back_as_another_file_is_read_again(tmp_path, monkeypatc
         patch.setattr(os, "pread", lambda *_: (_ for _ in ()).throw(OSError(errno.ENODEV, "No such device")))
         with pytest.raises(OSError, match="No such device") as caught:
             counter.read()
-    assert caught.value.errno == errno.EIO  # not "gone for ever"
+    assert caught.value.errno == errno.EIO  # not "gone for good"
     fake.file.unlink()
     with pytest.raises(FileNotFoundError, match="intel-rapl:0"):
         counter.read()
@@ -301,7 +301,7 @@ def test_zones_hidden_by_a_mount_are_masked_not_absent(tmp_path):
     mount = "31 23 0:27 / {} ro,relatime - tmpfs tmpfs ro\n"
     for place, state in [("/sys/devices/virtual/powercap", "masked"), ("/sys/firmware", "absent")]:
         (proc / "self" / "mountinfo").write_text(mount.format(place))
-        assert diagnose(tmp_path / "none", proc, tmp_path / "no").state == state
+        assert diagnose(tmp_path / "none", proc).state == state
 
 
 def test_absent_denied_masked_and_virtual_are_different_answers(tmp_path, monkeypatch):
@@ -310,14 +310,14 @@ def test_absent_denied_masked_and_virtual_are_different_answers(tmp_path, monkey
     (proc / "cpuinfo").write_text("flags : fpu sse2\n")
 
     def answer():
-        access = diagnose(root, proc, dockerenv)
+        access = diagnose(root, proc)
         return access.state, access.fix
 
     assert answer() == ("absent", "sudo modprobe intel_rapl_msr")
     (proc / "cpuinfo").write_text("Features : fp asimd\nCPU implementer : 0x41\n")
     state, fix = answer()
     assert state == "absent"
-    assert "there is no command for that" in fix
+    assert "no command can: read a wall-outlet meter" in fix
     (proc / "cpuinfo").write_text("flags : fpu sse2 hypervisor\n")
     dockerenv.touch()
     assert answer() == ("vm", "measure on the host")

@@ -87,7 +87,12 @@ def test_ordinals_of_mixed_gpus_need_the_bus_order():
     assert "set CUDA_DEVICE_ORDER=PCI_BUS_ID" in doubtful.problem
     sure = visible_gpus({"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, MIXED)
     assert sure.uuids == (B,)
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "3,2,1,0"}, MIXED).uuids == (D, C, B, A)  # all: the order is no matter
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "3,2,1,0"}, MIXED).uuids == (
+        D,
+        C,
+        B,
+        A,
+    )  # all of them: the order does not matter
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": B}, MIXED).uuids == (B,)
 
 
@@ -98,6 +103,6 @@ def test_running_cuda_settles_every_doubt():
     assert "CUDA uses ffff, which NVML does not list" in visible_gpus(environ, MIXED, cuda_uuids=["ffff"]).problem
 
 
-def test_mig_instance_is_told_as_its_whole_gpu():
+def test_mig_instance_counts_as_its_whole_gpu():
     visible = visible_gpus({"CUDA_VISIBLE_DEVICES": "MIG-2222"}, SAME, MIG)
-    assert "no power of a MIG instance, so the whole GPU is counted" in visible.notes[0]
+    assert "no power reading for a MIG instance, so the whole GPU is counted" in visible.notes[0]

@@ -1,4 +1,4 @@
-"""What a run had cost when it reached an F1, against figures worked out by hand."""
+"""What a run had cost when it reached an F1, against numbers worked out by hand."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorakit.report.costs import Cost, cost_of, cost_to_reach, targets
+from lorakit.report.costs import Cost, cost_of, cost_to_reach, f1_goals
 from lorakit.report.runs import COMPONENTS, EnergyPoint, Run, read_sources
 
 METHODS = {"gpu": "counter", "cpu": "estimated", "ram": "unavailable"}
@@ -46,7 +46,7 @@ def write_run(folder, evaluations, *journal):
     return read_sources([folder])[0].runs[0]
 
 
-def test_the_first_epoch_that_reaches_it_counts_and_energy_lies_on_the_line_between_two_readings(tmp_path):
+def test_the_first_epoch_that_reaches_it_counts_and_energy_is_interpolated_between_two_readings(tmp_path):
     run = write_run(tmp_path / "x", [(1015, 0.5), (1036, 0.7), (1050, 0.6)], (1000, [10, 20, 40, 60]))
     assert cost_to_reach(run, 0.6) == Cost(2, 0.7, pytest.approx(36), pytest.approx(1.0), pytest.approx(0.1))
     assert cost_to_reach(run, 0.5).seconds == pytest.approx(15)
@@ -92,8 +92,8 @@ def test_a_later_moment_never_costs_less_and_the_ends_are_the_readings(powers, s
     assert at(share * end_s).estimated_wh is None
 
 
-def test_targets_are_shares_of_the_best_run_or_those_chosen():
+def test_goals_are_shares_of_the_best_run_or_those_chosen():
     runs = [Run("a", "", {}, evaluations=({"f1": 0.4}, {"f1": 0.8})), Run("b", "", {}, evaluations=({"f1": 0.5},))]
-    assert targets(runs) == [(s * 0.8, s) for s in (0.8, 0.9, 0.95, 0.99, 1.0)]
-    assert targets(runs, [0.7, 0.6]) == [(0.6, None), (0.7, None)]
-    assert targets([Run("a", "", {})]) == []
+    assert f1_goals(runs) == [(s * 0.8, s) for s in (0.8, 0.9, 0.95, 0.99, 1.0)]
+    assert f1_goals(runs, [0.7, 0.6]) == [(0.6, None), (0.7, None)]
+    assert f1_goals([Run("a", "", {})]) == []

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from lorakit.report.page import write_page
-from lorakit.report.tables import metric_rows
-from tests.report.test_page import HOSTILE, RECORDED, change
+from lorakit.report.tables import METRICS, metric
 from tests.support.browser import CHROMIUM, browser
+from tests.support.reports import HOSTILE, RECORDED, change
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here (Debian: apt-get install chromium)")
 
@@ -57,9 +57,10 @@ def test_scores_on_the_page_are_the_records(tab, page, record, split):
     tab.open(page)
     shown = tab.run(TABLE % f"scores-{split}")
     full, lora = (record["modes"][mode][split] for mode in ("full", "lora"))
-    assert len(shown) == len(metric_rows(split)) == 8
-    for (_, cells), (name, get) in zip(shown, metric_rows(split), strict=True):
-        wanted = [get(full), get(lora), get(lora) - get(full)]
+    assert len(shown) == len(METRICS) == 8
+    for (_, cells), (name, keys) in zip(shown, METRICS, strict=True):
+        values = metric(full, keys), metric(lora, keys)
+        wanted = [*values, values[1] - values[0]]
         assert [float(value) for value, _ in cells] == wanted, name
         texts = [f"{wanted[0]:.4f}", f"{wanted[1]:.4f}", f"{wanted[2]:+.4f}".replace("-", "−")]
         assert [text for _, text in cells] == texts, name
@@ -77,7 +78,7 @@ def test_energy_and_parameters_on_the_page_are_the_records(tab, page, record):
         1e3 * mode["energy"]["estimated_kwh"] for mode in modes
     ]
     parameters = dict(tab.run(TABLE % "parameter-table"))
-    for name, key in (("Trained", "trainable_parameters"), ("In all", "total_parameters"), ("Steps", "steps")):
+    for name, key in (("Trained", "trainable_parameters"), ("Total", "total_parameters"), ("Steps", "steps")):
         assert [int(value) for value, _ in parameters[name]] == [mode[key] for mode in modes]
 
 
@@ -95,7 +96,7 @@ def test_f1_by_type_on_the_page_is_the_records(tab, page, record):
         assert shown == wanted
 
 
-def test_the_theme_follows_the_reader_with_the_keyboard_alone(tab, page):
+def test_the_theme_can_be_changed_with_the_keyboard_alone(tab, page):
     tab.open(page, scheme="light")
     ink = tab.run(INK)
     tab.press("Tab", 9)

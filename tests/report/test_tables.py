@@ -1,42 +1,36 @@
-import json
-import re
-
-import pytest
-
 from lorakit.cli.measured_run import show
-from lorakit.report.tables import STUDY, as_markdown, comparison_record, energy_table, markdown_table, write_comparison
-
-SCORES = {
-    "loss": 0.2, "precision": 0.7, "recall": 0.8, "f1": 0.746667, "accuracy": 0.95,
-    "strict": {"precision": 0.69, "recall": 0.79, "f1": 0.736622, "support": 10}, "by_type": {},
-}  # fmt: skip
-UNKNOWN = {"kwh": None, "mean_w": None, "method": "unavailable", "source": "no NVML"}
-
-
-def mode(f1=0.746667, ram=0.001, trained=100, adapter=None):
-    return {
-        "trainable_parameters": trained, "total_parameters": 1000, "epochs": 2, "best_epoch": 2, "seed": 0,
-        "learning_rate": 1e-3, "batch_size": 32, "adapter": adapter, "steps": 10, "train_tokens": 10_000,
-        "computed_tokens": 10_100, "train_seconds": 5.0, "train_tokens_per_s": 2000.0, "duration_s": 7.0,
-        "validation": {**SCORES, "f1": f1}, "test": None,
-        "history": [{"epoch": 1, "f1": 0.5}, {"epoch": 2, "f1": f1}],
-        "energy": {
-            "gpu": UNKNOWN, "cpu": {"kwh": 0.002, "mean_w": 20.0, "method": "counter", "source": "RAPL"},
-            "ram": {"kwh": ram, "mean_w": 6.0, "method": "estimated", "source": "by GiB"},
-            "measured_kwh": 0.002, "estimated_kwh": ram,
-        },
-    }  # fmt: skip
-
-
-@pytest.fixture
-def record():
-    lora = mode(f1=0.736667, ram=0.0005, adapter={"r": 8, "peft_total_parameters": 1010})
-    return comparison_record("python x.py", {"torch": "2"}, "m", "d", {"full": mode(trained=1000), "lora": lora})
+from lorakit.report.comparison import comparison_record
+from lorakit.report.tables import METRICS, as_markdown, energy_table, markdown_table, metric, metrics_table
+from tests.support.reports import SCORES
 
 
 def cells(table, name):
     line = next(line for line in table.splitlines() if line.startswith(f"| {name} "))
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def with_test_set(record, f1):
+    for values in record["modes"].values():
+        values["test"] = {**SCORES, "f1": f1}
+    return record
+
+
+def test_validation_and_test_are_side_by_side_with_the_difference_of_each(record):
+    table = metrics_table(with_test_set(record, f1=0.5))
+    columns = ["validation full", "LoRA", "difference", "test full", "LoRA", "difference"]
+    assert cells(table, "metric") == columns
+    assert cells(table, "F1") == ["0.746667", "0.736667", "-0.010000", "0.500000", "0.500000", "+0.000000"]
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [name for name, _ in METRICS]
+
+
+def test_a_split_that_one_mode_lacks_is_a_dash(record):
+    with_test_set(record, f1=0.5)["modes"]["full"]["test"] = None
+    assert cells(metrics_table(record), "F1")[3:] == ["–", "0.500000", "–"]
+
+
+def test_a_score_that_an_older_record_lacks_is_none():
+    assert metric({"f1": 0.5}, ("strict", "f1")) is metric(None, ("f1",)) is None
+    assert metric(SCORES, ("strict", "f1")) == 0.736622
 
 
 def test_both_tables_show_each_mode_and_the_difference(record):
@@ -51,7 +45,7 @@ def test_unknown_is_a_dash_and_never_zero(record):
     assert cells(energy_table(record), "all GPUs (kWh)") == ["–", "–", "–"]
 
 
-def test_measured_and_estimated_totals_stand_apart(record):
+def test_measured_and_estimated_totals_are_separate(record):
     assert cells(energy_table(record), "total measured (kWh)") == ["0.00200000", "0.00200000", "+0.00000000"]
     assert cells(energy_table(record), "total estimated (kWh)") == ["0.00100000", "0.00050000", "-0.00050000"]
 
@@ -65,7 +59,9 @@ def test_every_component_says_how_it_was_obtained(record):
 def test_parameters_are_shown_with_pefts_count_and_why(record):
     text = as_markdown(record)
     assert "LoRA: 100 of 1,000 parameters are trained (10.0000 %)" in text
-    assert "PEFT would print 100 of 1,010: it counts the untrained copy that it keeps of what is trained whole" in text
+    assert (
+        "PEFT would print 100 of 1,010: it counts the untrained copy that it keeps of modules trained in full" in text
+    )
 
 
 def test_one_mode_alone_has_no_difference(record):
@@ -78,35 +74,6 @@ def test_the_studys_own_columns_repeat_its_published_figures(record):
     assert cells(as_markdown(record), "F1")[3:] == ["0.809050", "0.805224", "-0.003826"]
     assert cells(as_markdown(record), "RAM (kWh)")[3:] == ["0.59771000", "0.68735100", "+0.08964100"]
     assert cells(as_markdown(record), "GPU power (W)")[3:] == ["477.46", "476.03", "-1.43"]
-    for values in STUDY.values():
-        parts = sum(values["energy"][part]["kwh"] for part in ("ram", "gpu", "cpu"))
-        total = values["energy"]["measured_kwh"] + values["energy"]["estimated_kwh"]
-        assert parts == pytest.approx(total, abs=1e-9)
-
-
-def test_the_files_are_written_whole(record, tmp_path):
-    write_comparison(record, tmp_path / "new")
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
-        "comparison.json", "comparison.md", "comparison.png",
-    ]  # fmt: skip
-    assert json.loads((tmp_path / "new" / "comparison.json").read_text()) == record
-    assert (tmp_path / "new" / "comparison.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_nothing_is_left_behind_when_a_number_cannot_be_written(record, tmp_path):
-    record["modes"]["full"]["train_seconds"] = float("nan")
-    with pytest.raises(ValueError, match=re.escape("Out of range float values are not JSON compliant")):
-        write_comparison(record, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_run_in_which_nothing_could_be_measured_is_still_drawn(record, tmp_path):
-    for values in record["modes"].values():
-        values["energy"] = dict.fromkeys(("gpu", "cpu", "ram"), UNKNOWN)
-        values["energy"] |= {"measured_kwh": None, "estimated_kwh": None}
-        values["history"] = []
-    write_comparison(record, tmp_path)
-    assert cells((tmp_path / "comparison.md").read_text(), "total measured (kWh)") == ["–", "–", "–"]
 
 
 def test_tables_align_as_plain_text():

@@ -1,4 +1,4 @@
-"""Tiny random models of many architectures, with inputs: what the LoRA tests run over. Everything is built offline."""
+"""Tiny random models of many architectures, with inputs: what the LoRA tests run on. All are built offline."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Architecture:
     targets: tuple[str, ...]  # query and value, by hand
 
     def build(self) -> nn.Module:
-        """The model in eval mode, without dropout, always with the same weights, none of them special."""
+        """The model in eval mode, without dropout, always with the same weights, none of them zero or one."""
         config = getattr(transformers, self.config)(**self.options)
         for name in vars(config):
             if "dropout" in name or name.endswith("_drop") or name.endswith("pdrop"):
@@ -34,7 +34,7 @@ class Architecture:
             torch.manual_seed(0)
             model = getattr(transformers, self.model)(config).eval()
             for module in model.modules():
-                if isinstance(module, nn.Dropout):  # some heads have one that no configuration names
+                if isinstance(module, nn.Dropout):  # some heads have one that is not in the configuration
                     module.p = 0.0
             with torch.no_grad():
                 for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""Headless Chromium over its debugging pipe: a page as a reader's browser shows it, and what it asks of the network."""
+"""Headless Chromium over its debugging pipe: how a browser shows a page, and what the page requests."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ DEADLINE_S = 60.0
 
 
 class Browser:
-    """One tab, driven by messages over a pair of pipes; events gather in `events`."""
+    """One tab, controlled by messages over a pair of pipes; `events` collects what it reports."""
 
     def __init__(self, read: int, write: int) -> None:
         self.read, self.write, self.rest, self.number = read, write, b"", 0
@@ -46,7 +46,7 @@ class Browser:
             self.events.append(answer)
 
     def open(self, page: Path, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
-        """Show a file and wait until it is loaded."""
+        """Open a file and wait until it is loaded."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.events.clear()
@@ -65,19 +65,19 @@ class Browser:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=text)
 
     def screenshot(self, path: Path) -> None:
-        """The whole page, as long as it is."""
+        """Save a picture of the whole page."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
         image = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"]
         path.write_bytes(base64.b64decode(image))
 
     def complaints(self) -> list[str]:
-        """What the console says, and every script that failed."""
+        """Messages on the console and scripts that failed."""
         wanted = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
         return [json.dumps(event["params"]) for event in self.events if event.get("method") in wanted]
 
     def requests(self) -> list[str]:
-        """Addresses that the page asked for."""
+        """The addresses that the page requested."""
         sent = [event["params"] for event in self.events if event.get("method") == "Network.requestWillBeSent"]
         return [parameters["request"]["url"] for parameters in sent]
 
@@ -95,7 +95,7 @@ class Browser:
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
-    """A Chromium of our own with a new, empty profile; ended at the end."""
+    """Start a Chromium with a new, empty profile, and stop it at the end."""
     (to_read, to_write), (from_read, from_write) = os.pipe(), os.pipe()
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
     script = f'exec "$@" 3<&{to_read} 4>&{from_write}'  # Chromium reads descriptor 3 and writes 4

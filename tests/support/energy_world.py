@@ -37,7 +37,7 @@ class Profile:
 
 
 class VirtualClock:
-    """Stands still until the test moves it. `read_s` passes at each look, as on a machine where code takes time."""
+    """Stands still until the test moves it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -64,13 +64,13 @@ class NVMLError(Exception):
 
 
 class FakeGpu:
-    """One GPU: its energy since `origin` is shown in whole ticks of time, as NVML does."""
+    """One GPU: its energy since `origin` is shown in full ticks of time, as by NVML."""
 
     def __init__(self, uuid, profile, name="Tesla V100", tick_s=0.1, counter=True, limit_w=400.0, start_mj=5_000_000):
         self.uuid, self.profile, self.name = uuid, profile, name
         self.tick_s, self.counter, self.limit_w, self.start_mj = tick_s, counter, limit_w, start_mj
         self.utilization = 90
-        self.faults = {}  # function -> NVML error code, for as long as it is in here
+        self.faults = {}  # function -> NVML error code that it raises
         self.counter_shift_mj = 0
         self.counter_gain = 1.0
         self.frozen_at = None
@@ -78,7 +78,7 @@ class FakeGpu:
 
 
 class FakeNvml:
-    """pynvml's functions, as far as lorakit calls them."""
+    """The functions of pynvml that lorakit calls."""
 
     NVMLError = NVMLError
 
@@ -187,8 +187,15 @@ class FakeZone:
         self.file.write_text(f"{(self.start_uj + int(joules * 1e6)) % (self.max_range + 1)}\n")
 
 
+def write_meminfo(proc: Path, total_kb: int = 33_554_432) -> None:
+    """The lines of /proc/meminfo that psutil reads, with a total and zeros."""
+    names = ("MemFree", "MemAvailable", "Buffers", "Cached", "Shmem", "Active", "Inactive", "Slab")
+    lines = [f"MemTotal: {total_kb} kB", *(f"{name}: 0 kB" for name in names)]
+    (proc / "meminfo").write_text("\n".join(lines) + "\n")
+
+
 class World:
-    """Clock, GPUs and zones together, and meters that live in them."""
+    """A clock, GPUs and zones, and meters that read them."""
 
     def __init__(self, tmp_path: Path, gpus=(), zones=()) -> None:
         """`zones` are (key, name, profile, options)."""
@@ -200,7 +207,7 @@ class World:
         self.proc = tmp_path / "proc"
         self.proc.mkdir()
         self.busy_s = 0.0
-        (self.proc / "meminfo").write_text("MemTotal:       33554432 kB\n")
+        write_meminfo(self.proc)
         self.write()
 
     def meter(self, **options) -> energy.EnergyMeter:
@@ -239,3 +246,29 @@ def two_gpus(tmp_path, **options):
 
 def device(reading, name):
     return next(part for part in reading.gpu.devices if part["id"] == name)
+
+
+def slow_reads(nvml):
+    """Make NVML's next energy reading wait; returns the events that announce and end the wait."""
+    held, go_on = threading.Event(), threading.Event()
+    real = nvml.nvmlDeviceGetTotalEnergyConsumption
+
+    def slow(gpu):
+        nvml.nvmlDeviceGetTotalEnergyConsumption = real
+        held.set()
+        assert go_on.wait(30), "somebody waited for the sampler"
+        return real(gpu)
+
+    nvml.nvmlDeviceGetTotalEnergyConsumption = slow
+    return held, go_on
+
+
+class FakeTorch:
+    """The part of torch that the meter looks at."""
+
+    def __init__(self, initialized):
+        self.synchronized = 0
+        self.cuda = SimpleNamespace(is_initialized=lambda: initialized, synchronize=self.count, device_count=lambda: 0)
+
+    def count(self):
+        self.synchronized += 1

@@ -13,7 +13,7 @@ def make_tiny_model(
     """A small random token classifier that fits the embedded tokenizer, in evaluation mode."""
     from transformers import AutoConfig, AutoModelForTokenClassification
 
-    # MPNet's and RoBERTa's positions start behind the padding index, so 514 positions hold 512 tokens
+    # MPNet's and RoBERTa's positions start after the padding index, so 514 positions hold 512 tokens
     sizes = {"vocab_size": 8192, "max_position_embeddings": 514, "pad_token_id": 1}
     if architecture == "distilbert":
         sizes |= {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "dropout": dropout}
@@ -27,7 +27,7 @@ def make_tiny_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForTokenClassification.from_config(config, attn_implementation=attention)
-        with torch.no_grad():  # the usual initial weights (sd 0.02) make outputs too alike to tell anything
+        with torch.no_grad():  # the usual initial weights (sd 0.02) make outputs too similar to show anything
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     return model.eval()

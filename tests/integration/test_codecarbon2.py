@@ -1,8 +1,12 @@
-"""The study's numbers, as CodeCarbon 2.x made them."""
+"""examples/codecarbon2.py: the study's numbers, as CodeCarbon 2.x made them."""
+
+import sys
+from types import SimpleNamespace
 
 import pytest
 
-from lorakit.power.legacy import codecarbon_v2_model
+from examples import bionlp, codecarbon2
+from examples.codecarbon2 import codecarbon_v2_model
 from tests.support.energy_world import FakeGpu, Profile, World
 
 STUDY_BYTES = 540_903_927_808
@@ -14,9 +18,9 @@ ROWS = {
 
 
 def test_constants_to_the_last_digit():
-    legacy = codecarbon_v2_model(3600.0, STUDY_BYTES)
-    assert repr(legacy.ram_w) == "188.9085144996643"
-    assert legacy.cpu_w == 42.5
+    assumed = codecarbon_v2_model(3600.0, STUDY_BYTES)
+    assert repr(assumed.ram_w) == "188.9085144996643"
+    assert assumed.cpu_w == 42.5
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -29,17 +33,28 @@ def test_row_of_the_study_to_six_decimals(tmp_path, row):
     with world.meter() as meter:
         world.run(meter, duration_s, every_s=600.0)
     assert meter.reading.gpu.method == "counter"
-    legacy = codecarbon_v2_model(
+    assumed = codecarbon_v2_model(
         meter.reading.duration_s, STUDY_BYTES, gpu_kwh=meter.reading.gpu.wh / 1e3, gpu_read_s=gpu_read_s
     )
-    found = (legacy.ram_kwh, legacy.cpu_kwh, legacy.gpu_kwh, legacy.total_kwh)
+    found = (assumed.ram_kwh, assumed.cpu_kwh, assumed.gpu_kwh, assumed.total_kwh)
     assert tuple(f"{kwh:.6f}" for kwh in found) == expected
 
 
-def test_legacy_says_that_it_is_a_guess():
-    text = str(codecarbon_v2_model(60.0, 8 * 2**30))
-    assert "a guess, in no total here" in text
+def test_the_text_says_what_is_assumed(capsys):
+    codecarbon2.main(["--duration-s", "60", "--memory-bytes", str(8 * 2**30)])
+    text = capsys.readouterr().out
+    assert "RAM and CPU assumed, not measured" in text
     assert "GPUs unknown" in text
+
+
+def test_the_example_prints_it_for_each_mode_of_the_study(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "codecarbon2", codecarbon2)  # a script finds its neighbours, a test does not
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=STUDY_BYTES))
+    energy = {"duration_s": 11_399.38, "gpu": {"kwh": 1.585529}}
+    bionlp.show_codecarbon({"full": {"energy": energy}})
+    line = capsys.readouterr().out
+    assert line.startswith("full: CodeCarbon 2.x would have said (RAM and CPU assumed, not measured): RAM 0.598")
+    assert "CPU 0.134576 kWh (42.5 W), GPUs 1.585529 kWh" in line
 
 
 def test_negative_times_are_refused():
