@@ -28,7 +28,7 @@ from lorakit.data.packing import Layout, TokenTable, epoch_steps
 from lorakit.nn.attention import faster_attention
 from lorakit.nn.kernels import SWITCH, faster_dropout, faster_products, linear, matmul, pays
 from lorakit.report.tables import markdown_table
-from lorakit.training.loss import LossSum
+from lorakit.training.engine import LossSum
 from lorakit.training.optimizer import build_optimizer
 from lorakit.training.warmup import make_kernels
 

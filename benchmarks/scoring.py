@@ -17,7 +17,7 @@ from seeds import machine
 
 import lorakit
 from lorakit.report.tables import markdown_table
-from lorakit.training.metrics import _score_by_seqeval, score, score_classes
+from lorakit.training.metrics import score, score_by_seqeval, score_classes
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         names = [data.labels[number] for number in guessed]
         ends = np.cumsum(lengths)
         guess = [names[end - length : end] for end, length in zip(ends, lengths, strict=True)]
-        by_seqeval = best(options.repeats, lambda g=gold, p=guess: _score_by_seqeval(g, p))
+        by_seqeval = best(options.repeats, lambda g=gold, p=guess: score_by_seqeval(g, p))
         by_name = best(options.repeats, lambda g=gold, p=guess: score(g, p))
         by_class = best(options.repeats, lambda g=classes, p=guessed, n=lengths: score_classes(g, p, n, data.labels))
         assert by_seqeval[1] == by_name[1] == by_class[1], "the scores differ"

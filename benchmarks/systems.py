@@ -23,11 +23,11 @@ from torch import nn
 
 import lorakit
 from lorakit.data.corpus import NerData, Sentence
-from lorakit.data.packing import Batch, Layout, Plan, Step, TokenTable, epoch_steps, in_long_rows, training_layout
+from lorakit.data.packing import Layout, Plan, Step, TokenTable, epoch_steps
 from lorakit.data.tokenization import Encoded, encode
 from lorakit.nn.attention import blocks_of, blocks_pay
-from lorakit.training.graphs import StepGraphs
-from lorakit.training.loss import Rehearsals
+from lorakit.training.graphs import CompiledEngine, CudaGraphEngine
+from lorakit.training.layout import in_long_rows, training_layout
 from lorakit.training.models import load_token_classifier
 
 ROOT = Path(__file__).parent.parent
@@ -272,19 +272,17 @@ def by_lorakit(job: Job, clock: Clock, mode: str) -> Given:
         **job.train_config,
     )
     data = NerData(job.sentences(), (), (), job.labels, "benchmark")
-    rehearse, record = Rehearsals.rehearse, StepGraphs.record
 
-    def rehearse_untimed(loss: Rehearsals, batch: Batch, trained: Any) -> float | None:
-        known = batch.input_ids.shape in loss.seen
-        return rehearse(loss, batch, trained) if known else clock.pause(lambda: rehearse(loss, batch, trained))
+    def untimed(prepare: Any) -> Any:
+        def call(engine: CompiledEngine | CudaGraphEngine, plan: Plan, targets: int) -> float | None:
+            known = plan.source.shape in engine.ready
+            return None if known else clock.pause(lambda: prepare(engine, plan, targets))
 
-    def record_untimed(graphs: StepGraphs, plan: Plan, targets: int) -> float | None:
-        known = plan.source.shape in graphs.recorded
-        return None if known else clock.pause(lambda: record(graphs, plan, targets))
+        return call
 
     with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(Rehearsals, "rehearse", rehearse_untimed))
-        patches.enter_context(mock.patch.object(StepGraphs, "record", record_untimed))
+        for engine in (CompiledEngine, CudaGraphEngine):
+            patches.enter_context(mock.patch.object(engine, "prepare", untimed(engine.prepare)))
         result = lorakit.train(model, tokenizer_of(job), data, config, observe=lambda: (clock.step(clock.every), {})[1])
     encoded = encode_job(job, job.sentences())
     steps = own_steps(job, encoded)
@@ -450,7 +448,7 @@ def encode_job(job: Job, sentences: Sequence[Sentence]) -> Encoded:
 
 def in_blocks(job: Job) -> bool:
     """Whether lorakit computes attention by itself, inside sentences."""
-    return not (torch.cuda.is_available() or job.precision != "fp32" or job.train_config.get("compile"))
+    return not (torch.cuda.is_available() or job.precision != "fp32" or job.train_config.get("engine") == "compile")
 
 
 def own_steps(job: Job, encoded: Encoded, whole: bool = False) -> list[Step]:
@@ -460,8 +458,7 @@ def own_steps(job: Job, encoded: Encoded, whole: bool = False) -> list[Step]:
         whole: A batch is not computed in parts.
     """
     layout = in_long_rows(Layout(2, 1), config_of(job).hidden_size) if in_blocks(job) else Layout(2, 1)
-    compiled, recorded = (job.train_config.get(name, False) for name in ("compile", "cuda_graphs"))
-    layout = training_layout(layout, encoded, job.batch_size, compiled, recorded, whole)
+    layout = training_layout(layout, encoded, job.batch_size, job.train_config.get("engine", "eager"), whole)
     return list(epoch_steps(encoded, layout, job.batch_size, 1, job.seed, 1))
 
 

@@ -47,9 +47,9 @@ from systems import (
 )
 
 import lorakit
-from lorakit.data.packing import layout_for
 from lorakit.nn.kernels import pays
 from lorakit.training.evaluation import encode_split, evaluate_split
+from lorakit.training.layout import layout_for
 from lorakit.training.metrics import score_classes
 
 sys.path.insert(0, str(ROOT / "examples"))
@@ -243,7 +243,7 @@ class System:
 
     def count(self) -> dict[str, Any]:
         """Operators of one step, and whether its FLOPs are the predicted ones; a graph's are those it is made of."""
-        config = {name: value for name, value in self.job.train_config.items() if name != "cuda_graphs"}
+        config = {name: value for name, value in self.job.train_config.items() if value != "cuda_graphs"}
         job = replace(self.job, warmup=1, steps=1, train_config=config)
         clock = Clock(job, counts=True)
         with clock.operations:

@@ -1,7 +1,7 @@
 """What a whole run costs, from the start of the process to the last score: each part of it, time and energy.
 
   python benchmarks/whole_run.py                                   ten epochs of LoRA, roberta-base's shape: for a GPU
-  python benchmarks/whole_run.py --cuda-graphs                     the same, a batch a launch (--compile: compiled, too)
+  python benchmarks/whole_run.py --engine cuda_graphs              the same, one launch per batch (or compile)
   python benchmarks/whole_run.py --shape mini --epochs 1           the embedded base, 45 s on 2 cores
 
 The run is a process of its own, and the meter runs in this one: so loading Python's libraries is counted, too, which no
@@ -75,8 +75,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--cuda-graphs", action="store_true")
+    parser.add_argument("--engine", choices=("eager", "compile", "cuda_graphs"), default="eager")
     parser.add_argument("--r", type=int, default=16)
     parser.add_argument("--target-modules", nargs="+", default=["query", "value"])
     parser.add_argument("--sentences", type=int, help="of the training set (default: all)")
@@ -107,8 +106,7 @@ def work(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         learning_rate=job.rates[options.mode],
         precision=options.precision,
-        compile=options.compile,
-        cuda_graphs=options.cuda_graphs,
+        engine=options.engine,
         seed=options.seed,
         output_dir=options.worker,
         progress=False,

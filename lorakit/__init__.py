@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from lorakit.lora import adapter_names, apply_lora, combine_adapters, delete_adapter, remove_lora, set_adapter
     from lorakit.nn.layers import LoRALinear
     from lorakit.training.config import TrainConfig
-    from lorakit.training.loop import evaluate, train
+    from lorakit.training.evaluation import evaluate
+    from lorakit.training.loop import train
     from lorakit.training.prediction import Entity, predict
 
 __version__ = "0.1.0"
@@ -36,7 +37,8 @@ _NAMES = {  # module: its public names
     "lora": "adapter_names apply_lora combine_adapters delete_adapter remove_lora set_adapter",
     "nn.layers": "LoRALinear",
     "training.config": "TrainConfig",
-    "training.loop": "evaluate train",
+    "training.evaluation": "evaluate",
+    "training.loop": "train",
     "training.prediction": "Entity predict",
 }
 _OWNER = {name: owner for owner, names in _NAMES.items() for name in names.split()}

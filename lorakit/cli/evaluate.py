@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Score and print; returns the exit status."""
     from lorakit.training.distributed import device, is_main, process_group
     from lorakit.training.evaluation import evaluate
-    from lorakit.training.saved import load_tagger
+    from lorakit.training.models import load_tagger
 
     with process_group():
         with input_errors(arguments.parser):

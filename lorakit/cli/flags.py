@@ -13,7 +13,7 @@ from typing import Any
 
 from lorakit.adapters.config import BIASES, LoRAConfig
 from lorakit.data.corpus import NerData, read_ner
-from lorakit.training.config import DEFAULT_LEARNING_RATE, PRECISIONS, STRATEGIES, TrainConfig
+from lorakit.training.config import DEFAULT_LEARNING_RATE, ENGINES, PRECISIONS, STRATEGIES, TrainConfig
 from lorakit.training.trackers import LOGGERS
 
 MODES = ("full", "lora")  # in the order in which --mode both trains them
@@ -75,12 +75,9 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     add_precision_flag(parser)
     about = "with several processes: replicate the model or shard it (default: %(default)s)"
     add("--strategy", choices=STRATEGIES, default=TrainConfig.strategy, help=about)
-    add("--compile", action="store_true", help="torch.compile the steps: some minutes first, then less time a step")
-    add(
-        "--cuda-graphs",
-        action="store_true",
-        help="record the steps in CUDA graphs, which launch a batch at once",
-    )
+    about = "compile: torch.compile the steps, minutes first, then less time per step; cuda_graphs: record the steps, "
+    about += "which then launch a batch at once (default: %(default)s)"
+    add("--engine", choices=ENGINES, default=TrainConfig.engine, help=about)
     about = "LoRA on the top layers: compute those below once and keep their output; needs --dropout 0"
     add("--cache-prefix", action="store_true", help=about)
     add("--seed", type=int, default=TrainConfig.seed, metavar="N", help="default: %(default)s")

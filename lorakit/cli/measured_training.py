@@ -10,9 +10,9 @@ from lorakit.data.corpus import NerData
 from lorakit.energy import EnergyMeter
 from lorakit.power.journal import merge_runs, read_journal
 from lorakit.power.reading import Reading
-from lorakit.training.config import TrainConfig
+from lorakit.training.config import TrainConfig, TrainResult
 from lorakit.training.distributed import is_main
-from lorakit.training.loop import TrainResult, train
+from lorakit.training.loop import train
 from lorakit.training.preemption import Preempted
 
 

@@ -41,8 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Find the entities and show them; returns the exit status."""
     from lorakit.report.entities import Tagging
     from lorakit.training.distributed import device, is_main, process_group
+    from lorakit.training.models import load_tagger
     from lorakit.training.prediction import find_entities
-    from lorakit.training.saved import load_tagger
 
     with process_group():
         with input_errors(arguments.parser):

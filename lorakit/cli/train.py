@@ -188,7 +188,7 @@ def train_mode(
     from lorakit.cli.measured_training import train_measured
     from lorakit.report.output import mode_record
     from lorakit.training.distributed import is_main
-    from lorakit.training.saved import save_model
+    from lorakit.training.models import save_model
 
     model, tokenizer = builder.build(mode)
     result, reading = train_measured(model, tokenizer, data, config)

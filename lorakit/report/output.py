@@ -12,7 +12,7 @@ from lorakit.power.reading import Reading
 from lorakit.report.comparison import as_json
 from lorakit.report.picture import draw_comparison
 from lorakit.report.tables import as_markdown
-from lorakit.training.loop import TrainConfig, TrainResult
+from lorakit.training.config import TrainConfig, TrainResult
 
 
 def mode_record(

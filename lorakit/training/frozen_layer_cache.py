@@ -1,8 +1,9 @@
-"""The frozen lower part of an encoder computed once and reused in every epoch.
+"""Compute the frozen lower layers of an encoder once, and reuse their output in every epoch.
 
 With LoRA on the top layers alone, embeddings and lower layers are constants: without dropout their output for a
-sentence never changes. Kept for every token of the corpus it replaces the lower layers in each later step, which then
-costs the trained ones only (and looking up the embeddings). Exact to rounding: another batch may add in another order.
+sentence never changes. Kept for every token of the corpus, it replaces the lower layers in each later step, which then
+costs only the trained layers (and looking up the embeddings). Exact to rounding: other batches may add in another
+order.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,23 +16,29 @@ from torch import Tensor, nn
 from lorakit.data.packing import Batch, Layout, TokenTable, sorted_batches
 from lorakit.data.tokenization import Encoded
 
-BATCH_TOKENS = 4096  # of the one pass that fills the cache
+BATCH_TOKENS = 4096  # in the one pass that fills the cache
 
 
 class _Reached(Exception):
-    pass
+    """The forward has come to the lowest trained layer."""
 
 
-class FrozenPrefix:
-    """What the layers below the lowest trained one give for every token of a corpus.
+class FrozenLayerCache:
+    """The output of the layers below the lowest trained one, for every token of a corpus.
+
+    Args:
+        model: an encoder of BERT's form, in training mode.
+        encoded: the corpus.
+        layout: how the model takes its batches.
+        autocast: the context in which the model runs.
 
     Attributes:
         depth: encoder layers that are skipped.
-        hidden: (subwords, hidden size), on the model's device; that is subwords × hidden size × 4 bytes in float32, 2.0
-            GB for BioNLP2004's 655,151 tokens and a width of 768.
+        hidden: (subwords, hidden size), on the model's device: subwords × hidden size × 4 bytes in float32, which is
+            2.0 GB for BioNLP2004's 655,151 tokens and a width of 768.
 
     Raises:
-        ValueError: nothing is frozen below, or what is frozen is no constant; the message names it and the way out.
+        ValueError: nothing is frozen below, or what is frozen is not constant; the message names it and the fix.
     """
 
     def __init__(
@@ -48,7 +55,7 @@ class FrozenPrefix:
 
     @contextmanager
     def skipped(self, batch: Batch) -> Iterator[None]:
-        """Within the context the model takes the batch's hidden states from the cache, at the lowest trained layer."""
+        """While active, the lower layers return the batch's cached output without computing anything."""
         hidden = self.hidden[batch.source.clamp_min(0)]  # padding gets some token's: nothing attends to it
         below = self.layers[: self.depth]
         for layer in below:
@@ -92,15 +99,15 @@ class FrozenPrefix:
         finally:
             for hook in hooks:
                 hook.remove()
-        assert found is not None, "a corpus to train on has a window"
+        assert found is not None, "a corpus to train on has at least one window"
         return found
 
 
 def constant_layers(model: nn.Module) -> int:
-    """How many encoder layers at the bottom always give the same output for a sentence: what could be kept.
+    """How many encoder layers at the bottom always give the same output for a sentence, and so can be cached.
 
     Raises:
-        ValueError: none does; the message names what changes it and the way out.
+        ValueError: there are none; the message names what changes their output and the fix.
     """
     embeddings, layers = _parts(model)
     depth = _depth(embeddings, layers)
@@ -130,7 +137,7 @@ def _depth(embeddings: nn.Module, layers: nn.ModuleList) -> int:
         )
     depth = next((i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters())), None)
     if depth is None:
-        depth = len(layers) - 1  # the head alone is trained: the last layer is computed, the rest kept
+        depth = len(layers) - 1  # only the head is trained: the last layer is computed, the others are cached
     if depth == 0:
         raise ValueError(
             "cache_prefix: layer 0 is trained, so no layer is constant; train the top layers only, with "
@@ -144,6 +151,6 @@ def _refuse_dropout(embeddings: nn.Module, layers: nn.ModuleList) -> None:
         for name, part in module.named_modules():
             if isinstance(part, nn.Dropout) and part.p > 0:
                 raise ValueError(
-                    f"cache_prefix: {name} below the trained layers has dropout {part.p:g}, so their output is another "
-                    "in every step; load the model with dropout 0"
+                    f"cache_prefix: {name} below the trained layers has dropout {part.p:g}, so their output differs in "
+                    "every step; load the model with dropout 0"
                 )

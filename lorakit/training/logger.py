@@ -1,4 +1,4 @@
-"""What a training run writes down: metrics.jsonl, the loggers asked for, the lines beside the progress bar."""
+"""The log of a training run: metrics.jsonl, the loggers asked for, and lines beside the progress bars."""
 
 import json
 import sys
@@ -9,45 +9,22 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from lorakit.training.distributed import is_main
 from lorakit.training.metrics import Scores
-from lorakit.training.progress import Progress
+from lorakit.training.progress import ProgressBars
 from lorakit.training.trackers import Write, open_logger, scalars
 
 
-class SinceLog:
-    """What has come together since the last log line, on the device where it would cost a wait to read it."""
-
-    def __init__(self, device: torch.device, in_a_row: Tensor | None = None) -> None:
-        self.loss, self.skipped = torch.zeros((), device=device), torch.zeros((), device=device)
-        self.in_a_row = torch.zeros((), device=device) if in_a_row is None else in_a_row
-        self.tokens = self.steps = 0
-
-    def add(self, loss: Tensor, bad: Tensor, tokens: int) -> None:
-        self.loss += torch.where(bad, 0.0, loss)
-        self.skipped += bad
-        self.in_a_row = (self.in_a_row + 1) * bad
-        self.tokens, self.steps = self.tokens + tokens, self.steps + 1
-
-    def to_json(self) -> dict[str, float]:
-        values = {name: float(getattr(self, name)) for name in ("loss", "skipped", "in_a_row")}
-        return {**values, "tokens": self.tokens, "steps": self.steps}
-
-    def from_json(self, record: Mapping[str, float]) -> None:
-        for name in ("loss", "skipped", "in_a_row"):
-            getattr(self, name).fill_(record[name])
-        self.tokens, self.steps = int(record["tokens"]), int(record["steps"])
-
-
 class TrainingLog:
-    """metrics.jsonl and what is said to the user, on the main rank only."""
+    """metrics.jsonl, and what the user is told, on the main rank only.
+
+    Args:
+        settings: a TrainConfig's fields by name; the loggers store them beside the curves.
+    """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        """`settings` are a TrainConfig's, by name; the loggers keep them beside the curves."""
         folder = settings["output_dir"]
         self.quiet = not settings["progress"] or not is_main()
         self.path = Path(folder) / "metrics.jsonl" if folder and is_main() else None
@@ -57,7 +34,12 @@ class TrainingLog:
 
     @contextmanager
     def open(self, length: int, step: int) -> Iterator[None]:
-        """Write after the first `length` bytes of the file: what a resumed run will log again is cut off."""
+        """Write after the first `length` bytes of the file; what a resumed run will log again is cut off.
+
+        Args:
+            length: bytes of the file to keep.
+            step: steps that the run has already taken.
+        """
         if self.path is None:
             yield
             return
@@ -70,28 +52,33 @@ class TrainingLog:
             yield
 
     def length(self) -> int:
+        """Bytes of metrics.jsonl; 0 where this rank writes none."""
         return self.path.stat().st_size if self.path else 0
 
-    def step(self, bar: Progress, **values: float | None) -> None:
+    def step(self, bars: ProgressBars, **values: float | None) -> None:
+        """Log the steps since the last line, and show their loss and speed."""
         self._write({"event": "step", **values})
         loss = values["loss"]
         shown = {"loss": "–" if loss is None else f"{loss:.3f}", "tokens/s": f"{values['tokens_per_s']:,.0f}"}
         if values.get("power_w") is not None:
             shown["W"] = f"{values['power_w']:.0f}"
-        bar.set_postfix(shown)
+        bars.set_postfix(shown)
 
     def evaluation(self, split: str, epoch: int, step: int, scores: Scores) -> None:
+        """Log an evaluation's scores."""
         self._write({"event": "evaluation", "split": split, "epoch": epoch, "step": step, **scores.to_json()})
         if not self.quiet:
             tqdm.write(f"epoch {epoch}: {split} loss {scores.loss:.4f}, F1 {scores.f1:.4f}", file=sys.stderr)
 
-    def prefix(self, **values: float) -> None:
+    def cached(self, **values: float) -> None:
+        """Log that the frozen layers' output was computed, and its size."""
         self._write({"event": "cache_prefix", **values})
         if not self.quiet:
             size = f"{values['bytes'] / 2**20:,.0f} MiB"
             tqdm.write(f"kept the output of {values['layers']} frozen layers: {size}", file=sys.stderr)
 
     def compiled(self, **values: float) -> None:
+        """Log that a shape of batch was compiled or recorded, and the time it took."""
         self._write({"event": "compile", **values})
         if not self.quiet:
             tqdm.write(
@@ -99,11 +86,12 @@ class TrainingLog:
             )
 
     def problem(self, message: str) -> None:
+        """Warn about something that does not end the run."""
         warnings.warn(message, RuntimeWarning, stacklevel=2)
         self._write({"event": "problem", "message": message})
 
     def _write(self, line: dict[str, Any]) -> None:
-        line |= {"wall_s": time.time()}  # the energy journal's clock: a figure can be given its cost
+        line |= {"wall_s": time.time()}  # the energy journal's clock, so that a step can be given its energy
         for write in list(self.loggers) if "step" in line else ():
             try:
                 write(scalars(line), line["step"], line["wall_s"])
@@ -114,6 +102,6 @@ class TrainingLog:
             return
         try:
             print(json.dumps(line), file=self.file, flush=True)
-        except OSError as error:  # a full disk costs the log, not the training
+        except OSError as error:  # a full disk ends the log, not the training
             self.file = None
-            warnings.warn(f"{self.path} cannot be written any more: {error}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{self.path} can no longer be written: {error}", RuntimeWarning, stacklevel=2)

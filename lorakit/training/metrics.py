@@ -1,11 +1,11 @@
-"""Entity scores of a tagger, as seqeval counts them in its two modes.
+"""Entity scores of a tagger, as seqeval computes them in its two modes.
 
 Papers quote seqeval's *default* mode (conlleval's rules: an I- tag without a B- before it still opens an entity).
 *Strict* IOB2 counts only entities that are well formed. Neither is always the lower one: strict drops a malformed
-entity where default counts it as a false positive. So both are reported, each under its name.
+entity, default counts it as a false positive. So both are reported, each under its name.
 
-Counting is done here, on arrays of classes, for seqeval takes longer than a GPU needs for an epoch. Tags other than O,
-B-… and I-… still go to seqeval itself, which knows more schemes and warns of what is none.
+Entities are counted here, on arrays of classes, because seqeval takes longer than a GPU needs for an epoch. Tags other
+than O, B-… and I-… still go to seqeval itself, which knows more schemes and warns about invalid tags.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class EntityScores:
-    """Precision, recall and F1 in 0…1 and the number of gold entities they stand on."""
+    """Precision, recall and F1, each 0 to 1, and the number of gold entities they are measured on."""
 
     precision: float
     recall: float
@@ -28,11 +28,17 @@ class EntityScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a tagger does on one split.
+    """The scores of a tagger on one split; entity-level ones are micro-averaged.
 
-    `precision`, `recall`, `f1` and `by_type` are entity-level in seqeval's default mode, micro-averaged; `strict` and
-    `strict_by_type` are the same in strict IOB2; `accuracy` is the share of words with the right tag; `loss` is the
-    mean cross-entropy a word (None where only tags were compared).
+    Attributes:
+        loss: mean cross-entropy per word; None where only tags were compared.
+        precision: of entities, in seqeval's default mode, 0 to 1.
+        recall: the same.
+        f1: the same.
+        accuracy: share of words with the right tag, 0 to 1.
+        strict: precision, recall, F1 and support in strict IOB2.
+        by_type: the scores of each entity type in the default mode.
+        strict_by_type: the same in strict IOB2.
     """
 
     loss: float | None
@@ -57,7 +63,12 @@ class Scores:
 
 
 def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], loss: float | None = None) -> Scores:
-    """Score predicted tags against gold ones, sentence by sentence.
+    """Score predicted tags against gold ones.
+
+    Args:
+        gold: the tags of each sentence.
+        predicted: as many for each.
+        loss: stored in the result.
 
     Raises:
         ValueError: there is no sentence, or a sentence's two tag lists differ in length.
@@ -83,15 +94,17 @@ def score_classes(
     labels: Sequence[str],
     loss: float | None = None,
 ) -> Scores:
-    """The same for classes, of all sentences in a row.
+    """Score predicted classes against gold ones, with the words of all sentences in one array.
 
     Args:
-        gold, predicted: the class of every word, whole numbers of any type.
-        sentence_lengths: in words; a sentence may have none.
+        gold: the class of every word, integers of any type.
+        predicted: the same.
+        sentence_lengths: in words; a sentence may be empty.
         labels: the tag of each class.
+        loss: stored in the result.
 
     Raises:
-        ValueError: there is no word, or the three do not agree on how many there are.
+        ValueError: there is no word, or the three arrays do not agree on the number of words.
     """
     if not len(gold) == len(predicted) == sentence_lengths.sum() > 0:
         raise ValueError(
@@ -101,14 +114,14 @@ def score_classes(
     used = np.flatnonzero(np.bincount(gold, minlength=len(labels)) + np.bincount(predicted, minlength=len(labels)))
     if not all(_is_iob2(labels[number]) for number in used):
         ends = np.cumsum(sentence_lengths)[:-1]
-        return _score_by_seqeval(*(_names(side, ends, labels) for side in (gold, predicted)), loss)
+        return score_by_seqeval(*(_names(side, ends, labels) for side in (gold, predicted)), loss)
     first = np.zeros(len(gold), bool)
     first[(np.cumsum(sentence_lengths) - sentence_lengths)[sentence_lengths > 0]] = True
-    # conlleval takes the type behind the first hyphen, seqeval's IOB2 strips hyphens; both name the empty one "_"
-    default = _count(gold, predicted, first, labels, [tag[2:] or "_" for tag in labels], strict=False)
-    strict = _count(gold, predicted, first, labels, [tag[1:].strip("-") or "_" for tag in labels], strict=True)
+    # conlleval takes the type after the first hyphen, seqeval's IOB2 strips hyphens; both call an empty one "_"
+    default = count_entities(gold, predicted, first, labels, [tag[2:] or "_" for tag in labels], strict=False)
+    strict = count_entities(gold, predicted, first, labels, [tag[1:].strip("-") or "_" for tag in labels], strict=True)
     overall = _micro(default)
-    same = np.array([labels.index(tag) for tag in labels])  # a tag may be the name of several classes
+    same = np.array([labels.index(tag) for tag in labels])  # several classes may have the same tag
     return Scores(
         loss=loss,
         precision=overall.precision,
@@ -116,8 +129,8 @@ def score_classes(
         f1=overall.f1,
         accuracy=int((same[gold] == same[predicted]).sum()) / len(gold),
         strict=_micro(strict),
-        by_type={name: _entity_scores(*default[name]) for name in sorted(default)},
-        strict_by_type={name: _entity_scores(*strict[name]) for name in sorted(strict)},
+        by_type={name: entity_scores(*default[name]) for name in sorted(default)},
+        strict_by_type={name: entity_scores(*strict[name]) for name in sorted(strict)},
     )
 
 
@@ -125,14 +138,17 @@ def _is_iob2(tag: str) -> bool:
     return tag in ("O", "B", "I") or tag.startswith(("B-", "I-"))
 
 
-def _count(
+def count_entities(
     gold: np.ndarray, predicted: np.ndarray, first: np.ndarray, labels: Sequence[str], types: list[str], strict: bool
 ) -> dict[str, tuple[int, int, int]]:
-    """Entities found, predicted and in gold, for each type of which there is one.
+    """Entities found, predicted and gold, for each type that occurs.
 
     Args:
-        first: whether a sentence starts with the word.
-        types: of each class; that of O does not matter.
+        gold: the class of every word.
+        predicted: the same.
+        first: whether a word starts a sentence.
+        labels: the tag of each class.
+        types: the entity type of each class; that of O does not matter.
         strict: count only entities that start with B-.
     """
     names = list(dict.fromkeys(types))
@@ -144,7 +160,7 @@ def _count(
         inside = letter > 0
         starts = inside & (first | (letter == 1))
         starts[1:] |= inside[1:] & (~inside[:-1] | (kind[1:] != kind[:-1]))
-        # an entity is a start and the words inside up to the next start
+        # an entity is a start and the following inside words up to the next start
         words = np.bincount(np.cumsum(starts)[inside])[1:]
         lengths = np.zeros(len(side), np.int64)  # of the entity that starts here
         lengths[starts] = np.where(strict & (letter[starts] != 1), 0, words)
@@ -158,11 +174,11 @@ def _count(
 
 
 def _micro(counts: Mapping[str, tuple[int, int, int]]) -> EntityScores:
-    return _entity_scores(*(sum(row[i] for row in counts.values()) for i in range(3)))
+    return entity_scores(*(sum(row[i] for row in counts.values()) for i in range(3)))
 
 
-def _entity_scores(found: int, predicted: int, gold: int) -> EntityScores:
-    """0 stands where nothing was predicted or there was nothing to find."""
+def entity_scores(found: int, predicted: int, gold: int) -> EntityScores:
+    """Scores from counts; 0 where nothing was predicted or there was nothing to find."""
     precision, recall = found / (predicted or 1), found / (gold or 1)
     return EntityScores(precision, recall, 2 * precision * recall / (precision + recall or 1), gold)
 
@@ -171,8 +187,9 @@ def _names(classes: np.ndarray, ends: np.ndarray, labels: Sequence[str]) -> list
     return [[labels[number] for number in sentence] for sentence in np.split(classes, ends)]
 
 
-def _score_by_seqeval(gold: list[list[str]], predicted: list[list[str]], loss: float | None = None) -> Scores:
-    from seqeval.metrics import accuracy_score, classification_report  # loads scikit-learn: only where it is needed
+def score_by_seqeval(gold: list[list[str]], predicted: list[list[str]], loss: float | None = None) -> Scores:
+    """The same scores, from seqeval itself."""
+    from seqeval.metrics import accuracy_score, classification_report  # loads scikit-learn, so only where it is needed
     from seqeval.scheme import IOB2
 
     def report(**mode: Any) -> dict[str, EntityScores]:

@@ -1,4 +1,4 @@
-"""What the loop trains with: AdamW, and a rate that rises and then falls."""
+"""AdamW, and its learning rate schedule."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def build_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what requires a gradient: matrices decay, biases and norms (one dimension) do not."""
+    """Fused AdamW over what requires a gradient; matrices decay, biases and norms (one dimension) do not."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
@@ -17,7 +17,14 @@ def build_optimizer(model: nn.Module, learning_rate: float, weight_decay: float)
 
 
 def rate_of(step: int, steps: int, highest: float, warmup_ratio: float) -> float:
-    """The rate of a step (from 0): a linear rise over the first `warmup_ratio` of all, then a linear fall towards 0."""
+    """The learning rate of a step: a linear rise over the first steps, then a linear fall towards 0.
+
+    Args:
+        step: its number, from 0.
+        steps: of the whole run.
+        highest: the rate at the end of the rise.
+        warmup_ratio: share of the steps in which the rate rises.
+    """
     warmup = math.ceil(warmup_ratio * steps)
     if step < warmup:
         return highest * (step + 1) / (warmup + 1)

@@ -1,11 +1,11 @@
-"""Frozen weights held in the half precision that autocast casts them to anyway: the same bits, fewer casts and bytes.
+"""The precision of a run: its autocast, and frozen weights held in the type that autocast casts them to.
 
-Autocast keeps casts of trained weights only. A frozen matrix it casts anew in every forward, and keeps that copy for
-backward. Held in that type, it is what every use of it sees, to the last bit.
+Autocast keeps casts of trained weights only. A frozen matrix is cast again in every forward, and that copy is kept for
+backward. Held in the lower type instead, every use sees the same bits, with fewer casts and half the memory.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,26 +13,45 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lorakit.training.warmup import trial
+from lorakit.training.dry_run import dry_run
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 
-@contextmanager
-def frozen_in_half(model: nn.Module, autocast: Autocast, use: Callable[[], Any]) -> Iterator[None]:
-    """Within the context, hold frozen parameters in autocast's type; afterwards the originals are back, bit for bit.
-
-    Held are those that `use` does nothing with but cast them to this type: not layer norms and embeddings, nor a matrix
-    that is an embedding, too, or whose norms are taken (DoRA). The originals wait on the host, so a GPU's memory holds
-    half the bytes.
+def autocast_for(precision: str, device: torch.device) -> tuple[Autocast, bool]:
+    """The autocast context of a precision on a device, and whether the loss needs scaling.
 
     Args:
-        autocast: the context in which the model will run; one without autocast changes nothing.
-        use: runs the model once, on whatever input; it is called in training and in evaluation mode, under autocast.
+        precision: "auto", "fp32", "bf16" or "fp16".
+        device: on which the model runs; it decides what "auto" means.
+    """
+    if precision == "auto":
+        if device.type != "cuda":
+            precision = "fp32"
+        else:
+            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if precision == "fp32":
+        return nullcontext, False
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return lambda: torch.autocast(device.type, dtype), precision == "fp16"
+
+
+@contextmanager
+def frozen_in_half(model: nn.Module, autocast: Autocast, use: Callable[[], Any]) -> Iterator[None]:
+    """While active, frozen parameters are held in autocast's type; then the originals are restored, bit for bit.
+
+    Only parameters that `use` does nothing with but cast to this type are held: not layer norms and embeddings, nor a
+    matrix that is also an embedding or whose norms are taken (DoRA). The originals are moved to the host, so on a GPU
+    they take half the memory.
+
+    Args:
+        model: in fp32.
+        autocast: the context in which the model will run; nothing changes if it does not autocast.
+        use: runs the model once, on any input; it is called in training and in evaluation mode, under autocast.
     """
     originals: dict[nn.Parameter, Tensor] = {}
     for parameter, dtype in only_cast(model, autocast, use):
-        # a GPU's memory is what is short; on a CPU a copy would be one more
+        # on a GPU memory is short; on a CPU a copy would only cost more of it
         originals[parameter] = parameter.data.cpu() if parameter.is_cuda else parameter.data
         parameter.data = parameter.data.to(dtype)
     try:
@@ -51,7 +70,7 @@ def only_cast(model: nn.Module, autocast: Autocast, use: Callable[[], Any]) -> l
         dtype = torch.get_autocast_dtype(kind)
         frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point() and p.dtype != dtype]
         reads = _Reads(frozen, dtype)
-        with trial(model), torch.no_grad(), reads:
+        with dry_run(model), torch.no_grad(), reads:
             for training in (True, False):
                 model.train(training)
                 use()
@@ -59,7 +78,7 @@ def only_cast(model: nn.Module, autocast: Autocast, use: Callable[[], Any]) -> l
 
 
 class _Reads(TorchDispatchMode):
-    """Notes how operations read parameters' memory, through views of it, too: to cast it to a type, or otherwise."""
+    """Notes how operations read parameters' memory, also through views: to cast it to a type, or otherwise."""
 
     def __init__(self, parameters: list[nn.Parameter], dtype: torch.dtype) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Named entities in texts: raw ones, and sentences that are split into words.
+"""Find named entities in raw texts, and tag sentences that are already split into words.
 
-Both go the same way as in training: words to subwords, packed batches, one tag for every word. A raw text is only split
-into words first (`words.py`), and the tags of its words are read as entities with their place in the text.
+Both are handled as in training: words to subwords, packed batches, one tag per word. A raw text is first split into
+words (`lorakit.data.pretokenizer`), and their tags are then read as entities with their place in the text.
 """
 
 from collections.abc import Sequence
@@ -17,18 +17,30 @@ from lorakit.training.evaluation import Tokenizer, label_names, tag_words
 
 @dataclass(frozen=True)
 class Entity:
-    """A named entity: `text[start:end]` of the text it was found in, which are its words [first_word, end_word).
+    """A named entity, `text[start:end]` of the raw text it was found in.
 
-    `score` is the mean, over its words, of the probability of each word's tag (softmax), 0 to 1: as in transformers'
-    pipelines, and unlike a product it does not fall with the entity's length.
+    Example:
+        import lorakit
+        entity = lorakit.Entity("DNA", start=4, end=13, text="IL-2 gene", score=0.9, first_word=1, end_word=3)
+        "The IL-2 gene"[entity.start : entity.end]  # 'IL-2 gene'
+
+    Args:
+        type: of the entity, such as "DNA": its tags without B- and I-.
+        start: the first character in the raw text.
+        end: the character after the last.
+        text: the characters in between.
+        score: the mean probability (softmax) of its words' tags, 0 to 1, as in transformers' pipelines; unlike a
+            product it does not fall with the entity's length.
+        first_word: the first word among those of `split_words(text)`, from 0.
+        end_word: the word after the last.
     """
 
     type: str
-    start: int  # in characters of the raw text
+    start: int
     end: int
     text: str
     score: float
-    first_word: int  # in words of `split_words(text)`
+    first_word: int
     end_word: int
 
 
@@ -54,17 +66,29 @@ def predict(
     """Find the entities of raw texts, or the tag of every word of pre-split sentences.
 
     A text longer than the model can read goes through it in overlapping windows. Models are trained on single sentences
-    and are best on such.
+    and work best on them. Under torchrun the ranks share the work and all get the result.
+
+    Example:
+        import lorakit
+        from lorakit.training.models import load_token_classifier
+        model, tokenizer = load_token_classifier("examples/mini", ["O", "B-DNA", "I-DNA"])  # its head is untrained
+        tags = lorakit.predict(model, tokenizer, [["The", "IL-2", "gene"]])
+        [len(row) for row in tags]  # [3]
+        entities = lorakit.predict(model, tokenizer, ["The IL-2 gene."])  # a list of Entity for each text
 
     Args:
+        model: a token classifier whose `config.id2label` names entity tags.
+        tokenizer: the model's fast tokenizer, which takes pre-split words.
         texts: strings, or sentences split into words.
+        precision: "auto", "fp32", "bf16" or "fp16", as in TrainConfig.
+        packing: put several sentences in a row; False pads each to the longest.
 
     Returns:
         For strings the entities of each, in order; for pre-split sentences one tag for every word of each.
 
     Raises:
-        ValueError: `texts` is one string, mixes both kinds, or holds half a surrogate pair; or the model's classes are
-            not tags of entities.
+        ValueError: `texts` is one string, mixes both kinds, or contains half a surrogate pair; or the model's
+            classes are not entity tags.
     """
     if isinstance(texts, str):
         raise ValueError(f"predict takes a list of texts; this is one string: write [{texts[:40]!r}]")
@@ -72,7 +96,7 @@ def predict(
     if any(raw) and not all(raw):
         raise ValueError(
             "predict takes strings, or sentences split into words, such as [['IL-2', 'gene']]; these texts are"
-            f" both: number {raw.index(not raw[0])} is another kind than number 0"
+            f" both: number {raw.index(not raw[0])} is of another kind than number 0"
         )
     if not any(raw):
         return tag_words(model, tokenizer, texts, precision, packing).tags
@@ -103,10 +127,10 @@ def _entities(
 
 
 def _scheme(labels: Sequence[str]) -> str:
-    """How a model's tags are written: bioes if any says so, else iob2, which also reads iob1 as seqeval does.
+    """The scheme of a model's tags: bioes if any tag is of that, else iob2, which also reads iob1 as seqeval does.
 
     Raises:
-        ValueError: a label is not a tag, as with a head for something else.
+        ValueError: a label is not an entity tag, as with a head for another task.
     """
     scheme = "bioes" if any(label[:2] in ("E-", "S-", "L-", "U-") for label in labels) else "iob2"
     try:

@@ -1,6 +1,6 @@
 """Notice SIGTERM and SIGINT without dying of them, so that a loop can save its state and leave.
 
-One of several ranks may be told to stop; `Meetings` says when the ranks ask each other.
+With several ranks it is enough that one of them gets the signal: `StopAgreement` lets all of them leave together.
 """
 
 import signal
@@ -10,8 +10,13 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from lorakit.training.distributed import all_sum, world_size
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# All ranks are to leave within 10 s. A step of up to 5 s is waited for, and so are steps that take up to four times as
+# All ranks should leave within 10 s. That allows for a step of up to 5 s, or for steps that take up to four times as
 # long as those before them; the rest of the time is for writing the checkpoint.
 MEET_EVERY_S = 1.0
 
@@ -20,6 +25,11 @@ class Preempted(SystemExit):
     """Training was told to stop and has saved its state; the process's exit status is 128 + the signal's number.
 
     That is 143 for SIGTERM and 130 for SIGINT (Ctrl-C), as a shell reports a process that a signal ended.
+
+    Attributes:
+        signal: what asked to stop.
+        where: the folder of the checkpoints.
+        saved: whether the state could be saved.
     """
 
     def __init__(self, number: int, where: object, saved: bool = True) -> None:
@@ -31,13 +41,15 @@ class Preempted(SystemExit):
             return (
                 f"stopped by {self.signal.name}; the state could not be saved, only an older one may be in {self.where}"
             )
-        return f"stopped by {self.signal.name}; the state is in {self.where}: the same command with resume goes on"
+        return (
+            f"stopped by {self.signal.name}; the state is in {self.where}: run the same command with resume to continue"
+        )
 
 
 class StopRequest:
-    """While open, the first SIGTERM or SIGINT only sets `number`; a second SIGINT acts as ever.
+    """While open, the first SIGTERM or SIGINT only sets `number`; a second SIGINT acts as usual.
 
-    Handlers belong to a process's main thread; elsewhere, or when `active` is False, nothing is caught.
+    Handlers belong to a process's main thread; in other threads, or when `active` is False, nothing is caught.
     """
 
     def __init__(self, active: bool = True) -> None:
@@ -76,7 +88,7 @@ class Meetings:
         self._clock, self._step, self._at = clock, 0, 0.0
 
     def resume(self, step: int) -> None:
-        """Training goes on after this step; an evaluation before it says nothing of how long steps take."""
+        """Training continues after this step; an evaluation before it says nothing about how long steps take."""
         self._step, self._at, self.next_step = step, self._clock(), step + self.pace
 
     def elapsed_s(self) -> float:
@@ -87,3 +99,42 @@ class Meetings:
         """Plan the next meeting from the time that the steps up to this one took, the same number on all ranks."""
         self.pace = max(1, int(MEET_EVERY_S * (step - self._step) / max(elapsed_s, 1e-9)))
         self.resume(step)
+
+
+class StopAgreement:
+    """Whether to stop, with the same answer on all ranks; in a single process that is its own `StopRequest`."""
+
+    def __init__(self, request: StopRequest, device: torch.device) -> None:
+        self.request, self.device = request, device
+        self._meetings, self._agreed = Meetings(), False
+
+    @property
+    def signal(self) -> int:
+        """The signal to report: this rank's own, or SIGTERM where another rank was told to stop."""
+        return self.request.number or signal.SIGTERM
+
+    def is_agreed(self) -> bool:
+        """Whether all ranks know that they stop now; costs nothing."""
+        return bool(self.request.number) if world_size() == 1 else self._agreed
+
+    def resume(self, step: int) -> None:
+        """Training continues after this step."""
+        self._meetings.resume(step)
+
+    def is_due(self, step: int) -> bool:
+        """Whether the ranks should meet after this step; the same answer on all ranks."""
+        return world_size() > 1 and step == self._meetings.next_step
+
+    def meet(self, step: int, loss: Tensor) -> float:
+        """Sum a loss over the ranks, and in the same exchange agree whether to stop and when to meet again."""
+        asked, elapsed_s = torch.tensor([self.request.number, self._meetings.elapsed_s()], device=self.device)
+        total, stop, elapsed_s = all_sum(torch.stack([loss, asked, elapsed_s])).tolist()
+        self._agreed = stop > 0
+        self._meetings.met(step, elapsed_s / world_size())
+        return total
+
+    def ask_all(self) -> bool:
+        """Ask all ranks at once, as between the batches of an evaluation."""
+        if world_size() == 1:
+            return self.is_agreed()
+        return bool(all_sum(torch.tensor(float(self.request.number), device=self.device)) > 0)

@@ -1,4 +1,4 @@
-"""What a run shows on stderr while it goes: nested bars on a terminal, a line now and then anywhere else."""
+"""The progress of a run on stderr: nested bars on a terminal, an occasional line elsewhere."""
 
 import sys
 import time
@@ -12,15 +12,19 @@ from tqdm import tqdm
 LINE_EVERY_S = 60.0
 
 
-class Progress:
-    """The steps of a run, below them those of the epoch, below these the batches of an evaluation.
+class ProgressBars:
+    """Bars for the steps of a run, below it the steps of the epoch, below that the batches of an evaluation.
 
-    A bar redraws itself with carriage returns, which fill a file, a pipe or a job's log with one endless line. There,
-    the first log step and then one in `LINE_EVERY_S` seconds gets a line of its own.
+    A bar redraws itself with carriage returns, which fill a file, a pipe or a job's log with one endless line. There
+    the first log step gets a line of its own, and then one every `LINE_EVERY_S` seconds.
 
     Args:
-        done: steps that a resumed run has behind it.
-        quiet: show nothing at all; so do all ranks but the first.
+        epochs: of the run.
+        steps_per_epoch: of the run.
+        done: steps that a resumed run has already taken.
+        quiet: show nothing at all, as on all ranks but the first.
+        stream: where to show it; None is stderr.
+        clock: seconds, for tests.
     """
 
     def __init__(
@@ -39,7 +43,7 @@ class Progress:
         self.run_bar: tqdm | None = None
         self.epoch_bar: tqdm | None = None
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "ProgressBars":
         self.run_bar = self._bar("training", self.epochs * self.steps_per_epoch, self.done, 0, leave=True)
         self.epoch_bar = self._bar("", self.steps_per_epoch, 0, 1)
         return self
@@ -51,14 +55,14 @@ class Progress:
             bar.close()
 
     def start_epoch(self, epoch: int, done: int) -> None:
-        """Begin an epoch (from 1) of which `done` steps are behind a resumed run."""
+        """Begin an epoch (from 1), of which a resumed run has taken `done` steps."""
         self.epoch = epoch
         self.epoch_bar.set_description(f"epoch {epoch}/{self.epochs}", refresh=False)
         self.epoch_bar.reset()
         self.epoch_bar.update(done)
 
     def update(self) -> None:
-        """One step is done."""
+        """Count one step."""
         self.done += 1
         self.epoch_bar.update()
         self.run_bar.update()
@@ -74,7 +78,7 @@ class Progress:
 
     @contextmanager
     def evaluation(self, split: str) -> Iterator[Callable[[int, int], None]]:
-        """A bar for an evaluation; call what it gives with the number of batches done and of all."""
+        """A bar for an evaluation; call what it yields with the number of batches done and of all."""
         with self._bar(split, None, 0, 2, unit="batch") as bar:
 
             def show(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""The lines of metrics.jsonl for TensorBoard and for Weights & Biases, where these are installed and asked for."""
+"""Send the lines of metrics.jsonl to TensorBoard and Weights & Biases, where asked for and installed."""
 
 import os
 import secrets
@@ -18,16 +18,19 @@ def check_loggers(names: Sequence[str]) -> None:
     """Refuse a logger that does not exist or is not installed, before a run begins.
 
     Raises:
-        ValueError: no such logger. ImportError: its package is not installed.
+        ValueError: there is no such logger.
+        ImportError: its package is not installed.
     """
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"log_to is {names!r}; it must be a tuple of names, such as ('tensorboard',)")
     for name in names:
         if name not in LOGGERS:
-            raise ValueError(f"log_to has {name!r}; it may have {', '.join(LOGGERS)}")
+            raise ValueError(f"log_to has {name!r}; allowed are {', '.join(LOGGERS)}")
     missing = [LOGGERS[name] for name in names if name not in sys.modules and find_spec(name) is None]
     if missing:
-        raise ImportError(f"log_to needs what is not installed: pip install {' '.join(missing)}; or leave it out")
+        raise ImportError(
+            f"log_to needs a package that is not installed: pip install {' '.join(missing)}; or leave it out"
+        )
 
 
 @contextmanager
@@ -35,8 +38,10 @@ def open_logger(name: str, folder: Path, config: Mapping[str, Any], step: int) -
     """Open one logger for the length of a run.
 
     Args:
+        name: a key of LOGGERS.
         folder: the run's. TensorBoard's events go into its folder tensorboard, W&B's files into its folder wandb.
-        step: steps that a resumed run has behind it; what was logged after them counts no more.
+        config: the run's settings.
+        step: steps that a resumed run has already taken; what was logged after them is discarded.
     """
     with {"tensorboard": _tensorboard, "wandb": _wandb}[name](folder, config, step) as write:
         yield write
@@ -54,7 +59,7 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]]
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(f"{prefix}/{name}", value)
-        elif value is not None:  # unknown is left out, not 0
+        elif value is not None:  # an unknown value is left out, not 0
             yield f"{prefix}/{name}", value
 
 
@@ -62,13 +67,13 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]]
 def _tensorboard(folder: Path, config: Mapping[str, Any], step: int) -> Iterator[Write]:
     from torch.utils.tensorboard import SummaryWriter
 
-    # purge_step hides what lies in the folder from an earlier run, or from after the checkpoint
+    # purge_step hides events of an earlier run in this folder, or from after the checkpoint
     with SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) as writer:
 
         def write(values: Mapping[str, float], step: int, wall_s: float) -> None:
             for name, value in values.items():
                 writer.add_scalar(name, value, step, walltime=wall_s)
-            writer.flush()  # a killed run shows all that it logged
+            writer.flush()  # so that a killed run shows everything it logged
 
         yield write
 
@@ -77,11 +82,11 @@ def _tensorboard(folder: Path, config: Mapping[str, Any], step: int) -> Iterator
 def _wandb(folder: Path, config: Mapping[str, Any], step: int) -> Iterator[Write]:
     import wandb
 
-    kept = folder / "wandb-run-id"  # under which a resumed run goes on
+    kept = folder / "wandb-run-id"  # under which a resumed run continues
     if step == 0 or not kept.exists():
         kept.write_text(os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4), encoding="utf-8")
     named = "WANDB_NAME" in os.environ
-    with wandb.init(  # WANDB_MODE=offline, WANDB_ENTITY and the like are read by wandb itself
+    with wandb.init(  # wandb itself reads WANDB_MODE=offline, WANDB_ENTITY and others
         project=os.environ.get("WANDB_PROJECT", "lorakit"),
         name=None if named else f"{folder.resolve().parent.name}/{folder.resolve().name}",
         id=kept.read_text(encoding="utf-8"),

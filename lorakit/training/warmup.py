@@ -1,55 +1,14 @@
-"""Running a model to find something out about it, without a trace."""
+"""Build oneDNN's kernels before the first step, not in the middle of one."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 from lorakit.nn.kernels import uses_onednn
-
-
-@contextmanager
-def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Within the context a model may run in any mode; then every module's is as it was."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-@contextmanager
-def trial(model: nn.Module) -> Iterator[None]:
-    """Within the context a model may run in any mode; then modes, buffers and random generators are as they were."""
-    device = next(model.parameters()).device
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]  # batch norm counts in them
-    with modes_kept(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, before in buffers:
-                    buffer.copy_(before)
-
-
-def rehearse(model: nn.Module, parameters: Sequence[nn.Parameter], run: Callable[[], Any], times: int = 1) -> None:
-    """Run a forward and backward so many times; gradients, modes, buffers and random numbers stay as they are.
-
-    A parameter that had no gradient and gets one has zeros afterwards.
-    """
-    kept = [parameter.grad for parameter in parameters]
-    with trial(model):
-        for _ in range(times):
-            for parameter in parameters:
-                parameter.grad = None
-            run()
-    for parameter, grad in zip(parameters, kept, strict=True):
-        fresh = None if parameter.grad is None else torch.zeros_like(parameter)
-        parameter.grad = fresh if grad is None else grad
+from lorakit.training.dry_run import dry_run
 
 
 def make_kernels(model: nn.Module, shapes: Iterable[tuple[int, ...]]) -> None:
@@ -59,13 +18,14 @@ def make_kernels(model: nn.Module, shapes: Iterable[tuple[int, ...]]) -> None:
     step's tensors and fragment what those free: LoRA's peak over 40 steps at roberta-base's shape was a tenth higher.
     Outside `faster_products` nothing is done.
 
-    Shape:
+    Args:
+        model: inside `faster_products`.
         shapes: (rows, width) of batches.
     """
     kinds = {_kind(module): module for module in model.modules() if uses_onednn(module)}
     if not kinds:
         return
-    with trial(model), torch.enable_grad():
+    with dry_run(model), torch.enable_grad():
         for shape in sorted(set(shapes), key=math.prod, reverse=True):
             for module in kinds.values():
                 x = module.weight.new_zeros((*shape, module.in_features), requires_grad=True)

@@ -233,8 +233,8 @@ def test_what_a_compiled_run_compiles_is_what_is_not_timed(benchmarks, monkeypat
     import throughput
     from systems import Clock, by_lorakit
 
-    monkeypatch.setattr("lorakit.training.loss.BACKEND", "eager")
-    job = throughput.job_of(throughput.parse([*TINY, "--train-config", '{"compile": true}']))
+    monkeypatch.setattr("lorakit.training.graphs.BACKEND", "eager")
+    job = throughput.job_of(throughput.parse([*TINY, "--train-config", '{"engine": "compile"}']))
     paused, clock = [], Clock(job)
     monkeypatch.setattr(clock, "pause", lambda call: paused.append(call()) or paused[-1])
     by_lorakit(job, clock, "lora")
@@ -247,21 +247,22 @@ def test_what_a_run_with_graphs_records_is_what_is_not_timed(benchmarks, monkeyp
     import throughput
     from systems import Clock, by_lorakit
 
-    from lorakit.training.graphs import StepGraphs
+    from lorakit.training.graphs import CudaGraphEngine
 
-    def prepare(self, model, table, contribute, total, trained):
-        self.table, self.contribute, self.total, self.recorded = table, contribute, total, {}
+    def start(self, forward_backward, table):
+        self.forward_backward, self.table = forward_backward, table
+        self.total, self.ready = torch.zeros(()), {}
 
-    def record(self, plan, targets):
-        self.recorded[plan.source.shape] = None
+    def prepare(self, plan, targets):
+        self.ready[plan.source.shape] = None
         return 1.0
 
-    def replay(self, plan, targets):
-        self.total += self.contribute(self.table.batch(plan), targets)
+    def run(self, plan, targets, last):
+        self.total += self.forward_backward(self.table.batch(plan), targets, last)
 
-    for name, method in {"__init__": prepare, "record": record, "replay": replay}.items():
-        monkeypatch.setattr(StepGraphs, name, method)
-    job = throughput.job_of(throughput.parse([*TINY, "--train-config", '{"cuda_graphs": true}']))
+    for name, method in {"__init__": start, "prepare": prepare, "run": run}.items():
+        monkeypatch.setattr(CudaGraphEngine, name, method)
+    job = throughput.job_of(throughput.parse([*TINY, "--train-config", '{"engine": "cuda_graphs"}']))
     paused, clock = [], Clock(job)
     monkeypatch.setattr(clock, "pause", lambda call: paused.append(call()) or paused[-1])
     by_lorakit(job, clock, "lora")

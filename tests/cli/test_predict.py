@@ -7,8 +7,8 @@ import pytest
 
 import lorakit
 from lorakit.cli.__main__ import main
+from lorakit.training.models import load_tagger
 from lorakit.training.prediction import Entity
-from lorakit.training.saved import load_tagger
 from tests.support.saved_run import saved
 from tests.support.tiny import MINI
 

@@ -14,14 +14,15 @@ import torch
 import lorakit
 from lorakit.data.corpus import NerData
 from lorakit.training.checkpoint import load_checkpoint
-from lorakit.training.loop import Preempted
+from lorakit.training.preemption import Preempted
+from tests.support.resume_job import run_job
 from tests.support.tiny import LABELS, ROOT
-from tests.training.test_loop import quick, read_log, toy_sentences, weights
+from tests.support.toy import quick, read_log, toy_data, toy_sentences, weights
 
 
 @pytest.fixture(scope="module")
 def data():
-    return NerData(toy_sentences(64, 0), toy_sentences(24, 1), toy_sentences(24, 2), LABELS, "toy")
+    return toy_data(64, 24, 24)
 
 
 def make(tiny_model, mode):
@@ -43,7 +44,7 @@ class Killed(Exception):
 
 
 def run(model, tokenizer, data, folder, stop_after=None, **changes):
-    """Train; die in the middle of step `stop_after`, as SIGKILL would have it: nothing is saved then."""
+    """Train; die in the middle of step `stop_after`, as by SIGKILL: nothing is saved then."""
     seen = 0
 
     def die(module, inputs):
@@ -96,7 +97,7 @@ def test_a_finished_run_that_is_resumed_gives_its_result_again(tiny_model, token
     assert same(first, again)
 
 
-def test_a_new_run_does_not_go_on_from_an_old_ones_state(tiny_model, tokenizer, data, tmp_path):
+def test_a_new_run_does_not_continue_from_an_old_ones_state(tiny_model, tokenizer, data, tmp_path):
     run(make(tiny_model, "lora"), tokenizer, data, tmp_path, seed=5)
     with pytest.raises(Killed):
         run(make(tiny_model, "lora"), tokenizer, data, tmp_path, stop_after=3)
@@ -118,7 +119,7 @@ def test_lora_checkpoints_hold_only_what_is_trained(tiny_model, tokenizer, data,
     ("changes", "message"),
     [
         ({"learning_rate": 0.5}, r"was written with learning_rate = 0.01, now it is 0.5"),
-        ({"batch_size": 4}, r"sentences a step \(batch_size × accumulate × processes\) = 8, now it is 4"),
+        ({"batch_size": 4}, r"sentences per step \(batch_size × accumulate × processes\) = 8, now it is 4"),
         ({"seed": 3}, "was written with seed = 0, now it is 3"),
     ],
 )
@@ -143,8 +144,8 @@ def test_a_full_disk_is_reported_and_does_not_end_the_training(tiny_model, token
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lorakit.training.loop.save_checkpoint", full)
-    with pytest.warns(RuntimeWarning, match=r"checkpoint of step \d+ could not be written .*No space left.*goes on"):
+    monkeypatch.setattr("lorakit.training.checkpoint.save_checkpoint", full)
+    with pytest.warns(RuntimeWarning, match=r"checkpoint of step \d+ could not be written .*No space left.*continues"):
         result = run(make(tiny_model, "lora"), tokenizer, data, tmp_path)
     assert result.epochs == 3
     assert [line["event"] for line in read_log(tmp_path)].count("problem") == 3
@@ -177,61 +178,20 @@ def test_a_signal_saves_and_leaves_with_its_status(tiny_model, tokenizer, data, 
         assert torch.equal(value, weights(model)[name]), name
 
 
-JOB = """
-import json, os, sys
-from transformers import AutoTokenizer
-import lorakit
-from lorakit.training import distributed
-from lorakit.data.corpus import NerData
-from tests.training.test_loop import LABELS, quick, toy_sentences
-from tests.support.tiny import MINI, make_tiny_model
-
-folder, batch, slow = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-corpus = NerData(toy_sentences(64, 0), toy_sentences(24, 1), toy_sentences(24, 2), LABELS, "toy")
-with distributed.process_group():
-    model = lorakit.apply_lora(make_tiny_model(), r=4)
-    me = os.environ.get("TORCHELASTIC_RESTART_COUNT", "") + os.environ.get("RANK", "")
-    if me and os.environ["DIE"] == me:
-        calls = []
-
-        def die(*_):
-            calls.append(1)
-            if len(calls) == 20:
-                os._exit(9)
-
-        model.register_forward_hook(die)
-    if slow:
-        import time
-        model.register_forward_hook(lambda *_: time.sleep(slow))
-    config = quick(epochs=3, log_every=2, batch_size=batch, save_every=3, output_dir=folder, resume=True)
-    result = lorakit.train(model, AutoTokenizer.from_pretrained(MINI), corpus, config)
-    if distributed.is_main():
-        print(json.dumps([result.test.to_json(), result.train_tokens, result.steps]))
-"""
-
-
-def start(script, ranks, *arguments, die="", restarts=0):
-    """Run the job; `die` = "01" ends rank 1 of the first attempt in the middle, without a word."""
-    torchrun = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={ranks}",
-        f"--max-restarts={restarts}",
-    ]
-    launch = torchrun if ranks > 1 else []
+def start(folder, batch_size, seconds_per_forward=0.0, die="", restarts=0):
+    """Run the job on two ranks."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}"]
+    job = ["-m", "tests.support.resume_job", *map(str, (folder, batch_size, seconds_per_forward))]
     return subprocess.Popen(
-        [sys.executable, *launch, str(script), *map(str, arguments)],
+        [sys.executable, *torchrun, *job],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DIE": die},
     )  # fmt: skip
 
 
-def test_a_signal_to_one_of_two_ranks_stops_both_and_another_number_of_ranks_goes_on(tmp_path):
-    script = tmp_path / "job.py"
-    script.write_text(JOB)
-    whole = start(script, 1, tmp_path / "whole", 8, 0)
-    pair = start(script, 2, tmp_path / "parts", 4, 0.3)
+def test_a_signal_to_one_of_two_ranks_stops_both_and_another_number_of_ranks_continues(tmp_path):
+    pair = start(tmp_path / "parts", 4, 0.3)
+    expected = run_job(tmp_path / "whole", 8)
     log = tmp_path / "parts" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (log.exists() and log.read_text().count('"step"') >= 2):
@@ -242,18 +202,15 @@ def test_a_signal_to_one_of_two_ranks_stops_both_and_another_number_of_ranks_goe
     pair.communicate(timeout=60)
     assert time.monotonic() - asked < 30  # ours and torchrun's own; the library's part is within 10 s
     assert pair.returncode != 0
-    done = start(script, 1, tmp_path / "parts", 8, 0)
-    resumed, expected = (json.loads(process.communicate(timeout=200)[0]) for process in (done, whole))
+    resumed = run_job(tmp_path / "parts", 8)
     assert resumed[1:] == expected[1:]
     assert resumed[0]["loss"] == pytest.approx(expected[0]["loss"], abs=1e-4)
 
 
 def test_torchrun_starts_again_by_itself_after_a_rank_has_died(tmp_path):
-    script = tmp_path / "job.py"
-    script.write_text(JOB)
     results = []
     for name, die in (("whole", ""), ("parts", "01")):
-        process = start(script, 2, tmp_path / name, 4, 0, die=die, restarts=1)
+        process = start(tmp_path / name, 4, die=die, restarts=1)
         out, err = process.communicate(timeout=280)
         assert process.returncode == 0, err[-2000:]
         assert ("exitcode: 9" in err) == bool(die), err[-2000:]

@@ -6,7 +6,7 @@ import pytest
 from lorakit.adapters.counting import ParameterCount
 from lorakit.power.reading import Measurement, Reading
 from lorakit.report.output import mode_record, write_comparison
-from lorakit.training.loop import TrainConfig, TrainResult
+from lorakit.training.config import TrainConfig, TrainResult
 from lorakit.training.metrics import EntityScores, Scores
 
 

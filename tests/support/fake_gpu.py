@@ -1,11 +1,10 @@
-"""Run a module, as `python -m` does, on a machine with a GPU that is none: fake_gpu.cpp.
+"""Run a module, as `python -m` does, on a machine with a fake GPU: fake_gpu.cpp.
 
-  python -m tests.support.fake_gpu LIBRARY pytest tests/training/test_steps.py      LIBRARY as `build` makes it
+  python -m tests.support.fake_gpu LIBRARY pytest tests/training/test_graphs.py     LIBRARY as `build` makes it
 
 What it finds without a GPU: tensors left on the host, operations that make the host wait, types that autocast changes,
-and errors in code that runs only where there is a GPU. A CUDA graph reads and writes fixed places and forbids waits, as
-there, and what it leaves in its own memory is NaN. What it cannot find: what streams reorder, what kernels cost and how
-they round.
+and errors in code that runs only on a GPU. A CUDA graph uses fixed memory and forbids waits, as on a real GPU, and
+what it leaves in its own memory is NaN. What it cannot find: reordering by streams, the cost of kernels, rounding.
 """
 
 import ctypes

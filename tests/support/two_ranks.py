@@ -1,9 +1,9 @@
-"""The job of `test_distributed.py`: everything that takes several processes, started once by torchrun.
+"""The job of `test_distributed.py`: everything that needs several processes, started once by torchrun.
 
   torchrun --nproc-per-node 2 -m tests.support.two_ranks FOLDER [PART...]
 
-Each part is a function of a folder that gives this rank's facts as JSON; FOLDER/facts.json then holds, by part, a list
-of them in the order of ranks. The functions work in one process, too: that is what the tests compare with.
+Each part is a function of a folder that returns this rank's facts as JSON; FOLDER/facts.json then holds, by part, a
+list of them in the order of ranks. The functions also run in one process: that is what the tests compare with.
 """
 
 import hashlib
@@ -27,19 +27,16 @@ from transformers import AutoTokenizer
 
 import lorakit
 from lorakit.adapters.storage import save_adapter
-from lorakit.data import packing as batching
-from lorakit.data.corpus import NerData
 from lorakit.nn.weights import whole
-from lorakit.training import distributed, loss
-from lorakit.training import loop as training
+from lorakit.training import distributed, engine, graphs, layout
 from lorakit.training.checkpoint import load_checkpoint
-from lorakit.training.loop import Preempted
-from lorakit.training.loss import LossSum
-from tests.support.tiny import LABELS, MINI, make_tiny_model
-from tests.training.test_loop import quick, read_log, toy_sentences
+from lorakit.training.engine import LossSum
+from lorakit.training.preemption import Preempted
+from tests.support.tiny import MINI, make_tiny_model
+from tests.support.toy import quick, read_log, toy_data
 
 # 45 sentences, and 1 of the test split, do not divide by 2: the last step and the evaluation are uneven
-DATA = NerData(toy_sentences(45, 0), toy_sentences(7, 1), toy_sentences(1, 2), LABELS, "toy")
+DATA = toy_data(45, 7, 1)
 CURVES = [(mode, strategy, 1 + 3 * n) for n in range(2) for mode in ("lora", "full") for strategy in ("ddp", "fsdp")]
 RESUMES = [("lora", "ddp", "fp32"), ("lora", "fsdp", "bf16"), ("full", "fsdp", "fp32")]
 
@@ -53,11 +50,11 @@ def train(folder, model, batch=16, **changes):
     accumulate = changes.get("accumulate", 1)
     size = batch // accumulate // distributed.world_size()
     config = quick(**{"batch_size": size, "output_dir": folder, "log_every": 1, **changes})
-    return training.train(model, AutoTokenizer.from_pretrained(MINI), DATA, config)
+    return lorakit.train(model, AutoTokenizer.from_pretrained(MINI), DATA, config)
 
 
-def make(mode, dropout=0.0, r=4):
-    model = make_tiny_model(dropout=dropout)
+def make(mode, dropout=0.0, r=4, **options):
+    model = make_tiny_model(dropout=dropout, **options)
     if mode == "lora":
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "r=.* is more than")
@@ -92,14 +89,14 @@ def curve(folder, mode, strategy, accumulate):
     model = make(mode, r=320)  # more than DDP's usual first bucket of 1 MiB
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     gradients, exchanged, seen, costs_more = {}, [], [], []
-    spread, forward = training.spread, LossSum.forward
+    wrap, forward = engine.wrap_for_ddp, LossSum.forward
 
     def keep(optimizer, *_):
         if not gradients:
             gradients.update({n: whole(p.grad.clone()) for n, p in model.named_parameters() if n in trained})
 
-    def spread_and_count(model, strategy):
-        replicated = spread(model, strategy)
+    def wrap_and_count(module):
+        replicated = wrap(module)
         if isinstance(replicated, DistributedDataParallel):
             replicated.register_comm_hook(None, count)
             costs_more.extend([replicated.will_sync_module_buffers(), replicated.find_unused_parameters])
@@ -114,12 +111,12 @@ def curve(folder, mode, strategy, accumulate):
         return forward(loss, batch)
 
     hook = register_optimizer_step_pre_hook(keep)
-    training.spread, LossSum.forward = spread_and_count, note_windows
+    engine.wrap_for_ddp, LossSum.forward = wrap_and_count, note_windows
     try:
         result = train(folder / name, model, strategy=strategy, accumulate=accumulate, max_grad_norm=float("inf"))
     finally:
         hook.remove()
-        training.spread, LossSum.forward = spread, forward
+        engine.wrap_for_ddp, LossSum.forward = wrap, forward
     weights = whole_weights(model)
     if mode == "lora" and (distributed.is_main() or strategy == "fsdp"):
         save_adapter(model, folder / name / "adapter")
@@ -153,12 +150,12 @@ def curves(folder):
 
 
 def in_parts(folder):
-    """LoRA's first curves, where batches are in parts of about 40 tokens unless the model is sharded."""
-    usual, batching.PART = batching.PART, 32 * 40
+    """LoRA's first curves, with batches in parts of about 40 tokens unless the model is sharded."""
+    usual, layout.PART_ELEMENTS = layout.PART_ELEMENTS, 32 * 40
     try:
         return {strategy: curve(folder / "in-parts", "lora", strategy, 1) for strategy in ("ddp", "fsdp")}
     finally:
-        batching.PART = usual
+        layout.PART_ELEMENTS = usual
 
 
 def one_curve(folder):
@@ -204,7 +201,7 @@ def resume_run(folder, mode, strategy, precision, stop_after, **changes):
     model.register_forward_pre_hook(die)
     try:
         result = train(
-            folder, model, epochs=3, log_every=2, strategy=strategy, precision=precision, save_every=2, **changes
+            folder, model, epochs=2, log_every=2, strategy=strategy, precision=precision, save_every=2, **changes
         )
     except Killed:
         torch.manual_seed(999)  # a new process would not have these random numbers either
@@ -222,15 +219,20 @@ def resume(folder):
     return facts
 
 
+def wait_for_all():
+    if distributed.world_size() > 1:
+        torch.distributed.barrier()
+
+
 def make_read_only(folder):
     if distributed.is_main():
         folder.mkdir()
         (folder / "checkpoints").symlink_to("/sys/kernel")  # in which not even root makes folders
-    distributed.wait_for_all()
+    wait_for_all()
 
 
 def disk(folder):
-    """The main rank's disk is full from step 5 to 7 (a limit on the size of files stands for it), or read-only."""
+    """The main rank's disk is full from step 5 to 7 (a limit on file size stands in for it), or read-only."""
     facts, calls, before = {}, [], resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill():
@@ -247,7 +249,7 @@ def disk(folder):
         config = quick(batch_size=8, epochs=4, output_dir=folder / name, log_every=1, save_every=2)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            training.train(model, AutoTokenizer.from_pretrained(MINI), DATA, config, observe)
+            lorakit.train(model, AutoTokenizer.from_pretrained(MINI), DATA, config, observe)
         facts[name] = {
             "digest": digest(whole_weights(model)),
             "warnings": [str(w.message) for w in caught if w.category is RuntimeWarning],
@@ -258,7 +260,7 @@ def disk(folder):
 
 
 def stop(folder):
-    """The last rank alone is told to stop: while training, in an evaluation, and with a disk that takes nothing."""
+    """Only the last rank is told to stop: while training, in an evaluation, and with a read-only disk."""
     facts = {}
     make_read_only(folder / "stop-read-only")
     for name, training_calls in (("stop-training", 3), ("stop-evaluation", None), ("stop-read-only", 3)):
@@ -283,12 +285,12 @@ def stop(folder):
 
 
 def compiled(folder):
-    """A compiled run; by the backend that traces alone, for the other's C++ takes long."""
-    backend, loss.BACKEND = loss.BACKEND, "aot_eager"
+    """A compiled run, with the backend that only traces, because generating C++ takes long."""
+    backend, graphs.BACKEND = graphs.BACKEND, "aot_eager"
     try:
-        result = train(folder / "compiled", make("lora"), accumulate=2, epochs=1, compile=True)
+        result = train(folder / "compiled", make("lora", num_hidden_layers=1), accumulate=2, epochs=1, engine="compile")
     finally:
-        loss.BACKEND = backend
+        graphs.BACKEND = backend
         torch._dynamo.reset()
     return {"log": timeless(folder / "compiled"), "seconds": result.compile_seconds}
 
@@ -311,7 +313,7 @@ def out_of_memory(folder):
 
 
 def raises(folder):
-    """The last rank comes upon an error that has nothing to do with the others."""
+    """The last rank raises an error that has nothing to do with the others."""
     calls = []
 
     def observe():
@@ -321,7 +323,7 @@ def raises(folder):
         return {}
 
     config = quick(batch_size=8, log_every=1, output_dir=folder / "raises")
-    training.train(make("lora"), AutoTokenizer.from_pretrained(MINI), DATA, config, observe)
+    lorakit.train(make("lora"), AutoTokenizer.from_pretrained(MINI), DATA, config, observe)
 
 
 def hangs(folder):
@@ -337,12 +339,12 @@ def dies(folder):
 def lose_rank_1(folder, name, fate):
     model, seen = make("lora"), []
 
-    def meet_it(module, inputs):
+    def lose(module, inputs):
         seen.append(module.training)
         if seen.count(True) == 3 and distributed.rank() == 1:
             fate()
 
-    model.register_forward_pre_hook(meet_it)
+    model.register_forward_pre_hook(lose)
     train(folder / name, model, save_every=1)
 
 
@@ -354,9 +356,11 @@ def wait_for(path):
 
 def fail(part, folder):
     """A part that ends its group with an error: its message, and how long this rank took from joining to leaving."""
-    usual = os.environ["LORAKIT_TIMEOUT_S"]
+    usual, naming_s = os.environ["LORAKIT_TIMEOUT_S"], distributed.NAMING_S
     if part is hangs:  # the others are noticed at once, however slow the machine is
         os.environ["LORAKIT_TIMEOUT_S"] = "8"
+    if part in (hangs, dies):
+        distributed.NAMING_S = 1.0  # the lost rank leaves no last word to wait for
     began = time.monotonic()
     try:
         with distributed.process_group():
@@ -365,7 +369,7 @@ def fail(part, folder):
     except Exception as error:
         return {"error": type(error).__name__, "message": str(error), "after_s": time.monotonic() - began}
     finally:
-        os.environ["LORAKIT_TIMEOUT_S"] = usual
+        os.environ["LORAKIT_TIMEOUT_S"], distributed.NAMING_S = usual, naming_s
         if os.environ["RANK"] == "0":
             (folder / "gave-up").touch()
 
@@ -385,7 +389,7 @@ def main(folder: Path, parts: list[str]) -> None:
     with distributed.process_group():
         if distributed.is_main():
             folder.mkdir(parents=True, exist_ok=True)
-        distributed.wait_for_all()
+        wait_for_all()
         for part in [globals()[name] for name in parts] or TOGETHER:
             collect(part, part(folder))
     if not parts:

@@ -1,4 +1,4 @@
-"""What would make the host wait for a GPU, seen on a CPU: numbers read back, indexing by a mask, numbers sent over."""
+"""Operations that would make the host wait for a GPU, seen on a CPU: reading back, mask indices, sending numbers."""
 
 import traceback
 

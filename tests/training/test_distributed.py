@@ -1,4 +1,4 @@
-"""What several processes do is what one does. One torchrun of two gloo ranks (`two_ranks.py`) serves all tests here."""
+"""Several processes do what one does. One torchrun of two gloo ranks (`two_ranks.py`) serves all tests here."""
 
 import json
 import os
@@ -80,8 +80,8 @@ def test_two_processes_train_as_one_with_twice_the_batch(job, facts, alone, name
     assert losses(found) == pytest.approx(losses(expected), abs=1e-5)
     trained = load_file(job / name / "weights.safetensors")
     for key, value in load_file(folder / "weights.safetensors").items():
-        # Adam's step is of the size of the rate for a gradient of rounding noise, too: a few values may go astray, and
-        # all of a bias that softmax does not see
+        # Adam's step has the size of the rate even for a gradient of rounding noise: a few values may differ, and all
+        # of a bias that softmax does not see
         if key.endswith("key.bias"):
             continue
         far = (trained[key] - value).abs() > 1e-4
@@ -114,14 +114,14 @@ def test_every_number_of_ranks_visits_the_same_sentences_in_the_same_steps(facts
 
 
 @pytest.mark.parametrize("name", [name for name in LORA if "ddp" in name])
-def test_lora_exchanges_once_a_step_and_nothing_but_what_is_trained(facts, name):
+def test_lora_exchanges_once_per_step_and_only_what_is_trained(facts, name):
     for rank in facts["curves"]:
         assert rank[name]["exchanged"] == [rank[name]["trained_bytes"]] * rank[name]["result"]["steps"]
         assert rank[name]["trained_bytes"] > 2**20  # more than DDP's usual first bucket
         assert rank[name]["costs more"] == [False, False]  # no broadcast of buffers, no search for unused parameters
 
 
-def test_batches_in_parts_train_as_whole_ones_and_exchange_once_a_step(job, facts, alone):
+def test_batches_in_parts_train_as_whole_ones_and_exchange_once_per_step(job, facts, alone):
     folder, expected = of_one(alone, "lora-ddp-1")
     gradients = load_file(job / "in-parts" / "lora-ddp-1" / "gradients.safetensors")
     for key, gradient in load_file(folder / "gradients.safetensors").items():
@@ -175,15 +175,15 @@ def test_one_ranks_infinite_loss_is_skipped_by_both(facts):
 
 
 @pytest.mark.parametrize("name", ["-".join(kind) for kind in two_ranks.RESUMES])
-def test_a_killed_and_resumed_run_of_two_ranks_goes_on_bit_for_bit(facts, name):
-    """Dropout on, so every rank's random numbers must go on; killed twice, under DDP and FSDP2."""
+def test_a_killed_and_resumed_run_of_two_ranks_continues_bit_for_bit(facts, name):
+    """With dropout, so every rank's random numbers must continue; killed twice, under DDP and FSDP2."""
     for uninterrupted, *killed, resumed in (rank[name] for rank in facts["resume"]):
         assert killed == [{}, {}]
         assert resumed == uninterrupted
     assert facts["resume"][0][name][0]["digest"] == facts["resume"][1][name][0]["digest"]
 
 
-def test_a_full_disk_of_the_main_rank_is_reported_once_and_training_goes_on(facts):
+def test_a_full_disk_of_the_main_rank_is_reported_once_and_training_continues(facts):
     first, second = (rank["full"] for rank in facts["disk"])
     assert [message.split(" (")[0] for message in first["problems"]] == [
         "the checkpoint of step 6 could not be written"  # after the step, and after the epoch that it ends
@@ -196,7 +196,7 @@ def test_a_full_disk_of_the_main_rank_is_reported_once_and_training_goes_on(fact
     }
 
 
-def test_a_read_only_disk_is_reported_and_training_goes_on(facts):
+def test_a_read_only_disk_is_reported_and_training_continues(facts):
     first, second = (rank["read-only"] for rank in facts["disk"])
     assert len(first["problems"]) == 10 and all("could not be written" in message for message in first["problems"])
     assert first["warnings"] == first["problems"] and second["warnings"] == []
@@ -211,7 +211,7 @@ def test_one_rank_that_is_told_to_stop_stops_all_with_a_checkpoint(facts, when):
         assert step in ((2, 3) if when == "training" else (3,))
 
 
-def test_all_ranks_say_so_when_a_stopped_runs_state_could_not_be_saved(facts):
+def test_all_ranks_report_that_a_stopped_runs_state_could_not_be_saved(facts):
     for code, message, step in (rank["stop-read-only"] for rank in facts["stop"]):
         assert (code, step) == (143, None)
         assert "the state could not be saved" in message

@@ -1,6 +1,7 @@
-"""Evaluation gives what a plain loop gives, prepares a split once, and does not wait for the device in between."""
+"""Evaluation gives what a plain loop gives, prepares a split once, and waits for the device only at its end."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from torch.nn import functional as F
 
 import lorakit
 from lorakit.data.corpus import Sentence
-from lorakit.data.packing import TokenTable, layout_for, sorted_batches
+from lorakit.data.packing import TokenTable, sorted_batches
 from lorakit.nn.attention import faster_attention
 from lorakit.nn.kernels import faster_products
 from lorakit.training import evaluation as tagging
+from lorakit.training.layout import layout_for
 from lorakit.training.metrics import score
 from tests.support.tiny import LABELS
 from tests.support.waits import Waits
@@ -76,7 +78,7 @@ def test_an_empty_split_and_an_unknown_tag_are_refused(tiny_model, tokenizer):
         tagging.encode_split(model, tokenizer, [(["a"], ["B-x"])], layout_for(model))
 
 
-def test_sentences_without_words_are_no_words_to_score(tiny_model, tokenizer):
+def test_sentences_without_words_cannot_be_scored(tiny_model, tokenizer):
     with pytest.raises(ValueError, match="cannot score 0 predicted against 0 gold words"):
         lorakit.evaluate(tiny_model(), tokenizer, [((), ())])
     assert lorakit.predict(tiny_model(), tokenizer, []) == []
@@ -84,12 +86,12 @@ def test_sentences_without_words_are_no_words_to_score(tiny_model, tokenizer):
 
 
 def test_the_host_waits_for_the_device_once_a_split(tiny_model, tokenizer, sentences, monkeypatch):
-    monkeypatch.setattr(tagging, "faster_attention", nullcontext)  # it is for CPUs, where nobody waits
+    monkeypatch.setattr(tagging, "faster_attention", nullcontext)  # it runs on CPUs only, where nothing waits
     model = tiny_model()
     split = tagging.encode_split(model, tokenizer, sentences, layout_for(model))
     assert len(split.batches) > 5
     with Waits() as waits:
-        tagging._tag(model, split, "fp32")
+        tagging.tag_split(model, split, "fp32")
     assert waits.seen == ["_local_scalar_dense"]  # the loss, at the end
 
 
@@ -108,13 +110,30 @@ def test_a_gpu_is_not_waited_for_between_batches(tiny_model, tokenizer, sentence
     tagging.evaluate_split(model, split)  # first calls may allocate and wait
     modes = iter([*["error"] * (len(split.batches) - 1), "default"])
     try:
-        tagging._tag(model, split, "bf16", between=lambda *_: torch.cuda.set_sync_debug_mode(next(modes)))
+        tagging.tag_split(model, split, "bf16", between=lambda *_: torch.cuda.set_sync_debug_mode(next(modes)))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_classes_are_small_whole_numbers(tiny_model, tokenizer, sentences):
+def test_classes_take_one_byte_each(tiny_model, tokenizer, sentences):
     model = tiny_model()
     split = tagging.encode_split(model, tokenizer, sentences, layout_for(model))
-    classes, _, _ = tagging._tag(model, split, "fp32")
+    classes, _, _ = tagging.tag_split(model, split, "fp32")
     assert classes.dtype == np.uint8
+
+
+def test_evaluation_does_not_depend_on_how_sentences_are_batched(tiny_model, tokenizer, data, monkeypatch):
+    model = tiny_model()
+    together = lorakit.evaluate(model, tokenizer, data.test)
+    monkeypatch.setattr("lorakit.training.evaluation.EVALUATION_TOKENS", 1)
+    alone = lorakit.evaluate(model, tokenizer, data.test, packing=False)
+    assert alone.loss == pytest.approx(together.loss, abs=1e-6)
+    assert replace(alone, loss=None) == replace(together, loss=None)
+
+
+def test_evaluation_keeps_modes_as_they_were(tiny_model, tokenizer, data):
+    model = tiny_model(dropout=0.5).train()
+    model.classifier.eval()
+    modes = [m.training for m in model.modules()]
+    assert lorakit.evaluate(model, tokenizer, data.test) == lorakit.evaluate(model, tokenizer, data.test)
+    assert [m.training for m in model.modules()] == modes

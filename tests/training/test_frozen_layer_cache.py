@@ -1,16 +1,16 @@
-"""Keeping the frozen lower layers' output: the same training, without computing them again."""
+"""Caching the frozen lower layers' output: the same training, without computing them again."""
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import lorakit
-from lorakit.data.packing import collate, layout_for
+from lorakit.data.packing import collate
 from lorakit.training.evaluation import encode_tagged
-from lorakit.training.frozen_layer_cache import FrozenPrefix
+from lorakit.training.frozen_layer_cache import FrozenLayerCache
+from lorakit.training.layout import layout_for
 from tests.support.tiny import LABELS
-from tests.training.test_loop import data as data
-from tests.training.test_loop import quick, read_log, step_lines, weights
+from tests.support.toy import quick, read_log, step_lines, weights
 
 
 def top(model, first=2):
@@ -49,9 +49,9 @@ def test_lower_layers_are_not_computed_and_come_back(tiny_model, tokenizer, data
             output = model(**layout.inputs(batch))[0]
         return counter.get_total_flops(), output
 
-    prefix = FrozenPrefix(model, encoded, layout, torch.no_grad)
+    cache = FrozenLayerCache(model, encoded, layout, torch.no_grad)
     whole, expected = flops()
-    with prefix.skipped(batch):
+    with cache.skipped(batch):
         part, found = flops()
     head = 2 * batch.input_ids.numel() * 32 * len(LABELS)
     assert part - head == (whole - head) / 2  # two of four equal layers
@@ -64,8 +64,8 @@ def test_lower_layers_are_not_computed_and_come_back(tiny_model, tokenizer, data
 def test_an_error_inside_leaves_the_model_whole(tiny_model, tokenizer, data):
     model = top(tiny_model(num_hidden_layers=3))
     encoded, layout = encode_tagged(model, tokenizer, data.train), layout_for(model)
-    prefix = FrozenPrefix(model, encoded, layout, torch.no_grad)
-    with pytest.raises(KeyboardInterrupt), prefix.skipped(collate(encoded, [0], layout)):
+    cache = FrozenLayerCache(model, encoded, layout, torch.no_grad)
+    with pytest.raises(KeyboardInterrupt), cache.skipped(collate(encoded, [0], layout)):
         raise KeyboardInterrupt
     assert all("forward" not in vars(module) for module in model.modules())
     assert not model.base_model.encoder.layer[2]._forward_pre_hooks
@@ -81,7 +81,7 @@ def test_an_error_inside_leaves_the_model_whole(tiny_model, tokenizer, data):
         (lambda make: lorakit.apply_lora(make("distilbert")), "needs an encoder of BERT's form"),
     ],
 )
-def test_what_is_no_constant_is_refused(tiny_model, tokenizer, data, build, message):
+def test_a_lower_part_that_is_not_constant_is_refused(tiny_model, tokenizer, data, build, message):
     with pytest.raises(ValueError, match=message):
         lorakit.train(build(tiny_model), tokenizer, data, quick(cache_prefix=True))
 
@@ -91,8 +91,3 @@ def test_a_run_resumes_only_with_the_same_setting(tiny_model, tokenizer, data, t
     lorakit.train(model, tokenizer, data, quick(epochs=1, output_dir=tmp_path, cache_prefix=True))
     with pytest.raises(ValueError, match="cache_prefix = True, now it is False"):
         lorakit.train(model, tokenizer, data, quick(epochs=1, output_dir=tmp_path, resume=True))
-
-
-def test_sharded_models_are_refused():
-    with pytest.raises(ValueError, match="'fsdp' does not go with cache_prefix"):
-        quick(strategy="fsdp", cache_prefix=True)

@@ -10,8 +10,7 @@ from seqeval.metrics import v1 as strict_mode
 from seqeval.scheme import IOB2
 
 from lorakit.data.corpus import read_ner
-from lorakit.training import metrics
-from lorakit.training.metrics import EntityScores, score, score_classes
+from lorakit.training.metrics import EntityScores, count_entities, entity_scores, score, score_classes
 
 TAGS = ["O", "B-a", "I-a", "B-b", "I-b"]
 # names with hyphens, no name, only an end of one; the two modes read some of these differently
@@ -62,7 +61,7 @@ def test_equals_seqeval_to_the_last_bit_in_both_modes(pairs):
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(sentences(ODD))
 def test_seqevals_own_report_by_type_is_the_same_in_strict_mode_too(pairs):
-    """`by_type` is of the default mode; strict has rows of its own, which `_count` gives as well."""
+    """`by_type` is of the default mode; strict has rows of its own, which `count_entities` gives as well."""
     gold = [[a for a, _ in sentence] for sentence in pairs]
     guess = [[b for _, b in sentence] for sentence in pairs]
     lengths = np.array([len(sentence) for sentence in pairs])
@@ -70,9 +69,9 @@ def test_seqevals_own_report_by_type_is_the_same_in_strict_mode_too(pairs):
     first[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
     flat = (np.array([ODD.index(tag) for tags in side for tag in tags]) for side in (gold, guess))
     types = [tag[1:].strip("-") or "_" for tag in ODD]
-    counts = metrics._count(*flat, first, ODD, types, strict=True)
+    counts = count_entities(*flat, first, ODD, types, strict=True)
     expected = oracle(gold, guess)[1][1]
-    assert {name: metrics._entity_scores(*row) for name, row in counts.items()} == expected
+    assert {name: entity_scores(*row) for name, row in counts.items()} == expected
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05, 1.0])
@@ -100,7 +99,7 @@ def test_classes_of_one_name_are_one_tag():
     assert (scores.f1, scores.accuracy) == (1.0, 1.0)
 
 
-def test_small_whole_numbers_do_as_classes():
+def test_classes_may_be_integers_of_any_type():
     gold, guess, lengths = np.array([0, 1, 2, 1]), np.array([0, 1, 2, 0]), np.array([3, 0, 1])
     wide = score_classes(gold, guess, lengths, TAGS)
     assert score_classes(gold.astype(np.uint8), guess.astype(np.int32), lengths, TAGS) == wide
@@ -124,7 +123,7 @@ def test_default_mode_forgives_an_orphan_i_tag_and_strict_does_not():
     assert (scores.f1, scores.strict.f1) == (1.0, 0.0)
 
 
-def test_types_are_scored_apart_with_their_support():
+def test_types_are_scored_separately_with_their_support():
     scores = score([["B-a", "O", "B-b", "B-b"]], [["B-a", "O", "B-b", "O"]])
     assert {name: (row.f1, row.support) for name, row in scores.by_type.items()} == {
         "a": (1.0, 1),

@@ -7,8 +7,7 @@ import torch
 
 import lorakit
 from lorakit.training.precision import frozen_in_half, only_cast
-from tests.training.test_loop import data as data
-from tests.training.test_loop import quick, step_lines, weights
+from tests.support.toy import quick, step_lines, weights
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 

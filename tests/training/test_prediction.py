@@ -1,4 +1,4 @@
-"""Raw texts and pre-split words take one path; entities lie where they say."""
+"""Raw texts and pre-split words take one path; entities are where they say."""
 
 import pytest
 import torch
@@ -99,18 +99,25 @@ def test_an_entity_says_what_it_is():
     ("texts", "message"),
     [
         ("IL-2 gene", r"predict takes a list of texts; this is one string: write \['IL-2 gene'\]"),
-        (["IL-2", ["IL-2"]], "these texts are both: number 1 is another kind than number 0"),
-        ([["IL-2"], ["x"], "IL-2"], "these texts are both: number 2 is another kind than number 0"),
+        (["IL-2", ["IL-2"]], "these texts are both: number 1 is of another kind than number 0"),
+        ([["IL-2"], ["x"], "IL-2"], "these texts are both: number 2 is of another kind than number 0"),
         (["IL-\ud83d"], "half a surrogate pair"),
     ],
 )
-def test_what_is_no_list_of_texts_is_refused(model, tokenizer, texts, message):
+def test_anything_but_a_list_of_texts_is_refused(model, tokenizer, texts, message):
     with pytest.raises(ValueError, match=message):
         lorakit.predict(model, tokenizer, texts)
 
 
-def test_a_head_for_something_else_is_refused(tokenizer):
+def test_a_head_for_another_task_is_refused(tokenizer):
     model = make_tiny_model()
     model.config.id2label = {i: f"LABEL_{i}" for i in range(5)}
     with pytest.raises(ValueError, match=r"classes are not entity tags \(unknown tag 'LABEL_0'.*LABEL_0, LABEL_1"):
         lorakit.predict(model, tokenizer, ["IL-2"])
+
+
+def test_predict_gives_a_tag_for_every_word_even_odd_and_beyond_the_window(tiny_model, tokenizer):
+    sentences = [["IL-2", "", "gene"], [], ["\u200b"], ["interleukin"] * 700]
+    tags = lorakit.predict(tiny_model(), tokenizer, sentences)
+    assert [len(row) for row in tags] == [3, 0, 1, 700]
+    assert {tag for row in tags for tag in row} <= set(LABELS)

@@ -1,35 +1,28 @@
 """What TensorBoard and W&B are given is what metrics.jsonl holds."""
 
-import json
 import sys
 import types
 
 import pytest
 
 import lorakit
-from lorakit.data.corpus import NerData
 from lorakit.training.trackers import scalars
-from tests.support.tiny import LABELS
-from tests.training.test_loop import quick, toy_sentences
+from tests.support.toy import quick, read_log, toy_data
 
 
 @pytest.fixture(scope="module")
 def data():
-    return NerData(toy_sentences(32, 0), toy_sentences(8, 1), toy_sentences(8, 2), LABELS, "toy")
-
-
-def lines_of(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return toy_data(32, 8, 8)
 
 
 def expected(folder):
     """(name, step) -> value of every number in metrics.jsonl."""
-    return {(name, line["step"]): value for line in lines_of(folder) for name, value in scalars(line).items()}
+    return {(name, line["step"]): value for line in read_log(folder) for name, value in scalars(line).items()}
 
 
 def test_the_numbers_of_a_line_are_named_by_what_they_are_of():
     step = {"event": "step", "epoch": 1, "step": 10, "loss": None, "learning_rate": 0.5, "wall_s": 1.0}
-    assert scalars(step) == {"train/epoch": 1, "train/learning_rate": 0.5}  # unknown is left out
+    assert scalars(step) == {"train/epoch": 1, "train/learning_rate": 0.5}  # an unknown value is left out
     entity = {"precision": 0.25, "recall": 1.0, "f1": 0.4, "support": 2}
     line = {"event": "evaluation", "split": "test", "step": 10, "f1": 0.4, "strict": entity, "by_type": {"DNA": entity}}
     found = scalars(line)
@@ -48,7 +41,7 @@ def test_tensorboard_reads_what_metrics_jsonl_holds_and_no_step_twice_after_a_re
         pass
 
     def stop_at_step_7():
-        if len(lines_of(tmp_path)) >= 8:
+        if len(read_log(tmp_path)) >= 8:
             raise Stop
         return {"power_w": 61.0}
 
@@ -62,7 +55,7 @@ def test_tensorboard_reads_what_metrics_jsonl_holds_and_no_step_twice_after_a_re
     assert len(found) == len({(tag, step) for tag, step, _ in found})
     wanted = expected(tmp_path)
     assert {(tag, step): value for tag, step, value in found} == pytest.approx(wanted, rel=1e-6, abs=1e-9)
-    walls = {line["step"]: line["wall_s"] for line in lines_of(tmp_path) if line["event"] == "step"}
+    walls = {line["step"]: line["wall_s"] for line in read_log(tmp_path) if line["event"] == "step"}
     assert {event.step: event.wall_time for event in events.Scalars("train/loss")} == pytest.approx(walls, abs=1e-3)
 
 
@@ -99,7 +92,7 @@ def fake_wandb(monkeypatch):
     return module
 
 
-def test_wandb_gets_every_number_and_a_resumed_run_goes_on_as_the_same(
+def test_wandb_gets_every_number_and_a_resumed_run_continues_as_the_same(
     tiny_model, tokenizer, data, tmp_path, fake_wandb
 ):
     folder = tmp_path / "bionlp" / "lora"
@@ -133,15 +126,15 @@ def test_a_logger_that_fails_costs_its_log_and_not_the_training(tiny_model, toke
     fake_wandb.log = full
     with pytest.warns(RuntimeWarning, match="a logger of .*wandb.* failed: No space left on device"):
         result = lorakit.train(tiny_model(), tokenizer, data, quick(output_dir=tmp_path, log_to=("wandb",), epochs=1))
-    assert [line["f1"] for line in lines_of(tmp_path) if line["event"] == "evaluation"][-1] == result.test.f1
+    assert [line["f1"] for line in read_log(tmp_path) if line["event"] == "evaluation"][-1] == result.test.f1
 
 
-def test_asked_for_but_not_installed_is_said_with_the_way_out_before_anything_runs(tmp_path, monkeypatch):
+def test_a_logger_that_is_not_installed_is_named_with_the_fix_before_anything_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("lorakit.training.trackers.find_spec", lambda name: None)
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     monkeypatch.delitem(sys.modules, "tensorboard", raising=False)
     with pytest.raises(
-        ImportError, match="log_to needs what is not installed: pip install tensorboard wandb; or leave"
+        ImportError, match="log_to needs a package that is not installed: pip install tensorboard wandb; or leave"
     ):
         lorakit.TrainConfig(output_dir=tmp_path, log_to=("tensorboard", "wandb"))
     assert list(tmp_path.iterdir()) == []
@@ -151,7 +144,7 @@ def test_asked_for_but_not_installed_is_said_with_the_way_out_before_anything_ru
     ("log_to", "message"),
     [
         ("wandb", r"log_to is 'wandb'; it must be a tuple of names, such as \('tensorboard',\)"),
-        (("mlflow",), "log_to has 'mlflow'; it may have tensorboard, wandb"),
+        (("mlflow",), "log_to has 'mlflow'; allowed are tensorboard, wandb"),
         ((3,), "it must be a tuple of names"),
     ],
 )
