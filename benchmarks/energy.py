@@ -111,7 +111,7 @@ def train_once(mode: str, data: NerData, arguments: argparse.Namespace, repeat: 
     """One epoch in one mode under a meter of its own."""
     model, tokenizer = load_token_classifier(arguments.model, data.labels, seed=repeat, dropout=0.0)
     if mode == "lora":
-        lorakit.apply_lora(model, r=arguments.r, target_modules=arguments.target_modules, seed=repeat)
+        lorakit.apply_lora(model, arguments.r, lora_alpha=16, target_modules=arguments.target_modules, seed=repeat)
     config = lorakit.TrainConfig(
         epochs=1,
         batch_size=arguments.batch_size,

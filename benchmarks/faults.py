@@ -73,10 +73,10 @@ def train(mode: str, precision: str, folder: Path, model: nn.Module, tokenizer: 
         warnings.showwarning = lambda message, *_: print(message, file=noted, flush=True)
         torch.manual_seed(0)  # of LoRA's initial weights
         if mode == "lora":
-            lorakit.apply_lora(model, r=8, lora_dropout=0.1)
+            lorakit.apply_lora(model, r=8, lora_alpha=16, lora_dropout=0.1, target_modules=["query", "value"])
         config = lorakit.TrainConfig(
             epochs=3, batch_size=8 // int(os.environ["WORLD_SIZE"]), precision=precision, output_dir=folder,
-            save_every=2, log_every=2, resume=True, progress=False,
+            learning_rate=1e-3, save_every=2, log_every=2, resume=True, progress=False,
         )  # fmt: skip
         result = lorakit.train(model, tokenizer, data, config)
     digest = hashlib.sha256()

@@ -26,7 +26,7 @@ from lorakit.cli.flags import (
 )
 from lorakit.cli.parser import add_command, input_errors
 from lorakit.data.corpus import NerData
-from lorakit.training.config import DEFAULT_LEARNING_RATE, TrainConfig
+from lorakit.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from lorakit.cli.building import ModelBuilder
@@ -81,7 +81,6 @@ def fine_tune(
     folder_of: Callable[[str], Path],
     command: str,
     name: str,
-    learning_rates: Mapping[str, float] = DEFAULT_LEARNING_RATE,
     keep_full: bool = False,
     study: bool = False,
 ) -> int:
@@ -96,7 +95,6 @@ def fine_tune(
         folder_of: The output folder of a mode, inside --output-dir.
         command: The command line, for the record.
         name: The base's name, for the record.
-        learning_rates: By mode, where --learning-rate is left out.
         keep_full: Save the model that was fine-tuned in full, and print how to use what was saved.
         study: Show the study's published figures beside ours.
 
@@ -115,7 +113,7 @@ def fine_tune(
         with input_errors(arguments.parser):
             modes = modes_of(arguments)
             data = read(arguments)
-            configs = {mode: train_config(arguments, mode, folder_of(mode), learning_rates) for mode in modes}
+            configs = {mode: train_config(arguments, mode, folder_of(mode)) for mode in modes}
             check_writable(arguments.output_dir)
             options = lora_options(arguments)
             more = (arguments.seed, arguments.dropout, arguments.cache_prefix)
