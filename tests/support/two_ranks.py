@@ -388,6 +388,8 @@ def in_turns(folder: Path) -> dict[str, Any]:
     train_in_turns(contestants)
     for mode, one in contestants.items():
         log = timeless_if_main(folder / "turns" / mode)
+        for line in log or ():
+            line.pop("power_w", None)  # only in measured runs
         facts["in turns"][mode] = [digest(whole_weights(one.model)), log]
     return facts
 
