@@ -34,6 +34,8 @@ LORA_ONLY = (
 
 def add_mode_flag(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--mode", choices=("both", *MODES), default=default, help="default: %(default)s")
+    about = "with --mode both: train one model after the other, instead of a few steps of each in turn"
+    parser.add_argument("--sequential", action="store_true", help=about)
 
 
 def add_corpus_flags(parser: argparse.ArgumentParser, about: str, required: bool = False) -> None:

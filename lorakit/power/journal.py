@@ -11,11 +11,13 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from lorakit._files import read_json_lines
 from lorakit.power.clock import Clock
+from lorakit.power.consecutive import add_consecutive
 from lorakit.power.reading import JOULES_PER_WH, KINDS, Measurement, Reading, add_readings
 
 SCHEMA = 1
@@ -191,16 +193,16 @@ def merge_runs(runs: Sequence[tuple[Path, Run]]) -> Reading:
         runs: pairs of a file, named in errors, and a run from it.
 
     Returns:
-        The sum; devices that several runs counted one after the other are listed once per run.
+        The sum; a device that several runs counted one after the other is listed once per boot of its machine.
 
     Raises:
         ValueError: there is no run, a run has no reading, or two runs counted a device over the same time.
     """
     seen: dict[tuple[str, str], list[tuple[float, float, Path]]] = {}
-    readings = []
+    by_boot: dict[str, list[tuple[Run, Reading]]] = {}
     for path, run in runs:
         reading, counted = _parse(path, run)
-        readings.append(reading)
+        by_boot.setdefault(run.start["boot_id"], []).append((run, reading))
         begin, end = run.start["boottime_s"], run.boottime_s
         for device in counted:
             others = seen.setdefault((run.start["boot_id"], device), [])
@@ -211,11 +213,19 @@ def merge_runs(runs: Sequence[tuple[Path, Run]]) -> Reading:
                         f"{min(end, other_end) - max(begin, other_begin):.1f} s: merge only one of them"
                     )
             others.append((begin, end, path))
-    total = add_readings(readings)
+    total = add_readings([_one_machine(group) for group in by_boot.values()])
     duration_s = _union_s((run.start["wall_s"], run.wall_s) for _, run in runs)
     parts = {kind: _spread(getattr(total, kind), duration_s) for kind in KINDS}
     others = {name: _spread(part, duration_s) for name, part in total.others.items()}
     return replace(total, **parts, others=others, duration_s=duration_s)
+
+
+def _one_machine(runs: Sequence[tuple[Run, Reading]]) -> Reading:
+    """The sum of one machine's runs: restarts and turns follow one another, ranks run at the same time."""
+    readings = [reading for _, reading in runs]
+    spans = sorted((run.start["boottime_s"], run.boottime_s) for run, _ in runs)
+    follow = all(end <= begin for (_, end), (begin, _) in pairwise(spans))
+    return add_consecutive(readings) if follow else add_readings(readings)
 
 
 def _parse(path: Path, run: Run) -> tuple[Reading, list[str]]:

@@ -58,6 +58,7 @@ def comparison_record(
     dataset: str,
     modes: Mapping[str, Any],
     study: bool = False,
+    interleaved: bool = False,
 ) -> dict[str, Any]:
     """Make the content of comparison.json.
 
@@ -68,6 +69,7 @@ def comparison_record(
         dataset: the corpus' folder or id.
         modes: `output.mode_record`'s result for "full" and "lora", or for one of them.
         study: add the figures that the study published.
+        interleaved: the modes were trained in turns, not one after the other.
     """
     return {
         "schema": SCHEMA,
@@ -75,6 +77,7 @@ def comparison_record(
         "environment": dict(environment),
         "model": model,
         "dataset": dataset,
+        "interleaved": interleaved,
         "modes": dict(modes),
         **({"study": STUDY} if study else {}),
     }

@@ -90,7 +90,10 @@ def energy_table(record: Mapping[str, Any]) -> str:
 def energy_notes(record: Mapping[str, Any]) -> list[str]:
     """How the energy of each component was obtained, one line each."""
     energy = next(iter(record["modes"].values()))["energy"]
-    return [f"- {device}: {energy[part]['method']} ({energy[part]['source']})" for part, (_, device) in PARTS.items()]
+    notes = [f"- {device}: {energy[part]['method']} ({energy[part]['source']})" for part, (_, device) in PARTS.items()]
+    if record.get("interleaved"):
+        notes.append("- The models were trained in turns, a few steps each; time and energy are each one's own.")
+    return notes
 
 
 def parameter_lines(record: Mapping[str, Any]) -> list[str]:
