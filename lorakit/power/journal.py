@@ -16,6 +16,7 @@ from typing import Any
 
 from lorakit._files import read_json_lines
 from lorakit.power.clock import Clock
+from lorakit.power.contention import merge_contentions
 from lorakit.power.reading import JOULES_PER_WH, KINDS, Measurement, Reading, add_readings
 
 SCHEMA = 1
@@ -215,7 +216,9 @@ def merge_runs(runs: Sequence[tuple[Path, Run]]) -> Reading:
     duration_s = _union_s((run.start["wall_s"], run.wall_s) for _, run in runs)
     parts = {kind: _spread(getattr(total, kind), duration_s) for kind in KINDS}
     others = {name: _spread(part, duration_s) for name, part in total.others.items()}
-    return replace(total, **parts, others=others, duration_s=duration_s)
+    spans = [(run.start["boottime_s"], run.boottime_s) for _, run in runs]
+    contention = merge_contentions([(*span, part.contention) for span, part in zip(spans, readings, strict=True)])
+    return replace(total, **parts, others=others, duration_s=duration_s, contention=contention)
 
 
 def _parse(path: Path, run: Run) -> tuple[Reading, list[str]]:

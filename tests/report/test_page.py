@@ -123,8 +123,8 @@ def test_a_component_that_is_unavailable_says_so_and_is_never_zero(page):
     record = json.loads((RECORDED / "comparison.json").read_text())
     assert record["modes"]["full"]["energy"]["gpu"]["method"] == "unavailable"
     rows = figures_of(page, "energy-table")
-    assert rows["Energy (Wh): GPU"] == [(None, "– unavailable")] * 2
-    assert rows["Energy (Wh): Total measured"] == [(None, "nothing measured")] * 2
+    assert rows["Energy (Wh): GPU"] == [(None, "– unavailable")] * 2 + [(None, "–")]
+    assert rows["Energy (Wh): Total measured"] == [(None, "nothing measured")] * 2 + [(None, "–")]
     assert rows["Energy (Wh): CPU"][0][1].endswith(" estimated")
     assert "GPU – unavailable" in page and "no value, which is not zero" in page
 
@@ -159,7 +159,7 @@ def test_what_was_not_recorded_is_called_so(run):
         "No epoch was scored on a validation set.", "No energy over time was recorded.",
     ):  # fmt: skip
         assert sentence in page
-    assert figures_of(page, "energy-table")["Energy (Wh): CPU"] == [(None, "not recorded")] * 2
+    assert figures_of(page, "energy-table")["Energy (Wh): CPU"] == [(None, "not recorded")] * 2 + [(None, "–")]
 
 
 def test_the_study_is_shown_beside_ours_with_what_it_published(run):
