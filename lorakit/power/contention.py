@@ -20,9 +20,9 @@ class Contention:
     Example:
         from lorakit.power.contention import Contention
 
-        found = Contention(duration_s=60.0, logical_cpus=2, own_cpu_s=75.0, others_cpu_s=36.0, steal_s=1.2)
+        found = Contention(duration_s=60.0, logical_cpus=2, own_cpu_s=75.0, others_cpu_s=37.2)
         print(round(found.share, 2), found.is_contended)  # 0.31 True
-        print(found.note.split(":")[0])  # other processes used 30 % of the CPUs during this run
+        print(found.note.split(":")[0])  # other processes used 31 % of the CPUs during this run
 
     Attributes:
         duration_s: how long the machine was observed, s.

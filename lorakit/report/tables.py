@@ -98,7 +98,7 @@ def energy_notes(record: Mapping[str, Any]) -> list[str]:
 
 def contention_notes(modes: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The remark on each run during which others used the machine; `modes` maps a name to a mode's record."""
-    return [f"{MARK} {name}: {note}" for name, values in modes.items() if (note := contention_note(values))]
+    return [f"{name}{MARK}: {note}" for name, values in modes.items() if (note := contention_note(values))]
 
 
 def parameter_lines(record: Mapping[str, Any]) -> list[str]:

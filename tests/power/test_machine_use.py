@@ -1,9 +1,13 @@
 """What others used in each window, in virtual time: every figure is exact."""
 
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
+import lorakit
 from lorakit.power import machine_use
 from lorakit.power.nvml import Gpu
 from tests.support.energy_world import FakeGpu, Profile, World, two_gpus
@@ -33,6 +37,32 @@ def test_each_window_has_exactly_what_was_used_in_it(world):
     assert (whole.own_cpu_s, whole.others_cpu_s, whole.duration_s) == pytest.approx((75, 27.2, 45))
     assert meter.windows["busy"].process_share == pytest.approx(45 / 72)
     assert meter.reading.process_share == pytest.approx(75 / 102.2)
+
+
+SPINS = """
+import time
+while time.process_time() < 0.6: pass
+print(time.process_time(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_real_process_is_ours_if_it_is_in_our_tree_and_another_if_not(tmp_path, is_ours):
+    """The shell ends at once, so that the process it leaves behind belongs to init."""
+    (tmp_path / "spin.py").write_text(SPINS)
+    command = f"{sys.executable} -S {tmp_path}/spin.py > {tmp_path}/spent"
+    with lorakit.EnergyMeter(tmp_path, thread=False) as meter:
+        subprocess.run(["sh", "-c", command if is_ours else f"({command}) &"], check=True)
+        end = time.monotonic() + 60
+        while not (tmp_path / "spent").read_text():
+            time.sleep(0.02)
+            assert time.monotonic() < end
+        time.sleep(0.1)
+    found = meter.reading.contention
+    spent_s = float((tmp_path / "spent").read_text())
+    assert (found.own_cpu_s >= spent_s - 0.05) is is_ours
+    if not is_ours:
+        assert found.others_cpu_s >= spent_s - 0.1
 
 
 def test_windows_that_alternate_share_nothing(world):
