@@ -35,4 +35,4 @@ def test_gather_gives_every_rank_the_sum(tmp_path):
     assert answers[0][1]["estimated_kwh"] > 0
     contention = answers[0][1]["contention"]
     assert len(contention["machines"]) == 1 and contention["logical_cpus"] == os.cpu_count()  # one machine, once
-    assert contention["duration_s"] == pytest.approx(answers[0][1]["duration_s"], rel=0.2)
+    assert contention["duration_s"] == pytest.approx(answers[0][1]["duration_s"], abs=0.5)
