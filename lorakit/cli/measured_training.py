@@ -12,8 +12,7 @@ from torch import nn
 
 from lorakit.data.corpus import NerData
 from lorakit.energy import EnergyMeter
-from lorakit.power.consecutive import add_consecutive
-from lorakit.power.journal import merge_runs, read_journal
+from lorakit.power.journal import add_consecutive, merge_runs, read_journal
 from lorakit.power.reading import Reading
 from lorakit.report.comparison import NAMES
 from lorakit.training.config import TrainConfig, TrainResult

@@ -83,6 +83,11 @@ def comparison_record(
     }
 
 
+def contention_note(values: Mapping[str, Any]) -> str | None:
+    """What spoils the times and energies of a mode's record, in words; None if nothing does or it is not recorded."""
+    return ((values.get("energy") or {}).get("contention") or {}).get("note")
+
+
 def as_json(record: Mapping[str, Any]) -> str:
     """The text of comparison.json.
 

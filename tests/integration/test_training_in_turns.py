@@ -33,7 +33,7 @@ def data():
 
 def make(tiny_model, mode):
     model = tiny_model(dropout=0.1)
-    return lorakit.apply_lora(model, r=4, bias="all", lora_dropout=0.1) if mode == "lora" else model
+    return lorakit.apply_lora(model, r=4, lora_alpha=16, target_modules=None, bias="all", lora_dropout=0.1) if mode == "lora" else model
 
 
 def untimed(folder):
