@@ -33,7 +33,9 @@ def data():
 
 def make(tiny_model, mode):
     model = tiny_model(dropout=0.1)
-    return lorakit.apply_lora(model, r=4, lora_alpha=16, target_modules=None, bias="all", lora_dropout=0.1) if mode == "lora" else model
+    if mode == "lora":
+        lorakit.apply_lora(model, r=4, lora_alpha=16, target_modules=None, bias="all", lora_dropout=0.1)
+    return model
 
 
 def untimed(folder):
