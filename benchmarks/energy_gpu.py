@@ -1,33 +1,58 @@
-"""The meter against others on one GPU load. Not run on a GPU by us yet: only with the tests' fake NVML.
+"""The meter beside others on one GPU load. Not yet run on a GPU, only with the tests' fake NVML.
 
-  python benchmarks/energy_gpu.py                  60 s of matrix products on the first GPU
+  python benchmarks/energy_gpu.py                  60 s of matmuls on the first GPU
   python benchmarks/energy_gpu.py --seconds 120
 
-While the load runs, NVML's energy counter (EnergyMeter), the same NVML's power integrated at 10 Hz, and, where they are
-installed, Zeus and CodeCarbon measure it at once. Their sensors are the same, so that what differs is the method. Then
-the load runs with and without the meter in turns: products per second, and the CPU time of the meter's thread.
-Prints one JSON object, and writes it to benchmarks/results/energy_gpu.json.
+Four meters measure one load at the same time: NVML's energy counter (EnergyMeter), NVML's power integrated at 10 Hz
+and, where they are installed, Zeus and CodeCarbon. They read the same sensors, so only the methods differ. Then the
+load runs with and without the meter in turns, which gives matmuls per second and the CPU time of the meter's thread.
 """
 
 import argparse
 import json
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from pathlib import Path
+from contextlib import ExitStack, nullcontext
 from typing import Any
+
+from provenance import RESULTS, BenchmarkParser, write_results
+from timing import in_turns, thread_cpu_s
 
 from lorakit.energy import EnergyMeter
 from lorakit.sensors import close_nvml, list_gpus, open_nvml
 
-RESULT = Path(__file__).parent / "results" / "energy_gpu.json"
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    import torch
+
+    if not torch.cuda.is_available():
+        print("energy_gpu.py: there is no CUDA GPU here; this comparison needs one", file=sys.stderr)
+        return 2
+    matmuls(5.0)  # clocks and caches
+    found = {
+        "comparison": compare(None, matmuls, options.seconds),
+        "overhead": overhead(None, matmuls, options.seconds / 3),
+    }
+    write_results(options, found, report)
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = BenchmarkParser(prog="energy_gpu.py", description=__doc__)
+    parser.add_common(seconds=60.0, name="energy_gpu", output_dir=str(RESULTS))
+    return parser.parse_args(arguments)
+
+
+def report(summary: dict[str, Any]) -> list[str]:
+    figures = json.dumps({key: summary[key] for key in ("comparison", "overhead")}, indent=1)
+    return ["# The energy meter beside others on one GPU load", "", "```json", figures, "```"]
 
 
 class PowerIntegral:
-    """The power of all GPUs at 10 Hz, by trapezoids from edge to edge."""
+    """The power of all GPUs at 10 Hz, integrated by trapezoids over the whole block."""
 
     def __init__(self, nvml: Any, gpus: list[Any], period_s: float = 0.1) -> None:
         self.nvml, self.gpus, self.period_s = nvml, gpus, period_s
@@ -57,54 +82,56 @@ class PowerIntegral:
         self._last, self.samples = (now, watts), self.samples + 1
 
 
-class Others:
-    """Zeus and CodeCarbon over the same block; the reason where one is missing or fails."""
+def start_zeus() -> Callable[[], float]:
+    from zeus.monitor import ZeusMonitor
 
-    def __init__(self) -> None:
-        self.results: dict[str, Any] = {}
-        self._zeus = self._carbon = None
+    monitor = ZeusMonitor()
+    monitor.begin_window("load")
+    return lambda: sum(monitor.end_window("load").gpu_energy.values())
+
+
+def start_codecarbon() -> Callable[[], float]:
+    from codecarbon import OfflineEmissionsTracker
+
+    tracker = OfflineEmissionsTracker(country_iso_code="FRA", save_to_file=False, log_level="error")
+    tracker.start()
+    return lambda: (tracker.stop(), tracker.final_emissions_data.gpu_energy * 3.6e6)[1]
+
+
+class Others:
+    """Other meters over the same block: joules by name, or why there are none."""
+
+    def __init__(self, **starts: Callable[[], Callable[[], float]]) -> None:
+        self.starts, self.results, self._stops = starts, {}, {}
 
     def __enter__(self) -> "Others":
-        try:
-            from zeus.monitor import ZeusMonitor
-
-            self._zeus = ZeusMonitor()
-            self._zeus.begin_window("load")
-        except Exception as error:  # whatever a foreign meter does must not end the comparison; it is in the result
-            self.results["zeus"] = f"not measured: {error}"
-            self._zeus = None
-        try:
-            from codecarbon import OfflineEmissionsTracker
-
-            self._carbon = OfflineEmissionsTracker(country_iso_code="FRA", save_to_file=False, log_level="error")
-            self._carbon.start()
-        except Exception as error:
-            self.results["codecarbon"] = f"not measured: {error}"
-            self._carbon = None
+        self._stops = self._attempt(self.starts)
         return self
 
     def __exit__(self, *_: Any) -> None:
-        try:
-            if self._carbon is not None:
-                self._carbon.stop()
-                self.results["codecarbon"] = self._carbon.final_emissions_data.gpu_energy * 3.6e6
-        except Exception as error:
-            self.results["codecarbon"] = f"not measured: {error}"
-        try:
-            if self._zeus is not None:
-                self.results["zeus"] = sum(self._zeus.end_window("load").gpu_energy.values())
-        except Exception as error:
-            self.results["zeus"] = f"not measured: {error}"
+        self.results |= self._attempt(self._stops)
+
+    def _attempt(self, calls: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+        answers = {}
+        for name, call in calls.items():
+            try:
+                answers[name] = call()
+            except Exception as error:  # whatever another meter does must not end the comparison; the result says it
+                self.results[name] = f"not measured: {error}"
+        return answers
+
+
+OTHERS = {"zeus": start_zeus, "codecarbon": start_codecarbon}
 
 
 def compare(nvml: Any, load: Callable[[float], int], seconds: float, others: bool = True) -> dict[str, Any]:
-    """Joules of one load by every method; `load(seconds)` works so long and returns how much it did."""
+    """Joules of one load by every method; `load(seconds)` works that long and returns how much work it did."""
     session = open_nvml(nvml)
     with ExitStack() as stack:
         stack.callback(close_nvml, session)
         meter = EnergyMeter(nvml=nvml)
         gpus, _ = list_gpus(session)
-        foreign = stack.enter_context(Others()) if others else Others()
+        foreign = stack.enter_context(Others(**(OTHERS if others else {})))
         with meter, meter.window("load"):
             counted = {device["id"] for device in meter.reading.gpu.devices if device["method"] != "unavailable"}
             with PowerIntegral(session, [gpu for gpu in gpus if gpu.uuid in counted]) as integral:
@@ -127,25 +154,17 @@ def overhead(nvml: Any, load: Callable[[float], int], seconds: float, repeats: i
     """Work per second with and without the meter, in turns, and its thread's share of a CPU."""
     rates: dict[str, list[float]] = {"without": [], "with": []}
     shares = []
-    for _ in range(repeats):
-        begun = time.monotonic()
-        rates["without"].append(load(seconds) / (time.monotonic() - begun))
-        with EnergyMeter(nvml=nvml):
+    for _, kind in in_turns(list(rates), repeats):
+        with EnergyMeter(nvml=nvml) if kind == "with" else nullcontext():
             begun = time.monotonic()
-            rates["with"].append(load(seconds) / (time.monotonic() - begun))
-            shares.append(thread_cpu_s("lorakit-energy") / (time.monotonic() - begun))
+            rates[kind].append(load(seconds) / (time.monotonic() - begun))
+            if kind == "with":
+                shares.append(thread_cpu_s("lorakit-energy") / (time.monotonic() - begun))
     return {"work_per_s": rates, "sampler_cpu_share": shares}
 
 
-def thread_cpu_s(name: str) -> float:
-    """CPU time of this process's thread of that name, s (Linux)."""
-    ident = next(thread.native_id for thread in threading.enumerate() if thread.name == name)
-    on_cpu_ns = Path(f"/proc/self/task/{ident}/schedstat").read_text(encoding="ascii").split()[0]
-    return int(on_cpu_ns) / 1e9
-
-
-def products(seconds: float) -> int:
-    """Matrix products on the first GPU, in bursts with pauses as a training loop has them."""
+def matmuls(seconds: float) -> int:
+    """Matmuls on the first GPU, in bursts with pauses as in a training loop."""
     import torch
 
     a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
@@ -157,30 +176,6 @@ def products(seconds: float) -> int:
         time.sleep(0.01)
         done += 10
     return done
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    return parser.parse_args(arguments)
-
-
-def main() -> int:
-    arguments = parse(None)
-    import torch
-
-    if not torch.cuda.is_available():
-        print("energy_gpu.py: there is no CUDA GPU here; this comparison needs one", file=sys.stderr)
-        return 2
-    products(5.0)  # clocks and caches
-    result = {
-        "machine": {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "cpus": os.cpu_count()},
-        "comparison": compare(None, products, arguments.seconds),
-        "overhead": overhead(None, products, arguments.seconds / 3),
-    }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
-    return 0
 
 
 if __name__ == "__main__":

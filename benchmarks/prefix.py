@@ -1,13 +1,12 @@
-"""Time and energy to reach a fixed validation F1: full, LoRA on all layers, LoRA on the top ones, and those cached.
+"""Time and energy to reach a validation F1: full, LoRA on all layers, on the top layers, and on these with the cache.
 
   python benchmarks/prefix.py                                          embedded base and corpus, about 4 minutes
   python benchmarks/prefix.py --dataset ../shared/bionlp2004 --sentences 2000
 
-`TrainConfig(cache_prefix=True)` computes the frozen lower layers once and reuses their output in every epoch. It
-changes no score, only what reaching it costs; whether it pays depends on how much F1 the frozen layers lose. Each
-variant runs once, its evaluations included, under an energy meter; the cost of an F1 is that of the first epoch that
-reaches it.
-Energy without a sensor is an estimate and is called so. Writes benchmarks/results/NAME.json, .md and .png.
+`TrainConfig(cache_prefix=True)` computes the frozen lower layers once and reuses their output in every epoch. That
+changes no score, only the cost of reaching it; whether it pays off depends on how much F1 the frozen layers cost. Each
+variant runs once under an energy meter, evaluations included. The cost of an F1 is that of the first epoch to reach it.
+Energy without a sensor is an estimate and is labelled as one.
 """
 
 import argparse
@@ -17,15 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-from provenance import origin, origin_lines, shown_options, write_results
-from systems import MINI, ROOT
-from throughput import read
+from provenance import RESULTS, BenchmarkParser, energy_sources, shown_options, write_results
+from systems import MINI_RATES, config_of, job_of, own_config, own_model, read_corpus, tokenizer_of
 
 import lorakit
 from lorakit.costs import cost_of, cost_to_reach
 from lorakit.measured_run import train_measured
-from lorakit.models import load_token_classifier
 from lorakit.ner import NerData
 from lorakit.report import markdown_table
 from lorakit.runs import read_sources
@@ -36,69 +32,43 @@ NAMES = {
     "top": "LoRA, top layers",
     "cached": "LoRA, top layers, cache_prefix",
 }
-RATES = {"full": 1e-3, "lora": 2e-3, "top": 2e-3, "cached": 2e-3}
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     with tempfile.TemporaryDirectory() as folder:
         runs = {variant: run(variant, options, Path(folder) / variant) for variant in options.variants}
-    best = max(line["f1"] for found in runs.values() for line in found["epochs"])
-    summary = {
-        **origin("prefix.py", arguments),
-        "options": shown_options(options),
-        "best_f1": best,
-        "runs": runs,
-    }
-    write_results(options, summary, report(summary), draw)
+    best = max(epoch["f1"] for found in runs.values() for epoch in found["epochs"])
+    found = {"options": shown_options(options), "best_f1": best, "runs": runs}
+    write_results(options, found, report, draw, "Validation F1 over time and over energy")
     return 0
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="embedded", help="a folder, or 'embedded'")
-    parser.add_argument("--sentences", type=int, default=1500, help="of the training set (default: %(default)s)")
-    parser.add_argument("--validation", type=int, default=300, help="sentences (default: %(default)s)")
+    parser = BenchmarkParser(prog="prefix.py", description=__doc__)
     parser.add_argument("--variants", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--validation", type=int, default=300, help="sentences (default: %(default)s)")
     parser.add_argument("--layers", type=int, default=2, help="trained by 'top' and 'cached' (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--r", type=int, default=32)
     parser.add_argument("--f1", type=float, nargs="+", default=[0.5, 0.6, 0.7, 0.75, 0.8, 0.85], help="to reach")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="prefix")
-    parser.add_argument("--output-dir", default=str(ROOT / "benchmarks" / "results"))
+    parser.add_common(dataset="embedded", sentences=1500, epochs=5, batch_size=16, r=32, seed=0)
+    parser.add_common(name="prefix", output_dir=str(RESULTS))
     return parser.parse_args(arguments)
 
 
 def run(variant: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train one variant from the same base; what each epoch had reached and cost."""
-    train, validation, labels = read(options.dataset)
-    data = NerData(train[: options.sentences], validation[: options.validation], (), labels, options.dataset)
-    model, tokenizer = load_token_classifier(MINI, labels, options.seed, dropout=0.0)
-    depth = model.config.num_hidden_layers
-    if variant != "full":
-        lorakit.apply_lora(
-            model,
-            r=options.r,
-            lora_alpha=options.r,
-            target_modules=["query", "key", "value", "dense"],
-            layers_to_transform=range(depth) if variant == "lora" else range(depth - options.layers, depth),
-            init_lora_weights="pissa",
-            seed=options.seed,
-        )
-    config = lorakit.TrainConfig(
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        learning_rate=RATES[variant],
-        seed=options.seed,
-        output_dir=folder,
-        cache_prefix=variant == "cached",
-        progress=False,
-    )
-    result, reading = train_measured(model, tokenizer, data, config)
-    (source,) = read_sources([folder])
-    (found,) = source.runs
+    """Train one variant from the same base; the score and cost of each epoch, and the cost of each F1."""
+    corpus = read_corpus(options.dataset, options.sentences)
+    data = NerData(corpus.train, corpus.validation[: options.validation], (), corpus.labels, corpus.source)
+    mode = "full" if variant == "full" else "lora"
+    targets = ("query", "key", "value", "dense")
+    job = job_of(options, data, shape="mini", precision="auto", dropout=0.0, rates=MINI_RATES, lora_alpha=options.r,
+                 target_modules=targets)  # fmt: skip
+    depth = config_of(job).num_hidden_layers
+    layers = range(0 if variant == "lora" else depth - options.layers, depth)
+    model = own_model(job, mode, init_lora_weights="pissa", layers_to_transform=layers)
+    config = own_config(job, mode, options.epochs, output_dir=folder, cache_prefix=variant == "cached")
+    result, reading = train_measured(model, tokenizer_of(job), data, config)
+    ((found,),) = (source.runs for source in read_sources([folder]))
     epochs = [vars(cost_of(found, line)) for line in found.evaluations]
     reached = {f"{f1:g}": cost_to_reach(found, f1) for f1 in options.f1}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -116,95 +86,78 @@ def run(variant: str, options: argparse.Namespace, folder: Path) -> dict[str, An
 
 
 def energy_of(cost: dict[str, Any]) -> tuple[float | None, str]:
-    """Measured watt-hours where there are any, else estimated ones, and which."""
+    """Measured watt-hours if there are any, else estimated ones, and which of the two."""
     if cost["measured_wh"] is not None:
         return cost["measured_wh"], "measured"
     return cost["estimated_wh"], "estimated"
 
 
-def report(summary: dict[str, Any]) -> str:
+def report(summary: dict[str, Any]) -> list[str]:
     options, runs = summary["options"], summary["runs"]
     kind = energy_of(next(iter(runs.values()))["epochs"][-1])[1]
-    corpus = "the embedded corpus" if options["dataset"] == "embedded" else Path(options["dataset"]).name
-    rows = []
-    for f1 in (f"{value:g}" for value in options["f1"]):
-        cells = []
-        for found in runs.values():
-            cost = found["reached"][f1]
-            if cost is None:
-                cells.append("not reached")
-                continue
-            wh, _ = energy_of(cost)
-            energy = "–" if wh is None else f"{wh:.3f} Wh"
-            cells.append(f"{cost['seconds']:.1f} s, {energy} (epoch {cost['epoch']})")
-        rows.append([f"F1 >= {f1}", *cells])
+    corpus = "the embedded corpus" if options["dataset"] == "embedded" else options["dataset"]
+    rows = [
+        [f"F1 >= {f1:g}", *(shown_cost(found["reached"][f"{f1:g}"]) for found in runs.values())] for f1 in options["f1"]
+    ]
     rows.append(["best F1", *(f"{max(e['f1'] for e in found['epochs']):.4f}" for found in runs.values())])
     rows.append(["training, all epochs (s)", *(f"{found['train_seconds']:.1f}" for found in runs.values())])
     rows.append(["trained parameters", *(f"{found['trained_parameters']:,}" for found in runs.values())])
-    lines = [
-        "# Time and energy to a fixed validation F1",
+    return [
+        "# Time and energy to reach a validation F1",
         "",
-        f"Embedded base, {corpus}, {options['sentences']:,} training sentences at most, {options['epochs']} epochs of"
+        f"Embedded base, {corpus}, at most {options['sentences']:,} training sentences, {options['epochs']} epochs,"
         f" batch {options['batch_size']}, LoRA r={options['r']} on all linear layers (PiSSA); top: {options['layers']}"
-        f" layers. Energy is **{kind}**; seconds and energy are from the start of training to the end of the evaluation"
-        " that first reached the F1.",
+        f" layers. Energy is **{kind}**. Seconds and energy are counted from the start of training to the end of the"
+        " first evaluation that reached the F1.",
         "",
         markdown_table(["to reach", *(NAMES[variant] for variant in runs)], rows),
         "",
         *verdict(summary),
         "",
-        *(f"- {part.upper()}: {value['method']} ({value['source']})" for part, value in parts_of(runs)),
-        "",
-        *origin_lines(summary),
+        *energy_sources([next(iter(runs.values()))["energy"]]),
     ]
-    return "\n".join(lines) + "\n"
 
 
-def parts_of(runs: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    energy = next(iter(runs.values()))["energy"]
-    return [(part, energy[part]) for part in ("gpu", "cpu", "ram")]
+def shown_cost(cost: dict[str, Any] | None) -> str:
+    if cost is None:
+        return "not reached"
+    wh, _ = energy_of(cost)
+    energy = "–" if wh is None else f"{wh:.3f} Wh"
+    return f"{cost['seconds']:.1f} s, {energy} (epoch {cost['epoch']})"
 
 
 def verdict(summary: dict[str, Any]) -> list[str]:
-    """Who was first at each F1, in words."""
+    """The fastest variant for each F1, and what the cache costs and saves."""
     lines, runs = [], summary["runs"]
     for f1 in (f"{value:g}" for value in summary["options"]["f1"]):
         costs = {variant: found["reached"][f1] for variant, found in runs.items() if found["reached"][f1]}
         if costs:
-            first = min(costs, key=lambda variant: costs[variant]["seconds"])
-            missing = [NAMES[variant] for variant in runs if variant not in costs]
-            lines.append(
-                f"- F1 >= {f1}: {NAMES[first]} was first" + (f"; never there: {', '.join(missing)}" if missing else "")
-            )
+            lines.append(f"- F1 >= {f1}: fastest with {NAMES[min(costs, key=lambda name: costs[name]['seconds'])]}")
     if {"top", "cached"} <= set(runs):
-        ratio = runs["cached"]["train_seconds"] / runs["top"]["train_seconds"]
-        cache = runs["cached"]["cache"]
+        ratio, cache = runs["cached"]["train_seconds"] / runs["top"]["train_seconds"], runs["cached"]["cache"]
         lines.append(
-            f"- The cache takes {cache['bytes'] / 2**20:,.0f} MiB and {cache['seconds']:.1f} s to fill; with it the"
-            f" same epochs take {ratio:.3f} of the training time without, filling included"
+            f"- The cache takes {cache['bytes'] / 2**20:,.0f} MiB and {cache['seconds']:.1f} s to fill. With it the"
+            f" same epochs take {ratio:.3f} of the training time, filling included"
         )
     return lines
 
 
-def draw(summary: dict[str, Any], path: Path) -> None:
+def draw(summary: dict[str, Any], figure: Any) -> None:
     """Validation F1 over time and over energy."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.set_size_inches(10, 4)
     time, energy = figure.subplots(1, 2, sharey=True)
-    kind = "measured"
     for variant, found in summary["runs"].items():
         f1 = [epoch["f1"] for epoch in found["epochs"]]
-        time.plot([epoch["seconds"] for epoch in found["epochs"]], f1, "o-", label=NAMES[variant])
         spent = [energy_of(epoch) for epoch in found["epochs"]]
         kind = spent[0][1]
+        time.plot([epoch["seconds"] for epoch in found["epochs"]], f1, "o-", label=NAMES[variant])
         energy.plot([wh for wh, _ in spent], f1, "o-" if kind == "measured" else "o--", mfc="none")
-    time.set_xlabel("seconds since the start of training")
+    time.set(xlabel="seconds since the start of training", ylabel="validation F1")
     energy.set_xlabel(f"{kind} energy (Wh)")
-    time.set_ylabel("validation F1")
     for axes in (time, energy):
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
     time.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

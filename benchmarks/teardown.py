@@ -1,46 +1,43 @@
-"""End pairs of gloo processes again and again, and count those that do not end as they should.
+"""End pairs of gloo processes again and again, and count the processes that do not end as they should.
 
   python benchmarks/teardown.py
 
-Two processes train a small layer under DDP or FSDP2, keep the model to the end as scripts do, and end: with status 0,
-with an error (1) or as a stopped run does (143), in turn. Any other status, such as SIGABRT (-6), is dirty. They do so
-inside lorakit's `process_group`, and every fourth pair is followed by one with torch alone (`init_process_group`,
-`destroy_process_group`), so that both see the same machine: the latter shows that the trap is there, the former what is
-left of it. Each process is started anew: forked off one that has imported torch, it does not fail (0 of 360 processes).
-
-The table goes to benchmarks/results/teardown.md.
+Two processes train a small layer under DDP or FSDP2, keep the model to the end as scripts do, and end in turn with
+status 0, with an error (1) or as a stopped run does (143). Any other status, such as SIGABRT (-6), is dirty. They run
+inside lorakit's `process_group`, and after every fourth pair one runs with torch alone (`init_process_group`,
+`destroy_process_group`) on the same machine: the latter shows that the trap exists, the former what is left of it.
+Every process is started afresh: one forked from a process that has imported torch does not fail (0 of 360 processes).
 """
 
 import argparse
 import os
-import shlex
-import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
+from itertools import product
+from typing import Any
 
-ROOT = Path(__file__).parent.parent
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+
 KINDS = [("ddp", "returns"), ("ddp", "raises"), ("fsdp", "returns"), ("ddp", "is stopped")]
 ENDS = {"returns": 0, "raises": 1, "is stopped": 143}
-GROUPS = ("torch", "lorakit")
 CONTROL_EVERY = 4  # pairs
 
 
 def work(group: str, strategy: str, end: str) -> None:
-    """What one rank does; the model lives on until the exit. `torch` stands for a script that knows of no lorakit."""
+    """What one rank does; the model lives until the process ends. With group "torch" it never imports lorakit."""
     global model
     if group == "lorakit":
-        sys.path.insert(0, str(ROOT))
         from lorakit.distributed import process_group
 
         with process_group():
             model = train(strategy)
             leave(end)
         return
-    import torch.distributed as dist
-
     dist.init_process_group("gloo")
     try:
         model = train(strategy)
@@ -49,24 +46,19 @@ def work(group: str, strategy: str, end: str) -> None:
         dist.destroy_process_group()
 
 
-def train(strategy: str) -> object:
-    import torch
-    import torch.distributed as dist
-    from torch import nn
-    from torch.distributed.fsdp import fully_shard
-
+def train(strategy: str) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 5))
-    spread = fully_shard(model) if strategy == "fsdp" else nn.parallel.DistributedDataParallel(model)
-    optimizer = torch.optim.AdamW(spread.parameters())
+    model = fully_shard(model) if strategy == "fsdp" else nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.AdamW(model.parameters())
     for _ in range(5):
-        spread(torch.randn(4, 64)).sum().backward()
+        model(torch.randn(4, 64)).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
         counts = torch.ones(2)
         dist.all_reduce(counts)
         counts.tolist()
-    return spread
+    return model
 
 
 def leave(end: str) -> None:
@@ -76,77 +68,78 @@ def leave(end: str) -> None:
         raise SystemExit(143)
 
 
-def start(job: tuple[str, ...], rank: int, port: int) -> subprocess.Popen[bytes]:
-    place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    environment = {**os.environ, **place, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, __file__, "--job", *job], env=environment, stderr=subprocess.DEVNULL)
+# The process that starts the pairs: it imports in its functions, because a pair must not import lorakit ---------------
 
 
-def run_pair(group: str, kind: tuple[str, str], ends: Counter[tuple[str, str, str, int]]) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    for process in [start((group, *kind), rank, port) for rank in range(2)]:
-        ends[(group, *kind, process.wait())] += 1
+def main(arguments: list[str] | None = None) -> int:
+    from processes import rendezvous
+    from provenance import write_results
 
+    options, began = parse(arguments), time.monotonic()
+    ends: Counter[tuple[str, str, str, int]] = Counter()
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=208, help="pairs of processes (default: %(default)s)")
-    parser.add_argument("--job", nargs=3, help=argparse.SUPPRESS)  # what a process started anew is told
-    arguments = parser.parse_args()
-    if arguments.job:
-        work(*arguments.job)
-        return 0
-    began, ends = time.monotonic(), Counter()
-    for number in range(arguments.runs):
-        run_pair("lorakit", KINDS[number % len(KINDS)], ends)
+    def run_pair(group: str, kind: tuple[str, str]) -> None:
+        command = [sys.executable, __file__, "--job", group, *kind]
+        variables = [{**os.environ, **place, "OMP_NUM_THREADS": "1"} for place in rendezvous(2)]
+        for process in [subprocess.Popen(command, env=own, stderr=subprocess.DEVNULL) for own in variables]:
+            ends[(group, *kind, process.wait())] += 1
+
+    for number in range(options.runs):
+        run_pair("lorakit", KINDS[number % len(KINDS)])
         if number % CONTROL_EVERY == CONTROL_EVERY - 1:
-            run_pair("torch", KINDS[number // CONTROL_EVERY % len(KINDS)], ends)
-    text = page(ends, time.monotonic() - began)
-    (ROOT / "benchmarks" / "results" / "teardown.md").write_text(text, encoding="utf-8")
-    print(text)
-    return 1 if any(group == "lorakit" and status != ENDS[end] for group, _, end, status in ends) else 0
+            run_pair("torch", KINDS[number // CONTROL_EVERY % len(KINDS)])
+    rows = []
+    for (strategy, end), group in product(KINDS, ("torch", "lorakit")):
+        statuses = {key[-1]: number for key, number in sorted(ends.items()) if key[:-1] == (group, strategy, end)}
+        dirty = {status: number for status, number in statuses.items() if status != ENDS[end]}
+        rows.append({"group": group, "strategy": strategy, "end": end, "processes": sum(statuses.values()),
+                     "dirty": sum(dirty.values()), "statuses": dirty})  # fmt: skip
+    write_results(options, {"seconds": time.monotonic() - began, "rows": rows}, report)
+    return 1 if any(row["dirty"] for row in rows if row["group"] == "lorakit") else 0
 
 
-def page(ends: Counter[tuple[str, str, str, int]], seconds: float) -> str:
-    import torch
-    from seeds import machine
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    from provenance import RESULTS, BenchmarkParser
 
-    sys.path.insert(0, str(ROOT))
-    from lorakit.report import markdown_table
+    parser = BenchmarkParser(prog="teardown.py", description=__doc__)
+    parser.add_argument("--runs", type=int, default=208, help="pairs of processes (default: %(default)s)")
+    parser.add_common(name="teardown", output_dir=str(RESULTS))
+    return parser.parse_args(arguments)
 
-    rows, dirty, total = [], Counter(), Counter()
-    for strategy, end in KINDS:
-        for group in GROUPS:
-            found = {key[-1]: number for key, number in ends.items() if key[:-1] == (group, strategy, end)}
-            bad = {status: number for status, number in sorted(found.items()) if status != ENDS[end]}
-            dirty[group] += sum(bad.values())
-            total[group] += sum(found.values())
-            shown = ", ".join(f"{number} × status {status}" for status, number in bad.items()) or "–"
-            rows.append([group, strategy, end, str(sum(found.values())), str(sum(bad.values())), shown])
+
+def report(summary: dict[str, Any]) -> list[str]:
+    from tables import table
+
+    groups = ("lorakit", "torch")
+    total, dirty = (
+        {group: sum(row[key] for row in summary["rows"] if row["group"] == group) for group in groups}
+        for key in ("processes", "dirty")
+    )
     proof = (
-        "Torch alone fails here, so the trap is there, and lorakit's figure says what is left of it."
+        "Torch alone fails here, so the trap exists, and lorakit's figure shows what is left of it."
         if dirty["torch"]
         else "**Torch alone did not fail either: this run proves nothing about lorakit's group.**"
     )
-    command = shlex.join(["python", "benchmarks/teardown.py", *sys.argv[1:]])
-    return f"""# Ends of gloo processes
-
-**Inside lorakit's `process_group` {dirty["lorakit"]} of {total["lorakit"]} processes ({total["lorakit"] // 2} pairs)
-ended dirty, with torch alone, run in between, {dirty["torch"]} of {total["torch"]}.** {proof}
-
-{markdown_table(["group", "strategy", "the script", "processes", "dirty", "which"], rows)}
-
-- *torch*: `init_process_group("gloo")`, five training steps, `destroy_process_group`, the model kept to the end, as
-  scripts do. Status -6 is SIGABRT ("terminate called without an active exception"), after the results were right.
-- *lorakit*: the same work inside `lorakit.distributed.process_group`, which every `train` and `evaluate` uses.
-- Dirty is any status but 0 (returns), 1 (raises) and 143 (is stopped).
-
-Command: `{command}` ({seconds:.0f} s); torch {torch.__version__}, {machine()},
-no GPU, one thread a process, other work on the machine.
-"""
+    which = lambda row: ", ".join(f"{n} × status {status}" for status, n in row["statuses"].items()) or None  # noqa: E731
+    columns = [(name, name, "{}") for name in ("group", "strategy", "end", "processes", "dirty")]
+    return [
+        "# How gloo processes end",
+        "",
+        f"**Inside lorakit's `process_group` {dirty['lorakit']} of {total['lorakit']} processes"
+        f" ({total['lorakit'] // 2} pairs) ended dirty, with torch alone, run in between, {dirty['torch']} of"
+        f" {total['torch']}.** {proof}",
+        "",
+        table(summary["rows"], *columns, ("which", which, "{}")),
+        "",
+        '- *torch*: `init_process_group("gloo")`, five training steps, `destroy_process_group`, the model kept to the'
+        ' end, as scripts do. Status -6 is SIGABRT ("terminate called without an active exception"), after the results'
+        " were right.",
+        "- *lorakit*: the same work inside `lorakit.distributed.process_group`, which every `train` and `evaluate`"
+        " uses.",
+        "- Dirty is any status but 0 (returns), 1 (raises) and 143 (is stopped).",
+        f"- It took {summary['seconds']:.0f} s, with one thread per process.",
+    ]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(work(*sys.argv[2:]) if sys.argv[1:2] == ["--job"] else main())

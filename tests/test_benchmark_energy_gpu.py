@@ -47,15 +47,23 @@ def test_counter_and_integral_agree_and_the_overhead_is_told(benchmark):
 def test_without_a_gpu_it_says_so(benchmark, monkeypatch, capsys):
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["energy_gpu.py"])
-    assert benchmark.main() == 2
+    assert benchmark.main([]) == 2
     assert "no CUDA GPU here" in capsys.readouterr().err
 
 
 def test_foreign_meters_that_are_missing_are_told(benchmark, monkeypatch):
     monkeypatch.setitem(sys.modules, "zeus.monitor", None)
     monkeypatch.setitem(sys.modules, "codecarbon", None)
-    with benchmark.Others() as others:
+    with benchmark.Others(**benchmark.OTHERS) as others:
         pass
     assert set(others.results) == {"zeus", "codecarbon"}
     assert all(text.startswith("not measured: ") for text in others.results.values())
+
+
+def test_a_foreign_meter_gives_joules_or_why_it_failed(benchmark):
+    def failing():
+        raise OSError("no answer")
+
+    with benchmark.Others(good=lambda: lambda: 12.5, late=lambda: failing, never=failing) as others:
+        assert others.results == {"never": "not measured: no answer"}
+    assert others.results == {"never": "not measured: no answer", "late": "not measured: no answer", "good": 12.5}

@@ -1,7 +1,8 @@
 """The speed benchmarks run whole on a tiny model, and count what they say they count. Nothing here looks at a time."""
 
 import json
-import subprocess
+import os
+import signal
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +57,7 @@ def test_the_comparison_writes_table_figures_and_picture(benchmarks, tmp_path, c
     energy = found["rounds"][0]["lorakit-lora"]["energy"]
     if energy["measured_kwh"] is None:
         assert medians["lorakit-lora"]["measured_j_per_1k"] is None
-        assert "estimated energy a token: lorakit LoRA / full" in text and "measured energy a token" not in text
+        assert "estimated energy per token: lorakit LoRA / full" in text and "measured energy per token" not in text
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -74,18 +75,40 @@ def test_systems_that_saw_other_sentences_are_refused(benchmarks, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_process_that_was_killed_is_named(benchmarks):
-    import throughput
+class Fragile:
+    """What a worker serves: it can answer, be killed, and fail."""
 
-    worker = object.__new__(throughput.Worker)
-    worker.name = "trainer-full"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    worker.process = subprocess.Popen(["sh", "-c", "kill -9 $$"], **pipes)
-    worker.process.wait()
-    with pytest.raises(RuntimeError, match="of trainer-full ended at 'train 0' with status -9: killed, by the kernel"):
-        worker.ask("train 0")
+    def add(self, one, other):
+        return one + other
+
+    def die(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def fail(self):
+        raise ZeroDivisionError("on purpose")
+
+
+def test_a_worker_that_was_killed_or_failed_is_named(benchmarks, capfd):
+    from processes import Worker
+
+    worker = Worker("trainer-full", Fragile)
+    assert worker.ask("add", 2, 3) == 5
+    with pytest.raises(RuntimeError, match="of trainer-full ended at 'die' with status -9: killed, by the kernel"):
+        worker.ask("die")
     worker.close()
-    worker.process.stdout.close()
+    worker = Worker("trainer-full", Fragile)
+    with pytest.raises(RuntimeError, match="of trainer-full ended at 'fail' with status 1: its error is above"):
+        worker.ask("fail")
+    worker.close()
+    assert "ZeroDivisionError: on purpose" in capfd.readouterr().err
+
+
+def test_a_worker_ends_with_its_benchmark(benchmarks):
+    from processes import Worker
+
+    worker = Worker("lorakit-lora", Fragile)
+    worker.close()
+    assert worker.process.exitcode == 0
 
 
 @pytest.mark.parametrize("name", ["lorakit-lora", "lorakit-full", "trainer-full", "loop-peft"])
