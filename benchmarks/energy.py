@@ -18,8 +18,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from provenance import RESULTS, BenchmarkParser, energy_sources, write_results
-from systems import MINI_RATES, job_of, own_config, own_model, read_corpus, tokenizer_of
+from jobs import MINI_RATES, job_of, own_config, own_model, read_corpus, tokenizer_of
+from provenance import BenchmarkParser, energy_sources, write_results
 from tables import at, mean_sd
 from timing import in_turns
 
@@ -60,7 +60,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     about = "seconds for which to measure the idle machine, where there is a sensor (default: %(default)s)"
     parser.add_argument("--idle", type=float, default=30.0, help=about)
     parser.add_common(dataset="embedded", sentences=3000, batch_size=32, r=16, target_modules=["query", "value"])
-    parser.add_common(precision="auto", repeats=6, note="", name="energy", output_dir=str(RESULTS))
+    parser.add_common(precision="auto", repeats=6, note="")
     return parser.parse_args(arguments)
 
 

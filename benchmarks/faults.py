@@ -10,26 +10,25 @@ at the writing of a checkpoint, and after every fourth one the newest checkpoint
 Runs are forked from this process, which has imported everything; that makes hundreds of starts cheap.
 """
 
-import argparse
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import random
-import signal
 import sys
 import tempfile
 import time
-import traceback
 import warnings
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
+from jobs import Job, make_model, read_corpus, tokenizer_of
 from processes import rendezvous
-from provenance import RESULTS, BenchmarkParser, write_results
-from systems import Job, make_model, read_corpus, tokenizer_of
+from provenance import BenchmarkParser, write_results
 from tables import table
 from torch import nn
 
@@ -44,6 +43,7 @@ ROWS = [
     ("full", "fp32", 2),
     ("lora", "fp32", 2),
 ]
+FORK = multiprocessing.get_context("fork")
 PATIENCE_S = 60  # within which the other process must end by itself
 TIMELESS = ("tokens_per_s", "wall_s")
 
@@ -69,46 +69,39 @@ def train(mode: str, precision: str, folder: Path, model: nn.Module, tokenizer: 
         (folder / "result.json").write_text(json.dumps({"weights_sha256": digest.hexdigest(), **scores}))
 
 
-def start(mode: str, precision: str, ranks: int, folder: Path, *parts: Any) -> list[int]:
-    """Train in forked children; their process ids by rank."""
+def start(mode: str, precision: str, ranks: int, folder: Path, *parts: Any) -> list[BaseProcess]:
+    """Train in forked processes; they are returned by rank."""
     folder.mkdir(exist_ok=True)
-    children = []
-    for rank, place in enumerate(rendezvous(ranks)):
-        child = os.fork()
-        if child == 0:
-            status = 1
-            os.environ.update({**place, "LORAKIT_TIMEOUT_S": "30"})
-            os.dup2(os.open(folder / f"errors-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-            try:
-                train(mode, precision, folder, *parts)
-                status = 0
-            except BaseException:  # of two processes, one also reports that the other was killed
-                traceback.print_exc()
-                sys.stderr.flush()
-            finally:
-                os._exit(status)
-        children.append(child)
-    return children
+    given = (mode, precision, folder, *parts)
+    processes = [FORK.Process(target=train_rank, args=(place, *given)) for place in rendezvous(ranks)]
+    for process in processes:
+        process.start()
+    return processes
 
 
-def is_over(child: int) -> bool:
-    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+def train_rank(place: dict[str, str], mode: str, precision: str, folder: Path, *parts: Any) -> None:
+    os.environ.update({**place, "LORAKIT_TIMEOUT_S": "30"})
+    errors = folder / f"errors-{place['RANK']}.txt"
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    train(mode, precision, folder, *parts)
 
 
-def end(children: list[int], within_s: float) -> dict[int, int]:
-    """The statuses of the children that end by themselves within this time; the others are killed after it."""
-    deadline = time.monotonic() + within_s
-    while not all(map(is_over, children)) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    by_themselves = [child for child in children if is_over(child)]
-    for child in set(children) - set(by_themselves):
-        os.kill(child, signal.SIGKILL)
-    statuses = {child: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children}
-    return {child: statuses[child] for child in by_themselves}
+def end(processes: list[BaseProcess], within_s: float) -> list[int]:
+    """The statuses of the processes that end by themselves within this time; the others are killed after it."""
+    deadline, statuses = time.monotonic() + within_s, []
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    for process in processes:
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        else:
+            statuses.append(process.exitcode)
+    return statuses
 
 
-def is_writing(folder: Path, writer: int) -> bool:
-    return any((folder / "checkpoints").glob(f".step-*.{writer}"))
+def is_writing(folder: Path, writer: BaseProcess) -> bool:
+    return any((folder / "checkpoints").glob(f".step-*.{writer.pid}"))
 
 
 def outcome(folder: Path) -> tuple[Any, Any]:
@@ -118,29 +111,25 @@ def outcome(folder: Path) -> tuple[Any, Any]:
     return json.loads((folder / "result.json").read_text()), log
 
 
-def watch(children: list[int], folder: Path) -> tuple[float, float]:
+def watch(processes: list[BaseProcess], folder: Path) -> tuple[float, float]:
     """Wait for a run to end; how long it took, and the longest time that writing a checkpoint took."""
     began, writing_since, longest = time.monotonic(), None, 0.0
-    while not all(map(is_over, children)):
+    while any(process.is_alive() for process in processes):
         now = time.monotonic()
-        if not is_writing(folder, children[0]):
-            writing_since = None
-        elif writing_since is None:
-            writing_since = now
-        else:
-            longest = max(longest, now - writing_since)
+        writing_since = (writing_since or now) if is_writing(folder, processes[0]) else None
+        longest = max(longest, now - (writing_since or now))
         time.sleep(0.0005)
     took_s = time.monotonic() - began
-    statuses = end(children, 0)
-    assert list(statuses.values()) == [0] * len(children), f"the run without interruption failed: {statuses}, {folder}"
+    statuses = end(processes, 0)
+    assert statuses == [0] * len(processes), f"the run without interruption failed: {statuses}, {folder}"
     return took_s, longest
 
 
-def wait_to_kill(children: list[int], folder: Path, moment_s: float, in_write_s: float | None) -> bool:
+def wait_to_kill(processes: list[BaseProcess], folder: Path, moment_s: float, in_write_s: float | None) -> bool:
     """Sleep until the moment of a kill, or until a moment within the next write; whether the run is still going."""
     moment = time.monotonic() + moment_s
-    while time.monotonic() < moment or in_write_s is not None and not is_writing(folder, children[0]):
-        if is_over(children[0]):
+    while time.monotonic() < moment or in_write_s is not None and not is_writing(folder, processes[0]):
+        if not processes[0].is_alive():
             return False
         time.sleep(0.0005)
     time.sleep(in_write_s or 0.0)
@@ -179,17 +168,19 @@ def harass(
             break
         folder, damaged, before = scratch / f"round-{number}", set(), counts["kills"]
         while True:
-            children = start(*job, folder, *parts)
+            processes = start(*job, folder, *parts)
             aimed, share = counts["kills"] % 2 == 1, draw.random()
-            if not wait_to_kill(children, folder, 0.9 * draw.random() * whole_s, share * write_s if aimed else None):
-                statuses = end(children, PATIENCE_S)
-                assert list(statuses.values()) == [0] * ranks, f"a resumed run failed: {statuses}, see {folder}"
+            if not wait_to_kill(processes, folder, 0.9 * draw.random() * whole_s, share * write_s if aimed else None):
+                statuses = end(processes, PATIENCE_S)
+                assert statuses == [0] * ranks, f"a resumed run failed: {statuses}, see {folder}"
                 break
-            victim = draw.choice(children)
-            os.kill(victim, signal.SIGKILL)
+            victim = draw.choice(processes)
+            victim.kill()
             counts["kills"] += 1
-            counts["hangs"] += len(end(children, PATIENCE_S)) < ranks
-            counts["in a write"] += victim == children[0] and is_writing(folder, victim)
+            victim.join()
+            in_a_write = victim is processes[0] and is_writing(folder, victim)
+            counts["hangs"] += len(end(processes, PATIENCE_S)) < ranks
+            counts["in a write"] += in_a_write
             if counts["kills"] % 4 == 0:
                 counts["damaged"] += damage(folder, draw, damaged)
         equal = outcome(folder) == expected
@@ -202,7 +193,10 @@ def harass(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
+    parser = BenchmarkParser(prog="faults.py", description=__doc__)
+    parser.add_argument("--kills", type=int, default=12, help="at least so many per row (default: %(default)s)")
+    parser.add_common(seed=0)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # a forked child cannot use a thread pool that its parent has started
     torch.optim.AdamW([nn.Parameter(torch.zeros(1))])  # torch imports half of itself here: once, for all children
     draw, began, rows = random.Random(options.seed), time.monotonic(), []
@@ -217,13 +211,6 @@ def main(arguments: list[str] | None = None) -> int:
     seconds = round(time.monotonic() - began)
     write_results(options, {"seconds": seconds, "torch": torch.__version__, "total": total, "rows": rows}, report)
     return 0 if total["rounds"] == total["bit-equal"] and total["hangs"] == 0 else 1
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = BenchmarkParser(prog="faults.py", description=__doc__)
-    parser.add_argument("--kills", type=int, default=12, help="at least so many per row (default: %(default)s)")
-    parser.add_common(seed=0, name="faults", output_dir=str(RESULTS))
-    return parser.parse_args(arguments)
 
 
 def report(summary: dict[str, Any]) -> list[str]:

@@ -6,15 +6,14 @@ Counting needs no weights: the model is roberta-base's shape with 11 labels on t
 and it takes seconds.
 """
 
-import argparse
 import sys
 import warnings
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from provenance import RESULTS, BenchmarkParser, write_results
-from systems import SHAPES
+from jobs import SHAPES
+from provenance import BenchmarkParser, write_results
 from tables import table
 from torch import nn
 from transformers import RobertaConfig, RobertaForTokenClassification
@@ -35,18 +34,13 @@ STUDY = {"r": 16, "lora_alpha": 16, "target_modules": ["query", "value"], "bias"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
+    parser = BenchmarkParser(prog="parameters.py", description=__doc__)
+    parser.add_argument("--without-peft", action="store_true", help="do not run PEFT beside each count")
+    options = parser.parse_args(arguments)
     with_peft = find_spec("peft") is not None and not options.without_peft
     found = {"schema": 2, "rows": measure(with_peft)}  # 1 had command, machine and versions in "environment"
     write_results(options, found, report, draw, "Trainable parameters by rank")
     return 0
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = BenchmarkParser(prog="parameters.py", description=__doc__)
-    parser.add_argument("--without-peft", action="store_true", help="do not run PEFT beside each count")
-    parser.add_common(name="parameters", output_dir=str(RESULTS))
-    return parser.parse_args(arguments)
 
 
 def roberta_base() -> nn.Module:

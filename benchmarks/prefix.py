@@ -6,7 +6,6 @@
 `TrainConfig(cache_prefix=True)` computes the frozen lower layers once and reuses their output in every epoch. That
 changes no score, only the cost of reaching it; whether it pays off depends on how much F1 the frozen layers cost. Each
 variant runs once under an energy meter, evaluations included. The cost of an F1 is that of the first epoch to reach it.
-Energy without a sensor is an estimate and is labelled as one.
 """
 
 import argparse
@@ -16,8 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from provenance import RESULTS, BenchmarkParser, energy_sources, shown_options, write_results
-from systems import MINI_RATES, config_of, job_of, own_config, own_model, read_corpus, tokenizer_of
+from jobs import MINI_RATES, config_of, job_of, own_config, own_model, read_corpus, tokenizer_of
+from provenance import BenchmarkParser, energy_sources, shown_options, write_results
 
 import lorakit
 from lorakit.costs import cost_of, cost_to_reach
@@ -51,7 +50,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=2, help="trained by 'top' and 'cached' (default: %(default)s)")
     parser.add_argument("--f1", type=float, nargs="+", default=[0.5, 0.6, 0.7, 0.75, 0.8, 0.85], help="to reach")
     parser.add_common(dataset="embedded", sentences=1500, epochs=5, batch_size=16, r=32, seed=0)
-    parser.add_common(name="prefix", output_dir=str(RESULTS))
     return parser.parse_args(arguments)
 
 
@@ -112,8 +110,7 @@ def report(summary: dict[str, Any]) -> list[str]:
         "",
         markdown_table(["to reach", *(NAMES[variant] for variant in runs)], rows),
         "",
-        *verdict(summary),
-        "",
+        *cache_lines(runs),
         *energy_sources([next(iter(runs.values()))["energy"]]),
     ]
 
@@ -126,20 +123,15 @@ def shown_cost(cost: dict[str, Any] | None) -> str:
     return f"{cost['seconds']:.1f} s, {energy} (epoch {cost['epoch']})"
 
 
-def verdict(summary: dict[str, Any]) -> list[str]:
-    """The fastest variant for each F1, and what the cache costs and saves."""
-    lines, runs = [], summary["runs"]
-    for f1 in (f"{value:g}" for value in summary["options"]["f1"]):
-        costs = {variant: found["reached"][f1] for variant, found in runs.items() if found["reached"][f1]}
-        if costs:
-            lines.append(f"- F1 >= {f1}: fastest with {NAMES[min(costs, key=lambda name: costs[name]['seconds'])]}")
-    if {"top", "cached"} <= set(runs):
-        ratio, cache = runs["cached"]["train_seconds"] / runs["top"]["train_seconds"], runs["cached"]["cache"]
-        lines.append(
-            f"- The cache takes {cache['bytes'] / 2**20:,.0f} MiB and {cache['seconds']:.1f} s to fill. With it the"
-            f" same epochs take {ratio:.3f} of the training time, filling included"
-        )
-    return lines
+def cache_lines(runs: dict[str, Any]) -> list[str]:
+    """What the cache costs and saves."""
+    if not {"top", "cached"} <= set(runs):
+        return []
+    ratio, cache = runs["cached"]["train_seconds"] / runs["top"]["train_seconds"], runs["cached"]["cache"]
+    return [
+        f"- The cache takes {cache['bytes'] / 2**20:,.0f} MiB and {cache['seconds']:.1f} s to fill. With it the same"
+        f" epochs take {ratio:.3f} of the training time, filling included"
+    ]
 
 
 def draw(summary: dict[str, Any], figure: Any) -> None:

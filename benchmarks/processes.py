@@ -9,14 +9,20 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
+# imported before a worker starts, so that they are not part of any system's memory or start-up time
+PRELOADED = ("transformers.models.roberta.modeling_roberta", "transformers.trainer", "accelerate", "peft")
+
 
 class Worker:
     """An object in a process of its own, forked from one that has imported the libraries and done nothing else.
+
+    With a GPU the process is started afresh: CUDA may not be touched before a fork, and an import may do so.
 
     Args:
         name: what error messages call it.
@@ -24,8 +30,8 @@ class Worker:
     """
 
     def __init__(self, name: str, make: Callable[..., Any], *arguments: Any) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["__main__", "transformers.models.roberta.modeling_roberta"])
+        context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
+        context.set_forkserver_preload(["__main__", *PRELOADED])
         self.name = name
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, make, *arguments))
@@ -54,6 +60,9 @@ class Worker:
 
 def _serve(pipe: Any, make: Callable[..., Any], *arguments: Any) -> None:
     sys.stdout = sys.stderr  # standard output is the report's
+    for module in PRELOADED:
+        with suppress(ImportError):
+            import_module(module)
     served = make(*arguments)
     with suppress(EOFError):  # the parent closed the pipe
         while True:

@@ -20,7 +20,6 @@ BIONLP = str(ROOT.parent / "shared" / "bionlp2004")
 COMMON: dict[str, dict[str, Any]] = {  # flags of several benchmarks; each has its own default
     "dataset": {"help": "a folder, or 'embedded'"},
     "dropout": {"help": "of the base"},
-    "name": {"help": "of the result files", "type": str},
     "note": {"help": "a sentence to put at the top of the report"},
     "output_dir": {"help": "for the result files"},
     "precision": {"choices": ("auto", "fp32", "bf16", "fp16")},
@@ -31,10 +30,17 @@ Summary = dict[str, Any]
 
 
 class BenchmarkParser(argparse.ArgumentParser):
-    """An argument parser whose result also holds `command`, the command line that was parsed."""
+    """An argument parser whose result also holds `command`, the command line, and where to write the result files.
+
+    Their name is the script's, followed by a shape other than the default and by "no-dropout", so that such a result
+    does not overwrite the usual one.
+    """
 
     def __init__(self, prog: str, description: str | None) -> None:
         super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.stem = Path(prog).stem
+        self.add_argument("--name", help="of the result files (default: the script's)")
+        self.add_common(output_dir=str(RESULTS))
 
     def add_common(self, **defaults: Any) -> None:
         """Add a flag for each keyword, with that default; its type is the default's."""
@@ -51,6 +57,10 @@ class BenchmarkParser(argparse.ArgumentParser):
         options = super().parse_args(args, namespace)
         given = sys.argv[1:] if args is None else args
         options.command = shlex.join(["python", f"benchmarks/{self.prog}", *given])
+        shape = getattr(options, "shape", None)
+        parts = (self.stem, shape if shape != self.get_default("shape") else "")
+        without = "no-dropout" * (getattr(options, "dropout", None) == 0)
+        options.name = options.name or "-".join(filter(None, (*parts, without)))
         return options
 
 

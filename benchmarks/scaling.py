@@ -20,21 +20,10 @@ from typing import Any
 
 import numpy as np
 from flops import MATRICES
-from processes import Worker, peak_bytes, reset_peak, resident_bytes
-from provenance import BIONLP, RESULTS, BenchmarkParser, shown_options, write_results
-from systems import (
-    SHAPES,
-    Clock,
-    Job,
-    by_lorakit,
-    config_of,
-    encode_job,
-    flops_of,
-    job_of,
-    own_shapes,
-    own_steps,
-    tokenizer_of,
-)
+from jobs import SHAPES, Job, config_of, encode_job, flops_of, job_of, own_shapes, own_steps, tokenizer_of
+from processes import Worker
+from provenance import BIONLP, BenchmarkParser, shown_options, write_results
+from systems import System
 from tables import table
 from timing import in_turns
 
@@ -91,7 +80,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--grows", nargs="+", choices=GROWS, default=list(GROWS))
     parser.add_argument("--largest", type=int, help="leave out larger values, for a short run")
-    parser.add_common(dataset=BIONLP, steps=3, rounds=2, dropout=0.1, seed=0, name="scaling", output_dir=str(RESULTS))
+    parser.add_common(dataset=BIONLP, steps=3, rounds=2, dropout=0.1, seed=0)
     options = parser.parse_args(arguments)
     if "batch" not in options.grows:
         options.grows.append("batch")  # it has the base point
@@ -166,25 +155,14 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def measure(point: Point, counts: bool) -> dict[str, Any]:
     """Seconds per step (of the whole epoch where the corpus grows); if `counts`, also peak memory and counted FLOPs."""
-    if counts:  # load what torch loads at first use
-        warm_up = replace(point.job, shape="tiny", batch_size=2, steps=1, lowest_layer=0, r=4)
-        by_lorakit(warm_up, Clock(warm_up), point.mode)
-    base = resident_bytes()
-    reset_peak()
-    clock = Clock(point.job)
-    by_lorakit(point.job, clock, point.mode)
-    cost = clock.cost()
-    whole = point.grows == "corpus"
+    system, whole = System(f"lorakit-{point.mode}", point.job, alone=True), point.grows == "corpus"
+    cost = system.train()
     found = {"seconds": cost["startup_s"] + cost["timed_s"] if whole else cost["step_s"]}
-    if not counts:
-        return found
-    found["peak_bytes"] = peak_bytes() - base
-    clock = Clock(replace(point.job, steps=1), counts=True)
-    with clock.operations:
-        by_lorakit(clock.job, clock, point.mode)
-    counted = clock.cost()
-    if not whole:  # the corpus's steps differ, and one of them says little
-        found |= {"operators": counted["operators"], "flops": counted["flops"]}
+    if counts:
+        found["peak_bytes"] = cost["peak_bytes"]
+    if counts and not whole:  # the corpus's steps differ, and one of them says little
+        counted = system.count()
+        found |= {key: counted[key] for key in ("operators", "flops")}
     return found
 
 
@@ -219,8 +197,6 @@ def report(summary: dict[str, Any]) -> list[str]:
         f" {summary['base_flops_per_s'] / 1e9:,.0f} GFLOP/s, that of full fine-tuning at {SENTENCES} sentences of"
         f" {LENGTH} tokens.",
         "",
-        *gaps(summary),
-        "",
         f"Medians of {options['rounds']} rounds of {options['steps']} steps after one warm-up step, including"
         f" optimizer and clipping. What does not grow is {SENTENCES} sentences of {LENGTH} tokens, LoRA r=16 on query"
         f" and value of every layer, base dropout {options['dropout']:g}. Peak: the process's resident peak (VmHWM)"
@@ -245,18 +221,6 @@ def report(summary: dict[str, Any]) -> list[str]:
         ]
         columns = zip(header, range(len(header)), forms, strict=True)
         lines += ["", f"## {title[0].upper()}{title[1:]}", "", table(rows, *columns)]
-    return lines
-
-
-def gaps(summary: dict[str, Any]) -> list[str]:
-    """Measured over predicted time at the ends of each sweep, by mode."""
-    lines = []
-    for grows in summary["options"]["grows"]:
-        for mode, rows in sweep(summary, grows).items():
-            rows = [row for row in rows if row["grows"] == grows]
-            if rows:
-                ratio = [f"{seconds(row) / row['predicted_s']:.2f} at {row['x']:,}" for row in (rows[0], rows[-1])]
-                lines.append(f"- {GROWS[grows][1]}, {NAMES[mode]}: measured / predicted time {', '.join(ratio)}")
     return lines
 
 

@@ -32,7 +32,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from provenance import RESULTS, ROOT, BenchmarkParser, write_results
+from provenance import ROOT, BenchmarkParser, write_results
 from sweep_report import Cell, Configuration, Outcome, draw_grid, grid_report, record_of, seeds_report
 from tqdm import tqdm
 
@@ -43,8 +43,8 @@ RUNS = ROOT / "runs"
 EXAMPLE = ROOT / "examples" / "bionlp.py"
 OURS = ("seed", "output-dir", "resume")  # flags of the example that we set
 OURS_IN_A_GRID = (*OURS, "mode", "r", "lora-alpha", "target-modules", "learning-rate", "study")
-SEEDS_ONLY = {"seeds": [0, 1, 2], "name": "seeds", "example": []}  # defaults
-GRID = {"seeds": [0, 1], "name": "sweep", "example": ["--epochs", "2"]}
+SEEDS_ONLY = {"seeds": [0, 1, 2], "example": []}  # defaults
+GRID = {"seeds": [0, 1], "example": ["--epochs", "2"]}
 AXES = {
     "ranks": [2, 8, 32],
     "targets": [("query", "value"), ("all-linear",)],
@@ -92,9 +92,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Benchmar
     add("--full-learning-rates", type=float, nargs="*", metavar="X", help=about)
     about = "in a grid lora_alpha is this times the rank (default: %(default)s)"
     add("--scale", type=float, default=1.0, metavar="X", help=about)
-    add("--name", help="of the result files and of the folder in runs/ (default: seeds, of a grid sweep)")
     add("example", nargs="*", help="arguments of examples/bionlp.py, after -- (default: none, in a grid --epochs 2)")
-    parser.add_common(note="", output_dir=str(RESULTS))
+    parser.add_common(note="")
     options = parser.parse_args(arguments)
     options.grid = any(getattr(options, axis) is not None for axis in AXES)
     options.example = options.example or None

@@ -9,7 +9,6 @@ inside lorakit's `process_group`, and after every fourth pair one runs with torc
 Every process is started afresh: one forked from a process that has imported torch does not fail (0 of 360 processes).
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -73,9 +72,11 @@ def leave(end: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     from processes import rendezvous
-    from provenance import write_results
+    from provenance import BenchmarkParser, write_results
 
-    options, began = parse(arguments), time.monotonic()
+    parser = BenchmarkParser(prog="teardown.py", description=__doc__)
+    parser.add_argument("--runs", type=int, default=208, help="pairs of processes (default: %(default)s)")
+    options, began = parser.parse_args(arguments), time.monotonic()
     ends: Counter[tuple[str, str, str, int]] = Counter()
 
     def run_pair(group: str, kind: tuple[str, str]) -> None:
@@ -96,15 +97,6 @@ def main(arguments: list[str] | None = None) -> int:
                      "dirty": sum(dirty.values()), "statuses": dirty})  # fmt: skip
     write_results(options, {"seconds": time.monotonic() - began, "rows": rows}, report)
     return 1 if any(row["dirty"] for row in rows if row["group"] == "lorakit") else 0
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    from provenance import RESULTS, BenchmarkParser
-
-    parser = BenchmarkParser(prog="teardown.py", description=__doc__)
-    parser.add_argument("--runs", type=int, default=208, help="pairs of processes (default: %(default)s)")
-    parser.add_common(name="teardown", output_dir=str(RESULTS))
-    return parser.parse_args(arguments)
 
 
 def report(summary: dict[str, Any]) -> list[str]:

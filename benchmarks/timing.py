@@ -1,9 +1,7 @@
-"""Fair timing: kinds of work in turns, the best of several calls, the CPU time of one thread."""
+"""Fair timing: kinds of work in turns, and the best of several calls."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -24,10 +22,3 @@ def best_of(repeats: int, call: Callable[[], Any], warmup: int = 0) -> tuple[flo
         answer = call()
         times.append(time.perf_counter() - began)
     return min(times[warmup:]), answer
-
-
-def thread_cpu_s(name: str) -> float:
-    """CPU time of this process's thread of that name, s (Linux)."""
-    ident = next(thread.native_id for thread in threading.enumerate() if thread.name == name)
-    on_cpu_ns = Path(f"/proc/self/task/{ident}/schedstat").read_text(encoding="ascii").split()[0]
-    return int(on_cpu_ns) / 1e9

@@ -6,8 +6,7 @@
 
 The run has a process of its own and the meter runs outside it, so that importing Python's libraries counts, too, which
 no meter inside the run could see. The run logs when each part begins and ends; energy between two readings is divided
-by time. Except for the embedded one, bases have random weights: their scores say nothing about LoRA. Energy without a
-sensor is an estimate and is labelled as one. NAME is whole-run, or whole-run-SHAPE for another shape.
+by time. Except for the embedded one, bases have random weights: their scores say nothing about LoRA.
 """
 
 import argparse
@@ -20,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from provenance import BIONLP, RESULTS, BenchmarkParser, energy_sources, shown_options, write_results
-from systems import SHAPES, job_of, own_config, own_model, read_corpus, tokenizer_of
+from jobs import SHAPES, job_of, own_config, own_model, read_corpus, tokenizer_of
+from provenance import BIONLP, BenchmarkParser, energy_sources, shown_options, write_results
 from tables import at, table
 
 import lorakit
@@ -67,10 +66,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cuda-graphs", action="store_true")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_common(dataset=BIONLP, sentences=None, epochs=10, batch_size=32, precision="auto", r=16)
-    parser.add_common(target_modules=["query", "value"], seed=0, name=None, output_dir=str(RESULTS))
-    options = parser.parse_args(arguments)
-    options.name = options.name or "whole-run" + f"-{options.shape}" * (options.shape != "roberta-base")
-    return options
+    parser.add_common(target_modules=["query", "value"], seed=0)
+    parser.stem = "whole-run"
+    return parser.parse_args(arguments)
 
 
 def work(options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
-"""benchmarks/energy_gpu.py on the fake NVML, in real time: its methods agree on a constant load."""
+"""benchmarks/energy_overhead.py on the fake NVML, in real time: its methods agree on a constant load."""
 
+import json
 import sys
 import time
 from types import SimpleNamespace
@@ -14,10 +15,10 @@ from .tiny import ROOT
 @pytest.fixture
 def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    monkeypatch.delitem(sys.modules, "energy_gpu", raising=False)
-    import energy_gpu
+    monkeypatch.delitem(sys.modules, "energy_overhead", raising=False)
+    import energy_overhead
 
-    return energy_gpu
+    return energy_overhead
 
 
 class Now(SimpleNamespace):
@@ -44,26 +45,52 @@ def test_counter_and_integral_agree_and_the_overhead_is_told(benchmark):
     assert nvml.sessions == 0
 
 
-def test_without_a_gpu_it_says_so(benchmark, monkeypatch, capsys):
-    torch = pytest.importorskip("torch")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert benchmark.main([]) == 2
-    assert "no CUDA GPU here" in capsys.readouterr().err
+def test_without_a_gpu_the_meter_costs_something_and_is_compared_with_none(benchmark, monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(benchmark, "EDGES", 20)
+    assert benchmark.main(["--seconds", "0.2", "--output-dir", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "energy_overhead.json").read_text())
+    assert "comparison" not in found and "overhead" not in found
+    server = found["results"]["server with 8 GPUs, simulated"]
+    assert server["methods"] == {"gpu": "counter", "cpu": "counter", "ram": "counter"}
+    assert server["wall_s"] >= 0.2 and server["exact_edge_us"] > 0 and server["inexact_edge_us"] > 0
+    text = (tmp_path / "energy_overhead.md").read_text()
+    assert "| this machine " in text and "On one GPU load" not in text
+
+
+def test_with_a_gpu_the_comparison_is_in_the_result(benchmark, monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(benchmark.torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(benchmark, "EDGES", 20)
+    for name in ("compare", "overhead"):
+        monkeypatch.setattr(benchmark, name, lambda nvml, load, seconds: {"seconds": seconds})
+    monkeypatch.setattr(benchmark, "matmuls", load)
+    monkeypatch.setattr(benchmark, "measure", lambda make, seconds: {**MEASURED, "wall_s": seconds})
+    assert benchmark.main(["--seconds", "0.3", "--output-dir", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "energy_overhead.json").read_text())
+    assert found["comparison"] == {"seconds": 0.3} and found["overhead"] == {"seconds": pytest.approx(0.1)}
+    assert "On one GPU load" in (tmp_path / "energy_overhead.md").read_text()
+
+
+MEASURED = {"methods": {}, "sampler_cpu_s": 0.1, "sampler_share": 0.1, "readings": 1}
+MEASURED |= {"exact_edge_us": 1.0, "inexact_edge_us": 1.0}
 
 
 def test_foreign_meters_that_are_missing_are_told(benchmark, monkeypatch):
     monkeypatch.setitem(sys.modules, "zeus.monitor", None)
     monkeypatch.setitem(sys.modules, "codecarbon", None)
-    with benchmark.Others(**benchmark.OTHERS) as others:
-        pass
-    assert set(others.results) == {"zeus", "codecarbon"}
-    assert all(text.startswith("not measured: ") for text in others.results.values())
+    stops, missing = benchmark.attempt(benchmark.OTHERS)
+    assert stops == {} and set(missing) == {"zeus", "codecarbon"}
+    assert all(text.startswith("not measured: ") for text in missing.values())
 
 
-def test_a_foreign_meter_gives_joules_or_why_it_failed(benchmark):
+def test_a_foreign_meter_gives_joules_or_why_it_failed(benchmark, monkeypatch):
     def failing():
         raise OSError("no answer")
 
-    with benchmark.Others(good=lambda: lambda: 12.5, late=lambda: failing, never=failing) as others:
-        assert others.results == {"never": "not measured: no answer"}
-    assert others.results == {"never": "not measured: no answer", "late": "not measured: no answer", "good": 12.5}
+    others = {"good": lambda: lambda: 12.5, "late": lambda: failing, "never": failing}
+    monkeypatch.setattr(benchmark, "OTHERS", others)
+    nvml = FakeNvml(Now(), [FakeGpu("GPU-a", Profile((0, 200.0)))])
+    result = benchmark.compare(nvml, load, 0.1)
+    assert result["good_j"] == 12.5
+    assert result["late_j"] == result["never_j"] == "not measured: no answer"

@@ -20,19 +20,35 @@ def provenance(monkeypatch):
 
 def test_the_parser_keeps_the_command_and_types_flags_by_their_defaults(provenance, monkeypatch):
     parser = provenance.BenchmarkParser(prog="some.py", description="words")
-    parser.add_common(steps=3, dropout=0.1, target_modules=["query", "value"], sentences=None, name=None)
-    options = parser.parse_args(["--steps", "4", "--dropout", "0", "--target-modules", "key", "--sentences", "5"])
+    parser.add_common(steps=3, lora_dropout=0.1, target_modules=["query", "value"], sentences=None)
+    options = parser.parse_args(["--steps", "4", "--lora-dropout", "0", "--target-modules", "key", "--sentences", "5"])
     assert vars(options) == {
         "steps": 4,
-        "dropout": 0.0,
+        "lora_dropout": 0.0,
         "target_modules": ["key"],
         "sentences": 5,
-        "name": None,
-        "command": "python benchmarks/some.py --steps 4 --dropout 0 --target-modules key --sentences 5",
+        "name": "some",
+        "output_dir": str(ROOT / "benchmarks" / "results"),
+        "command": "python benchmarks/some.py --steps 4 --lora-dropout 0 --target-modules key --sentences 5",
     }
     monkeypatch.setattr(sys, "argv", ["some.py", "--name", "two words"])
     assert parser.parse_args().command == "python benchmarks/some.py --name 'two words'"
     assert "to time (default: 3)" in parser.format_help()
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ([], "some"),
+        (["--shape", "mini"], "some-mini"),
+        (["--dropout", "0", "--shape", "tiny"], "some-tiny-no-dropout"),
+        (["--dropout", "0", "--name", "mine"], "mine"),
+    ],
+)
+def test_another_shape_and_no_dropout_do_not_overwrite_the_usual_result(provenance, words, name):
+    parser = provenance.BenchmarkParser(prog="some.py", description="words")
+    parser.add_common(shape="small", dropout=0.1)
+    assert parser.parse_args(words).name == name
 
 
 def test_the_machine_is_named_with_its_gpu_or_without(provenance, monkeypatch):

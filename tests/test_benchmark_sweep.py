@@ -46,6 +46,7 @@ def sweep(monkeypatch, tmp_path):
     """The module, whose example is the stand-in and whose folders are in tmp_path."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     monkeypatch.delitem(sys.modules, "sweep", raising=False)
+    import provenance
     import sweep
 
     (tmp_path / "example.py").write_text(STAND_IN)
@@ -53,7 +54,7 @@ def sweep(monkeypatch, tmp_path):
     monkeypatch.setattr(sweep, "EXAMPLE", tmp_path / "example.py")
     monkeypatch.setattr(sweep, "ROOT", tmp_path)
     monkeypatch.setattr(sweep, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(sweep, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(provenance, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(sweep, "settings_of", lambda arguments: {"example": arguments.example})
     return sweep
 
@@ -146,9 +147,10 @@ def started(sweep, tmp_path):
 import sys
 from pathlib import Path
 sys.path[:0] = {[str(ROOT / "benchmarks"), str(ROOT)]!r}
-import sweep
+import provenance, sweep
 here = Path({str(tmp_path)!r})
-sweep.EXAMPLE, sweep.ROOT, sweep.RUNS, sweep.RESULTS = here / "example.py", here, here / "runs", here / "results"
+sweep.EXAMPLE, sweep.ROOT, sweep.RUNS = here / "example.py", here, here / "runs"
+provenance.RESULTS = here / "results"
 sweep.settings_of = lambda arguments: {{"example": arguments.example}}
 sys.exit(sweep.main({SMALL!r}))
 """

@@ -32,11 +32,24 @@ def benchmarks(monkeypatch):
 TINY = ["--shape", "tiny", "--dataset", "embedded", "--batch-size", "8", "--steps", "2", "--rounds", "1"]
 
 
+def in_this_process(system):
+    """Makes systems that answer as a worker does that serves them."""
+
+    class Here(system):
+        def ask(self, method, *arguments):
+            return getattr(self, method)(*arguments)
+
+        def close(self):
+            pass
+
+    return Here
+
+
 def test_the_comparison_writes_table_figures_and_picture(benchmarks, tmp_path, capsys):
     import throughput
 
     options = [*TINY, "--evaluate", "8", "--name", "speed", "--output-dir", str(tmp_path)]
-    throughput.main(options, start=throughput.System)
+    throughput.main(options, start=in_this_process(throughput.System))
     text = (tmp_path / "speed.md").read_text()
     printed = capsys.readouterr().out
     assert text in printed
@@ -71,7 +84,7 @@ def test_systems_that_saw_other_sentences_are_refused(benchmarks, tmp_path):
 
     options = [*TINY, "--systems", "lorakit-lora", "trainer-peft", "--output-dir", str(tmp_path)]
     with pytest.raises(RuntimeError, match="did not train on the same tokens: {'lorakit-lora': 100, 'trainer-peft': 1"):
-        throughput.main(options, start=Cheat)
+        throughput.main(options, start=in_this_process(Cheat))
     assert not list(tmp_path.iterdir())
 
 
@@ -88,8 +101,11 @@ class Fragile:
         raise ZeroDivisionError("on purpose")
 
 
-def test_a_worker_that_was_killed_or_failed_is_named(benchmarks, capfd):
+@pytest.mark.parametrize("gpu", [False, True])  # forked, or started afresh
+def test_a_worker_that_was_killed_or_failed_is_named(benchmarks, capfd, monkeypatch, gpu):
     from processes import Worker
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
 
     worker = Worker("trainer-full", Fragile)
     assert worker.ask("add", 2, 3) == 5
@@ -114,7 +130,8 @@ def test_a_worker_ends_with_its_benchmark(benchmarks):
 @pytest.mark.parametrize("name", ["lorakit-lora", "lorakit-full", "trainer-full", "loop-peft"])
 def test_predicted_flops_are_those_counted(benchmarks, name):
     import throughput
-    from systems import SYSTEMS, Clock, predict_cost
+    from jobs import predict_cost
+    from systems import SYSTEMS, Clock
 
     job = throughput.job_of(throughput.parse(TINY))
     job = replace(job, train=(max(job.train, key=lambda sentence: len(sentence.words)),) * 24)  # all steps are alike
@@ -171,12 +188,14 @@ def test_every_cpu_path_has_a_row(benchmarks, tmp_path, capsys):
 
     options = ["--dataset", "embedded", "--shape", "tiny", "--steps", "2", "--repeats", "1", "--batch-size", "4"]
     cpu.main([*options, "--dropout", "0", "--output-dir", str(tmp_path)])
-    text = (tmp_path / "cpu-no-dropout.md").read_text()
+    text = (tmp_path / "cpu-tiny-no-dropout.md").read_text()
     assert text in capsys.readouterr().out
-    found = json.loads((tmp_path / "cpu-no-dropout.json").read_text())
+    found = json.loads((tmp_path / "cpu-tiny-no-dropout.json").read_text())
     assert [row["path"] for row in found["steps"]] == list(cpu.PATHS)
     assert all(row[mode] > 0 for row in found["steps"] for mode in ("LoRA", "full"))
     assert all(rate > 0 for row in found["products"] for rate in row["gflops"].values())
+    assert [row["sentences"] for row in found["scores"]] == [300, 1500]
+    assert all(row[name] > 0 for row in found["scores"] for name in ("seqeval_ms", "tags_ms", "classes_ms"))
 
 
 def test_scaling_predicts_every_point_and_draws_it(benchmarks, tmp_path, capsys):
@@ -185,9 +204,9 @@ def test_scaling_predicts_every_point_and_draws_it(benchmarks, tmp_path, capsys)
     options = ["--shape", "tiny", "--dataset", "embedded", "--largest", "4", "--steps", "1", "--rounds", "1"]
     options += ["--grows", "rank", "layers", "--output-dir", str(tmp_path)]
     scaling.main(options, fresh=lambda function, *arguments: function(*arguments))
-    text = (tmp_path / "scaling.md").read_text()
+    text = (tmp_path / "scaling-tiny.md").read_text()
     assert text in capsys.readouterr().out
-    points = json.loads((tmp_path / "scaling.json").read_text())["points"]
+    points = json.loads((tmp_path / "scaling-tiny.json").read_text())["points"]
     assert {(p["grows"], p["x"], p["mode"]) for p in points} >= {
         ("rank", 4, "lora"),
         ("layers", 1, "lora"),
@@ -198,7 +217,7 @@ def test_scaling_predicts_every_point_and_draws_it(benchmarks, tmp_path, capsys)
         assert point["flops"] == point["predicted_flops"], point
     base = next(p for p in points if (p["grows"], p["x"], p["mode"]) == ("batch", 32, "full"))
     assert base["predicted_s"] == pytest.approx(base["seconds"][0], rel=1e-12)  # flops / (flops / seconds)
-    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "scaling-tiny.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_cost_of_an_f1_is_told_or_said_not_to_be_reached(benchmarks, tmp_path, capsys):
