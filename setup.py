@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["lorakit", "lorakit.*"]),
-    package_data={"lorakit": ["page.html"]},
+    package_data={"lorakit.report": ["page.html"]},
     install_requires=[
         "torch>=2.11",
         "transformers>=5.17",
@@ -40,9 +40,9 @@ setup(
         ],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],  # mkdocs build --strict
         "loggers": ["tensorboard>=2.16", "wandb>=0.17"],  # TrainConfig(log_to=...)
-        "quantised": ["torchao>=0.18"],  # int8 and nf4 bases, shrink_base
+        "quantized": ["torchao>=0.18"],  # int8 and nf4 bases, shrink_base
     },
-    entry_points={"console_scripts": ["lorakit = lorakit.cli:main"]},
+    entry_points={"console_scripts": ["lorakit = lorakit.cli.__main__:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",

@@ -24,14 +24,14 @@ from provenance import BIONLP, BenchmarkParser, write_results
 from tables import table
 from timing import best_of, in_turns
 
-from lorakit.attention import faster_attention
-from lorakit.batching import Layout, TokenTable, epoch_steps
-from lorakit.dropout import faster_dropout
-from lorakit.loss import LossSum
-from lorakit.metrics import _score_by_seqeval, score, score_classes
-from lorakit.ner import Sentence
-from lorakit.onednn import SWITCH, faster_products, linear, make_kernels, matmul, pays
-from lorakit.optimizer import build_optimizer
+from lorakit.data.corpus import Sentence
+from lorakit.data.packing import Layout, TokenTable, epoch_steps
+from lorakit.nn.attention import faster_attention
+from lorakit.nn.kernels import SWITCH, faster_dropout, faster_products, linear, matmul, pays
+from lorakit.training.engine import LossSum
+from lorakit.training.metrics import score, score_by_seqeval, score_classes
+from lorakit.training.optimizer import build_optimizer
+from lorakit.training.warmup import make_kernels
 
 LAYERS = ((768, 768), (768, 3072), (3072, 768))
 LONG_ROWS, IN_PARTS = "and few long rows instead of short ones", "and a batch in parts, for memory"
@@ -129,7 +129,7 @@ def score_row(split: Sequence[Sentence], labels: Sequence[str], repeats: int) ->
     gold, tags = [list(sentence.tags) for sentence in split], iter(labels[number] for number in words[1])
     guess = [[next(tags) for _ in sentence] for sentence in gold]
     calls = {
-        "seqeval_ms": lambda: _score_by_seqeval(gold, guess),
+        "seqeval_ms": lambda: score_by_seqeval(gold, guess),
         "tags_ms": lambda: score(gold, guess),
         "classes_ms": lambda: score_classes(*words, labels),
     }

@@ -24,9 +24,10 @@ from tables import at, mean_sd
 from timing import in_turns
 
 import lorakit
-from lorakit.ner import NerData
-from lorakit.readings import MEASURED
-from lorakit.report import NAMES, markdown_table
+from lorakit.data.corpus import NerData
+from lorakit.power.reading import MEASURED
+from lorakit.report.comparison import NAMES
+from lorakit.report.tables import markdown_table
 
 MODES = ("full", "lora")
 PARTS = ("gpu", "cpu", "ram")

@@ -30,11 +30,11 @@ from tables import at, table
 from timing import in_turns
 
 from lorakit.energy import EnergyMeter
-from lorakit.sensors import close_nvml, list_gpus, open_nvml
+from lorakit.power.nvml import close_nvml, list_gpus, open_nvml
 
 sys.path.insert(0, str(ROOT))
 
-from tests.energy_world import FakeGpu, FakeNvml, FakeZone, Profile
+from tests.support.energy_world import FakeGpu, FakeNvml, FakeZone, Profile
 
 EDGES = 2000
 TARGET = 1e-3  # of the wall time

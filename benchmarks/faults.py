@@ -33,7 +33,7 @@ from tables import table
 from torch import nn
 
 import lorakit
-from lorakit.ner import NerData
+from lorakit.data.corpus import NerData
 
 ROWS = [
     ("full", "fp32", 1),

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from lorakit.fused import merging_pays, sum_is_kept
+from lorakit.nn.functional import sum_is_kept, sum_pays
 
 # name, position in the layer (earlier ones are lower), and whether its input and its output are the wide side
 MATRICES = (
@@ -63,7 +63,7 @@ def predict_flops(
             if name not in adapted or layer < lowest_layer:
                 continue
             down, up = 2 * tokens * r * size_in, 2 * tokens * r * size_out
-            if may_merge and merging_pays(tokens, size_in, size_out):
+            if may_merge and sum_pays(tokens, size_in, size_out):
                 sums = 1 + (needs_dx and not sum_is_kept(size_in, size_out))
                 total += 2 * size_in * size_out * r * sums + 2 * down + 2 * up
             else:

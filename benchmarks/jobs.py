@@ -13,11 +13,12 @@ from provenance import ROOT
 from torch import nn
 
 import lorakit
-from lorakit.attention import blocks_of, blocks_pay
-from lorakit.batching import Layout, Plan, Step, TokenTable, epoch_steps, in_long_rows, training_layout
-from lorakit.encoding import Encoded, encode
-from lorakit.models import load_token_classifier
-from lorakit.ner import NerData, Sentence
+from lorakit.data.corpus import NerData, Sentence
+from lorakit.data.packing import Layout, Plan, Step, TokenTable, epoch_steps
+from lorakit.data.tokenization import Encoded, encode
+from lorakit.nn.attention import blocks_of, blocks_pay
+from lorakit.training.layout import in_long_rows, training_layout
+from lorakit.training.models import load_token_classifier
 
 sys.path.insert(0, str(ROOT / "examples"))
 
@@ -181,7 +182,7 @@ def encode_job(job: Job, sentences: Sequence[Sentence]) -> Encoded:
 
 def in_blocks(job: Job) -> bool:
     """Whether lorakit uses its own attention, which computes only pairs within a sentence."""
-    return not (torch.cuda.is_available() or job.precision != "fp32" or job.train_config.get("compile"))
+    return not (torch.cuda.is_available() or job.precision != "fp32" or job.train_config.get("engine") == "compile")
 
 
 def own_steps(job: Job, encoded: Encoded, whole: bool = False) -> list[Step]:
@@ -191,8 +192,7 @@ def own_steps(job: Job, encoded: Encoded, whole: bool = False) -> list[Step]:
         whole: do not compute a batch in parts.
     """
     layout = in_long_rows(Layout(2, 1), config_of(job).hidden_size) if in_blocks(job) else Layout(2, 1)
-    compiled, recorded = (job.train_config.get(name, False) for name in ("compile", "cuda_graphs"))
-    layout = training_layout(layout, encoded, job.batch_size, compiled, recorded, whole)
+    layout = training_layout(layout, encoded, job.batch_size, job.train_config.get("engine", "eager"), whole)
     return list(epoch_steps(encoded, layout, job.batch_size, 1, job.seed, 1))
 
 

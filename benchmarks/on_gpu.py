@@ -24,8 +24,8 @@ ROOT = Path(__file__).parent.parent
 SPEED = "benchmarks/throughput.py --precision bf16 --warmup 10 --rounds 1"
 ALL = f"{SPEED} --steps 300"  # fewer, because the peers' steps take long
 OURS = f"{SPEED} --steps 500 --systems lorakit-lora lorakit-full"  # nearly an epoch, long enough for NVML's counters
-RECORDED, COMPILED = '{"cuda_graphs": true}', '{"compile": true}'
-TESTED = ("frozen", "graphs", "loss", "steps", "tagging")
+RECORDED, COMPILED = '{"engine": "cuda_graphs"}', '{"engine": "compile"}'
+TESTED = ("evaluation", "graphs", "precision", "session")
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ PARTS = {
     name: Part(limit_s, tuple(shlex.split(command)))
     for name, limit_s, command in (
         # -W default: another machine's packages may give warnings that do not matter here
-        ("tests", 180, f"-m pytest -q -W default {' '.join(f'tests/test_{name}.py' for name in TESTED)}"),
+        ("tests", 180, f"-m pytest -q -W default {' '.join(f'tests/training/test_{name}.py' for name in TESTED)}"),
         ("throughput-gpu", 300, f"{ALL} --train-config '{RECORDED}' --name throughput-gpu"),
         ("throughput-gpu-recorded", 90, f"{OURS} --train-config '{RECORDED}' --name throughput-gpu-recorded"),
-        ("whole-run", 150, "benchmarks/whole_run.py --cuda-graphs --name whole-run-gpu"),
+        ("whole-run", 150, "benchmarks/whole_run.py --engine cuda_graphs --name whole-run-gpu"),
         ("throughput-gpu-plain", 90, f"{OURS} --name throughput-gpu-plain"),
         ("meter", 120, "benchmarks/energy_overhead.py --seconds 15 --name energy-gpu"),
         ("throughput-gpu-compiled", 240, f"{OURS} --train-config '{COMPILED}' --name throughput-gpu-compiled"),

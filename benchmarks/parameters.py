@@ -18,9 +18,9 @@ from tables import table
 from torch import nn
 from transformers import RobertaConfig, RobertaForTokenClassification
 
-from lorakit.counting import count_parameters, peft_total
+from lorakit.adapters.adapter import lora_state
+from lorakit.adapters.counting import count_parameters, peft_total
 from lorakit.lora import apply_lora
-from lorakit.lora_state import lora_state
 
 LABELS = 11  # BioNLP2004: B and I of five types, and O
 RANKS = (1, 2, 4, 8, 16, 32, 64)

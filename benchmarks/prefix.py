@@ -19,11 +19,11 @@ from jobs import MINI_RATES, config_of, job_of, own_config, own_model, read_corp
 from provenance import BenchmarkParser, energy_sources, shown_options, write_results
 
 import lorakit
-from lorakit.costs import cost_of, cost_to_reach
-from lorakit.measured_run import train_measured
-from lorakit.ner import NerData
-from lorakit.report import markdown_table
-from lorakit.runs import read_sources
+from lorakit.cli.measured_training import train_measured
+from lorakit.data.corpus import NerData
+from lorakit.report.costs import cost_of, cost_to_reach
+from lorakit.report.runs import read_sources
+from lorakit.report.tables import markdown_table
 
 NAMES = {
     "full": "full",

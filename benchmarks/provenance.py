@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lorakit.whole_file import write_text, write_whole
+from lorakit._files import atomic_write, write_text
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -124,7 +124,7 @@ def write_results(
 
         figure = Figure(layout="constrained")
         draw(summary, figure)
-        write_whole(folder / f"{options.name}.png", lambda path: figure.savefig(path, dpi=110, format="png"))
+        atomic_write(folder / f"{options.name}.png", lambda path: figure.savefig(path, dpi=110, format="png"))
     print(text)
 
 

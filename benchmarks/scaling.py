@@ -27,9 +27,9 @@ from systems import System
 from tables import table
 from timing import in_turns
 
-from lorakit.encoding import encode
-from lorakit.ner import Sentence
-from lorakit.report import NAMES
+from lorakit.data.corpus import Sentence
+from lorakit.data.tokenization import encode
+from lorakit.report.comparison import NAMES
 
 TARGETS = tuple(name.rsplit(".", 1)[1] if "self" in name else name for name, *_ in MATRICES)
 GROWS = {  # what grows: its values, and its title

@@ -36,8 +36,9 @@ from provenance import ROOT, BenchmarkParser, write_results
 from sweep_report import Cell, Configuration, Outcome, draw_grid, grid_report, record_of, seeds_report
 from tqdm import tqdm
 
-from lorakit.flags import input_errors
-from lorakit.whole_file import write_text
+from lorakit._files import write_text
+from lorakit.cli.flags import add_lora_flags
+from lorakit.cli.parser import input_errors
 
 RUNS = ROOT / "runs"
 EXAMPLE = ROOT / "examples" / "bionlp.py"
@@ -193,8 +194,18 @@ def run(cell: Cell, options: argparse.Namespace, held: int) -> Outcome:
 def command_of(cell: Cell, options: argparse.Namespace) -> tuple[list[str], str]:
     """The example's arguments, and the command as the example itself records it."""
     folder = Path("runs") / options.name / cell.folder()
-    words = [*options.example, *cell.arguments(options.scale), "--output-dir", str(folder)]
+    is_full = cell.configuration is not None and cell.configuration.mode == "full"
+    example = without_lora_flags(options.example) if is_full else options.example
+    words = [*example, *cell.arguments(options.scale), "--output-dir", str(folder)]
     return words, shlex.join(["python", "examples/bionlp.py", *words])
+
+
+def without_lora_flags(words: Sequence[str]) -> list[str]:
+    """The example's other arguments: full fine-tuning refuses LoRA's."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_lora_flags(parser)
+    parser.add_argument("--cache-prefix", action="store_true")
+    return parser.parse_known_args(words)[1]
 
 
 @contextmanager
@@ -220,7 +231,7 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     sys.path.insert(0, str(EXAMPLE.parent))
     from bionlp import parse
 
-    chosen, _ = parse([*options.example, *grid(options)[0].arguments(options.scale)])
+    chosen = parse([*options.example, *grid(options)[0].arguments(options.scale)])
     corpus = chosen.dataset or EXAMPLE.parent / "mini" / "corpus.py"
     files = {"base": content(chosen.model), "corpus": content(corpus)}
     return {"example": options.example, "scale": options.scale, **files}

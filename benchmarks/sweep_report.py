@@ -11,8 +11,8 @@ from typing import Any
 from provenance import energy_sources
 from tables import at, mean_sd, table
 
-from lorakit.readings import MEASURED
-from lorakit.report import NAMES
+from lorakit.power.reading import MEASURED
+from lorakit.report.comparison import NAMES
 
 KEPT = ("trainable_parameters", "total_parameters", "learning_rate", "epochs", "best_epoch", "steps", "train_tokens",
         "train_seconds", "train_tokens_per_s", "duration_s")  # fmt: skip

@@ -34,10 +34,9 @@ from processes import peak_bytes, release_memory, reset_peak, resident_bytes
 from torch import nn
 
 import lorakit
-from lorakit.batching import Batch, Plan
-from lorakit.graphs import StepGraphs
-from lorakit.loss import Rehearsals
-from lorakit.ner import NerData
+from lorakit.data.corpus import NerData
+from lorakit.data.packing import Plan
+from lorakit.training.graphs import CompiledEngine, CudaGraphEngine
 
 
 @dataclass(frozen=True)
@@ -172,19 +171,17 @@ def synchronize() -> None:
 def by_lorakit(job: Job, clock: Clock, mode: str) -> Given:
     model, config = own_model(job, mode), own_config(job, mode, log_every=clock.every)
     data = NerData(job.sentences(), (), (), job.labels, "benchmark")
-    rehearse, record = Rehearsals.rehearse, StepGraphs.record
 
-    def rehearse_untimed(loss: Rehearsals, batch: Batch, trained: Any) -> float | None:
-        known = batch.input_ids.shape in loss.seen
-        return rehearse(loss, batch, trained) if known else clock.pause(lambda: rehearse(loss, batch, trained))
+    def untimed(prepare: Any) -> Any:
+        def call(engine: CompiledEngine | CudaGraphEngine, plan: Plan, targets: int) -> float | None:
+            known = plan.source.shape in engine.ready
+            return None if known else clock.pause(lambda: prepare(engine, plan, targets))
 
-    def record_untimed(graphs: StepGraphs, plan: Plan, targets: int) -> float | None:
-        known = plan.source.shape in graphs.recorded
-        return None if known else clock.pause(lambda: record(graphs, plan, targets))
+        return call
 
     with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(Rehearsals, "rehearse", rehearse_untimed))
-        patches.enter_context(mock.patch.object(StepGraphs, "record", record_untimed))
+        for engine in (CompiledEngine, CudaGraphEngine):
+            patches.enter_context(mock.patch.object(engine, "prepare", untimed(engine.prepare)))
         result = lorakit.train(model, tokenizer_of(job), data, config, observe=lambda: (clock.step(clock.every), {})[1])
     encoded = encode_job(job, job.sentences())
     steps = own_steps(job, encoded)
@@ -347,7 +344,7 @@ class System:
 
     def count(self) -> dict[str, Any]:
         """Operators and FLOPs of one step; with CUDA graphs, of the step that a graph records."""
-        config = {name: value for name, value in self.job.train_config.items() if name != "cuda_graphs"}
+        config = {name: value for name, value in self.job.train_config.items() if value != "cuda_graphs"}
         job = replace(self.job, warmup=1, steps=1, train_config=config)
         clock = Clock(job, counts=True)
         with clock.operations:

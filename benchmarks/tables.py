@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from lorakit.report import markdown_table
+from lorakit.report.tables import markdown_table
 
 Get = str | int | Callable[[Any], Any]
 Column = tuple[str, Get, str]

@@ -31,7 +31,7 @@ def work(group: str, strategy: str, end: str) -> None:
     """What one rank does; the model lives until the process ends. With group "torch" it never imports lorakit."""
     global model
     if group == "lorakit":
-        from lorakit.distributed import process_group
+        from lorakit.training.distributed import process_group
 
         with process_group():
             model = train(strategy)
@@ -126,8 +126,8 @@ def report(summary: dict[str, Any]) -> list[str]:
         '- *torch*: `init_process_group("gloo")`, five training steps, `destroy_process_group`, the model kept to the'
         ' end, as scripts do. Status -6 is SIGABRT ("terminate called without an active exception"), after the results'
         " were right.",
-        "- *lorakit*: the same work inside `lorakit.distributed.process_group`, which every `train` and `evaluate`"
-        " uses.",
+        "- *lorakit*: the same work inside `lorakit.training.distributed.process_group`, which every `train` and"
+        " `evaluate` uses.",
         "- Dirty is any status but 0 (returns), 1 (raises) and 143 (is stopped).",
         f"- It took {summary['seconds']:.0f} s, with one thread per process.",
     ]

@@ -23,10 +23,10 @@ from speed_report import draw, median_row, predictions, ratios, report
 from systems import SYSTEMS, System, synchronize
 from timing import best_of, in_turns
 
-from lorakit.batching import layout_for
-from lorakit.metrics import score_classes
-from lorakit.onednn import pays
-from lorakit.tagging import encode_split, evaluate_split
+from lorakit.nn.kernels import pays
+from lorakit.training.evaluation import encode_split, evaluate_split
+from lorakit.training.layout import layout_for
+from lorakit.training.metrics import score_classes
 
 
 def main(arguments: list[str] | None = None, start: Any = None) -> int:

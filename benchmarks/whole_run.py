@@ -1,7 +1,7 @@
 """What a whole run costs from the start of its process to the last score: time and energy of each part.
 
   python benchmarks/whole_run.py                                   ten epochs of LoRA, roberta-base's shape: for a GPU
-  python benchmarks/whole_run.py --cuda-graphs                     the same with CUDA graphs (--compile: compiled)
+  python benchmarks/whole_run.py --engine cuda_graphs              the same with CUDA graphs (or compile)
   python benchmarks/whole_run.py --shape mini --epochs 1           the embedded base, 45 s on 2 cores
 
 The run has a process of its own and the meter runs outside it, so that importing Python's libraries counts, too, which
@@ -24,8 +24,9 @@ from provenance import BIONLP, BenchmarkParser, energy_sources, shown_options, w
 from tables import at, table
 
 import lorakit
-from lorakit.costs import spent_until
-from lorakit.runs import Run, read_sources
+from lorakit.report.costs import spent_until
+from lorakit.report.runs import Run, read_sources
+from lorakit.training.config import ENGINES
 
 STUDY_GPU_WH = 1874.6  # LoRA on eight V100, the study's figure
 PARTS = {
@@ -62,8 +63,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = BenchmarkParser(prog="whole_run.py", description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="roberta-base")
     parser.add_argument("--mode", choices=("full", "lora"), default="lora")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--cuda-graphs", action="store_true")
+    parser.add_argument("--engine", choices=ENGINES, default="eager")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_common(dataset=BIONLP, sentences=None, epochs=10, batch_size=32, precision="auto", r=16)
     parser.add_common(target_modules=["query", "value"], seed=0)
@@ -76,8 +76,7 @@ def work(options: argparse.Namespace) -> int:
     data = read_corpus(options.dataset, options.sentences)
     job = job_of(options, data)
     model = own_model(job, options.mode)
-    faster = {"compile": options.compile, "cuda_graphs": options.cuda_graphs}
-    config = own_config(job, options.mode, options.epochs, output_dir=options.worker, **faster)
+    config = own_config(job, options.mode, options.epochs, output_dir=options.worker, engine=options.engine)
     ready_s = time.time()
     result = lorakit.train(model, tokenizer_of(job), data, config)
     names = ("epochs", "steps", "train_tokens", "train_seconds", "compile_seconds", "duration_s", "train_tokens_per_s")

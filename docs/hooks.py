@@ -1,4 +1,4 @@
-"""What mkdocs adds to the pages when it builds: the benchmarks' results, and the help of every command."""
+"""mkdocs hooks: add the benchmarks' results to the site, and every command's help to the command line page."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """benchmarks/results becomes results/ of the site."""
+    """Publish benchmarks/results as the site's results/."""
     from mkdocs.structure.files import File, InclusionLevel
 
     for path in sorted(RESULTS.iterdir()):
@@ -21,23 +21,28 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """The command line's page gets the help of every command."""
+    """Insert the help of every command into the command line page."""
     if page.file.src_uri == "cli.md":
         return with_help(markdown)
     return markdown
 
 
 def with_help(markdown: str) -> str:
-    """`<!-- help: lorakit energy run -->` replaced by what `lorakit energy run --help` prints."""
+    """Replace `<!-- help: lorakit energy run -->` with what `lorakit energy run --help` prints, 100 columns wide."""
 
     def help_of(found: re.Match[str]) -> str:
         return f"```\n{command(found[1].split()[1:]).format_help().rstrip()}\n```"
 
-    return re.sub(r"^<!-- help: (lorakit[\w -]*) -->$", help_of, markdown, flags=re.MULTILINE)
+    columns = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "100"  # argparse has no other way to set the width
+    try:
+        return re.sub(r"^<!-- help: (lorakit[\w -]*) -->$", help_of, markdown, flags=re.MULTILINE)
+    finally:
+        os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
 
 
 def command(path: list[str]) -> argparse.ArgumentParser:
-    """The parser of a subcommand; [] is the command itself."""
+    """The parser of a subcommand, given its path of names; [] is `lorakit` itself."""
     found = root_parser()
     for name in path:
         found = subcommands(found)[name]
@@ -45,7 +50,7 @@ def command(path: list[str]) -> argparse.ArgumentParser:
 
 
 def command_paths() -> list[list[str]]:
-    """All commands, each before its subcommands, in the order of the help."""
+    """The paths of all commands, each before its subcommands, in the order of the help."""
     paths: list[list[str]] = []
 
     def walk(parser: argparse.ArgumentParser, path: list[str]) -> None:
@@ -63,26 +68,7 @@ def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 
 def root_parser() -> argparse.ArgumentParser:
-    """The parser that `lorakit` builds: caught when it is asked to parse."""
-    from lorakit.cli import main
+    """The parser of `lorakit`, with all commands."""
+    from lorakit.cli.__main__ import build_parser
 
-    caught: list[argparse.ArgumentParser] = []
-    parse_args, columns = argparse.ArgumentParser.parse_args, os.environ.get("COLUMNS")
-
-    class Caught(Exception):
-        pass
-
-    def catch(parser: argparse.ArgumentParser, *_: Any) -> None:
-        caught.append(parser)
-        raise Caught
-
-    argparse.ArgumentParser.parse_args = catch  # type: ignore[method-assign]
-    os.environ["COLUMNS"] = "100"
-    try:
-        main([])
-    except Caught:
-        return caught[0]
-    finally:
-        argparse.ArgumentParser.parse_args = parse_args  # type: ignore[method-assign]
-        os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
-    raise RuntimeError("lorakit.cli.main([]) parsed nothing")
+    return build_parser()

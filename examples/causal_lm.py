@@ -1,12 +1,12 @@
 """LoRA on a small decoder: a base that counts the days forwards learns to count them backwards, and can still do both.
 
-The base is a Llama of 0.1 M parameters over bytes, made and taught here in a few seconds, so that nothing has to be
-fetched. The adapter is then trained on frozen weights: perplexity on the new text falls, what is generated changes, and
-inside `disable_lora` the base answers as before.
+The base is a byte-level Llama with 0.1 M parameters, trained here in a few seconds so that nothing is downloaded. Then
+the adapter is trained on frozen weights: perplexity on the new text falls, the generated text changes, and inside
+`disable_lora` the base answers as before.
 
-For the real thing: `AutoModelForCausalLM.from_pretrained("your/model", dtype=torch.float32)` and its tokenizer in place
-of `make_base` and bytes; your texts, tokenised, in place of `rows`. A large base can be kept in fewer bits after
-apply_lora: `lorakit.shrink_base(model, torch.bfloat16)`, under autocast to the same type; or "nf4", with torchao.
+To use your own: `AutoModelForCausalLM.from_pretrained("your/model", dtype=torch.float32)` and its tokenizer instead of
+`make_base` and bytes; your tokenized texts instead of `rows`. After apply_lora a large base can be kept in fewer bits:
+`lorakit.shrink_base(model, torch.bfloat16)` under autocast to the same type, or "nf4" with torchao.
 """
 
 import math
@@ -19,11 +19,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import lorakit
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-WIDTH = 48  # bytes a row
+WIDTH = 48  # bytes per row
 
 
 def rows(step: int) -> Tensor:
-    """The week from each day on, forwards (step 1) or backwards (step -1), as bytes: (7, WIDTH)."""
+    """The days of the week from each day on, forwards (step 1) or backwards (step -1), as bytes: (7, WIDTH)."""
     texts = [" ".join(DAYS[(first + step * i) % 7] for i in range(WIDTH // 4)) + " " for first in range(7)]
     return torch.tensor([list(text.encode()) for text in texts])
 
@@ -76,7 +76,7 @@ def main() -> int:
     )
     print("  ", continue_text(model, "Wed "))
 
-    lorakit.apply_lora(model, r=8, target_modules="all-linear")  # every linear layer but the output embeddings
+    lorakit.apply_lora(model, r=8, target_modules="all-linear")  # every linear layer except the output embeddings
     print(lorakit.count_parameters(model))
     train(model, backwards, steps=120, learning_rate=1e-2)
     print(f"with LoRA: perplexity {perplexity(model, backwards):.2f} backwards")
@@ -85,7 +85,7 @@ def main() -> int:
         print(f"LoRA off: perplexity {perplexity(model, forwards):.2f} forwards")
         print("  ", continue_text(model, "Wed "))
 
-    lorakit.remove_lora(model, merge=True)  # a plain Llama with the update in its weights, for any engine
+    lorakit.remove_lora(model, merge=True)  # a plain Llama again, with the update in its weights
     print(f"merged: perplexity {perplexity(model, backwards):.2f} backwards")
     return 0
 

@@ -1,12 +1,12 @@
 """LoRA in a training loop of your own: any nn.Module, any loss, plain PyTorch.
 
-The model here is a module that transformers knows nothing of: an encoder with a regression head, which learns how many
-entities a sentence names. `apply_lora` works on it in place and finds the head by itself; everything after it is the
-loop you have already.
+The model is a module that transformers does not know: an encoder with a regression head that learns to count the
+entities of a sentence. `apply_lora` changes it in place and finds the head itself; the rest is the loop you already
+have.
 
-For the real thing: load your own encoder instead of examples/mini (`AutoModel.from_pretrained("roberta-base",
-dtype=torch.float32)`), your own batches instead of `batches()`, move model and batches to your GPU, and name your own
-layers in `target_modules` where the architecture is not one that lorakit knows.
+To use your own: load your encoder instead of examples/mini (`AutoModel.from_pretrained("roberta-base",
+dtype=torch.float32)`), replace `batches()`, move model and batches to your GPU, and name your layers in
+`target_modules` if lorakit does not know the architecture.
 """
 
 import random
@@ -16,19 +16,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from mini.corpus import make_corpus  # the generated corpus, which lies beside the base
+from mini.corpus import make_corpus  # the generated corpus, next to the base
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, logging
 
 import lorakit
 
 MINI = Path(__file__).parent / "mini"
-logging.set_verbosity_error()  # the base comes without the head; that is no news here
+logging.set_verbosity_error()  # it would report that the base has no head, as intended
 logging.disable_progress_bar()
 
 
 class EntityCounter(nn.Module):
-    """An encoder, the mean of its outputs over a sentence, and one linear layer that makes a number of it."""
+    """An encoder, the mean of its outputs over the sentence, and a linear layer from there to one number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class EntityCounter(nn.Module):
 
 
 def batches(sentences: list, tokenizer, size: int, seed: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """One epoch of padded batches: the model's inputs and the number of entities of each sentence."""
+    """One epoch of padded batches: the model's inputs, and the number of entities in each sentence."""
     order = random.Random(seed).sample(sentences, len(sentences))
     for i in range(0, len(order), size):
         words, tags = zip(*order[i : i + size], strict=True)
@@ -53,7 +53,7 @@ def batches(sentences: list, tokenizer, size: int, seed: int) -> Iterator[tuple[
 
 @torch.no_grad()
 def mean_error(model: nn.Module, sentences: list, tokenizer) -> float:
-    """How many entities the model is off by, in the mean."""
+    """Mean absolute error, in entities per sentence."""
     model.eval()
     errors = [(model(**inputs) - counts).abs() for inputs, counts in batches(sentences, tokenizer, 50, seed=0)]
     return float(torch.cat(errors).mean())
@@ -65,12 +65,12 @@ def main() -> int:
     tokenizer = AutoTokenizer.from_pretrained(MINI)
     model = EntityCounter()
 
-    lorakit.apply_lora(model, r=8, target_modules="all-linear")  # in place; the head is trained whole
+    lorakit.apply_lora(model, r=8, target_modules="all-linear")  # in place; the head is trained in full
     print(lorakit.count_parameters(model))
 
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=3e-3)
-    print(f"before: off by {mean_error(model, corpus.validation, tokenizer):.2f} entities a sentence")
-    with lorakit.EnergyMeter() as meter:  # leave it out where you do not care
+    print(f"before: off by {mean_error(model, corpus.validation, tokenizer):.2f} entities per sentence")
+    with lorakit.EnergyMeter() as meter:  # optional
         for epoch in range(1, 3):
             model.train()
             for inputs, counts in batches(corpus.train, tokenizer, 16, seed=epoch):
@@ -83,13 +83,13 @@ def main() -> int:
             print(f"epoch {epoch}: off by {mean_error(model, corpus.validation, tokenizer):.2f}")
     print(f"energy, {meter.reading.cpu.method} for the CPU: {meter.reading}")
 
-    with tempfile.TemporaryDirectory() as folder:  # a folder that you keep, in the real thing
+    with tempfile.TemporaryDirectory() as folder:  # use a folder that you keep
         lorakit.save_adapter(model, folder)
         size = (Path(folder) / "adapter_model.safetensors").stat().st_size
-        again = lorakit.load_adapter(EntityCounter(), folder)  # a fresh base, with a head that knows nothing
+        again = lorakit.load_adapter(EntityCounter(), folder)  # a fresh base with an untrained head
         print(f"the adapter alone, {size / 1e6:.1f} MB, on a fresh base: off by "
               f"{mean_error(again, corpus.validation, tokenizer):.2f}")  # fmt: skip
-    lorakit.merge_lora(model)  # the same outputs, at the base's own speed
+    lorakit.merge_lora(model)  # the same outputs at the speed of the base
     print(f"merged: off by {mean_error(model, corpus.validation, tokenizer):.2f}")
     return 0
 

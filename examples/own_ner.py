@@ -1,14 +1,14 @@
-"""LoRA on a CoNLL corpus of your own: train, tag new text, keep the adapter, load it again.
+"""LoRA on your own CoNLL corpus: train, save the adapter, load it again, tag new text.
 
 Without arguments it reads examples/conll (84 and 28 made-up sentences with drugs and doses; 5 of the 9 drugs in
-dev.conll are not in train.conll) and trains the embedded base. A file holds a word and its tag a line and a blank line
-between sentences; IOB1, IOB2 and BIOES are told apart by themselves.
+dev.conll are not in train.conll) and trains the embedded base. A file has one word and its tag per line and a blank
+line between sentences; IOB1, IOB2 and BIOES tags are recognised.
 
-For the real thing, a folder with train, dev and test files and a larger base:
+For real work, use a folder with train, dev and test files and a larger base:
 
   python examples/own_ner.py --dataset path/to/conll --model roberta-base --output-dir my-adapter
 
-Choose --learning-rate and --epochs by the validation F1; a large base usually wants a lower rate (1e-4 to 1e-3).
+Choose --learning-rate and --epochs by the validation F1; a large base usually needs a lower rate (1e-4 to 1e-3).
 """
 
 import argparse
@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lorakit
-from lorakit.models import load_token_classifier
-from lorakit.ner import spans
+from lorakit.data.tags import spans
+from lorakit.training.models import load_token_classifier
 
 HERE = Path(__file__).parent
 TEXTS = (
@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--model", default=str(HERE / "mini"), metavar="FOLDER_OR_ID", help="default: the embedded base"
     )
-    parser.add_argument("--epochs", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--epochs", type=int, default=8, metavar="N", help="default: %(default)s")
     parser.add_argument("--learning-rate", type=float, default=4e-3, metavar="X", help="default: %(default)s")
-    parser.add_argument("--output-dir", metavar="DIR", help="the adapter is kept here (default: nowhere)")
+    parser.add_argument("--output-dir", metavar="DIR", help="where the adapter is saved (default: nowhere)")
     arguments = parser.parse_args(argv)
 
     data = lorakit.read_ner(arguments.dataset)
@@ -51,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         epochs=arguments.epochs,
         batch_size=8,
         learning_rate=arguments.learning_rate,
-        progress=False,  # True shows a bar; output_dir="…" keeps metrics and checkpoints
+        progress=False,  # True shows a progress bar; output_dir="…" keeps metrics and checkpoints
     )
     result = lorakit.train(model, tokenizer, data, config)
-    if result.validation:  # scores of the best epoch, whose weights the model now has
+    if result.validation:  # scores of the best epoch; the model has its weights now
         print("validation F1 by epoch:", " ".join(f"{scores.f1:.2f}" for scores in result.history))
         for kind, scores in result.validation.by_type.items():
             print(f"  {kind}: F1 {scores.f1:.2f} over {scores.support} entities")

@@ -1,10 +1,10 @@
 """LoRA on a text classifier: does a sentence name a cell?
 
-A transformers model with a classification head, and a loop that pads to the longest text of a batch. The texts are
-those of the generated corpus, and the label is 1 where a cell type or a cell line is named.
+A transformers model with a classification head, and a loop that pads each batch to its longest text. The texts come
+from the generated corpus; the label is 1 if a cell type or a cell line is named.
 
-For the real thing: your own texts and labels instead of `texts_and_labels`, your own base
-(`python examples/text_classification.py --model roberta-base`), and the learning rate that is best on your validation
+To use your own: replace `texts_and_labels`, choose a base
+(`python examples/text_classification.py --model roberta-base`), and the learning rate that does best on your validation
 set.
 """
 
@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from mini.corpus import make_corpus  # the generated corpus, which lies beside the base
+from mini.corpus import make_corpus  # the generated corpus, next to the base
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging
 
 import lorakit
 
 MINI = Path(__file__).parent / "mini"
-logging.set_verbosity_error()  # the base comes without the head; that is no news here
+logging.set_verbosity_error()  # it would report that the base has no head, as intended
 logging.disable_progress_bar()
 
 

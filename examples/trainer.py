@@ -1,10 +1,10 @@
 """LoRA under transformers' Trainer: the model keeps its class and its signature, so Trainer needs no special case.
 
-For the real thing, your own base and corpus, more epochs, a GPU:
+With your own base and corpus, more epochs and a GPU:
 
   python examples/trainer.py --model roberta-base --dataset path/to/conll --epochs 5 --output-dir my-adapter
 
-Trainer's own checkpoints hold the whole model; `save_adapter` writes what was trained alone, and PEFT reads it too.
+Trainer's own checkpoints hold the whole model. `save_adapter` writes only what was trained, and PEFT can read it.
 """
 
 import argparse
@@ -15,18 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mini.corpus import LABELS, make_corpus  # the generated corpus, which lies beside the base
+from mini.corpus import LABELS, make_corpus  # the generated corpus, next to the base
 from transformers import DataCollatorForTokenClassification, Trainer, TrainingArguments
 
 import lorakit
-from lorakit.metrics import score
-from lorakit.models import load_token_classifier
+from lorakit.training.metrics import score
+from lorakit.training.models import load_token_classifier
 
 MINI = Path(__file__).parent / "mini"
 
 
 def encode(sentences: Sequence, labels: Sequence[str], tokenizer) -> list[dict[str, list[int]]]:
-    """Trainer's rows: the label of a word stands at its first subword, -100 everywhere else."""
+    """Trainer's rows: a word's label is at its first subword; every other position holds -100."""
     classes = {label: number for number, label in enumerate(labels)}
     rows = []
     for words, tags in sentences:
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(MINI), metavar="FOLDER_OR_ID", help="base (default: the embedded one)")
     parser.add_argument("--dataset", metavar="FOLDER_OR_ID", help="corpus (default: a small generated one)")
-    parser.add_argument("--epochs", type=int, default=2, help="default: %(default)s")
-    parser.add_argument("--output-dir", metavar="DIR", help="the adapter is kept here (default: nowhere)")
+    parser.add_argument("--epochs", type=int, default=2, metavar="N", help="default: %(default)s")
+    parser.add_argument("--output-dir", metavar="DIR", help="keep the adapter here (default: do not keep it)")
     arguments = parser.parse_args(argv)
 
     if arguments.dataset:
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 per_device_train_batch_size=16,
                 per_device_eval_batch_size=32,
                 learning_rate=4e-3,
-                save_strategy="no",  # save_adapter below keeps what was trained
+                save_strategy="no",  # save_adapter below saves what was trained
                 report_to=[],
                 disable_tqdm=True,
                 dataloader_pin_memory=torch.cuda.is_available(),

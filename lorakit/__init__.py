@@ -1,88 +1,56 @@
 """Fine-tune transformer models with LoRA or in full, in plain PyTorch, and measure what it costs.
 
-`import lorakit` only defines names: each is imported from its module when it is first used, so that neither torch nor
-transformers nor datasets is loaded, no device is touched and no network is needed until something asks for it.
+`import lorakit` only defines names. Each one is imported from its module on first use, so nothing loads torch,
+transformers or datasets, touches a device or needs the network before it has to.
 """
+
+# ruff: noqa: F401 (type checkers read the imports, `_NAMES` serves them at run time; a test compares the two)
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lorakit.adapters import load_adapter, save_adapter
-    from lorakit.counting import count_parameters, lora_plus_groups, peft_total, without_gradient
-    from lorakit.disabling import disable_lora
+    from lorakit.adapters.counting import count_parameters, lora_plus_groups, peft_total, without_gradient
+    from lorakit.adapters.disabling import disable_lora
+    from lorakit.adapters.merging import merge_lora, unmerge_lora
+    from lorakit.adapters.quantization import shrink_base
+    from lorakit.adapters.storage import load_adapter, save_adapter
+    from lorakit.data.corpus import read_ner
     from lorakit.energy import EnergyMeter
-    from lorakit.layers import LoRALinear
-    from lorakit.lora import apply_lora, remove_lora
-    from lorakit.merging import merge_lora, unmerge_lora
-    from lorakit.ner import read_ner
-    from lorakit.prediction import Entity, predict
-    from lorakit.several import adapter_names, combine_adapters, delete_adapter, set_adapter
-    from lorakit.smallbase import shrink_base
-    from lorakit.training import TrainConfig, evaluate, train
+    from lorakit.lora import adapter_names, apply_lora, combine_adapters, delete_adapter, remove_lora, set_adapter
+    from lorakit.nn.layers import LoRALinear
+    from lorakit.training.config import TrainConfig
+    from lorakit.training.evaluation import evaluate
+    from lorakit.training.loop import train
+    from lorakit.training.prediction import Entity, predict
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "EnergyMeter",
-    "Entity",
-    "LoRALinear",
-    "TrainConfig",
-    "adapter_names",
-    "apply_lora",
-    "combine_adapters",
-    "count_parameters",
-    "delete_adapter",
-    "disable_lora",
-    "evaluate",
-    "load_adapter",
-    "lora_plus_groups",
-    "merge_lora",
-    "peft_total",
-    "predict",
-    "read_ner",
-    "remove_lora",
-    "save_adapter",
-    "set_adapter",
-    "shrink_base",
-    "train",
-    "unmerge_lora",
-    "without_gradient",
-]
-
-_OWNER = {
-    "EnergyMeter": "energy",
-    "Entity": "prediction",
-    "LoRALinear": "layers",
-    "TrainConfig": "training",
-    "adapter_names": "several",
-    "apply_lora": "lora",
-    "combine_adapters": "several",
-    "count_parameters": "counting",
-    "delete_adapter": "several",
-    "disable_lora": "disabling",
-    "evaluate": "training",
-    "load_adapter": "adapters",
-    "lora_plus_groups": "counting",
-    "merge_lora": "merging",
-    "peft_total": "counting",
-    "predict": "prediction",
-    "read_ner": "ner",
-    "remove_lora": "lora",
-    "save_adapter": "adapters",
-    "set_adapter": "several",
-    "shrink_base": "smallbase",
-    "train": "training",
-    "unmerge_lora": "merging",
-    "without_gradient": "counting",
+_NAMES = {  # module: its public names
+    "adapters.counting": "count_parameters lora_plus_groups peft_total without_gradient",
+    "adapters.disabling": "disable_lora",
+    "adapters.merging": "merge_lora unmerge_lora",
+    "adapters.quantization": "shrink_base",
+    "adapters.storage": "load_adapter save_adapter",
+    "data.corpus": "read_ner",
+    "energy": "EnergyMeter",
+    "lora": "adapter_names apply_lora combine_adapters delete_adapter remove_lora set_adapter",
+    "nn.layers": "LoRALinear",
+    "training.config": "TrainConfig",
+    "training.evaluation": "evaluate",
+    "training.loop": "train",
+    "training.prediction": "Entity predict",
 }
+_OWNER = {name: owner for owner, names in _NAMES.items() for name in names.split()}
+
+__all__ = sorted(_OWNER)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _OWNER:
         raise AttributeError(f"module 'lorakit' has no attribute {name!r}; it has {', '.join(__all__)}")
     value = getattr(import_module(f"lorakit.{_OWNER[name]}"), name)
-    globals()[name] = value  # found at once the next time
+    globals()[name] = value  # the next access does not come here
     return value
 
 

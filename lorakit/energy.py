@@ -1,71 +1,70 @@
-"""The energy meter: what a block of code cost on this machine's GPUs, CPUs and RAM.
+"""The energy meter: what a block of code costs on this machine's GPUs, CPUs and RAM.
 
-    with EnergyMeter() as meter:
-        with meter.window("epoch 1"):
-            ...
-    print(meter.reading)
-
-Sensors (`lorakit.instruments`) are read by one daemon thread every few seconds and at the edges of windows;
-`lorakit.ledger` turns the readings into energy. A window with `exact=False` costs its caller no sensor call at all: its
-edges are put between the thread's readings afterwards. The meter never starts CUDA, and synchronises it at exact edges
-only if it runs already.
-
-In a distributed job each device is counted by one process (`lorakit.claims`), so that the sum over ranks is the job's
-energy; on a usual node the first local rank counts everything. `EnergyMeter.gather` adds up the ranks.
+`EnergyMeter` is what users create; a `Session` is one measurement from start to finish. The sensors
+(`lorakit.power.devices`) are read by one daemon thread every few seconds and at the edges of windows, and
+`lorakit.power.accumulator` turns the readings into energy. The meter never starts CUDA, and synchronises it at exact
+edges only if this process uses it already.
 """
 
-import json
-import logging
 import os
 import platform
-import random
-import signal
-import statistics
-import sys
-import threading
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorakit.claims import Claims, claims_folder, find_job
-from lorakit.clock import Clock, SystemClock
-from lorakit.cuda import finish_cuda_work
-from lorakit.instruments import KINDS, Instruments
-from lorakit.journal import Journal
-from lorakit.ledger import Books
-from lorakit.readings import Quantity, Reading, add_readings
-from lorakit.sensors import busy_cpu_s, process_tree_cpu_s
+from lorakit.power.accumulator import EnergyAccumulator, mean_powers
+from lorakit.power.clock import Clock, SystemClock, boot_id
+from lorakit.power.cpu_time import ProcessShare
+from lorakit.power.device_locks import SharedCounting, find_job, locks_folder
+from lorakit.power.devices import find_devices
+from lorakit.power.gather import gather_readings
+from lorakit.power.idle import IDLE, measure_idle
+from lorakit.power.journal import Journal, times
+from lorakit.power.plausibility import disagreements, implausible_dram
+from lorakit.power.reading import KINDS, Reading
+from lorakit.power.sampler import Sampler
+from lorakit.power.windows import WindowPaths, check_window_name, finish_cuda_work
 
-WHOLE, IDLE = "", "/idle"  # the meter's own windows; users' names are not empty and hold no slash
-LEADER_WAIT_S = 10.0  # so long other ranks let the first one claim the devices
-ASLEEP_S = 0.5  # a smaller step of the boot-time clock is no suspension
-MAIN_THREADS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
-log = logging.getLogger("lorakit.energy")
+WHOLE = ""  # the window of the whole block; users' names are not empty
 
 
 class EnergyMeter:
-    """Measures GPU, CPU and RAM energy of a `with` block and of named windows in it.
+    """Measure the GPU, CPU and RAM energy of a `with` block and of named windows in it.
+
+    Without sensors CPU and RAM are estimated, and every number says so. In a distributed job each device is counted by
+    one process, so that the sum over ranks is the job's energy: on a usual node the first local rank counts everything.
+
+    Example:
+        import lorakit
+
+        with lorakit.EnergyMeter() as meter:
+            with meter.window("sum"):
+                sum(range(1_000_000))
+        print(meter.reading)  # CPU: 6.5e-05 Wh, 9.1 W, estimated (0.5 to 8 W for each of 2 logical CPUs, by load), …
+        print(meter.reading.measured_wh)  # None without a sensor
+        print(meter.windows["sum"].count)  # 1
 
     Args:
-        powercap: the kernel's powercap folder.
+        powercap: the kernel's powercap folder, for RAPL.
         nvml: a module with pynvml's functions; None imports pynvml when the meter starts.
-        clock: time, see `lorakit.clock.Clock`.
-        out: a journal to append to (JSON lines, see `lorakit.journal`): what was measured survives a killed process.
-        out_every_s: time between its lines, s.
-        period_s: mean time between readings, s; jittered by half, so that it cannot beat with the training step. GPUs
-            without an energy counter are read once a second.
-        idle_s: measure the idle machine for so long before the block, s; 0 does not.
-        idle: the `idle` of another meter, in place of measuring again.
-        proc, edac: where the kernel tells load, memory and DIMMs.
-        environ: the environment that names the visible GPUs and the rank.
-        claims: folder of the job's lock files; None is the system's temporary folder.
-        thread: False leaves the readings to `sample`.
+        clock: the clocks to use, see `lorakit.power.clock.Clock`; None uses the machine's.
+        out: a journal to append to (JSON lines, see `lorakit.power.journal`), which survives a killed process.
+        out_every_s: time between the journal's lines, s.
+        period_s: mean time between readings, s, above 0 and at most 30. Each interval is jittered by half, so that it
+            cannot beat with the training step. GPUs without an energy counter are read once per second.
+        idle_s: measure the idle machine for this long before the block, s; 0 does not.
+        idle: the `idle` of another meter, instead of measuring again.
+        proc: the kernel's /proc folder, for load, memory and process times.
+        edac: the kernel's folder of memory controllers, for the number of DIMMs.
+        environ: the environment that names the visible GPUs and the rank; None uses this process's.
+        claims: folder of the job's lock files; None uses the system's temporary folder.
+        thread: False starts no thread: readings between the edges of windows are taken by calls of `sample`.
         seed: of the jitter.
 
     Attributes:
-        idle: device id -> its idle power and that power's standard error, W.
+        idle: maps a device's id to its idle power and that power's standard error, W.
 
     Raises:
         ValueError: `period_s` is not above 0 and at most 30 (RAPL counters could wrap unseen), or `idle_s` is negative.
@@ -93,80 +92,46 @@ class EnergyMeter:
             raise ValueError(f"period_s={period_s!r} is not above 0 and at most 30 s; 5 is a good value")
         if not 0 <= idle_s < float("inf"):
             raise ValueError(f"idle_s={idle_s!r} is not a number of seconds, 0 or more; 30 is a good value")
-        self._powercap, self._proc, self._edac = Path(powercap), Path(proc), Path(edac)
-        self._nvml = nvml
-        self._clock: Clock = clock or SystemClock()
+        self._machine = Machine(
+            powercap=Path(powercap),
+            proc=Path(proc),
+            edac=Path(edac),
+            nvml=nvml,
+            clock=clock or SystemClock(),
+            environ=os.environ if environ is None else environ,
+            locks=Path(claims) if claims else None,
+        )
         self._out, self._out_every_s = out, out_every_s
-        self._period_s, self._use_thread, self._random = period_s, thread, random.Random(seed)
-        self._idle_s = idle_s
+        self._period_s, self._thread, self._seed, self._idle_s = period_s, thread, seed, idle_s
         self.idle: dict[str, tuple[float, float]] = dict(idle or {})
-        self._environ = os.environ if environ is None else environ
-        self._claims_folder = claims
-        self._claims: Claims | None = None
-        self._settled = True  # whether it is known which devices this process counts
-        self._books = Books(self._clock.monotonic)
-        self._instruments: Instruments | None = None
-        self._notes: list[str] = []
-        self._conditions: dict[str, Any] = {}
-        self._cpu_start: tuple[float, float] | None = None
-        self._process_share: float | None = None
-        self._journal: Journal | None = None
-        self._lines: deque[tuple[str, dict[str, Any]]] = deque()
-        self._state = "new"
-        self._pid = os.getpid()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._path = threading.local()
-        self._power_w: float | None = None
-        self._last_tick: dict[str, tuple[float, float]] = {}
-
-    # ---- the block
+        self._session: Session | None = None
+        self._sampler: Sampler | None = None
+        self._paths = WindowPaths()
 
     def __enter__(self) -> "EnergyMeter":
-        if self._state != "new":
+        if self._session is not None:
             raise RuntimeError("this EnergyMeter was used already: make a new one for each block")
-        self._pid = os.getpid()
-        self._books.started, self._boot_started = self._clock.monotonic(), self._clock.boottime()
-        self._asleep_s = self._boot_started - self._books.started
-        self._instruments = Instruments(self._books, self._powercap, self._proc, self._edac, self._nvml, self._environ)
-        self._notes += self._instruments.notes
-        self._open_claims()
-        self._state = "running"
+        self._session = session = Session(self._machine)
         if self._idle_s > 0:
-            self._measure_idle()
-        self._conditions = {"driver": self._instruments.driver(), "start": self._instruments.conditions()}
-        self._cpu_start = self._cpu_seconds()
-        finish_cuda_work()
-        self._books.edge(WHOLE, +1)
-        self._open_journal()
-        if self._use_thread:
-            self._thread = threading.Thread(target=self._run, name="lorakit-energy", daemon=True)
-            with _blocked_signals():
-                self._thread.start()
+            self.idle.update(session.measure_idle(self._idle_s))
+        session.start(self.idle, self._out, self._out_every_s)
+        if self._thread:
+            period_s = min(self._period_s, 1.0) if session.samples_power() else self._period_s
+            self._sampler = Sampler(self.sample, self._machine.clock, period_s, self._seed)
+            self._sampler.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        if os.getpid() != self._pid:
-            return  # a forked child leaves the block too; the meter is its parent's
+        if not self._session.is_mine():
+            return  # a forked child leaves the block too, but the meter is its parent's
         if error is None:
             finish_cuda_work()
         try:
-            self._edge(WHOLE, -1, error=error is not None)
+            self._session.accumulator.mark_edge(WHOLE, -1, error=error is not None)
         finally:
-            self._stop.set()
-            if self._thread is not None:
-                self._thread.join(timeout=10)
-        with self._books.lock:
-            self._settle_claims(force=True)
-            self._ended, self._boot_ended = self._clock.monotonic(), self._clock.boottime()
-            self._conditions["end"] = self._instruments.conditions()
-            self._process_share = self._share_of_cpu()
-            self._note_doubts()
-            self._state = "finished"
-            self._write_end(None if kind is None else kind.__name__)
-            self._instruments.close()
-            if self._claims is not None:
-                self._claims.release()
+            if self._sampler is not None:
+                self._sampler.stop()
+        self._session.finish(None if kind is None else kind.__name__)
 
     @contextmanager
     def window(self, name: str, *, exact: bool = True) -> Iterator[None]:
@@ -177,321 +142,252 @@ class EnergyMeter:
 
         Args:
             name: not empty, without "/".
-            exact: read the sensors at both edges (and wait for CUDA's queued work, if CUDA runs). False costs the
-                caller nothing: use it for training steps.
+            exact: read the sensors at both edges, and wait for CUDA's queued work if this process uses CUDA. False
+                costs the caller no sensor call: the edges are placed between the thread's readings afterwards. Use it
+                for training steps.
 
         Raises:
-            ValueError: the name is empty or has a "/".
-            RuntimeError: the meter does not run.
+            ValueError: the name is empty or contains a "/".
+            RuntimeError: the meter is not running.
         """
-        if not name or "/" in name:
-            raise ValueError(f"a window's name must not be empty nor hold a '/', got {name!r}")
-        if self._state != "running":
+        check_window_name(name)
+        session = self._session
+        if session is None or session.finished:
             raise RuntimeError(f"the window {name!r} was opened outside `with EnergyMeter()`")
-        if os.getpid() != self._pid:
+        if not session.is_mine():
             yield
             return
-        mine = [name]  # an object of its own: of two windows with one name each leaves its own entry
-        self._path.open = (*getattr(self._path, "open", ()), mine)
-        path = "/".join(entry[0] for entry in self._path.open)
-        if exact:
-            finish_cuda_work()
-        self._edge(path, +1, exact)
-        failed = True
-        try:
-            yield
-            failed = False
-        finally:
-            self._path.open = tuple(entry for entry in getattr(self._path, "open", ()) if entry is not mine)
-            if os.getpid() == self._pid and self._state == "running":  # else the block ended before its window
-                if exact and not failed:
-                    finish_cuda_work()
-                self._edge(path, -1, exact, failed)
-                if exact and self._journal is not None:
-                    with self._books.lock:
-                        line = {"name": path, "reading": self._reading_of(path).to_json()}
-                    self._lines.append(("window", line))
-
-    # ---- what it found
+        with self._paths.entered(name) as path:
+            session.open_window(path, exact)
+            failed = True
+            try:
+                yield
+                failed = False
+            finally:
+                session.close_window(path, exact, failed)
 
     @property
     def reading(self) -> Reading:
-        """The whole block; while it runs, up to now (this reads the sensors).
+        """The whole block; while it runs, up to now, which reads the sensors.
 
         Raises:
             RuntimeError: the meter has not started, or belongs to a parent process.
         """
-        self._refresh()
-        with self._books.lock:
-            return self._reading_of(WHOLE)
+        return self._started().reading(WHOLE)
 
     @property
     def windows(self) -> dict[str, Reading]:
-        """All windows by name, in the order of their first entry; raises as `reading` does."""
-        self._refresh()
-        with self._books.lock:
-            return {name: self._reading_of(name) for name in self._books.accounts if name not in (WHOLE, IDLE)}
+        """All windows by name, in the order of their first entry; raises like `reading`."""
+        return self._started().windows()
+
+    def _started(self) -> "Session":
+        if self._session is None:
+            raise RuntimeError("the meter has not run yet: use `with EnergyMeter() as meter:`")
+        self._session.refresh()
+        return self._session
 
     def gather(self) -> Reading:
-        """The whole job: the sum over all ranks, where torch.distributed runs; else `reading`.
+        """The whole job: the sum over all ranks where torch.distributed runs, else `reading`.
 
         Every rank must call it, and each gets the sum.
         """
-        reading = self.reading
-        torch = sys.modules.get("torch")
-        if torch is None or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return reading
-        return add_readings([Reading.from_json(data) for data in _all_gather(torch, reading.to_json())])
+        return gather_readings(self.reading)
 
     def power_w(self) -> float | None:
         """Measured power over the sampler's last interval, W; None before it and where nothing is measured."""
-        return self._power_w
+        return None if self._session is None else self._session.power_w
 
     def sample(self) -> None:
-        """Take one reading of everything now; the meter's thread does so by itself."""
-        if os.getpid() != self._pid:
-            return
-        with self._books.lock:
-            self._collect()
-            self._settle_claims()
-            self._update_power()
+        """Take one reading of everything now, and append to the journal if it is time; the thread does so by itself."""
+        if self._session is not None and self._session.is_mine():
+            self._session.sample()
+            self._session.write_reading()
 
-    # ---- the idle machine, the process's share, doubts
 
-    def _measure_idle(self) -> None:
-        """Mean power and its standard error before the block, from readings about a second apart."""
-        busy = self._instruments.busy_elsewhere()
+@dataclass(frozen=True)
+class Machine:
+    """Where a meter finds the machine; `EnergyMeter` explains the fields."""
+
+    powercap: Path
+    proc: Path
+    edac: Path
+    nvml: Any
+    clock: Clock
+    environ: Mapping[str, str]
+    locks: Path | None
+
+
+class Session:
+    """One measurement: the devices, their accumulators, and what a reading needs besides.
+
+    Attributes:
+        finished: the block has ended, and readings no longer change.
+        power_w: measured power over the last interval between samples, W.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine, self._clock = machine, machine.clock
+        self._pid = os.getpid()
+        self._node = boot_id(machine.proc)
+        self.accumulator = EnergyAccumulator(self._clock.monotonic, self._clock.boottime)
+        self._devices = find_devices(
+            self.accumulator,
+            powercap=machine.powercap,
+            proc=machine.proc,
+            edac=machine.edac,
+            nvml=machine.nvml,
+            environ=machine.environ,
+        )
+        job = find_job(machine.environ)
+        folder = machine.locks or (locks_folder(job, self._node) if job else None)
+        self._sharing = SharedCounting(self._devices, job, folder, self._clock.monotonic)
+        self._notes: list[str] = []
+        self._idle: Mapping[str, tuple[float, float]] = {}
+        self._journal: Journal | None = None
+        self._progress: dict[str, tuple[float, float]] = {}
+        self.power_w: float | None = None
+        self.finished = False
+
+    def is_mine(self) -> bool:
+        """False in a forked child."""
+        return os.getpid() == self._pid
+
+    def samples_power(self) -> bool:
+        """Whether a device has to be read often because it has no energy counter."""
+        return any(device.source.method == "sampled" for device in self._devices.measured())
+
+    def measure_idle(self, seconds: float) -> dict[str, tuple[float, float]]:
+        """Idle power of each device and its standard error, W."""
+        busy = self._devices.busy_elsewhere()
         if busy:
             self._notes.append(f"not idle during the baseline: processes {busy} compute on the GPUs")
-        rounds = max(3, round(self._idle_s))
-        powers: dict[str, list[float]] = {}
-        self._books.edge(IDLE, +1)
-        for _ in range(rounds):
-            before = self._books.progress()
-            self._clock.wait(self._stop, self._idle_s / rounds)
-            self._collect()
-            for source, watts in _powers(before, self._books.progress()).items():
-                powers.setdefault(source, []).append(watts)
-        self._books.edge(IDLE, -1)
-        now = self._clock.monotonic()
-        for ledger in self._books.ledgers:
-            if ledger.source.kind == "check":
-                continue
-            total, watts = ledger.total(IDLE, now), powers.get(ledger.source.id, [])
-            if total.joules is not None and len(watts) >= 2:
-                error = statistics.stdev(watts) / len(watts) ** 0.5
-                self.idle[ledger.source.id] = (total.joules / total.covered_s, error)
+        return measure_idle(self.accumulator, self._clock, seconds)
 
-    def _cpu_seconds(self) -> tuple[float, float] | None:
-        """CPU-seconds of this process tree, and of the machine."""
-        tree = process_tree_cpu_s(self._proc, os.getpid())
-        try:
-            return None if tree is None else (tree, busy_cpu_s(self._proc / "stat", os.sysconf("SC_CLK_TCK")))
-        except (OSError, ValueError):
-            return None
+    def start(self, idle: Mapping[str, tuple[float, float]], out: str | Path | None, out_every_s: float) -> None:
+        """Begin the block."""
+        self._idle, self._out_every_s = idle, out_every_s
+        self._conditions = {"driver": self._devices.driver(), "start": self._devices.conditions()}
+        self._share = ProcessShare(self._machine.proc)
+        self._final_share: float | None = None
+        finish_cuda_work()
+        self.accumulator.mark_edge(WHOLE, +1)
+        self._last_line = self._clock.monotonic()
+        if out is not None:
+            self._journal = Journal(out, f"{self._node}-{self._pid}-{self.accumulator.boot_started:.6f}")
+            start = {"boot_id": self._node, "host": platform.node(), "pid": self._pid, **times(self._clock)}
+            self._journal.write("start", start)
 
-    def _share_of_cpu(self) -> float | None:
-        now = self._cpu_seconds()
-        if now is None or self._cpu_start is None or now[1] <= self._cpu_start[1]:
-            return None
-        return min(1.0, max(0.0, now[0] - self._cpu_start[0]) / (now[1] - self._cpu_start[1]))
+    # ---- windows
 
-    def _note_doubts(self) -> None:
-        foreign = self._instruments.uncounted_cuda_gpus()
-        if foreign and self._claims is None:
-            self._notes.append(f"CUDA used GPUs that are not counted: {', '.join(foreign)}")
-        implausible = self._instruments.implausible_dram()
-        if implausible:
-            self._notes.append(implausible)
-        self._notes += self._instruments.disagreements(WHOLE, self._ended)
+    def open_window(self, path: str, exact: bool) -> None:
+        """Open a window, at a reading if `exact`."""
+        if exact:
+            finish_cuda_work()
+        self.accumulator.mark_edge(path, +1, exact)
+
+    def close_window(self, path: str, exact: bool, failed: bool) -> None:
+        """Close a window; does nothing in a forked child, or if the block ended before its window."""
+        if not self.is_mine() or self.finished:
+            return
+        if exact and not failed:
+            finish_cuda_work()
+        self.accumulator.mark_edge(path, -1, exact, failed)
+        if exact and self._journal is not None:
+            with self.accumulator.lock:
+                line = {"name": path, "reading": self.reading(path).to_json()}
+            self._journal.queue("window", line)
 
     # ---- readings
 
-    def _run(self) -> None:
-        sampled = any(ledger.source.method == "sampled" for ledger in self._instruments.measuring())
-        period_s = min(self._period_s, 1.0) if sampled else self._period_s
-        delay_s = min(1.0, period_s)  # a progress bar wants watts soon
-        complained = False
-        while not self._clock.wait(self._stop, delay_s):
-            try:
-                self.sample()
-                self._write_reading()
-            except Exception:  # the thread must never take the training down with it
-                if not complained:
-                    log.exception("the energy meter could not take a reading; it goes on trying")
-                complained = True
-            delay_s = period_s * self._random.uniform(0.5, 1.5)
+    def sample(self) -> None:
+        """Read every device."""
+        with self.accumulator.lock:
+            self.accumulator.collect()
+            self._sharing.settle()
+            progress = self.accumulator.progress()
+            powers = mean_powers(self._progress, progress)
+            watts = [powers[part.source.id] for part in self._devices.measured() if part.source.id in powers]
+            self.power_w = sum(watts) if watts else None
+            self._progress = progress
 
-    def _edge(self, path: str, change: int, exact: bool = True, error: bool = False) -> None:
-        if exact:
-            self._notice_sleep()
-        self._books.edge(path, change, exact, error)
+    def refresh(self) -> None:
+        """Bring the readings up to date.
 
-    def _collect(self) -> None:
-        with self._books.lock:
-            self._notice_sleep()
-            self._books.collect()
-
-    def _notice_sleep(self) -> None:
-        """What is measured across a suspension becomes a gap."""
-        with self._books.lock:
-            asleep_s = self._clock.boottime() - self._clock.monotonic()
-            if asleep_s - self._asleep_s > ASLEEP_S:
-                for ledger in self._books.ledgers:
-                    ledger.interrupt(f"the machine was suspended for {asleep_s - self._asleep_s:.3g} s")
-                self._asleep_s = asleep_s
-
-    def _update_power(self) -> None:
-        powers = _powers(self._last_tick, self._books.progress())
-        measured = [ledger.source.id for ledger in self._instruments.measuring()]
-        watts = [powers[source] for source in measured if source in powers]
-        self._last_tick = self._books.progress()
-        self._power_w = sum(watts) if watts else None
-
-    def _refresh(self) -> None:
-        if os.getpid() != self._pid:
+        Raises:
+            RuntimeError: the session belongs to a parent process.
+        """
+        if not self.is_mine():
             raise RuntimeError(f"this EnergyMeter belongs to process {self._pid}; a forked child has no reading")
-        if self._state == "new":
-            raise RuntimeError("the meter has not run yet: use `with EnergyMeter() as meter:`")
-        if self._state == "running":
-            with self._books.lock:
-                self._settle_claims(force=True)
-                self._collect()
+        if not self.finished:
+            with self.accumulator.lock:
+                self._sharing.settle(force=True)
+                self.accumulator.collect()
 
-    def _reading_of(self, path: str) -> Reading:
-        running = self._state == "running"
-        now = self._clock.monotonic() if running else self._ended
-        boot_now = self._clock.boottime() if running else self._boot_ended
-        account = self._books.accounts[path]
-        duration_s = account.duration_s(now)
-        parts = {kind: self._quantity(kind, path, duration_s, now) for kind in KINDS}
-        others = {"psys": self._quantity("platform", path, duration_s, now)} if self._books.of("platform") else {}
-        whole = path == WHOLE
-        return Reading(
-            **parts,
-            duration_s=duration_s,
-            suspended_s=max(0.0, (boot_now - self._boot_started) - (now - self._books.started)) if whole else 0.0,
-            count=account.count,
-            errors=account.errors,
-            others=others,
-            process_share=(self._share_of_cpu() if running else self._process_share) if whole else None,
-            conditions=self._conditions if whole else {},
-            notes=tuple(self._notes) if whole else (),
+    def reading(self, path: str) -> Reading:
+        """The newest reading of a window."""
+        with self.accumulator.lock:
+            window = self.accumulator.windows[path]
+            duration_s = window.duration_s(self.accumulator.time())
+            parts = {kind: self._devices.measure(kind, path, duration_s, self._idle) for kind in KINDS}
+            others = {}
+            if self.accumulator.of_kind("platform"):
+                others["psys"] = self._devices.measure("platform", path, duration_s, self._idle)
+            reading = Reading(**parts, duration_s=duration_s, count=window.count, errors=window.errors, others=others)
+            return self._of_the_whole(reading) if path == WHOLE else reading
+
+    def _of_the_whole(self, reading: Reading) -> Reading:
+        """The reading with what only the whole block has."""
+        return replace(
+            reading,
+            suspended_s=self.accumulator.suspended_s(),
+            process_share=self._final_share if self.finished else self._share.so_far(),
+            conditions=self._conditions,
+            notes=(*self._devices.notes, *self._sharing.notes, *self._notes),
         )
 
-    def _quantity(self, kind: str, path: str, duration_s: float, now: float) -> Quantity:
-        return self._instruments.quantity(kind, path, duration_s, now, self.idle)
+    def windows(self) -> dict[str, Reading]:
+        """The newest reading of each window of the user."""
+        with self.accumulator.lock:
+            return {path: self.reading(path) for path in self.accumulator.windows if path not in (WHOLE, IDLE)}
 
-    # ---- one count per node
-
-    def _open_claims(self) -> None:
-        job = find_job(self._environ)
-        if job is None:
-            return
-        folder = Path(self._claims_folder) if self._claims_folder else claims_folder(job, boot_id(self._proc))
-        try:
-            self._claims = Claims(job, folder)
-        except OSError as error:
-            self._notes.append(f"ranks cannot tell each other what they count ({error}): do not add up their energies")
-            return
-        self._settled = False
-        if job.local_rank == 0:
-            self._settle_claims(force=True)
-            self._take("leader")
-
-    def _settle_claims(self, force: bool = False) -> None:
-        """Keep the devices that no other process of the job counts; nothing is lost by deciding late."""
-        if self._settled:
-            return
-        waited_s = self._clock.monotonic() - self._books.started
-        if not (force or waited_s >= LEADER_WAIT_S or self._claims.leader_is_there()):
-            return
-        for device in self._instruments.claimable():
-            if not self._take(device):
-                self._instruments.give_up(device, f"counted by {self._claims.holder(device)}")
-        self._settled = True
-
-    def _take(self, device: str) -> bool:
-        """Claim a device; where the file system refuses (full, read-only) count it and say so."""
-        try:
-            return self._claims.take(device)
-        except OSError as error:
-            note = f"ranks cannot tell each other what they count ({error.strerror}): do not add up their energies"
-            self._notes += [note] if note not in self._notes else []
-            return True
-
-    # ---- the journal
-
-    def _open_journal(self) -> None:
-        self._last_line = self._clock.monotonic()
-        if self._out is None:
-            return
-        node = boot_id(self._proc)
-        self._journal = Journal(self._out, f"{node}-{os.getpid()}-{self._boot_started:.6f}")
-        start = {"boot_id": node, "host": platform.node(), "pid": os.getpid(), **self._times()}
-        self._journal.write("start", start)
-
-    def _times(self) -> dict[str, float]:
-        return {"boottime_s": self._clock.boottime(), "wall_s": self._clock.wall()}
-
-    def _write_reading(self) -> None:
-        """Append the energy so far, if it is time, and the windows closed since; called by the meter's thread."""
-        if self._journal is None or self._clock.monotonic() - self._last_line < self._out_every_s or not self._settled:
+    def write_reading(self) -> None:
+        """Append the energy so far to the journal, if it is time, and the windows closed since the last line."""
+        early = self._clock.monotonic() - self._last_line < self._out_every_s
+        if self._journal is None or early or not self._sharing.settled:
             return
         self._last_line = self._clock.monotonic()
-        with self._books.lock:
-            if self._state != "running":
+        with self.accumulator.lock:
+            if self.finished:
                 return
-            line = {"reading": self._reading_of(WHOLE).to_json(), **self._times()}
-        while self._lines:
-            self._journal.write(*self._lines.popleft())
+            line = {"reading": self.reading(WHOLE).to_json(), **times(self._clock)}
         self._journal.write("reading", line)
 
-    def _write_end(self, error: str | None) -> None:
-        if self._journal is not None:
-            windows = {name: reading.to_json() for name, reading in self.windows.items()}
-            whole = self._reading_of(WHOLE).to_json()
-            self._journal.write("end", {"reading": whole, "windows": windows, "error": error, **self._times()})
+    # ---- the end
 
+    def finish(self, error: str | None) -> None:
+        """End the block; `error` names the exception that ended it."""
+        with self.accumulator.lock:
+            self._sharing.settle(force=True)
+            self.accumulator.finish()
+            self._conditions["end"] = self._devices.conditions()
+            self._final_share = self._share.so_far()
+            self._notes += self._doubts()
+            self.finished = True
+            if self._journal is not None:
+                windows = {path: reading.to_json() for path, reading in self.windows().items()}
+                line = {"reading": self.reading(WHOLE).to_json(), "windows": windows, "error": error}
+                self._journal.write("end", {**line, **times(self._clock)})
+            self._devices.close()
+            self._sharing.release()
 
-def boot_id(proc: Path = Path("/proc")) -> str:
-    """What tells this machine, since its last start, from all others."""
-    try:
-        return (Path(proc) / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return platform.node()
-
-
-@contextmanager
-def _blocked_signals() -> Iterator[None]:
-    """A thread that starts in here takes no signal that is meant for the program's main thread."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, MAIN_THREADS_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _powers(before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Mean power of each source between two looks at `Books.progress`, W; those that did not move on are left out."""
-    powers = {}
-    for source, (joules, seconds) in after.items():
-        joules_before, seconds_before = before.get(source, (0.0, 0.0))
-        if seconds > seconds_before:
-            powers[source] = (joules - joules_before) / (seconds - seconds_before)
-    return powers
-
-
-def _all_gather(torch: Any, data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every rank's JSON, as bytes in tensors: torch's own object collectives would unpickle."""
-    on_gpu = torch.distributed.get_backend() == "nccl"
-    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
-    text = json.dumps(data).encode()
-    size = torch.tensor([len(text)], device=device)
-    sizes = [torch.zeros_like(size) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(sizes, size)
-    longest = int(max(sizes))
-    padded = torch.frombuffer(bytearray(text.ljust(longest)), dtype=torch.uint8).to(device)
-    parts = [torch.empty_like(padded) for _ in sizes]
-    torch.distributed.all_gather(parts, padded)
-    return [json.loads(part.cpu().numpy().tobytes()) for part in parts]
+    def _doubts(self) -> list[str]:
+        """What makes a number doubtful."""
+        foreign = self._devices.uncounted_cuda_gpus()
+        notes = []
+        if foreign and not self._sharing.in_job:
+            notes.append(f"CUDA used GPUs that are not counted: {', '.join(foreign)}")
+        zones = [part for part in self.accumulator.of_kind("ram") if part.source.method == "counter"]
+        implausible = implausible_dram(zones)
+        if implausible:
+            notes.append(implausible)
+        return notes + disagreements(self._devices.checked(), WHOLE, self.accumulator.time())

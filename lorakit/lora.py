@@ -1,46 +1,43 @@
-"""LoRA on an existing model: adapt it, and take LoRA out again (arXiv:2106.09685).
+"""LoRA on an existing model (arXiv:2106.09685): adapt it, work with one or several adapters, and take LoRA out again.
 
-The model stays the same object of the same class; every parameter keeps its name and its identity. Other files hold
-what is done with an adapted model: count (counting.py), merge (merging.py), switch off (disabling.py), switch between
-several adapters (several.py); their names are also here.
+The model stays the same object of the same class; every parameter keeps its name and its identity. `adapters/` holds
+the parts; what users call is here, or imported here.
 """
 
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lorakit.counting import ParameterCount as ParameterCount
-from lorakit.counting import count_parameters as count_parameters
-from lorakit.counting import lora_plus_groups as lora_plus_groups
-from lorakit.counting import peft_total as peft_total
-from lorakit.counting import without_gradient as without_gradient
-from lorakit.disabling import disable_lora as disable_lora
-from lorakit.initial import initial_update
-from lorakit.layers import LoRALinear as LoRALinear
-from lorakit.layers import update_shapes
-from lorakit.lora_config import LoRAConfig, pattern_matches
-from lorakit.lora_state import (
+from lorakit.adapters.adapter import (
     STATE,
     Adapter,
+    LoRAState,
     captured,
+    known,
     lora_state,
     refuse_while_disabled,
-    take_out,
     unwrap,
 )
-from lorakit.lora_state import lora_layers as lora_layers
-from lorakit.merging import merge_lora as merge_lora
-from lorakit.merging import unmerge_lora as unmerge_lora
-from lorakit.several import adapter_names as adapter_names
-from lorakit.several import add_adapter
-from lorakit.several import combine_adapters as combine_adapters
-from lorakit.several import delete_adapter as delete_adapter
-from lorakit.several import set_adapter as set_adapter
-from lorakit.sharded import refuse_sharded
-from lorakit.targets import default_targets, find_head, find_modules, find_targets, keep_layers, unmatched
+from lorakit.adapters.adapter import lora_layers as lora_layers
+from lorakit.adapters.combination import COMBINATIONS, combine_updates
+from lorakit.adapters.config import LoRAConfig
+from lorakit.adapters.counting import ParameterCount as ParameterCount
+from lorakit.adapters.counting import count_parameters as count_parameters
+from lorakit.adapters.counting import lora_plus_groups as lora_plus_groups
+from lorakit.adapters.counting import peft_total as peft_total
+from lorakit.adapters.counting import without_gradient as without_gradient
+from lorakit.adapters.disabling import disable_lora as disable_lora
+from lorakit.adapters.initialization import new_adapter
+from lorakit.adapters.merging import merge_lora as merge_lora
+from lorakit.adapters.merging import unmerge_lora as unmerge_lora
+from lorakit.adapters.state import add_adapter, refuse_other_parameters, switch, take_out
+from lorakit.adapters.targets import find_head, find_modules
+from lorakit.nn.layers import LoRALinear as LoRALinear
+from lorakit.nn.weights import refuse_sharded, update_shapes, whole
 
 
 def apply_lora(
@@ -63,38 +60,47 @@ def apply_lora(
     seed: int = 0,
     adapter_name: str = "default",
 ) -> nn.Module:
-    """Freeze `model` and add trainable low-rank updates to its layers, in place; the first output is unchanged.
+    """Freeze a model and add trainable low-rank updates to its layers, in place (arXiv:2106.09685).
 
-    What is trained is float32 whatever the base's type. A model that has an adapter takes another one under another
-    `adapter_name`; it becomes the active one.
+    The model stays the same object, of the same class, with the same parameter names, and its first output is
+    unchanged. What is trained is float32 whatever the base's type. A model that has an adapter can take another one
+    under another `adapter_name`; the new one becomes active.
+
+    Example:
+        from transformers import AutoModelForTokenClassification
+
+        model = AutoModelForTokenClassification.from_pretrained("examples/mini", num_labels=11)
+        lorakit.apply_lora(model, r=8)
+        print(lorakit.count_parameters(model))
+        # trainable params: 35,595 || all params: 5,424,139 || trainable%: 0.6562
 
     Args:
-        model: Any module. Keeps its class, signature, parameter names and identities.
-        r: Rank of the updates, at least 1.
-        lora_alpha: The updates are scaled by lora_alpha/r.
-        lora_dropout: Dropout probability on the input of the updates, active in training mode.
-        target_modules: Name suffixes of the layers to adapt; or one regex for the full name; or "all-linear". None
+        model: any module; transformers' models need no further settings.
+        r: rank of the updates, at least 1.
+        lora_alpha: the updates are scaled by lora_alpha/r.
+        lora_dropout: probability in [0, 1) of zeroing an input of the updates, in training mode.
+        target_modules: name suffixes of the layers to adapt; or one regex for the full name; or "all-linear". None
             means the architecture's attention query and value.
-        bias: Which of the model's own biases are trained: "none", "all", or "lora_only" (of the adapted layers).
-        modules_to_save: Modules trained whole besides the head. None means the detected head alone, [] nothing, not
-            even the head.
-        exclude_modules: Suffixes, or one regex, of targets to leave out.
-        layers_to_transform: Indices of the layers to adapt, with a list of target_modules.
-        layers_pattern: Names of the lists that hold those layers; () means the first number in a name.
-        rank_pattern: Regex for a name's last parts -> another r for the layers it matches.
-        alpha_pattern: The same for lora_alpha.
-        use_rslora: Scale by lora_alpha/√r.
-        use_dora: Train the norm of each output's weights apart from their direction.
+        bias: which of the model's own biases are trained: "none", "all", or "lora_only" (of the adapted layers).
+        modules_to_save: modules trained in full besides the head. None means only the detected head; [] means nothing,
+            not even the head.
+        exclude_modules: suffixes, or one regex, of targets to leave out.
+        layers_to_transform: indices of the layers to adapt, together with a list of target_modules.
+        layers_pattern: names of the module lists that hold those layers; () means the first number in a name.
+        rank_pattern: regex for the end of a name -> another r for the layers it matches.
+        alpha_pattern: the same for lora_alpha.
+        use_rslora: scale by lora_alpha/√r (arXiv:2312.03732).
+        use_dora: train the norm of each output's weights separately from their direction (arXiv:2402.09353).
         init_lora_weights: True, False, "gaussian", "orthogonal", "pissa", "pissa_niter_[steps]" or "olora".
-        seed: The initial A of a layer depends on this and the layer's name only; the global generators are not used.
-        adapter_name: Name of this adapter among several.
+        seed: a layer's initial A depends only on this and the layer's name; global generators are not used.
+        adapter_name: name of this adapter among several.
 
     Returns:
         The same object.
 
     Raises:
-        ValueError: An argument out of range; a name that matches nothing; a layer that cannot be adapted; an adapter of
-            this name is there already. The model is then unchanged.
+        ValueError: an argument is out of range; a name matches nothing; a layer cannot be adapted; or an adapter of
+            this name exists. The model is then unchanged.
     """
     config = LoRAConfig(
         r=r,
@@ -114,7 +120,7 @@ def apply_lora(
     )
     if unwrap(model) is not model:
         raise ValueError(
-            f"apply_lora got a model in a {type(model).__name__}, which would go on with the parameters it was given; "
+            f"apply_lora got a model in a {type(model).__name__}, which would keep using the parameters it was given; "
             "apply_lora first, then wrap or compile"
         )
     refuse_sharded(model, "apply_lora")
@@ -124,41 +130,32 @@ def apply_lora(
             f"this model has LoRA already; call remove_lora(model) before another apply_lora, or add an adapter under "
             f"another adapter_name than {adapter_name!r}"
         )
-    adapter = new_adapter(model, config, _modules_trained_whole(model, config), seed)
+    adapter = new_adapter(model, config, _modules_trained_in_full(model, config), seed)
     _warn_of_large_ranks(model, adapter)
     return add_adapter(model, adapter_name, adapter)
 
 
-def new_adapter(model: nn.Module, config: LoRAConfig, saved: tuple[str, ...], seed: int = 0) -> Adapter:
-    """A fresh adapter for `model`, outside of it: the layers that `config` means, with their initial updates.
-
-    Raises:
-        ValueError: As `apply_lora`.
-    """
-    wanted = default_targets(model) if config.target_modules is None else config.target_modules
-    targets = find_targets(model, wanted, config.exclude_modules, saved)
-    if config.layers_to_transform is not None:
-        targets = keep_layers(targets, config.layers_to_transform, config.layers_pattern)
-    for what in ("rank_pattern", "alpha_pattern"):
-        for pattern in getattr(config, what):
-            if not any(pattern_matches(pattern, name) for name in targets):
-                raise unmatched(what, pattern, (name.rpartition(".")[2] for name in targets))
-    updates = {}
-    for name in targets:
-        r, alpha = config.rank_of(name), config.alpha_of(name)
-        module = model.get_submodule(name)
-        scaling = config.scaling(r, alpha)
-        updates[name] = initial_update(module, name, r, alpha, scaling, config.init_lora_weights, seed)
-    return Adapter(config, saved, targets, updates, {})
-
-
 def remove_lora(model: nn.Module, merge: bool = False) -> nn.Module:
-    """Take LoRA out again, in place: plain layers, and the parameters require grad as they did before.
+    """Take LoRA out of a model, in place: plain layers again, and the base's own requires_grad flags.
+
+    Example:
+        import torch
+
+        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), target_modules=["0"])
+        lorakit.remove_lora(net, merge=True)
+        print(net[0])  # Linear(in_features=8, out_features=8, bias=True)
 
     Args:
-        model: An adapted model. Adapters that are not active are lost.
-        merge: Keep what was learned: updates are added to the weights, trained biases and head stay. False puts back
-            the untouched model, bit for bit, head and biases included.
+        model: an adapted model. Adapters that are not active are lost.
+        merge: True keeps what was learned: updates are added to the weights, trained biases and head stay. False
+            restores the original model bit for bit, head and biases included.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ValueError: the model has no LoRA, is sharded, or its merged weights would not be finite.
+        RuntimeError: inside `disable_lora`.
     """
     plain = unwrap(model)
     state = lora_state(plain)
@@ -179,8 +176,171 @@ def remove_lora(model: nn.Module, merge: bool = False) -> nn.Module:
     return model
 
 
-def _modules_trained_whole(model: nn.Module, config: LoRAConfig) -> tuple[str, ...]:
-    """Full names of the head and of what modules_to_save names."""
+def adapter_names(model: nn.Module) -> tuple[str, ...]:
+    """List the names of a model's adapters, the active one first.
+
+    Example:
+        import torch
+
+        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), target_modules=["0"])
+        lorakit.apply_lora(net, target_modules=["0"], adapter_name="other")
+        print(lorakit.adapter_names(net))  # ('other', 'default')
+
+    Args:
+        model: an adapted model.
+
+    Returns:
+        The names.
+
+    Raises:
+        ValueError: the model has no LoRA.
+    """
+    state = lora_state(model)
+    return (state.active, *(name for name in state.adapters if name != state.active))
+
+
+def set_adapter(model: nn.Module, name: str) -> nn.Module:
+    """Make another adapter the active one, in place; head and biases change with it.
+
+    If both adapters have the same shapes the values go into the same parameters: an optimizer keeps working on them,
+    and a compiled model need not be compiled again. A merged model is merged with the new adapter.
+
+    Example:
+        import torch
+
+        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), target_modules=["0"])
+        lorakit.apply_lora(net, target_modules=["0"], adapter_name="other")
+        lorakit.set_adapter(net, "default")
+        print(lorakit.adapter_names(net)[0])  # default
+
+    Args:
+        model: an adapted model.
+        name: one of `adapter_names(model)`.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ValueError: there is no adapter of this name; or DistributedDataParallel wraps the model and the adapter trains
+            other parameters than it exchanges.
+        RuntimeError: inside `disable_lora`.
+    """
+    plain = unwrap(model)
+    state = lora_state(plain)
+    known(state, name)
+    if name != state.active:
+        refuse_other_parameters(model, name, state.adapters[name])
+        switch(plain, state, name, state.adapters[name])
+    return model
+
+
+def delete_adapter(model: nn.Module, name: str) -> nn.Module:
+    """Delete an adapter that is not active.
+
+    Example:
+        import torch
+
+        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), target_modules=["0"])
+        lorakit.apply_lora(net, target_modules=["0"], adapter_name="other")
+        lorakit.delete_adapter(net, "default")
+        print(lorakit.adapter_names(net))  # ('other',)
+
+    Args:
+        model: an adapted model.
+        name: one of `adapter_names(model)`, but not the first.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ValueError: there is no adapter of this name, or it is active.
+    """
+    state = lora_state(model)
+    known(state, name)
+    if name == state.active:
+        raise ValueError(f"adapter {name!r} is active; set_adapter another one first, or remove_lora(model)")
+    del state.adapters[name]
+    return model
+
+
+def combine_adapters(
+    model: nn.Module, weights: Mapping[str, float], name: str, how: str = "cat", r: int | None = None
+) -> nn.Module:
+    """Make a new adapter, not yet active, whose change of the base is a weighted sum of others' changes.
+
+    Example:
+        import torch
+
+        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(4, 4)), r=2, target_modules=["0"])
+        lorakit.apply_lora(net, r=1, target_modules=["0"], adapter_name="other")
+        lorakit.combine_adapters(net, {"default": 0.5, "other": 0.5}, name="mean")
+        print(lorakit.set_adapter(net, "mean")[0].r)  # 3
+
+    Args:
+        model: an adapted model.
+        weights: adapter name -> its factor, of any sign.
+        name: name of the new adapter.
+        how: "cat" is exact and its rank is the sum of the ranks; "svd" is the best approximation of rank `r`; "linear"
+            adds the A's and B's of adapters of equal rank, PEFT's rough rule.
+        r: rank for "svd"; None means the largest of the adapters' ranks.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ValueError: a name is unknown or taken; `how` does not exist; or an adapter uses DoRA, whose changes cannot be
+            added.
+    """
+    model = unwrap(model)
+    state = lora_state(model)
+    if name in state.adapters:
+        raise ValueError(f"adapter {name!r} is there already; delete_adapter it first")
+    if how not in COMBINATIONS:
+        raise ValueError(f"how must be one of {', '.join(COMBINATIONS)}, got {how!r}")
+    if not weights:
+        raise ValueError("weights is empty; give at least one adapter and its factor")
+    parts = []
+    for part, weight in weights.items():
+        known(state, part)
+        adapter = captured(model) if part == state.active else state.adapters[part]
+        if adapter.config.use_dora:
+            raise ValueError(f"adapter {part!r} uses DoRA, whose changes cannot be added; merge it instead")
+        parts.append((adapter, float(weight)))
+
+    targets = tuple(dict.fromkeys(t for adapter, _ in parts for t in adapter.targets))
+    updates = {}
+    for target in targets:
+        mine = [(adapter.updates[target], weight) for adapter, weight in parts if target in adapter.updates]
+        updates[target] = combine_updates(mine, how, r)
+    values = {}
+    for key in dict.fromkeys(k for adapter, _ in parts for k in adapter.values):
+        base = _untouched(model, state, key)
+        change = sum((w * (a.values[key].to(base) - base) for a, w in parts if key in a.values), torch.zeros_like(base))
+        values[key] = base + change
+    saved = tuple(dict.fromkeys(s for adapter, _ in parts for s in adapter.saved))
+    first = updates[targets[0]]
+    config = replace(
+        parts[0][0].config,
+        r=len(first.A),
+        lora_alpha=first.lora_alpha,
+        rank_pattern={},
+        alpha_pattern={},
+        use_rslora=False,
+        init_lora_weights=True,
+        bias=max((a.config.bias for a, _ in parts), key=("none", "lora_only", "all").index),
+    )
+    state.adapters[name] = Adapter(config, saved, targets, updates, values)
+    return model
+
+
+def _untouched(model: nn.Module, state: LoRAState, name: str) -> Tensor:
+    if name in state.originals:
+        return state.originals[name].float()
+    return whole(dict(model.named_parameters()).get(name, dict(model.named_buffers()).get(name)).detach()).float()
+
+
+def _modules_trained_in_full(model: nn.Module, config: LoRAConfig) -> tuple[str, ...]:
+    """Full names of the head and of the modules in modules_to_save."""
     if config.modules_to_save == ():
         return ()
     head = find_head(model)
@@ -197,7 +357,7 @@ def _modules_trained_whole(model: nn.Module, config: LoRAConfig) -> tuple[str, .
 
 
 def _warn_of_large_ranks(model: nn.Module, adapter: Adapter) -> None:
-    """Warn where an update has a higher rank than its weight can have."""
+    """Warn if an update has a higher rank than its weight can have."""
     for name in adapter.targets:
         r = adapter.config.rank_of(name)
         A, B = update_shapes(model.get_submodule(name), r)

@@ -6,7 +6,7 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: more threads than cores would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from .tiny import MINI, ROOT, make_tiny_model
+from tests.support.tiny import MINI, ROOT, make_tiny_model
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,4 +1,4 @@
-"""The meter: windows, totals and what it says about them."""
+"""The meter: windows, totals, and what is reported about them."""
 
 import json
 import subprocess
@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lorakit
-from lorakit.readings import Quantity, Reading
-from tests.energy_world import FakeGpu, Profile, World
+from lorakit.power.reading import Reading
+from tests.support.energy_world import FakeGpu, Profile, World
 
 GPU = Profile((0, 100.0), (7, 300.0), (20, 50.0))
 CPU = Profile((0, 60.0), (11, 90.0))
@@ -32,11 +32,11 @@ def test_counters_give_the_true_energy_within_the_stated_error(world):
     world.advance(1)
     with world.meter() as meter:
         world.run(meter, 30)
-    for quantity, profile in [(meter.reading.gpu, GPU), (meter.reading.cpu, CPU), (meter.reading.ram, DRAM)]:
+    for part, profile in [(meter.reading.gpu, GPU), (meter.reading.cpu, CPU), (meter.reading.ram, DRAM)]:
         truth_wh = profile.between(1, 31) / 3600
-        assert quantity.method == "counter"
-        assert quantity.coverage == 1.0
-        assert abs(quantity.wh - truth_wh) <= quantity.uncertainty_wh
+        assert part.method == "counter"
+        assert part.coverage == 1.0
+        assert abs(part.wh - truth_wh) <= part.uncertainty_wh
     assert meter.reading.ram.wh * 3600 == pytest.approx(12 * 30, abs=1e-3)
 
 
@@ -120,8 +120,8 @@ def test_mean_power_is_energy_over_duration(world):
     with world.meter() as meter:
         for seconds in (0.5, 20, 1, 7.3):  # unequal intervals, a short one first
             world.run(meter, seconds, every_s=seconds)
-    for quantity in (meter.reading.gpu, meter.reading.cpu, meter.reading.ram):
-        assert quantity.mean_w == pytest.approx(quantity.wh * 3600 / meter.reading.duration_s)
+    for part in (meter.reading.gpu, meter.reading.cpu, meter.reading.ram):
+        assert part.mean_w == pytest.approx(part.wh * 3600 / meter.reading.duration_s)
 
 
 def test_power_of_the_last_interval_needs_no_sensor_call(world):
@@ -153,7 +153,7 @@ def test_json_has_the_keys_of_the_comparison_and_no_number_without_method(world)
 
 
 def numbers(data):
-    """Every part of the JSON that carries an energy."""
+    """Every part of the JSON that has an energy."""
     if isinstance(data, dict):
         if "kwh" in data:
             yield data
@@ -178,15 +178,6 @@ def test_every_number_in_the_json_has_its_method_and_unknown_is_null(tmp_path, f
         assert (part["kwh"] is None) == (part["method"] == "unavailable")
         assert part["source"]
     assert Reading.from_json(meter.reading.to_json()).to_json() == meter.reading.to_json()
-
-
-def test_a_number_needs_a_method_and_an_unavailable_one_has_none():
-    with pytest.raises(ValueError, match="'guess' is none of counter, sampled, estimated, unavailable"):
-        Quantity("guess", wh=1.0)
-    with pytest.raises(ValueError, match="does not fit method 'unavailable'"):
-        Quantity("unavailable", wh=0.0)
-    with pytest.raises(ValueError, match="does not fit method 'counter'"):
-        Quantity("counter")
 
 
 def test_meter_works_on_this_machine_whatever_it_has():
@@ -214,13 +205,13 @@ def test_the_meter_opens_no_connection_and_starts_no_process():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_wrong_use_is_told_plainly(world):
+def test_wrong_use_is_a_plain_error(world):
     meter = world.meter()
     with pytest.raises(RuntimeError, match="has not run yet"):
         _ = meter.reading
     with pytest.raises(RuntimeError, match="'early' was opened outside"), meter.window("early"):
         pass
-    with meter, pytest.raises(ValueError, match="must not be empty nor hold a '/', got 'a/b'"), meter.window("a/b"):
+    with meter, pytest.raises(ValueError, match="must not be empty or contain a '/', got 'a/b'"), meter.window("a/b"):
         pass
     with pytest.raises(RuntimeError, match="used already"), meter:
         pass
@@ -244,7 +235,7 @@ happenings = st.one_of(
     story=st.lists(happenings, max_size=25),
 )
 def test_whatever_happens_the_report_is_within_its_own_bounds(gpu, cpu, tick_s, story):
-    """Truth lies within the uncertainty, plus what the power limit allows in the time that is told as a gap."""
+    """Truth lies within the uncertainty, plus what the power limit allows in the time that is reported as a gap."""
 
     def profile(steps):
         starts = [sum(width for width, _ in steps[:index]) for index in range(len(steps))]
@@ -280,15 +271,15 @@ def test_whatever_happens_the_report_is_within_its_own_bounds(gpu, cpu, tick_s, 
                 spans.append((opened, world.time))
         for reading, times in [(meter.reading, [(0, world.time)]), *((w, spans) for w in meter.windows.values())]:
             for kind, limit_w in [("gpu", 500.0), ("cpu", 1000.0)]:
-                quantity, wanted_s = getattr(reading, kind), sum(end - start for start, end in times)
+                part, wanted_s = getattr(reading, kind), sum(end - start for start, end in times)
                 truth_wh = sum(profiles[kind].between(*span) for span in times) / 3600
-                if quantity.wh is None:
-                    assert quantity.method == "unavailable"
+                if part.wh is None:
+                    assert part.method == "unavailable"
                     continue
-                assert quantity.wh >= 0
-                assert 0 < quantity.coverage <= 1
-                gap_wh = limit_w * (1 - quantity.coverage) * wanted_s / 3600
-                assert quantity.wh <= truth_wh + quantity.uncertainty_wh + 1e-6
-                assert quantity.wh >= truth_wh - quantity.uncertainty_wh - gap_wh - 1e-6
+                assert part.wh >= 0
+                assert 0 < part.coverage <= 1
+                gap_wh = limit_w * (1 - part.coverage) * wanted_s / 3600
+                assert part.wh <= truth_wh + part.uncertainty_wh + 1e-6
+                assert part.wh >= truth_wh - part.uncertainty_wh - gap_wh - 1e-6
                 if not {what for what, _ in story} & {"gpu fails", "driver reload", "suspend"}:
-                    assert quantity.coverage == 1.0
+                    assert part.coverage == 1.0

@@ -1,9 +1,10 @@
-"""The imports inside the package go one way, as DESIGN's layers say, and `import lorakit` only defines names."""
+"""Imports inside the package go one way, in few layers and without circles; `import lorakit` only defines names."""
 
 import ast
 import os
 import subprocess
 import sys
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -12,47 +13,36 @@ import pytest
 import lorakit
 
 ROOT = Path(lorakit.__file__).parent
-# A file imports only from the rows above its own. The number is the layer of the design; where a layer's file builds on
-# another of the same layer, the layer has several rows.
-LAYERS = (
-    (0, "autograd trial whole_file"),
-    (0, "onednn dropout"),
-    (0, "attention fused sharded"),
-    (
-        0,
-        "layers masters frozen optimizer metrics distributed preemption words progress loggers "
-        "random_state "  # what is trained
-        "config_file json_output "  # what is asked and answered
-        "sensors claims clock cuda devices journal ledger legacy rapl readings",  # what it cost
-    ),
-    (0, "combine initial targets parallel training_log"),
-    (0, "lora_config instruments"),
-    (1, "lora_state"),
-    (1, "counting merging disabling fingerprint"),
-    (1, "several"),
-    (1, "lora energy ner encoding checkpoint adapter_files"),
-    (1, "batching models"),
-    (1, "prefix loss graphs"),
-    (2, "tagging peft_format"),
-    (2, "prediction adapter_card"),
-    (2, "adapters smallbase training"),
-    (2, "saved"),
-    (3, "report energy_cli entity_views"),
-    (3, "runs palette"),
-    (3, "costs charts"),
-    (3, "page"),
-    (3, "flags measured_run"),
-    (3, "train_cli evaluate_cli predict_cli params_cli report_cli"),
-    (3, "cli"),
-)
-ROW = {name: row for row, (_, names) in enumerate(LAYERS) for name in names.split()}
-FILES = sorted(path.stem for path in ROOT.rglob("*.py") if path.name != "__init__.py")
+MAY_IMPORT = {
+    "_files": (),
+    "nn": ("_files",),
+    "data": ("_files",),
+    "power": ("_files",),
+    "adapters": ("_files", "nn", "data"),
+    "energy": ("_files", "power"),
+    "lora": ("_files", "nn", "adapters"),
+    "training": ("_files", "nn", "data", "adapters"),
+    "report": ("_files", "data", "power", "adapters", "energy", "lora", "training"),
+    "cli": ("_files", "nn", "data", "power", "adapters", "energy", "lora", "training", "report"),
+}
+"""What the files of a folder (or a file outside of one) may import besides other files of the same folder."""
+MOST_LAYERS = 7
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {name_of(path): path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"}
 
 
 def imports(name: str) -> list[tuple[str, list[str]]]:
-    """(module, names) of every import of this package in a file, at any depth, those for type checkers included."""
+    """(module, names) of every import of this package in a file, also those in functions and for type checkers.
+
+    Imports by name are not counted: lorakit/__init__.py and cli/__main__.py only hold a table of what they load.
+    """
     found = []
-    for node in ast.walk(ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found += [(alias.name, []) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -60,16 +50,19 @@ def imports(name: str) -> list[tuple[str, list[str]]]:
     return [(module, names) for module, names in found if module.split(".")[0] in ("", "lorakit")]
 
 
-def parts(name: str) -> set[str]:
-    """The files of this package that a file imports; `from lorakit import ner` counts as ner."""
+@cache
+def parts(name: str) -> frozenset[str]:
+    """The files of this package that a file imports; `from lorakit.data import corpus` counts as data.corpus."""
     found = set()
     for module, names in imports(name):
-        found |= {module.split(".")[1]} if "." in module else {part for part in names if part in FILES}
-    return found
+        inner = module.removeprefix("lorakit").lstrip(".")
+        full = {f"{inner}.{part}".lstrip(".") for part in names}
+        found |= (full & FILES.keys()) or ({inner} & FILES.keys())
+    return frozenset(found - {name})
 
 
 def reach(name: str) -> set[str]:
-    """The file and all it imports, directly or not."""
+    """The file and everything it imports, directly or not."""
     found, new = set(), {name}
     while new:
         found |= new
@@ -77,13 +70,34 @@ def reach(name: str) -> set[str]:
     return found
 
 
+@cache
+def layer(name: str) -> int:
+    """1 for a file that imports nothing of this package, otherwise one more than the highest file it imports."""
+    return 1 + max((layer(part) for part in parts(name)), default=0)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_file_imports_only_from_the_folders_its_own_may_import(name: str) -> None:
+    folder = name.split(".")[0]
+    assert folder in MAY_IMPORT, f"lorakit/{folder} is in no list: add it to MAY_IMPORT here and to the design"
+    others = {part for part in parts(name) if part.split(".")[0] not in (folder, *MAY_IMPORT[folder])}
+    assert not others, f"lorakit.{name} imports {', '.join(sorted(others))}, which {folder} may not"
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_imports_only_from_lower_layers(name: str) -> None:
-    assert name in ROW, (
-        f"lorakit/{name}.py is in no layer: add it to LAYERS in tests/test_layering.py and to the design"
-    )
-    upward = {part for part in parts(name) if ROW.get(part, len(LAYERS)) >= ROW[name]}
-    assert not upward, f"lorakit/{name}.py imports {', '.join(sorted(upward))}, which is not below it"
+def test_a_file_is_part_of_no_circle(name: str) -> None:
+    circle = {part for part in parts(name) if name in reach(part)}
+    assert not circle, f"lorakit.{name} imports {', '.join(sorted(circle))}, which imports it again"
+
+
+def test_there_are_few_layers() -> None:
+    highest = max(FILES, key=layer)
+    assert layer(highest) <= MOST_LAYERS, f"lorakit.{highest} is in layer {layer(highest)}"
+
+
+def test_the_package_has_nine_names() -> None:
+    names = {name.split(".")[0] for name in FILES}
+    assert names == set(MAY_IMPORT) and len(names - {"_files"}) == 9
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -91,17 +105,19 @@ def test_a_file_names_the_owner_of_what_it_imports(name: str) -> None:
     """Never the package root, whose names are made on demand, and never a relative path."""
     for module, names in imports(name):
         listed = ", ".join(names)
-        assert module != "lorakit", f"lorakit/{name}.py: name the owner, as in `from lorakit.ner import ...`: {listed}"
-        assert not module.startswith("."), f"lorakit/{name}.py: no relative import: {module} {listed}"
+        assert module != "lorakit", (
+            f"lorakit.{name}: name the owner, as in `from lorakit.data.corpus import …`: {listed}"
+        )
+        assert not module.startswith("."), f"lorakit.{name}: no relative import: {module} {listed}"
 
 
 def test_what_is_trained_and_what_it_cost_never_meet() -> None:
-    assert not reach("lora") & reach("energy")
-    assert not reach("adapters") & reach("energy")
+    assert reach("lora") & reach("energy") <= {"_files"}
+    assert reach("adapters.storage") & reach("energy") <= {"_files"}
 
 
 def test_the_loop_knows_neither_lora_nor_energy() -> None:
-    assert not reach("training") & {"lora", "layers", "energy", "sensors"}
+    assert not reach("training.loop") & {"lora", "nn.layers", "energy", "power.nvml"}
 
 
 FRESH = """

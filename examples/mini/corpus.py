@@ -1,18 +1,19 @@
-"""Writes the embedded corpus: made-up sentences of molecular biology with BioNLP2004's 11 labels, for runs offline.
+"""Write the embedded corpus: made-up sentences of molecular biology with BioNLP2004's 11 labels, for offline runs.
 
     python examples/mini/corpus.py --output DIR [--seed N] [--sentences N]
 
-The text is invented: a grammar (grammar.txt) written for this file, no sentence of any corpus.
-What makes it a task and not a look-up:
-    names       most gene, chemical, cell and cell-line names are put together from syllables when they are needed,
-                partly the same syllables for all, so that validation and test hold names that training never saw
-    context     the same name is a protein, or part of a DNA, an RNA or a cell line, by the words around it: IL-2,
+The text is invented: it comes from a grammar written for this file (grammar.txt); no sentence is from a real corpus.
+Memorising words does not solve the task:
+    names       most gene, chemical, cell and cell-line names are composed of syllables when they are needed, partly
+                of the same syllables for all kinds, so that validation and test hold names that training never saw
+    context     the words around a name decide whether it is a protein or part of a DNA, an RNA or a cell line: IL-2,
                 IL-2 gene, IL-2 mRNA, IL-2-dependent cell line; "IL-2 and IL-4" are two proteins, "IL-2 and IL-4
-                genes" one DNA
-    distractors chemicals, viruses, diseases and methods look like names and are none; nor is "the protein"
-    ambiguity   as in the real corpus some mentions have no telling context, and their label is drawn
-Same seed, same corpus, on every version of Python: the only source of chance is `random.Random.random`, whose stream is
-guaranteed. Each split has a stream of its own, so that asking for more training sentences does not change the others.
+                genes" is one DNA
+    distractors chemicals, viruses, diseases and methods look like names but are not entities, nor is "the protein"
+    ambiguity   as in the real corpus, some mentions have no context that decides their label, so it is drawn at random
+The same seed gives the same corpus on every version of Python: the only source of randomness is
+`random.Random.random`, whose stream is guaranteed. Each split has its own stream, so that more training sentences do
+not change the other splits.
 """
 
 from __future__ import annotations
@@ -33,25 +34,26 @@ T = TypeVar("T")
 TYPES = ("DNA", "protein", "cell_type", "cell_line", "RNA")
 LABELS = ("O", *(f"{prefix}-{kind}" for kind in TYPES for prefix in "BI"))  # the ids of BioNLP2004's label.json
 
-# The wanted number of words by share of sentences: BioNLP2004's own quantiles less two, because a sentence may end up
-# a few words longer. The tail is thicker (0.7 % here, 0.1 % there) and evenly spread: small splits have their share.
+# The number of words aimed at, by share of sentences: BioNLP2004's quantiles minus two, because a sentence may end up a
+# few words longer. Very long sentences are more frequent (0.7 %, there 0.1 %) and evenly spread, so that small splits
+# have some too.
 LENGTHS = ((0.0, 3), (0.01, 6), (0.05, 10), (0.1, 12), (0.25, 16), (0.5, 22.5), (0.75, 31), (0.9, 39), (0.95, 46))
 LENGTHS += ((0.99, 61), (1.0, 90))
-TAIL = (105, 140)  # words wanted of one sentence in every TAIL_EVERY
+TAIL = (105, 140)  # words aimed at in one of every TAIL_EVERY sentences
 TAIL_EVERY = 150
 
 
 class Corpus(NamedTuple):
-    """Three splits, each a list of (words, tags); tags are IOB2 strings of LABELS, as many as words."""
+    """Three splits, each a list of (words, tags), with one IOB2 tag of LABELS per word."""
 
     train: list[tuple[list[str], list[str]]]
     validation: list[tuple[list[str], list[str]]]
     test: list[tuple[list[str], list[str]]]
 
 
-# Names made of syllables are Writer's, all else is grammar.txt's. There "= name" begins a rule; each line after it is
-# an alternative, with an optional weight in front ("4|"); {name} becomes an alternative of that rule or a name that
-# Writer makes; [TYPE ...] marks an entity; words are divided by spaces.
+# Writer makes the names out of syllables, everything else is in grammar.txt. There "= name" begins a rule; each line
+# after it is an alternative, with an optional weight in front ("4|"); {name} becomes an alternative of that rule or a
+# name that Writer makes; [TYPE ...] marks an entity; spaces separate words.
 RULES_TEXT = (Path(__file__).parent / "grammar.txt").read_text(encoding="utf-8")
 
 KNOWN_SYMBOLS = (
@@ -62,7 +64,7 @@ KNOWN_LINES = "Jurkat Jurkat HeLa U937 U937 K562 THP-1 HL-60 HL60 COS Raji CEM N
 GREEK = "alpha beta gamma delta epsilon zeta".split()
 CONSONANTS, VOWELS = "bcdfgklmnprstvz", "aeiou"
 CAPITALS = "ABCDEFGHIKLMNPRSTVXZ"
-# One stock of roots for proteins, chemicals and cells, so that the root alone tells nothing.
+# Proteins, chemicals and cells share their roots, so that the root alone says nothing about the type.
 ROOTS = (
     "thrombo cyto calci neuro myelo lympho granulo erythro fibro osteo kerato hepato chondro adipo astro spleno cardio "
     "entero histio mega gluco lacto cortico tropho vaso angio prota seri colla desmo tropo peri syn endo lipo glyco"
@@ -88,16 +90,16 @@ RULES = _parse_rules(RULES_TEXT)
 
 
 class Writer:
-    """Writes one split, sentence by sentence, from its own stream of chance."""
+    """Write one split, sentence by sentence, from its own random stream."""
 
     def __init__(self, seed: str) -> None:
         self._random = random.Random(seed).random
-        self._used: list[str] = []  # names of the sentence at hand: they come back, often as something else
+        self._used: list[str] = []  # names of the current sentence: they occur again, often as another type
         self._short = ""  # the abbreviation of the last long name
         self._written = 0
 
     def sentence(self) -> tuple[list[str], list[str]]:
-        """(words, tags) of about the length that is drawn from LENGTHS or, now and then, from TAIL."""
+        """(words, tags), with a length near one drawn from LENGTHS or, for some sentences, from TAIL."""
         self._used = []
         self._written += 1
         wanted = self._number(*TAIL) if self._written % TAIL_EVERY == TAIL_EVERY // 2 else self._length()
@@ -108,9 +110,9 @@ class Writer:
         misses, extras = 0, 0
         while misses < 3:
             rule = self._pick(("{joint} {clause}", "{extra}", "{extra}"))
-            if wanted > 60:  # very long sentences enumerate
+            if wanted > 60:  # very long sentences are lists
                 rule = self._pick((rule, "; {clause}", "; {clause}", ", for instance {list}"))
-            if rule == "{extra}" and extras == 2:  # two at most after a clause
+            if rule == "{extra}" and extras == 2:  # at most two after a clause
                 rule = "{joint} {clause}"
             longer = f"{text} {self._expand(rule)}"
             if abs(_count(longer) - wanted) < abs(_count(text) - wanted):
@@ -122,7 +124,7 @@ class Writer:
         return words, tags
 
     def _nearest(self, rule: str, wanted: int) -> str:
-        """Of three expansions the one whose number of words is nearest to the wanted."""
+        """Of three expansions, the one whose number of words is nearest to the wanted one."""
         return min((self._expand(rule) for _ in range(3)), key=lambda text: abs(_count(text) - wanted))
 
     def _pick(self, choices: Sequence[T]) -> T:
@@ -149,7 +151,7 @@ class Writer:
         share = self._random()
         return self._expand(next(text for text, top in zip(alternatives, shares, strict=True) if share < top))
 
-    # Names out of syllables; each `_make_x` fills {x} ----------------------------------------------------------------
+    # Names made of syllables; each `_make_x` fills {x} ----------------------------------------------------------------
 
     def _capitals(self, low: int, high: int) -> str:
         return "".join(self._pick(CAPITALS) for _ in range(self._number(low, high)))
@@ -164,7 +166,7 @@ class Writer:
         return self._pick(GREEK)
 
     def _make_symbol(self) -> str:
-        """A gene's name: one of this sentence again, a famous one, or a new one."""
+        """A gene's name: one that this sentence has already used, a well-known one, or a new one."""
         share = self._random()
         if self._used and share < 0.2:
             return self._pick(self._used)
@@ -236,7 +238,7 @@ class Writer:
 
 
 def _count(text: str) -> int:
-    """Words in marked text, without the marks."""
+    """The number of words in marked text, without the marks."""
     return sum(not word.startswith("[") for word in text.split())
 
 
@@ -255,10 +257,16 @@ def _read_marks(text: str) -> tuple[list[str], list[str]]:
 
 
 def make_corpus(seed: int = 0, train: int = 1500, validation: int = 300, test: int = 300) -> Corpus:
-    """The corpus of a seed, with the given numbers of sentences; always the same for the same arguments.
+    """Make the corpus of a seed; the same arguments always give the same corpus.
+
+    Args:
+        seed: which corpus.
+        train: training sentences, at least 1.
+        validation: validation sentences, at least 1.
+        test: test sentences, at least 1.
 
     Raises:
-        ValueError: a split without sentences.
+        ValueError: a split would have no sentence.
     """
     sizes = {"train": train, "validation": validation, "test": test}
     for split, size in sizes.items():
@@ -272,9 +280,9 @@ def make_corpus(seed: int = 0, train: int = 1500, validation: int = 300, test: i
 
 
 def write_corpus(corpus: Corpus, folder: str | os.PathLike[str]) -> None:
-    """Writes train.json, valid.json, test.json and label.json as the hub's `tner/bionlp2004` has them.
+    """Write train.json, valid.json, test.json and label.json in the layout of the hub's `tner/bionlp2004`.
 
-    Each file appears whole or not at all, and none before all could be written; files of these names are replaced.
+    No file appears before all could be written completely. Existing files of these names are replaced.
 
     Raises:
         OSError: the folder cannot be made or written.

@@ -1,0 +1,112 @@
+"""Putting an adapter into a model and taking it out: one is active, the others wait in the record."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from lorakit.adapters.adapter import (
+    STATE,
+    Adapter,
+    LoRAState,
+    captured,
+    is_replicated,
+    lora_layers,
+    refuse_while_disabled,
+    trained_in_place,
+    unwrap,
+)
+from lorakit.nn.layers import LoRALayer, attach, detach, set_update
+from lorakit.nn.master_weights import demote, promote
+from lorakit.nn.weights import is_adapted, magnitude_shape, refuse_sharded
+
+
+def add_adapter(model: nn.Module, name: str, adapter: Adapter) -> nn.Module:
+    """Make an adapter made for `model` its active one, under `name`; it replaces one of that name."""
+    refuse_sharded(model, "adding an adapter")
+    state = getattr(model, STATE, None)
+    if state is None:
+        state = LoRAState(name, {}, {n: p.requires_grad for n, p in model.named_parameters()})
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        setattr(model, STATE, state)
+        state.adapters[name] = adapter
+        put_in(model, state)
+        return model
+    switch(model, state, name, adapter)
+    return model
+
+
+def refuse_other_parameters(model: nn.Module, name: str, adapter: Adapter) -> None:
+    """Raise ValueError if DistributedDataParallel would keep exchanging the gradients of other parameters."""
+    if not is_replicated(model):
+        return
+    plain = unwrap(model)
+    mine = {n: p.shape for n, p in plain.named_parameters() if p.requires_grad}
+    theirs = {n: t.shape for n, t in trained_in_place(plain, adapter) if isinstance(t, nn.Parameter)}
+    for target, update in adapter.updates.items():
+        theirs |= {f"{target}.lora_A": update.A.shape, f"{target}.lora_B": update.B.shape}
+        if adapter.config.use_dora:
+            theirs[f"{target}.lora_magnitude"] = magnitude_shape(plain.get_submodule(target))
+    if mine != theirs:
+        raise ValueError(
+            f"adapter {name!r} trains other parameters than this model did when DistributedDataParallel wrapped it, "
+            "which exchanges those alone; put it into the model itself (.module), then wrap that"
+        )
+
+
+def switch(model: nn.Module, state: LoRAState, name: str, adapter: Adapter) -> None:
+    """Take the active adapter out of the model and put `adapter` in under `name`."""
+    refuse_while_disabled(state, "switching adapters")
+    refuse_sharded(model, "set_adapter")
+    merged = any(layer.merged for _, layer in lora_layers(model))
+    for _, layer in lora_layers(model):
+        layer.unmerge()
+    state.adapters[state.active] = captured(model)
+    take_out(model, state, keep=adapter.targets)
+    state.active, state.adapters[name] = name, adapter
+    put_in(model, state)
+    if merged:
+        for _, layer in lora_layers(model):
+            layer.merge()
+
+
+def put_in(model: nn.Module, state: LoRAState) -> None:
+    """Put the active adapter's values into the model, whose own tensors have their original values."""
+    adapter = state.current
+    for name in adapter.targets:
+        module, update = model.get_submodule(name), adapter.updates[name]
+        if is_adapted(module):
+            set_update(module, update)
+            module.lora_dropout = float(adapter.config.lora_dropout)
+        else:
+            attach(module, update, adapter.config.lora_dropout)
+        if adapter.config.use_dora and module.lora_magnitude is None:
+            module.lora_magnitude = nn.Parameter(module.adapted_norms())
+    trained = dict(trained_in_place(model, adapter))
+    state.originals = {name: tensor.detach().clone() for name, tensor in trained.items()}
+    parameters = [tensor for tensor in trained.values() if isinstance(tensor, nn.Parameter)]
+    promote(model, parameters, casts_itself=LoRALayer)
+    with torch.no_grad():
+        for name, value in adapter.values.items():
+            trained[name].copy_(value)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    state.adapters[state.active] = replace(adapter, updates={}, values={})
+
+
+def take_out(model: nn.Module, state: LoRAState, keep: Sequence[str]) -> None:
+    """Restore the base's own tensors; the layers in `keep` stay in their LoRA form for the next adapter."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, original in state.originals.items():
+        tensor = tensors[name]
+        if isinstance(tensor, nn.Parameter):
+            demote(model, tensor, original)
+            tensor.requires_grad_(False)
+        else:
+            tensor.copy_(original)
+    state.originals = {}
+    for name, layer in list(lora_layers(model)):
+        if name not in keep:
+            detach(layer)

@@ -1,0 +1,54 @@
+"""The `lorakit` command: fine-tune, score, predict, count parameters, measure energy, report."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from lorakit.cli.parser import Parser
+
+# Each is a file of this folder with `add_parser`. They are imported by name, as `lorakit` imports its public names, so
+# the import graph ends in the commands: no layer is added on top of them by this table.
+COMMANDS = ("train", "evaluate", "predict", "params", "energy", "report")
+EXAMPLES = """examples:
+  lorakit train --model roberta-base --dataset path/to/corpus --output-dir runs/mine
+  lorakit evaluate --adapter runs/mine/adapter --dataset path/to/corpus
+  lorakit predict --adapter runs/mine/adapter "IL-2 gene expression requires NF-kappa B."
+  lorakit params roberta-base --num-labels 11 --r 16 --target-modules query value
+  lorakit energy run -- python train.py     measure what a command uses on this machine
+  lorakit energy doctor                     show what can be measured here, and how to enable the rest
+  lorakit energy merge node-*.jsonl         add up nodes or restarts
+  lorakit report runs/bionlp                write an HTML page about a run, or about several side by side
+
+lorakit COMMAND --help shows the flags of a command.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions; this call answers and ends the process
+        import argcomplete  # in the extra "completion"
+
+        argcomplete.autocomplete(parser)
+    arguments = parser.parse_args(argv)
+    arguments.argv = argv
+    try:
+        return arguments.run(arguments)
+    except BrokenPipeError:  # the reader of `lorakit … | head` has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # 128 + SIGPIPE, as a shell reports it
+
+
+def build_parser() -> Parser:
+    """The parser of `lorakit` with all commands. It loads no torch, so --help and a mistyped flag answer at once."""
+    parser = Parser(prog="lorakit", description=__doc__, epilog=EXAMPLES)
+    commands = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        import_module(f"lorakit.cli.{name}").add_parser(commands)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

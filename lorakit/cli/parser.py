@@ -1,0 +1,74 @@
+"""The parser behind every command: errors in one line, help with examples, and which flags were given."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+NOT_GIVEN = object()  # the value of a flag while its parser runs, until the command line sets it
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that reports an error in one line, and once however many processes run.
+
+    What it returns has one more attribute, `given`: the names of the settings that the command line or the --config
+    file makes. The values alone cannot tell, because a flag may be given its own default.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
+
+    def error(self, message: str) -> NoReturn:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{self.prog}: error: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(2)
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse as argparse does, but fill in the defaults at the end, when --config may have changed them."""
+        flags = [action for action in self._actions if action.option_strings and not _is_special(action)]
+        namespace = argparse.Namespace() if namespace is None else namespace
+        for action in flags:
+            setattr(namespace, action.dest, NOT_GIVEN)
+        namespace, rest = super().parse_known_args(args, namespace)
+        given = {action.dest for action in flags if getattr(namespace, action.dest) is not NOT_GIVEN}
+        for action in flags:
+            if action.dest not in given:
+                setattr(namespace, action.dest, action.default)
+        # a subcommand's parser and --config have left their part here
+        namespace.given = getattr(namespace, "given", frozenset()) | given
+        return namespace, rest
+
+
+def _is_special(action: argparse.Action) -> bool:
+    """Whether argparse handles the default of a flag itself: --help has none, and "append" adds to it."""
+    return action.default is argparse.SUPPRESS or action.nargs is None and isinstance(action.default, list)
+
+
+@contextmanager
+def input_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Turn an error in the user's input, raised in this block, into one line and exit status 2."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:  # ImportError: a flag asks for a package that is not installed
+        parser.error(str(error))
+
+
+def add_command(
+    commands: argparse._SubParsersAction, name: str, about: str, examples: str, run: Callable[..., int]
+) -> Parser:
+    """Add a command to `lorakit`, to one of its commands, or to any parser's subcommands.
+
+    Args:
+        about: One line, without a full stop.
+        examples: Command lines to show, one per line.
+        run: The command's body: takes the parsed arguments, among them `parser`, and returns the exit status.
+    """
+    epilog = "examples:\n" + "".join(f"  {line}\n" for line in examples.strip().splitlines())
+    description = f"{about[0].upper()}{about[1:]}."
+    parser = commands.add_parser(name, help=about, description=description, epilog=epilog, allow_abbrev=False)
+    parser.set_defaults(run=run, parser=parser)
+    return parser

@@ -1,0 +1,45 @@
+"""`lorakit report`: one HTML page about runs, side by side."""
+
+import argparse
+from pathlib import Path
+
+from lorakit.cli.parser import add_command, input_errors
+
+EXAMPLES = """
+lorakit report runs/bionlp                                  writes runs/bionlp/report.html
+lorakit report runs/r8 runs/r32 --output ranks.html         two runs side by side
+lorakit report runs/r8 runs/r32 --label "r = 8" --label "r = 32" --f1 0.7 0.75
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add `report` to the commands."""
+    about = "write one HTML page about runs: scores, curves, energy"
+    parser = add_command(commands, "report", about, EXAMPLES, run)
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="the output folder of a run")
+    about = "default: report.html in the run's folder; for several runs, in the current folder"
+    add("--output", type=Path, metavar="FILE", help=about)
+    add("--label", action="append", default=[], metavar="NAME", help="a run's name; repeat it for each RUN")
+    about = "also show what it cost to reach these validation F1 scores"
+    add("--f1", nargs="+", type=_f1, default=[], metavar="X", help=about)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the page; returns the exit status."""
+    from lorakit.report.page import write_page
+
+    with input_errors(arguments.parser):
+        path = write_page(arguments.runs, arguments.output, arguments.label, arguments.f1)
+    print(f"written: {path}")
+    return 0
+
+
+def _f1(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not an F1 above 0 and up to 1")
+    return value

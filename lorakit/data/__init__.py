@@ -1,0 +1,1 @@
+"""Data: corpora, tags, tokenization and packing."""

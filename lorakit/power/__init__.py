@@ -1,0 +1,1 @@
+"""Power: devices, counters, estimates, and the joules between two readings."""

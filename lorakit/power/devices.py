@@ -1,0 +1,300 @@
+"""The devices of one machine as a meter counts them: which there are, which are counted, and why others are not.
+
+`find_devices` looks for every GPU that the process can use, for every RAPL zone, and estimates what has no sensor. Each
+gets an accumulator, from which `Devices` makes the measurements of a window. What is not counted, cannot be read or is
+missing is kept with its reason, so that every number states what it leaves out.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lorakit.power.accumulator import DeviceAccumulator, EnergyAccumulator, mirrored
+from lorakit.power.cpu_time import CpuLoad
+from lorakit.power.estimates import PowerRange, count_dimms, estimate_cpu, estimate_ram, memory_bytes
+from lorakit.power.nvml import (
+    Gpu,
+    GpuPowerCheck,
+    SensorUnavailable,
+    close_nvml,
+    compute_processes,
+    driver_version,
+    gpu_conditions,
+    list_gpus,
+    mig_parents,
+    open_gpu,
+    open_nvml,
+)
+from lorakit.power.rapl import RaplCounter, Zone, diagnose, find_zones, tdp_uw
+from lorakit.power.reading import KINDS, DeviceEnergy, Measurement, estimate_energy, sum_devices
+from lorakit.power.visible_gpus import cuda_uuids, visible_gpus
+
+RAM_ESTIMATE = "ram-estimate"  # stands for the RAM where it has no counter
+IN_MODULE = "inside the GPU's counter, which holds the whole module"
+
+
+class Devices:
+    """What a meter counts, and what it leaves out.
+
+    Args:
+        accumulator: receives every device.
+
+    Attributes:
+        notes: remarks for the reader of the numbers.
+        gpus: all GPUs of the machine. gpu_of_mig: maps the UUID of a MIG instance to that of its GPU.
+        unread: by kind, devices that should count but cannot be read.
+        not_counted: by kind, records of devices whose energy is not included: id, name, why.
+        missing: by kind, why there is no number.
+        ranges: by kind, the power range of an estimate.
+        checks: by a GPU's id, the accumulator of its power samples beside its energy counter.
+    """
+
+    def __init__(self, accumulator: EnergyAccumulator) -> None:
+        self.accumulator = accumulator
+        self.notes: list[str] = []
+        self.nvml: Any = None
+        self.gpus: list[Gpu] = []
+        self.gpu_of_mig: dict[str, str] = {}
+        self.unread: dict[str, list[DeviceEnergy]] = {kind: [] for kind in KINDS}
+        self.not_counted: dict[str, list[dict[str, str]]] = {kind: [] for kind in KINDS}
+        self.missing: dict[str, str] = {}
+        self.ranges: dict[str, PowerRange] = {}
+        self.checks: dict[str, DeviceAccumulator] = {}
+
+    def close(self) -> None:
+        """Close all sources and the NVML session."""
+        for device in self.accumulator.devices:
+            device.source.close()
+        if self.nvml is not None:
+            close_nvml(self.nvml)
+
+    # ---- one count per job
+
+    def shared_ids(self) -> list[str]:
+        """Ids of everything that one process of a job should count: devices, and estimates without a device."""
+        devices = [device.source.id for device in self.accumulator.devices if device.source.kind != "check"]
+        return devices + [RAM_ESTIMATE] * ("ram" in self.ranges)
+
+    def give_up(self, device: str, reason: str) -> None:
+        """Stop counting a device because another process counts it."""
+        if device == RAM_ESTIMATE:
+            self.ranges.pop("ram")
+            self.missing["ram"] = reason
+            return
+        (found,) = (part for part in self.accumulator.devices if part.source.id == device)
+        source = found.source
+        self.accumulator.remove(found)
+        if device in self.checks:
+            self.accumulator.remove(self.checks.pop(device))
+        kind = kind_of(source)
+        self.not_counted[kind].append({"id": source.id, "name": source.name, "why": reason})
+        self.missing[kind] = reason
+        if source.method == "estimated":
+            self.ranges.pop(kind)
+
+    # ---- measurements
+
+    def measured(self) -> list[DeviceAccumulator]:
+        """The devices whose energies make up the measured total."""
+        repeated = mirrored(self.accumulator.devices)
+        counted = [part for part in self.accumulator.devices if part.source.kind in KINDS and part not in repeated]
+        return [device for device in counted if device.source.method != "estimated"]
+
+    def measure(
+        self, kind: str, window: str, duration_s: float, idle: Mapping[str, tuple[float, float]]
+    ) -> Measurement:
+        """The energy of one kind in a window.
+
+        Args:
+            kind: "gpu", "cpu", "ram" or "platform" (psys).
+            duration_s: how long the window was open, s.
+            idle: maps a device's id to its idle power and that power's standard error, W.
+        """
+        devices, now = self.accumulator.of_kind(kind), self.accumulator.time()
+        if kind in self.ranges:
+            power = self.ranges[kind]
+            load_j = sum(device.total(window, now).joules or 0.0 for device in devices) if devices else None
+            return estimate_energy(power.low_w, power.high_w, power.source, duration_s, load_j)
+        repeated = mirrored(devices)
+        energies = [self._energy(device, window, idle) for device in devices if device not in repeated]
+        energies += self.unread.get(kind, [])
+        not_counted = self.not_counted.get(kind, []) + [
+            {"id": device.source.id, "name": device.source.name, "why": "repeats another die's counter"}
+            for device in repeated
+        ]
+        if not energies:
+            reason = self.missing.get(kind, "there is no sensor")
+            return Measurement("unavailable", source=reason, not_counted=tuple(not_counted))
+        return sum_devices(energies, duration_s, not_counted)
+
+    def _energy(self, device: DeviceAccumulator, window: str, idle: Mapping[str, tuple[float, float]]) -> DeviceEnergy:
+        source, now = device.source, self.accumulator.time()
+        total = device.total(window, now)
+        samples = self.checks[source.id].total(window, now) if source.id in self.checks else None
+        return DeviceEnergy(
+            id=source.id,
+            name=source.name,
+            method=source.method,
+            source=source.source if total.joules is not None else device.trouble or "not read yet",
+            scope=source.scope,
+            joules=total.joules,
+            covered_s=total.covered_s,
+            wanted_s=total.wanted_s,
+            uncertainty_j=total.uncertainty_j,
+            uncertainty_kind=total.uncertainty_kind,
+            gaps=tuple(vars(gap) for gap in total.gaps),
+            gap_count=total.gap_count,
+            failed_readings=device.failures,
+            longest_interval_s=device.longest_s,
+            wrap_risks=device.wrap_risks,
+            idle=idle.get(source.id),
+            power_w=(samples or total).power_w,
+            integral_j=samples.joules if samples else None,
+        )
+
+    # ---- what makes runs comparable, and what makes a number doubtful
+
+    def driver(self) -> str | None:
+        """Version of NVIDIA's driver, None without one."""
+        return driver_version(self.nvml) if self.nvml else None
+
+    def conditions(self) -> dict[str, Any]:
+        """Temperature, limits and clocks of the counted GPUs now, by UUID."""
+        counted = [device.source.id for device in self.accumulator.devices]
+        return {gpu.uuid: gpu_conditions(self.nvml, gpu) for gpu in self.gpus if gpu.uuid in counted}
+
+    def busy_elsewhere(self) -> list[int]:
+        """Ids of other processes that compute on the GPUs."""
+        return sorted({pid for gpu in self.gpus for pid in compute_processes(self.nvml, gpu)} - {os.getpid()})
+
+    def uncounted_cuda_gpus(self) -> list[str]:
+        """GPUs that CUDA uses in this process but that are not counted, by UUID."""
+        counted = {device.source.id for device in self.accumulator.devices}
+        used = [self.gpu_of_mig.get(f"MIG-{uuid}", f"GPU-{uuid}") for uuid in cuda_uuids() or ()]
+        return [uuid for uuid in dict.fromkeys(used) if uuid not in counted] if self.nvml is not None else []
+
+    def checked(self) -> Iterator[tuple[DeviceAccumulator, DeviceAccumulator]]:
+        """Each GPU's energy counter with its power samples, where both are read."""
+        for device in self.accumulator.of_kind("gpu"):
+            if device.source.id in self.checks:
+                yield device, self.checks[device.source.id]
+
+
+def kind_of(device: Any) -> str:
+    """The kind that lists a source or zone: its own, or "cpu" for psys and what belongs to no kind."""
+    return device.kind if device.kind in KINDS else "cpu"
+
+
+def find_devices(
+    accumulator: EnergyAccumulator,
+    *,
+    powercap: Path,
+    proc: Path,
+    edac: Path,
+    nvml: Any,
+    environ: Mapping[str, str],
+) -> Devices:
+    """Find what can be counted on this machine, best sensor first.
+
+    Args:
+        accumulator: receives every device.
+        powercap, proc, edac: the kernel's folders.
+        nvml: a module with pynvml's functions, None to import pynvml.
+        environ: names the visible GPUs.
+    """
+    devices = Devices(accumulator)
+    _find_gpus(devices, nvml, environ)
+    zones = find_zones(powercap)
+    _find_rapl(devices, zones)
+    if not accumulator.of_kind("cpu"):
+        access = diagnose(powercap, proc)
+        devices.missing["cpu"] = f"{access.state}: {access.reason}; {access.fix}"
+    if any(device.source.scope == "module" for device in accumulator.devices):
+        _leave_to_module(devices)
+    else:
+        _estimate_cpu(devices, zones, proc)
+        _estimate_ram(devices, proc, edac)
+    return devices
+
+
+def _find_gpus(devices: Devices, nvml: Any, environ: Mapping[str, str]) -> None:
+    try:
+        devices.nvml = open_nvml(nvml)
+        devices.gpus, notes = list_gpus(devices.nvml)
+    except SensorUnavailable as error:
+        devices.missing["gpu"] = f"{error}; {error.fix}"
+        return
+    listed = [(gpu.uuid, gpu.name) for gpu in devices.gpus]
+    devices.gpu_of_mig = mig_parents(devices.nvml, devices.gpus)
+    visible = visible_gpus(environ, listed, devices.gpu_of_mig, cuda_uuids())
+    devices.notes += [*notes, *visible.notes]
+    devices.missing["gpu"] = visible.problem or "; ".join(visible.notes) or "NVML lists no GPU"
+    for gpu in devices.gpus:
+        if gpu.uuid not in visible.uuids:
+            why = visible.problem or "CUDA does not show it to this process"
+            devices.not_counted["gpu"].append({"id": gpu.uuid, "name": gpu.name, "why": why})
+            continue
+        try:
+            _add_gpu(devices, gpu)
+        except SensorUnavailable as error:
+            devices.unread["gpu"].append(DeviceEnergy(gpu.uuid, gpu.name, "unavailable", str(error), "device"))
+
+
+def _add_gpu(devices: Devices, gpu: Gpu) -> None:
+    sensor = open_gpu(devices.nvml, gpu)
+    devices.accumulator.add(sensor)
+    if sensor.method == "counter" and sensor.scope == "device":  # a module's power reading may cover its GPU alone
+        try:
+            devices.checks[gpu.uuid] = devices.accumulator.add(GpuPowerCheck(devices.nvml, gpu))
+        except OSError:
+            return  # no second opinion on this GPU
+
+
+def _find_rapl(devices: Devices, zones: list[Zone]) -> None:
+    for zone in zones:
+        if not zone.counted:
+            devices.not_counted[kind_of(zone)].append({"id": zone.key, "name": zone.name, "why": zone.why})
+        if not zone.is_read:
+            continue
+        try:
+            devices.accumulator.add(RaplCounter(zone))
+        except (OSError, ValueError) as error:
+            if zone.counted:
+                unread = DeviceEnergy(zone.key, zone.name, "unavailable", f"not read: {error}", "socket")
+                devices.unread[kind_of(zone)].append(unread)
+
+
+def _leave_to_module(devices: Devices) -> None:
+    """Where a GPU's counter includes CPU and RAM, an estimate would count them twice."""
+    for kind in ("cpu", "ram"):
+        if not devices.accumulator.of_kind(kind):
+            devices.missing[kind] = IN_MODULE
+    if not devices.accumulator.of_kind("cpu"):
+        devices.unread["cpu"] = []
+
+
+def _estimate_cpu(devices: Devices, zones: list[Zone], proc: Path) -> None:
+    """A range for the CPUs where there is no counter at all."""
+    if devices.accumulator.of_kind("cpu"):
+        return
+    threads = os.cpu_count() or 1
+    limits = [tdp_uw(zone) for zone in zones if zone.counted and zone.role == "package"]
+    known = bool(limits) and None not in limits
+    power = estimate_cpu(sum(limits) / 1e6 if known else None, threads)
+    try:
+        devices.accumulator.add(CpuLoad(power.low_w, power.high_w, power.source, threads, proc))
+        devices.ranges["cpu"] = power
+    except OSError as error:
+        devices.missing["cpu"] += f"; no estimate either: {error}"
+
+
+def _estimate_ram(devices: Devices, proc: Path, edac: Path) -> None:
+    """A range for the RAM where there is no counter at all."""
+    if devices.accumulator.of_kind("ram"):
+        return
+    total = memory_bytes(proc)
+    if total is None:
+        devices.missing["ram"] = f"no DRAM counter, and {proc}/meminfo does not tell the size"
+    else:
+        devices.ranges["ram"] = estimate_ram(total, count_dimms(edac))

@@ -1,0 +1,252 @@
+"""A run's energy on disk while it runs: JSON lines that are only ever appended, and the sum of several runs.
+
+Each line is written by one call, so that a killed process leaves complete lines except perhaps the last. A run starts
+with a `start` line and, if nothing went wrong, finishes with an `end` line. Every line names its run, so that a file
+may hold several, one after the other or interleaved.
+"""
+
+import json
+import logging
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lorakit._files import read_json_lines
+from lorakit.power.clock import Clock
+from lorakit.power.reading import JOULES_PER_WH, KINDS, Measurement, Reading, add_readings
+
+SCHEMA = 1
+log = logging.getLogger("lorakit.energy")
+
+
+class Journal:
+    """Appends lines for one run; a full or read-only disk costs a warning, not the training.
+
+    Args:
+        path: the file, which may exist and hold other runs.
+        run: an id of this run, unique in the file.
+    """
+
+    def __init__(self, path: str | Path, run: str) -> None:
+        self.path, self.run = Path(path), run
+        self._pid = os.getpid()
+        self._warned = False
+        self._partial = False
+        self._queue: deque[tuple[str, Mapping[str, Any]]] = deque()
+
+    def queue(self, kind: str, content: Mapping[str, Any]) -> None:
+        """Leave a line for the next `write`, so that the calling thread need not wait for the disk."""
+        self._queue.append((kind, content))
+
+    def write(self, kind: str, content: Mapping[str, Any]) -> None:
+        """Append the queued lines and this one; does nothing in a forked child.
+
+        An "end" line contains every window, so it replaces those still queued.
+        """
+        if os.getpid() != self._pid:
+            return
+        if kind == "end":
+            self._queue.clear()
+        while self._queue:
+            self._append(*self._queue.popleft())
+        self._append(kind, content)
+
+    def _append(self, kind: str, content: Mapping[str, Any]) -> None:
+        line = json.dumps({"type": kind, "schema": SCHEMA, "run": self.run, **content}, allow_nan=False) + "\n"
+        data = ("\n" if self._partial else "").encode() + line.encode()  # do not continue a truncated line
+        try:
+            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                written = os.write(file, data)
+            finally:
+                os.close(file)
+        except OSError as error:
+            self._warn(str(error))
+            return
+        self._partial = written < len(data)
+        if self._partial:
+            self._warn("the disk is full")
+
+    def _warn(self, reason: str) -> None:
+        if not self._warned:
+            log.warning("energy readings cannot be written to %s: %s; the measurement continues", self.path, reason)
+            self._warned = True
+
+
+def times(clock: Clock) -> dict[str, float]:
+    """When a line was written, as `Journal` lines hold it."""
+    return {"boottime_s": clock.boottime(), "wall_s": clock.wall()}
+
+
+@dataclass
+class Run:
+    """One run of a journal.
+
+    Attributes:
+        run: its id.
+        start: the `start` line: host, boot_id, pid, start times.
+        reading: the newest reading as `Reading.to_json` gives it, None if there is none.
+        windows: finished windows. complete: the run reached its end.
+        error: name of the exception that ended the block, None without one.
+        boottime_s, wall_s: time of the newest reading, s.
+    """
+
+    run: str
+    start: dict[str, Any] = field(default_factory=dict)
+    reading: dict[str, Any] | None = None
+    windows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    complete: bool = False
+    error: str | None = None
+    boottime_s: float | None = None
+    wall_s: float | None = None
+
+
+NEEDED: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "start": {"boot_id": str, "host": str, "pid": int, "boottime_s": (int, float), "wall_s": (int, float)},
+    "window": {"name": str, "reading": dict},
+    "reading": {"reading": dict, "boottime_s": (int, float), "wall_s": (int, float)},
+    "end": {
+        "reading": dict,
+        "boottime_s": (int, float),
+        "wall_s": (int, float),
+        "windows": dict,
+        "error": (str, type(None)),
+    },
+}
+
+
+def _check(entry: Mapping[str, Any], place: str) -> None:
+    """Raises ValueError unless a line has what its type needs; lines of unknown types are accepted and ignored."""
+    for name, kinds in {"run": str, "type": str, **NEEDED.get(str(entry.get("type")), {})}.items():
+        if not isinstance(entry.get(name, ...), kinds):
+            raise ValueError(f"{place}: {name!r} is {entry.get(name, 'missing')!r}; this is not a journal of lorakit's")
+
+
+def read_journal(path: str | Path) -> list[Run]:
+    """Read the runs of a journal, including those of killed processes; truncated lines are skipped.
+
+    Raises:
+        ValueError: the file is not a journal, or a complete line of it lacks what its type needs.
+        OSError: the file cannot be read.
+    """
+    runs: dict[str, Run] = {}
+    for number, entry in read_json_lines(Path(path)):
+        if "run" not in entry or entry.get("schema") != SCHEMA:
+            continue
+        _check(entry, f"{path}, line {number}")
+        run = runs.setdefault(entry["run"], Run(entry["run"]))
+        kind = entry["type"]
+        if kind == "start":
+            run.start = entry
+        elif kind == "window":
+            run.windows[entry["name"]] = entry["reading"]
+        elif kind in ("reading", "end"):
+            run.reading, run.boottime_s, run.wall_s = entry["reading"], entry["boottime_s"], entry["wall_s"]
+            if kind == "end":
+                run.windows, run.complete, run.error = entry["windows"], True, entry["error"]
+    if not runs:
+        raise ValueError(f"{path} holds no energy readings (JSON lines of schema {SCHEMA} were expected)")
+    return list(runs.values())
+
+
+def read_course(path: str | Path) -> dict[str, list[tuple[float, dict[str, Any] | None]]]:
+    """Read how the energy of each run grew: pairs of wall_s and the reading so far, the first of them (start, None).
+
+    Returns:
+        Maps a run's id to its pairs, in order.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    course: dict[str, list[tuple[float, dict[str, Any] | None]]] = {}
+    for _, entry in read_json_lines(Path(path)):
+        if entry.get("schema") == SCHEMA and entry.get("type") in ("start", "reading", "end"):
+            course.setdefault(entry["run"], []).append((entry["wall_s"], entry.get("reading")))
+    return course
+
+
+def merge_runs(runs: Sequence[tuple[Path, Run]]) -> Reading:
+    """Sum runs of any nodes and times, for example a run and its restarts, or one run per node.
+
+    The duration is the time in which at least one of the runs was active, and mean powers refer to it.
+
+    Example:
+        from tempfile import TemporaryDirectory
+
+        import lorakit
+        from lorakit.power.journal import merge_runs, read_journal
+
+        with TemporaryDirectory() as folder:
+            for _ in range(2):  # two runs after another, in one file
+                with lorakit.EnergyMeter(out=f"{folder}/energy.jsonl"):
+                    sum(range(1000))
+            runs = read_journal(f"{folder}/energy.jsonl")
+            total = merge_runs([(f"{folder}/energy.jsonl", run) for run in runs])
+        print(len(runs), total.errors)  # 2 0
+
+    Args:
+        runs: pairs of a file, named in errors, and a run from it.
+
+    Returns:
+        The sum; devices that several runs counted one after the other are listed once per run.
+
+    Raises:
+        ValueError: there is no run, a run has no reading, or two runs counted a device over the same time.
+    """
+    seen: dict[tuple[str, str], list[tuple[float, float, Path]]] = {}
+    readings = []
+    for path, run in runs:
+        reading, counted = _parse(path, run)
+        readings.append(reading)
+        begin, end = run.start["boottime_s"], run.boottime_s
+        for device in counted:
+            others = seen.setdefault((run.start["boot_id"], device), [])
+            for other_begin, other_end, other in others:
+                if begin < other_end and other_begin < end:
+                    raise ValueError(
+                        f"{device} of {run.start['host']} is counted in {other} and in {path} over the same "
+                        f"{min(end, other_end) - max(begin, other_begin):.1f} s: merge only one of them"
+                    )
+            others.append((begin, end, path))
+    total = add_readings(readings)
+    duration_s = _union_s((run.start["wall_s"], run.wall_s) for _, run in runs)
+    parts = {kind: _spread(getattr(total, kind), duration_s) for kind in KINDS}
+    others = {name: _spread(part, duration_s) for name, part in total.others.items()}
+    return replace(total, **parts, others=others, duration_s=duration_s)
+
+
+def _parse(path: Path, run: Run) -> tuple[Reading, list[str]]:
+    """A run's reading, and what it counted."""
+    if run.reading is None or not run.start:
+        raise ValueError(f"{path}: the run {run.run} ended before its first reading; leave it out")
+    try:
+        reading = Reading.from_json(run.reading)
+        add_readings([reading, reading])  # fails here, where the file is known, on anything that cannot be added up
+        return reading, list(_counted(run.reading))
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: the reading of run {run.run} is not lorakit's: {error!r}") from error
+
+
+def _counted(reading: Mapping[str, Any]) -> Iterator[str]:
+    for kind in KINDS:
+        if reading[kind]["method"] == "estimated":
+            yield f"the {kind.upper()} (estimate)"
+        yield from (part["id"] for part in reading[kind]["devices"] if part["kwh"] is not None)
+
+
+def _spread(part: Measurement, duration_s: float) -> Measurement:
+    """The same energy, with its mean power over this duration."""
+    mean_w = part.wh * JOULES_PER_WH / duration_s if part.wh is not None and duration_s > 0 else None
+    return replace(part, mean_w=mean_w)
+
+
+def _union_s(spans: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of intervals, s."""
+    total, reached = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total

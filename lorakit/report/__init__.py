@@ -1,0 +1,1 @@
+"""Report: tables, charts and the page about one or more runs."""

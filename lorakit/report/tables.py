@@ -1,0 +1,143 @@
+"""Markdown tables of a comparison, for comparison.md and the terminal; every number comes from the record."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from lorakit.report.comparison import NAMES
+
+PARTS = {"ram": ("RAM", "RAM"), "gpu": ("all GPUs", "GPU"), "cpu": ("all CPUs", "CPU")}  # in the study's order
+METRICS = (
+    ("loss", ("loss",)),
+    ("precision", ("precision",)),
+    ("recall", ("recall",)),
+    ("F1", ("f1",)),
+    ("accuracy", ("accuracy",)),
+    ("precision, strict IOB2", ("strict", "precision")),
+    ("recall, strict IOB2", ("strict", "recall")),
+    ("F1, strict IOB2", ("strict", "f1")),
+)
+"""What a table of scores shows: the name, and the keys that lead to it in a split's scores."""
+WHY_PEFT_COUNTS_MORE = "it counts the untrained copy that it keeps of modules trained in full, such as the head"
+
+TableRow = tuple[str, Callable[[Any], float | None], int]  # name, value of a mode, digits
+Group = tuple[str, Mapping[str, Any]]  # prefix of its first column, what the rows read for each mode
+
+
+def as_markdown(record: Mapping[str, Any]) -> str:
+    """The content of comparison.md: scores, energy, parameters, and how the figures were obtained."""
+    lines = [f"# {record['model']} on {record['dataset']}", ""]
+    if scored_splits(record):
+        lines += ["## Metrics", "", metrics_table(record), "", *metric_notes(record), ""]
+    lines += ["## Energy", "", energy_table(record), "", *energy_notes(record), ""]
+    lines += ["## Trainable parameters", "", *parameter_lines(record), ""]
+    environment = ", ".join(f"{name} {value}" for name, value in record["environment"].items())
+    lines += [f"Command: `{record['command']}`", "", f"Environment: {environment}", ""]
+    return "\n".join(lines)
+
+
+def scored_splits(record: Mapping[str, Any]) -> list[str]:
+    """The splits, of validation and test, on which at least one mode was scored."""
+    return [split for split in ("validation", "test") if any(mode[split] for mode in record["modes"].values())]
+
+
+def metric(scores: Mapping[str, Any] | None, keys: Sequence[str]) -> float | None:
+    """A number of a split's scores by its keys in METRICS; None if the record does not have it."""
+    value: Any = scores
+    for key in keys:
+        value = None if value is None else value.get(key)
+    return value
+
+
+def metrics_table(record: Mapping[str, Any]) -> str:
+    """Loss, precision, recall, F1 and accuracy of each mode, validation and test side by side."""
+    groups: list[Group] = [
+        (f"{split} ", {mode: values[split] for mode, values in record["modes"].items()})
+        for split in scored_splits(record)
+    ]
+    if "study" in record and any(mode["validation"] for mode in record["modes"].values()):
+        groups.append(("study ", {mode: record["study"][mode]["validation"] for mode in record["modes"]}))
+    rows = [(name, partial(metric, keys=keys), 6) for name, keys in METRICS]
+    return _comparison_table("metric", groups, rows)
+
+
+def metric_notes(record: Mapping[str, Any]) -> list[str]:
+    """How the scores are counted, one line each."""
+    notes = ["- Entity scores by seqeval: its default mode, and strict IOB2, which counts well-formed entities only."]
+    if "study" in record:
+        notes.append("- The study published scores on its validation set only.")
+    return notes
+
+
+def energy_table(record: Mapping[str, Any]) -> str:
+    """kWh and mean W of RAM, GPUs and CPUs of each mode; measured and estimated totals separately."""
+    totals = [mode["energy"][name] for mode in record["modes"].values() for name in ("measured_kwh", "estimated_kwh")]
+    digits = 6 if max(filter(None, totals), default=0.0) > 0.1 else 8  # the study's six, two more for small runs
+    rows: list[TableRow] = []
+    for part, (devices, device) in PARTS.items():
+        rows.append((f"{devices} (kWh)", lambda mode, p=part: mode["energy"][p].get("kwh"), digits))
+        rows.append((f"{device} power (W)", lambda mode, p=part: mode["energy"][p].get("mean_w"), 2))
+    rows.append(("total measured (kWh)", lambda mode: mode["energy"]["measured_kwh"], digits))
+    rows.append(("total estimated (kWh)", lambda mode: mode["energy"]["estimated_kwh"], digits))
+    rows.append(("training (s)", lambda mode: mode.get("train_seconds"), 1))
+    rows.append(("training tokens/s", lambda mode: mode.get("train_tokens_per_s"), 0))
+    groups: list[Group] = [("", record["modes"])]
+    if "study" in record:
+        groups.append(("study ", {mode: record["study"][mode] for mode in record["modes"]}))
+    return _comparison_table("energy", groups, rows)
+
+
+def energy_notes(record: Mapping[str, Any]) -> list[str]:
+    """How the energy of each component was obtained, one line each."""
+    energy = next(iter(record["modes"].values()))["energy"]
+    return [f"- {device}: {energy[part]['method']} ({energy[part]['source']})" for part, (_, device) in PARTS.items()]
+
+
+def parameter_lines(record: Mapping[str, Any]) -> list[str]:
+    """How many parameters each mode trains, and why PEFT counts more."""
+    lines = []
+    for mode, values in record["modes"].items():
+        trained, total = values["trainable_parameters"], values["total_parameters"]
+        lines.append(
+            f"- {NAMES[mode]}: {trained:,} of {total:,} parameters are trained ({100 * trained / total:.4f} %)"
+        )
+        peft = (values["adapter"] or {}).get("peft_total_parameters")
+        if peft and peft != total:
+            lines.append(f"  (PEFT would print {trained:,} of {peft:,}: {WHY_PEFT_COUNTS_MORE})")
+    if "study" in record:
+        lines.append("- study: 700,427 of 124,661,782 with LoRA (it prints 56.19 %; the value is 0.5619 %)")
+    return lines
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table that also reads well as plain text: the first column aligned left, the others right."""
+    cells = [list(header), *map(list, rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        return "| " + " | ".join(padded) + " |"
+
+    return "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])])
+
+
+def _comparison_table(corner: str, groups: Sequence[Group], rows: Sequence[TableRow]) -> str:
+    """One column per group and mode, and the difference in groups that have both modes."""
+    header, body = [corner], [[name] for name, _, _ in rows]
+    for prefix, modes in groups:
+        both = "full" in modes and "lora" in modes
+        names = [*(NAMES[mode] for mode in modes), *["difference"] * both]
+        header += [prefix + names[0], *names[1:]]  # the prefix once, or the table would be too wide for a terminal
+        for line, (_, get, digits) in zip(body, rows, strict=True):
+            values = {mode: get(fields) for mode, fields in modes.items()}
+            line += [_number(value, digits) for value in values.values()]
+            if both:
+                known = None not in values.values()
+                line.append(_number(values["lora"] - values["full"], digits, sign=True) if known else "–")
+    return markdown_table(header, body)
+
+
+def _number(value: float | None, digits: int, sign: bool = False) -> str:
+    """A fixed number of digits, so that the numbers of a row can be compared at a glance; a dash for unknown."""
+    return "–" if value is None else f"{value:{'+' if sign else ''},.{digits}f}"

@@ -1,0 +1,51 @@
+"""Run a model to find something out about it, and leave no trace: modes, buffers, gradients, random numbers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def keep_modes(model: nn.Module) -> Iterator[None]:
+    """While active, the model may be set to training or evaluation; then every module's mode is restored."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def dry_run(model: nn.Module) -> Iterator[None]:
+    """While active, the model may run in any mode; then modes, buffers and random generators are restored."""
+    device = next(model.parameters()).device
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]  # batch norm counts in them
+    with keep_modes(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+
+
+def dry_run_backward(
+    model: nn.Module, parameters: Sequence[nn.Parameter], run: Callable[[], Any], times: int = 1
+) -> None:
+    """Call `run`, a forward and backward, that many times; gradients are restored, and all that `dry_run` restores.
+
+    A parameter that had no gradient and gets one has zeros afterwards.
+    """
+    kept = [parameter.grad for parameter in parameters]
+    with dry_run(model):
+        for _ in range(times):
+            for parameter in parameters:
+                parameter.grad = None
+            run()
+    for parameter, grad in zip(parameters, kept, strict=True):
+        fresh = None if parameter.grad is None else torch.zeros_like(parameter)
+        parameter.grad = fresh if grad is None else grad

@@ -1,0 +1,107 @@
+"""The log of a training run: metrics.jsonl, the loggers asked for, and lines beside the progress bars."""
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from lorakit.training.distributed import is_main
+from lorakit.training.metrics import Scores
+from lorakit.training.progress import ProgressBars
+from lorakit.training.trackers import Write, open_logger, scalars
+
+
+class TrainingLog:
+    """metrics.jsonl, and what the user is told, on the main rank only.
+
+    Args:
+        settings: a TrainConfig's fields by name; the loggers store them beside the curves.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        folder = settings["output_dir"]
+        self.quiet = not settings["progress"] or not is_main()
+        self.path = Path(folder) / "metrics.jsonl" if folder and is_main() else None
+        self.file: IO[str] | None = None
+        self.settings = settings
+        self.loggers: list[Write] = []
+
+    @contextmanager
+    def open(self, length: int, step: int) -> Iterator[None]:
+        """Write after the first `length` bytes of the file; what a resumed run will log again is cut off.
+
+        Args:
+            length: bytes of the file to keep.
+            step: steps that the run has already taken.
+        """
+        if self.path is None:
+            yield
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as opened, self.path.open("a", encoding="utf-8") as self.file:
+            if length < self.length():
+                self.file.truncate(length)
+            for name in dict.fromkeys(self.settings["log_to"]):
+                self.loggers.append(opened.enter_context(open_logger(name, self.path.parent, self.settings, step)))
+            yield
+
+    def length(self) -> int:
+        """Bytes of metrics.jsonl; 0 where this rank writes none."""
+        return self.path.stat().st_size if self.path else 0
+
+    def step(self, bars: ProgressBars, **values: float | None) -> None:
+        """Log the steps since the last line, and show their loss and speed."""
+        self._write({"event": "step", **values})
+        loss = values["loss"]
+        shown = {"loss": "–" if loss is None else f"{loss:.3f}", "tokens/s": f"{values['tokens_per_s']:,.0f}"}
+        if values.get("power_w") is not None:
+            shown["W"] = f"{values['power_w']:.0f}"
+        bars.set_postfix(shown)
+
+    def evaluation(self, split: str, epoch: int, step: int, scores: Scores) -> None:
+        """Log an evaluation's scores."""
+        self._write({"event": "evaluation", "split": split, "epoch": epoch, "step": step, **scores.to_json()})
+        if not self.quiet:
+            tqdm.write(f"epoch {epoch}: {split} loss {scores.loss:.4f}, F1 {scores.f1:.4f}", file=sys.stderr)
+
+    def cached(self, **values: float) -> None:
+        """Log that the frozen layers' output was computed, and its size."""
+        self._write({"event": "cache_prefix", **values})
+        if not self.quiet:
+            size = f"{values['bytes'] / 2**20:,.0f} MiB"
+            tqdm.write(f"kept the output of {values['layers']} frozen layers: {size}", file=sys.stderr)
+
+    def compiled(self, **values: float) -> None:
+        """Log that a shape of batch was compiled or recorded, and the time it took."""
+        self._write({"event": "compile", **values})
+        if not self.quiet:
+            tqdm.write(
+                f"compiled {values['rows']} x {values['width']} tokens in {values['seconds']:.1f} s", file=sys.stderr
+            )
+
+    def problem(self, message: str) -> None:
+        """Warn about something that does not end the run."""
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        self._write({"event": "problem", "message": message})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        line |= {"wall_s": time.time()}  # the energy journal's clock, so that a step can be given its energy
+        for write in list(self.loggers) if "step" in line else ():
+            try:
+                write(scalars(line), line["step"], line["wall_s"])
+            except OSError as error:
+                self.loggers.remove(write)
+                warnings.warn(f"a logger of {self.settings['log_to']} failed: {error}", RuntimeWarning, stacklevel=2)
+        if self.file is None:
+            return
+        try:
+            print(json.dumps(line), file=self.file, flush=True)
+        except OSError as error:  # a full disk ends the log, not the training
+            self.file = None
+            warnings.warn(f"{self.path} can no longer be written: {error}", RuntimeWarning, stacklevel=2)

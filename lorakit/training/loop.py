@@ -1,0 +1,327 @@
+"""The training loop: one for full fine-tuning and LoRA, one process and many, fp32, bf16 and fp16.
+
+It trains the parameters that require a gradient, and does not know why they do. The loss of a step is the mean
+cross-entropy over all its words, however they are packed into rows, micro-batches and ranks: every micro-batch
+contributes its *sum*, divided by the words of the whole step.
+
+What surrounds a step is in `session`, what a checkpoint holds in `state`, how a batch runs in `engine` and `graphs`.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lorakit.data.corpus import NerData
+from lorakit.data.packing import Layout, Plan, Step, TokenTable, epoch_steps, plan_batch, steps_per_epoch
+from lorakit.data.tokenization import Encoded, check_tokenizer
+from lorakit.nn.attention import faster_attention
+from lorakit.nn.kernels import faster_dropout, faster_products
+from lorakit.nn.weights import whole
+from lorakit.training.checkpoint import Checkpointer, run_identity
+from lorakit.training.config import TrainConfig, TrainResult
+from lorakit.training.distributed import all_sum, device, process_group, rank, world_size
+from lorakit.training.engine import EagerEngine, ForwardBackward, StepEngine
+from lorakit.training.evaluation import (
+    EncodedSplit,
+    Tokenizer,
+    encode_split,
+    encode_tagged,
+    evaluate_split,
+    label_names,
+)
+from lorakit.training.frozen_layer_cache import FrozenLayerCache
+from lorakit.training.graphs import CompiledEngine, CudaGraphEngine
+from lorakit.training.layout import layout_for, training_layout
+from lorakit.training.metrics import Scores
+from lorakit.training.optimizer import build_optimizer, rate_of
+from lorakit.training.precision import autocast_for, frozen_in_half
+from lorakit.training.preemption import StopRequest
+from lorakit.training.session import Observe, Session
+from lorakit.training.state import TrainState, seed_everything
+from lorakit.training.warmup import make_kernels
+
+SHAPES_FROM = 256  # steps whose batch shapes are looked at before training
+
+
+def train(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    data: NerData,
+    config: TrainConfig | None = None,
+    observe: Observe | None = None,
+) -> TrainResult:
+    """Train a token classifier on `data.train`, keep the epoch that is best on `data.validation`, and score it.
+
+    Under torchrun every process calls this with the same arguments. With an output_dir, SIGTERM and SIGINT save a
+    checkpoint and end the process (`Preempted`, status 143 or 130); the same call with resume=True continues.
+
+    Example:
+        import dataclasses
+        import lorakit
+        from lorakit.training.models import load_token_classifier
+        data = lorakit.read_ner("examples/conll")
+        data = dataclasses.replace(data, train=data.train[:8], validation=data.validation[:4], test=())
+        model, tokenizer = load_token_classifier("examples/mini", data.labels)
+        lorakit.apply_lora(model, r=8)
+        result = lorakit.train(model, tokenizer, data, lorakit.TrainConfig(epochs=2, batch_size=4, progress=False))
+        result.steps, len(result.history)  # (4, 2)
+
+    Args:
+        model: a token classifier in fp32 whose labels are the corpus'; its parameters that require a gradient are
+            trained. It is changed in place: it moves to the process's device and ends with the best epoch's weights.
+        tokenizer: the model's fast tokenizer, which takes pre-split words.
+        data: the corpus; without a validation split the last epoch counts as the best.
+        config: the settings; None for the defaults of `TrainConfig`.
+        observe: called at every log step; what it returns, such as {"power_w": 61.0}, joins the log line and the bar.
+
+    Returns:
+        Scores, counts and times of the run.
+
+    Raises:
+        ValueError: the model cannot be trained on this corpus, or the checkpoint belongs to another run.
+        FloatingPointError: no step had a finite gradient for a while.
+        MemoryError: a batch does not fit in memory; the message names it and what to change.
+        Preempted: a signal asked to stop.
+    """
+    config = config or TrainConfig()
+    with process_group():
+        check_tokenizer(tokenizer)
+        _check_trainable(model, data)
+        seed_everything(config.seed, rank())
+        model.to(device())
+        layout = layout_for(model, config.packing, config.precision)
+        encoded = encode_tagged(model, tokenizer, data.train)
+        stopping = StopRequest(active=config.output_dir is not None)
+        with faster_products(model), faster_dropout(model), faster_attention(model), stopping as stop:
+            trainer = Trainer(model, encoded, layout, config, stop, observe)
+            return trainer.train(Evaluator(model, tokenizer, data, layout, config.precision))
+
+
+class Trainer:
+    """One run of the loop.
+
+    Args:
+        model: on its device; sharded in place with strategy "fsdp".
+        encoded: the training corpus.
+        layout: how the model takes its batches.
+        config: the settings.
+        stop: set by a signal.
+        observe: as for `train`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        encoded: Encoded,
+        layout: Layout,
+        config: TrainConfig,
+        stop: StopRequest,
+        observe: Observe | None = None,
+    ) -> None:
+        self.model, self.encoded, self.layout, self.config = model, encoded, layout, config
+        where, sharded = next(model.parameters()).device, config.strategy == "fsdp"
+        self.batch_layout = training_layout(layout, encoded, config.batch_size, config.engine, whole=sharded)
+        self.steps_per_epoch = steps_per_epoch(len(encoded), config.batch_size, config.accumulate, world_size())
+        self.autocast, scaled = autocast_for(config.precision, where)
+        scaler = torch.amp.GradScaler(where.type, enabled=scaled)
+        self.table = TokenTable(encoded, layout, where)
+        self.forward_backward = ForwardBackward(model, layout, self.autocast, scaler, config.strategy)
+        self.engine = build_engine(config.engine, self.forward_backward, self.table)
+        optimizer = build_optimizer(model, config.learning_rate, config.weight_decay)
+        self.state = TrainState(model, optimizer, scaler)  # after sharding, which makes new parameters
+        folder = Path(config.output_dir) / "checkpoints" if config.output_dir else None
+        self.checkpointer = Checkpointer(folder, run_identity(config, model, encoded) if folder else {})
+        self.session = Session(config, self.state, self.checkpointer, stop, self.steps_per_epoch, observe)
+        self.kernels_due = layout.row_length is not None and config.engine != "compile" and not sharded
+        self.cache_due = config.cache_prefix
+
+    def train(self, evaluator: "Evaluator") -> TrainResult:
+        """Train epoch by epoch, then test the weights of the best epoch."""
+        config, state, began = self.config, self.state, time.perf_counter()
+        if config.resume:
+            self.checkpointer.restore(state)
+        else:
+            self.checkpointer.clear()
+        # FSDP gathers parameters in groups of one type
+        held = frozen_in_half(
+            self.model, nullcontext if config.strategy == "fsdp" else self.autocast, self.forward_once
+        )
+        with held, self.session.open():
+            while state.counters.epoch <= config.epochs and not self.out_of_patience():
+                self.train_epoch()
+                if evaluator.has("validation"):
+                    scores = evaluator.score("validation", self.session)
+                    self.session.evaluated("validation", state.counters.epoch, scores)
+                    state.keep_if_best(scores.to_json())
+                else:
+                    state.counters.best_epoch = state.counters.epoch
+                state.next_epoch()
+                self.session.save()
+            state.restore_best()
+            test = None
+            if evaluator.has("test"):
+                test = evaluator.score("test", self.session)
+                self.session.evaluated("test", state.counters.best_epoch, test)
+        return result_of(state, test, time.perf_counter() - began)
+
+    def train_epoch(self) -> None:
+        """Take the epoch's steps, or those that a resumed run has left."""
+        self.model.train()
+        if self.cache_due:
+            self.fill_cache()
+        self.session.start_epoch()
+        if self.kernels_due:
+            self.warm_up_kernels()
+        for step in self.steps():
+            grad_norm = self.train_step(step)
+            self.session.after_step(grad_norm)
+        self.session.end_epoch()
+
+    def train_step(self, step: Step) -> Tensor:
+        """Take one optimizer step; returns the norm of its gradients before clipping, on the device."""
+        config, state, engine = self.config, self.state, self.engine
+        steps = self.steps_per_epoch * config.epochs
+        rate = rate_of(state.counters.step, steps, config.learning_rate, config.warmup_ratio)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        engine.total.zero_()
+        for i, micro in enumerate(step.micros, start=1):
+            self.forward_backward_step(micro, step.targets, last=i == len(step.micros))
+        state.scaler.unscale_(state.optimizer)  # clip true gradients, not scaled ones
+        grad_norm = whole(nn.utils.clip_grad_norm_(state.trained.values(), config.max_grad_norm))
+        # of the reduced gradients, so all ranks decide alike; on the device, so the host does not wait
+        bad = ~torch.isfinite(grad_norm)
+        state.optimizer.found_inf = bad.float()  # where this is 1, the fused optimizer changes nothing
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=engine.drops_gradients)
+        tokens = sum(micro.tokens for micro in step.micros)
+        state.count_step(engine.total, bad, tokens, sum(micro.computed_tokens for micro in step.micros))
+        return grad_norm
+
+    def forward_backward_step(self, micro: Plan, targets: int, last: bool) -> None:
+        """Add a micro-batch's share to the step's gradients and loss; ranks exchange gradients after the last."""
+        with self.session.memory_errors_explained(micro, self.batch_layout.parts):
+            seconds = self.engine.prepare(micro, targets)
+            if seconds is not None:
+                self.session.count_compiling(micro, seconds)
+            self.engine.run(micro, targets, last)
+
+    def steps(self) -> Iterator[Step]:
+        """This rank's part of the epoch's remaining steps."""
+        config, counters = self.config, self.state.counters
+        return epoch_steps(
+            self.encoded,
+            self.batch_layout,
+            config.batch_size,
+            config.accumulate,
+            config.seed,
+            counters.epoch,
+            rank(),
+            world_size(),
+            first_step=counters.epoch_step,
+        )
+
+    def out_of_patience(self) -> bool:
+        """Whether too many epochs have passed since the best one."""
+        counters, patience = self.state.counters, self.config.patience
+        return bool(patience) and counters.epoch - 1 - counters.best_epoch >= patience
+
+    def forward_once(self) -> None:
+        """Run the model on one sentence."""
+        self.model(**self.layout.inputs(self.table.batch(plan_batch(self.encoded, [0], self.layout))))
+
+    def fill_cache(self) -> None:
+        """Compute the frozen layers' output for the corpus; the time counts as training time."""
+        began = time.perf_counter()
+        cache = FrozenLayerCache(self.model, self.encoded, self.layout, self.autocast)
+        self.forward_backward.around, self.cache_due = cache.skipped, False
+        seconds = time.perf_counter() - began
+        self.state.counters.train_seconds += seconds
+        self.session.log.cached(layers=cache.depth, bytes=cache.nbytes, seconds=seconds)
+
+    def warm_up_kernels(self) -> None:
+        """Build oneDNN's kernels for nearly all shapes of the run before its first step."""
+        first = islice(self.steps(), SHAPES_FROM)
+        make_kernels(self.model, (tuple(plan.source.shape) for step in first for plan in step.micros))
+        self.kernels_due = False
+
+
+class Evaluator:
+    """Scores the splits of a corpus during a run; each is encoded when it is first needed."""
+
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, data: NerData, layout: Layout, precision: str) -> None:
+        self.model, self.tokenizer, self.data, self.layout, self.precision = model, tokenizer, data, layout, precision
+        self.splits: dict[str, EncodedSplit] = {}
+
+    def has(self, split: str) -> bool:
+        """Whether the corpus has sentences in this split."""
+        return bool(getattr(self.data, split))
+
+    def score(self, split: str, session: Session) -> Scores:
+        """Score the model; the session may end the run between two batches."""
+        if split not in self.splits:
+            self.splits[split] = encode_split(self.model, self.tokenizer, getattr(self.data, split), self.layout)
+        with session.bars.evaluation(split) as show:
+
+            def between(done: int, total: int) -> None:
+                show(done, total)
+                session.after_batch(done, total)
+
+            return evaluate_split(self.model, self.splits[split], self.precision, between)
+
+
+def build_engine(name: str, forward_backward: ForwardBackward, table: TokenTable) -> StepEngine:
+    """The engine of a `TrainConfig`.
+
+    Raises:
+        ValueError: this machine or this number of processes cannot run it.
+    """
+    engines = {"eager": EagerEngine, "compile": CompiledEngine, "cuda_graphs": CudaGraphEngine}
+    return engines[name](forward_backward, table)
+
+
+def result_of(state: TrainState, test: Scores | None, duration_s: float) -> TrainResult:
+    """The result of a run; every rank calls it, because tokens are summed."""
+    counters = state.counters
+    tokens = torch.tensor([counters.train_tokens, counters.computed_tokens], device=state.device)
+    train_tokens, computed_tokens = all_sum(tokens).tolist()
+    history = tuple(Scores.from_json(scores) for scores in counters.history)
+    return TrainResult(
+        validation=history[counters.best_epoch - 1] if history else None,
+        test=test,
+        best_epoch=counters.best_epoch,
+        epochs=counters.epoch - 1,
+        steps=counters.step,
+        skipped_steps=counters.skipped,
+        train_tokens=train_tokens,
+        computed_tokens=computed_tokens,
+        train_seconds=counters.train_seconds,
+        compile_seconds=counters.compile_seconds,
+        duration_s=duration_s,
+        history=history,
+    )
+
+
+def _check_trainable(model: nn.Module, data: NerData) -> None:
+    names = label_names(model)
+    if list(data.labels) != names:
+        raise ValueError(
+            f"the model's labels are {names}, the corpus' {list(data.labels)}; load the model with"
+            " num_labels=len(data.labels), id2label=dict(enumerate(data.labels))"
+        )
+    if not data.train:
+        raise ValueError("the corpus has no training sentence")
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not trained:
+        raise ValueError("no parameter requires a gradient: there is nothing to train")
+    for name, parameter in trained.items():
+        if parameter.dtype != torch.float32:
+            raise ValueError(
+                f"{name} is {parameter.dtype}, in which small updates vanish; load the model with dtype=torch.float32"
+            )

@@ -1,0 +1,100 @@
+"""The precision of a run: its autocast, and frozen weights held in the type that autocast casts them to.
+
+Autocast keeps casts of trained weights only. A frozen matrix is cast again in every forward, and that copy is kept for
+backward. Held in the lower type instead, every use sees the same bits, with fewer casts and half the memory.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lorakit.training.dry_run import dry_run
+
+Autocast = Callable[[], AbstractContextManager[Any]]
+
+
+def autocast_for(precision: str, device: torch.device) -> tuple[Autocast, bool]:
+    """The autocast context of a precision on a device, and whether the loss needs scaling.
+
+    Args:
+        precision: "auto", "fp32", "bf16" or "fp16".
+        device: on which the model runs; it decides what "auto" means.
+    """
+    if precision == "auto":
+        if device.type != "cuda":
+            precision = "fp32"
+        else:
+            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if precision == "fp32":
+        return nullcontext, False
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return lambda: torch.autocast(device.type, dtype), precision == "fp16"
+
+
+@contextmanager
+def frozen_in_half(model: nn.Module, autocast: Autocast, use: Callable[[], Any]) -> Iterator[None]:
+    """While active, frozen parameters are held in autocast's type; then the originals are restored, bit for bit.
+
+    Only parameters that `use` does nothing with but cast to this type are held: not layer norms and embeddings, nor a
+    matrix that is also an embedding or whose norms are taken (DoRA). The originals are moved to the host, so on a GPU
+    they take half the memory.
+
+    Args:
+        model: in fp32.
+        autocast: the context in which the model will run; nothing changes if it does not autocast.
+        use: runs the model once, on any input; it is called in training and in evaluation mode, under autocast.
+    """
+    originals: dict[nn.Parameter, Tensor] = {}
+    for parameter, dtype in only_cast(model, autocast, use):
+        # on a GPU memory is short; on a CPU a copy would only cost more of it
+        originals[parameter] = parameter.data.cpu() if parameter.is_cuda else parameter.data
+        parameter.data = parameter.data.to(dtype)
+    try:
+        yield
+    finally:
+        for parameter, original in originals.items():
+            parameter.data = original.to(parameter.device)
+
+
+def only_cast(model: nn.Module, autocast: Autocast, use: Callable[[], Any]) -> list[tuple[nn.Parameter, torch.dtype]]:
+    """The frozen parameters that `use` casts to autocast's type and reads in no other way, with that type."""
+    kind = next(model.parameters()).device.type
+    with autocast():
+        if not torch.is_autocast_enabled(kind):
+            return []
+        dtype = torch.get_autocast_dtype(kind)
+        frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point() and p.dtype != dtype]
+        reads = _Reads(frozen, dtype)
+        with dry_run(model), torch.no_grad(), reads:
+            for training in (True, False):
+                model.train(training)
+                use()
+    return [(p, dtype) for p in frozen if _storage(p) in reads.cast - reads.otherwise]
+
+
+class _Reads(TorchDispatchMode):
+    """Notes how operations read parameters' memory, also through views: to cast it to a type, or otherwise."""
+
+    def __init__(self, parameters: list[nn.Parameter], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.watched, self.dtype = {_storage(p) for p in parameters}, dtype
+        self.cast: set[int] = set()
+        self.otherwise: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not function.is_view:
+            casts = function.overloadpacket is torch.ops.aten._to_copy and kwargs.get("dtype") == self.dtype
+            for value in tree_leaves((args, kwargs)):
+                if isinstance(value, Tensor) and _storage(value) in self.watched:
+                    (self.cast if casts else self.otherwise).add(_storage(value))
+        return function(*args, **kwargs)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

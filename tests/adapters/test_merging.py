@@ -1,0 +1,89 @@
+"""Merging keeps the output; unmerging restores the weights bit for bit."""
+
+import copy
+
+import pytest
+import torch
+
+from lorakit.lora import (
+    apply_lora,
+    lora_layers,
+    merge_lora,
+    unmerge_lora,
+)
+from tests.support.architectures import ARCHITECTURES
+from tests.support.lora_models import logits, perturb, tiny_roberta
+
+
+def test_merge_keeps_the_output_and_unmerge_is_bit_exact_after_100_rounds() -> None:
+    model = apply_lora(tiny_roberta(), target_modules="all-linear")
+    perturb(model)
+    before, tuned = copy.deepcopy(model.state_dict()), logits(model)
+    for _ in range(100):
+        merge_lora(model)
+        unmerge_lora(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    torch.testing.assert_close(logits(merge_lora(model)), tuned, rtol=1e-5, atol=1e-5)
+
+
+def test_backward_while_merged_raises() -> None:
+    model = merge_lora(apply_lora(tiny_roberta()))
+    with pytest.raises(RuntimeError, match="call unmerge_lora"):
+        logits(model).sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_train_and_eval_keep_the_model_merged_and_merging_rounds_once(dtype: torch.dtype) -> None:
+    model = apply_lora(tiny_roberta().to(dtype))
+    perturb(model)
+    layer = model.roberta.encoder.layer[0].attention.self.query
+    exact = layer.weight.double() + layer.scaling * layer.lora_B.double() @ layer.lora_A.double()
+    merge_lora(model.train()).eval()
+    assert layer.merged
+    merged = layer.weight.detach().clone()
+    model.train()
+    assert torch.equal(layer.weight, merged)
+    unit = torch.finfo(dtype).eps / 2
+    allowed = exact.abs() * unit + 8 * 2**-24 * exact.abs().max()  # the sum itself is taken in float32
+    assert ((merged.double() - exact).abs() <= allowed).all()
+
+
+def test_state_dict_of_a_merged_model_does_not_apply_the_update_twice() -> None:
+    model = apply_lora(tiny_roberta())
+    perturb(model)
+    tuned = logits(model)
+    fresh = apply_lora(tiny_roberta())
+    fresh.load_state_dict(merge_lora(model).state_dict())
+    assert torch.equal(logits(fresh), tuned)
+    with pytest.raises(RuntimeError, match="call unmerge_lora first"):
+        model.load_state_dict(fresh.state_dict())
+
+
+def test_merging_into_a_tied_weight_is_refused() -> None:
+    model = ARCHITECTURES["gpt2-lm"].build()
+    table = model.transformer.wte.weight
+    apply_lora(model, target_modules=["lm_head"], init_lora_weights=False)
+    assert model.lm_head.weight is table  # adapted without changing the table
+    with pytest.raises(
+        ValueError, match=r"lm_head.weight is tied to transformer.wte.weight: merging would change both"
+    ):
+        merge_lora(model)
+
+
+@pytest.mark.parametrize("act", [merge_lora, unmerge_lora])
+def test_a_model_without_lora_cannot_be_merged(act) -> None:
+    with pytest.raises(ValueError, match="has no LoRA; call apply_lora"):
+        act(tiny_roberta())
+
+
+def test_a_merge_that_fails_half_way_is_undone() -> None:
+    model = apply_lora(tiny_roberta().half())
+    layers = [layer for _, layer in lora_layers(model)]
+    with torch.no_grad():
+        for layer in layers:
+            layer.lora_B.fill_(1e30 if layer is layers[-1] else 0.1)
+    before = [layer.weight.detach().clone() for layer in layers]
+    with pytest.raises(ValueError, match="not finite in torch.float16"):
+        merge_lora(model)
+    assert not any(layer.merged for layer in layers)
+    assert all(torch.equal(layer.weight, value) for layer, value in zip(layers, before, strict=True))

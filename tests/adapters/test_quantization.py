@@ -1,0 +1,121 @@
+"""A base in half precision or quantized: the same bits under autocast, merging and switching off.
+
+The quantized ones are skipped without torchao: pip install -c constraints.txt -e '.[dev,quantized]' runs them.
+"""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lorakit.adapters.quantization import shrink_base
+from lorakit.adapters.storage import load_adapter, save_adapter
+from lorakit.lora import (
+    apply_lora,
+    count_parameters,
+    disable_lora,
+    lora_layers,
+    merge_lora,
+    remove_lora,
+    unmerge_lora,
+)
+from tests.support.architectures import ARCHITECTURES, output_of
+from tests.support.lora_models import IDS, LABELS, logits, perturb, tiny_roberta
+
+
+def step(model: nn.Module, dtype: torch.dtype) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Logits and gradients of a training step under autocast."""
+    model.zero_grad()
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype):
+        out = model(IDS, labels=LABELS)
+    out.loss.backward()
+    return out.logits.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", [{}, {"bias": "all", "lora_dropout": 0.1}, {"use_dora": True, "r": 3}])
+def test_a_half_base_under_autocast_gives_the_same_bits(options: dict, dtype: torch.dtype) -> None:
+    model = apply_lora(tiny_roberta(), **options, target_modules="all-linear").train()
+    perturb(model)
+    small = shrink_base(copy.deepcopy(model), dtype)
+    expected, gradients = step(model, dtype)
+    found, other = step(small, dtype)
+    assert torch.equal(found, expected)
+    assert gradients.keys() == other.keys()
+    for name, gradient in gradients.items():
+        assert torch.equal(other[name], gradient), name
+        assert gradient.dtype == torch.float32
+    assert sum(p.dtype == dtype for p in small.parameters()) > 0 or "use_dora" in options
+
+
+def test_a_half_base_takes_half_the_memory_of_its_matrices_and_leaves_the_rest() -> None:
+    model = apply_lora(tiny_roberta(), bias="all")
+    count = count_parameters(model)
+    shrink_base(model)
+    types = {name: p.dtype for name, p in model.named_parameters()}
+    assert types["roberta.encoder.layer.0.output.dense.weight"] == torch.bfloat16
+    assert types["roberta.encoder.layer.0.attention.self.query.weight"] == torch.bfloat16
+    for name in ("query.lora_A", "query.bias"):
+        assert types[f"roberta.encoder.layer.0.attention.self.{name}"] == torch.float32
+    assert types["classifier.weight"] == types["roberta.embeddings.word_embeddings.weight"] == torch.float32
+    assert count_parameters(model) == count
+
+
+def test_a_weight_tied_to_an_embedding_stays_in_float32() -> None:
+    model = shrink_base(apply_lora(ARCHITECTURES["gpt2-lm"].build(), target_modules="all-linear"))
+    assert model.lm_head.weight.dtype == torch.float32
+    assert model.transformer.h[0].mlp.c_fc.weight.dtype == torch.bfloat16  # Conv1D too
+    with torch.autocast("cpu", torch.bfloat16):
+        assert output_of(model).isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore")  # torchao warns of itself
+@pytest.mark.parametrize("to", ["int8", "nf4"])
+def test_a_quantized_base_trains_saves_merges_and_unmerges(to: str, tmp_path: Path) -> None:
+    pytest.importorskip("torchao", reason="quantized bases need the optional torchao")
+    model = apply_lora(tiny_roberta(hidden_size=64, intermediate_size=128), target_modules="all-linear")
+    perturb(model)
+    full = logits(model)
+    shrink_base(model, to)
+    coarse = logits(model)
+    with disable_lora(model):
+        assert not torch.equal(logits(model), coarse)
+    assert not torch.equal(coarse, full)
+    torch.testing.assert_close(coarse, full, rtol=0.1, atol=0.1)
+    coarse.square().sum().backward()
+    for _, layer in lora_layers(model):
+        assert layer.lora_A.grad.isfinite().all() and layer.lora_B.grad.abs().max() > 0
+    other = apply_lora(tiny_roberta(hidden_size=64, intermediate_size=128), target_modules="all-linear")
+    shrink_base(other, to)
+    load_adapter(other, save_adapter(model, tmp_path))
+    assert torch.equal(logits(other), coarse)
+    torch.testing.assert_close(logits(merge_lora(model)), coarse, rtol=1e-4, atol=1e-5)
+    assert torch.equal(logits(unmerge_lora(model)), coarse)
+    merged = remove_lora(model, merge=True)
+    torch.testing.assert_close(logits(merged), coarse, rtol=1e-4, atol=1e-5)
+    assert type(merged.roberta.encoder.layer[0].output.dense.weight.data) is torch.Tensor
+
+
+@pytest.mark.parametrize(
+    ("to", "message"),
+    [("int4", "to must be torch.bfloat16, torch.float16, 'int8' or 'nf4'; got 'int4'"), (torch.float32, "to must be")],
+)
+def test_other_types_are_refused(to, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        shrink_base(apply_lora(tiny_roberta()), to)
+
+
+def test_a_plain_or_merged_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="has no LoRA"):
+        shrink_base(tiny_roberta())
+    with pytest.raises(ValueError, match="call unmerge_lora first"):
+        shrink_base(merge_lora(apply_lora(tiny_roberta())))
+
+
+def test_without_torchao_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)
+    with pytest.raises(ImportError, match="a base in int8 needs torchao: pip install torchao"):
+        shrink_base(apply_lora(tiny_roberta()), "int8")

@@ -1,0 +1,98 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lorakit.cli.__main__ import COMMANDS, main
+from tests.support.tiny import ROOT
+
+
+def test_energy_run_passes_the_commands_status_and_output_through(capfd):
+    assert main(["energy", "run", "--", sys.executable, "-c", "print('out'); raise SystemExit(7)"]) == 7
+    printed = capfd.readouterr()
+    assert printed.out == "out\n"
+    assert "energy over" in printed.err
+
+
+def test_energy_doctor_names_every_component(capsys):
+    assert main(["energy", "doctor", "--seconds", "0.1"]) in (0, 1)  # 1 where nothing can be measured
+    lines = capsys.readouterr().out.splitlines()
+    assert {"GPU", "CPU", "RAM"} <= {line.split()[0] for line in lines if line.strip()}
+
+
+def test_help_has_examples_and_no_subcommand_is_an_error(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "lorakit energy run -- python train.py" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+
+
+def completions(line, tmp_path):
+    """What a shell would offer at the end of a line, by argcomplete's own protocol."""
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    asked["_ARGCOMPLETE_STDOUT_FILENAME"] = str(tmp_path / "offered")
+    code = "import sys; from lorakit.cli.__main__ import main; main(); sys.exit('not ended by argcomplete')"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return {word.strip() for word in (tmp_path / "offered").read_text().splitlines()}
+
+
+def test_a_shell_can_complete_commands_flags_and_choices(tmp_path):
+    pytest.importorskip("argcomplete")
+    assert completions("lorakit p", tmp_path) == {"params", "predict"}
+    assert completions("lorakit energy run --co", tmp_path) == {"--co2", "--config"}
+    assert completions("lorakit train --precision b", tmp_path) == {"bf16"}
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "params", "energy"])
+def test_help_of_each_command_shows_examples(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert f"examples:\n  lorakit {command}" in text
+    assert "None" not in text
+
+
+@pytest.mark.parametrize("command", ["run", "doctor", "merge"])
+def test_help_of_each_energy_command_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["energy", command, "--help"])
+    assert f"examples:\n  lorakit energy {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["nonsense"], "invalid choice: 'nonsense'"),
+        (["energy", "run", "--co2", "much", "--", "true"], "--co2: much is not a number of 0 or more"),
+        (["energy", "run", "--config", "none.yaml", "--", "true"], "--config none.yaml: No such file or directory"),
+        (["report", "x", "--f1", "high"], "--f1: high is not an F1 above 0 and up to 1"),
+    ],
+)
+def test_bad_input_is_one_line_status_2_and_leaves_nothing(arguments, message, refuses):
+    refuses(arguments, message)
+
+
+def test_every_file_with_a_command_is_in_the_table():
+    files = {path.stem for path in (ROOT / "lorakit" / "cli").glob("*.py") if "def add_parser(" in path.read_text()}
+    assert files == set(COMMANDS)
+
+
+WITHOUT_TORCH = """
+import sys
+from lorakit.cli.__main__ import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+print([name for name in ("torch", "transformers", "datasets", "matplotlib") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("words", ["--help", "train --help", "train --mode x", "params --r x"])
+def test_help_and_mistyped_flags_load_no_torch(words):
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words.split()], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr

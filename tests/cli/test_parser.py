@@ -1,0 +1,61 @@
+"""One-line errors, examples in the help, and which flags were given."""
+
+import pytest
+
+from lorakit.cli.parser import Parser, add_command, input_errors
+
+
+def test_an_error_is_one_line_with_status_2_and_printed_by_the_first_process_alone(monkeypatch, capsys):
+    monkeypatch.delenv("RANK", raising=False)
+    parser = Parser(prog="try")
+    for rank, printed in (("0", "try: error: two lines\n"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit, match="2"):
+            parser.error("two\n  lines")
+        assert capsys.readouterr().err == printed
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), FileNotFoundError("wrong"), ImportError("wrong")])
+def test_an_error_in_the_input_ends_the_program(error, capsys):
+    with pytest.raises(SystemExit, match="2"), input_errors(Parser(prog="try")):
+        raise error
+    assert capsys.readouterr().err == "try: error: wrong\n"
+
+
+def test_a_bug_is_no_error_in_the_input():
+    with pytest.raises(KeyError), input_errors(Parser()):
+        raise KeyError("a bug")
+
+
+def make_parser():
+    parser = Parser()
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--names", nargs="+", default=["a"])
+    parser.add_argument("--label", action="append", default=[])
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("files", nargs="*")
+    return parser
+
+
+def test_given_holds_what_the_command_line_sets_also_where_it_is_the_default():
+    found = make_parser().parse_args(["x", "--epochs", "3"])
+    assert (found.epochs, found.names, found.label, found.resume, found.files) == (3, ["a"], [], False, ["x"])
+    assert found.given == {"epochs"}
+    assert make_parser().parse_args(["--names", "a", "--resume"]).given == {"names", "resume"}
+    assert make_parser().parse_args(["--label", "x", "--label", "y"]).label == ["x", "y"]
+    assert make_parser().parse_args([]).given == frozenset()
+
+
+def test_given_of_a_command_reaches_the_top():
+    parser = Parser()
+    commands = parser.add_subparsers()
+    command = add_command(commands, "try", "try it", "try --r 8", lambda arguments: arguments.r)
+    command.add_argument("--r", type=int, default=8)
+    found = parser.parse_args(["try", "--r", "8"])
+    assert (found.given, found.run(found), found.parser) == ({"r"}, 8, command)
+
+
+def test_a_commands_help_has_its_description_and_its_examples_line_by_line():
+    command = add_command(Parser().add_subparsers(), "try", "try it", "\ntry --r 8\ntry --r 16   larger\n", print)
+    assert "\n\nTry it.\n" in command.format_help()
+    assert command.format_help().endswith("\nexamples:\n  try --r 8\n  try --r 16   larger\n")

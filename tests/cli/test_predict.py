@@ -1,0 +1,109 @@
+"""`lorakit predict` as a user calls it, in this process."""
+
+import io
+import json
+
+import pytest
+
+import lorakit
+from lorakit.cli.__main__ import main
+from lorakit.training.models import load_tagger
+from lorakit.training.prediction import Entity
+from tests.support.saved_run import saved
+from tests.support.tiny import MINI
+
+SENTENCES = [
+    "IL-2 gene expression requires NF-kappaB.",
+    "",
+    "No <b>entity</b> & nothing \x1b[31mred 😀",
+    "p50/p65 (GATA-1) binds the IL-2 gene.",
+]
+
+
+def predicted(run, mode, capsys, *arguments):
+    assert main(["predict", *saved(run, mode), *map(str, arguments)]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_predict_prints_what_the_library_finds(run, mode, capsys):
+    folder = str(run / "lora" / "adapter") if mode == "lora" else None
+    model, tokenizer = load_tagger(folder, None if folder else str(run / "full" / "model"))
+    wanted = lorakit.predict(model, tokenizer, SENTENCES)
+    assert sum(map(len, wanted)) >= 3
+    lines = [json.loads(line) for line in predicted(run, mode, capsys, *SENTENCES, "--format", "jsonl").splitlines()]
+    assert [line["text"] for line in lines] == SENTENCES
+    assert [[Entity(**entity) for entity in line["entities"]] for line in lines] == wanted
+    table = predicted(run, mode, capsys, *SENTENCES).splitlines()
+    assert table[0].split() == ["text", "characters", "words", "type", "score", "entity"]
+    rows = [(str(i), f"{e.start}-{e.end}", e.type) for i, row in enumerate(wanted, 1) for e in row]
+    assert [(row.split()[0], row.split()[1], row.split()[3]) for row in table[1:]] == rows
+
+
+def test_conll_output_can_be_read_with_the_same_tags(run, capsys, tmp_path):
+    text = predicted(run, "lora", capsys, SENTENCES[0], SENTENCES[3], "--format", "conll")
+    (tmp_path / "found.conll").write_text(text, encoding="utf-8")
+    data = lorakit.read_ner(tmp_path / "found.conll", scheme="iob2")
+    model, tokenizer = load_tagger(str(run / "lora" / "adapter"))
+    assert [list(s.tags) for s in data.train] == lorakit.predict(model, tokenizer, [s.words for s in data.train])
+
+
+def test_a_file_standard_input_and_arguments_are_the_same_texts(run, capsys, tmp_path, monkeypatch):
+    wanted = predicted(run, "lora", capsys, *SENTENCES, "--format", "jsonl")
+    for end in ("\n", "\r\n"):
+        data = b"\xef\xbb\xbf" + end.join([*SENTENCES, ""]).encode()
+        (tmp_path / "texts.txt").write_bytes(data)
+        found = predicted(run, "lora", capsys, "--file", tmp_path / "texts.txt", "--format", "jsonl")
+        assert found == wanted
+        stdin = io.TextIOWrapper(io.BytesIO(data.removesuffix(end.encode())))  # the last newline may be missing
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert predicted(run, "lora", capsys, "--format", "jsonl") == wanted
+
+
+def test_an_output_file_is_written_atomically_in_the_format_of_its_ending(run, capsys, tmp_path):
+    wanted = predicted(run, "lora", capsys, *SENTENCES, "--format", "jsonl")
+    assert predicted(run, "lora", capsys, *SENTENCES, "--output", tmp_path / "new" / "found.jsonl") == ""
+    assert (tmp_path / "new" / "found.jsonl").read_text(encoding="utf-8") == wanted
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["found.jsonl"]
+
+
+def test_a_terminal_shows_colours_unless_they_are_turned_off(run, capsys, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert "\x1b" not in predicted(run, "lora", capsys, SENTENCES[0])
+    assert "\x1b" in predicted(run, "lora", capsys, SENTENCES[0], "--format", "terminal")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert "\x1b" in predicted(run, "lora", capsys, SENTENCES[0])
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in predicted(run, "lora", capsys, SENTENCES[0])
+
+
+def test_texts_without_entities_are_reported_and_no_error(run, capsys):
+    assert main(["predict", *saved(run, "lora"), ""]) == 0
+    assert "no entity in 1 texts" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_utf8_is_named_with_its_line(run, tmp_path, capsys):
+    (tmp_path / "latin.txt").write_bytes(b"IL-2\nna\xefve\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", *saved(run, "lora"), "--file", str(tmp_path / "latin.txt")])
+    assert "latin.txt:2: not UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "--adapter", "./nowhere", "x"], "no adapter folder nowhere"),
+        (["predict", "--adapter", "RUN", "x"], "did you mean RUN/lora/adapter?"),
+        (["predict", "--model", "LORA", "x"], "is a LoRA adapter: give it as --adapter"),
+        (["predict", "--model", MINI, "x"], "it is a base without a trained head (classifier.bias, classifier.weight"),
+        (["predict", "--adapter", "LORA", "--model", "./nowhere", "x"], "there is no model folder './nowhere'"),
+        (["predict", "--adapter", "LORA", "--file", "./nowhere"], "No such file or directory: 'nowhere'"),
+        (["predict", "--adapter", "LORA", "--file", "x.txt", "x"], "both texts and --file x.txt are given"),
+        (["predict", "--adapter", "LORA", "IL-\udcff"], "half a surrogate pair"),
+        (["predict", "--adapter", "LORA", "--output", "CORPUS", "x"], "is a folder; give a file"),
+        (["predict", "--adapter", "LORA", "--format", "xml", "x"], "invalid choice: 'xml'"),
+    ],
+)
+def test_bad_input_is_one_line_status_2_and_leaves_nothing(arguments, message, refuses):
+    refuses(arguments, message)

@@ -1,0 +1,70 @@
+"""`lorakit train` as a user calls it, in this process, on the embedded base."""
+
+import json
+
+import pytest
+
+from lorakit.cli.__main__ import main
+from tests.support.tiny import MINI
+
+
+def test_train_writes_what_the_other_commands_take(run):
+    files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert {"report.html", "comparison.json", "comparison.md", "comparison.png", "lora/adapter/lorakit.json"} < files
+    assert {"full/model/model.safetensors", "full/model/tokenizer.json", "full/model/config.json"} < files
+    assert {f"{mode}/{name}" for mode in ("full", "lora") for name in ("metrics.jsonl", "energy.jsonl")} < files
+    record = json.loads((run / "comparison.json").read_text())
+    assert record["command"].startswith("lorakit train --config ")
+    full, lora = record["modes"]["full"], record["modes"]["lora"]
+    assert (full["epochs"], full["batch_size"], full["learning_rate"], lora["adapter"]["r"]) == (2, 4, 1e-3, 4)
+    assert lora["test"]["f1"] > 0.5  # otherwise the tests of evaluate and predict compare nothing
+
+
+def test_only_the_top_layers_are_adapted_and_the_layers_below_are_cached(corpus, tmp_path):
+    options = ["--target-modules", "query", "dense", "--layers-to-transform", "2", "3"]
+    options += ["--cache-prefix", "--dropout", "0", "--epochs", "1"]
+    base = ["train", "--model", str(MINI), "--dataset", str(corpus), "--mode", "lora", "--output-dir", str(tmp_path)]
+    assert main([*base, *options]) == 0
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    kept = [line for line in lines if line["event"] == "cache_prefix"]
+    assert [line["layers"] for line in kept] == [2]
+    record = json.loads((tmp_path / "comparison.json").read_text())
+    assert record["modes"]["lora"]["adapter"]["layers_to_transform"] == [2, 3]
+
+
+def test_a_module_trained_in_full_is_in_the_adapter(corpus, tmp_path, capsys):
+    """Its weights change, are saved, and are loaded again."""
+    options = ["--modules-to-save", "word_embeddings", "--r", "2", "--epochs", "1"]
+    assert main(["train", "--model", str(MINI), "--dataset", str(corpus), *options, "--output-dir", str(tmp_path)]) == 0
+    wanted = json.loads((tmp_path / "comparison.json").read_text())["modes"]["lora"]
+    assert wanted["adapter"]["modules_to_save"] == ["word_embeddings"]
+    assert wanted["trainable_parameters"] > 8192 * 256
+    adapter = ["--adapter", str(tmp_path / "adapter"), "--dataset", str(corpus), "--json", "-"]
+    capsys.readouterr()
+    assert main(["evaluate", *adapter]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(wanted["test"]["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "the following arguments are required: --model, --dataset"),
+        (["train", "--model", "./nowhere", "--dataset", "CORPUS"], "there is no model folder './nowhere'"),
+        (["train", "--model", MINI, "--dataset", "./nowhere"], "nowhere"),
+        (["train", "--model", MINI, "--dataset", "CORPUS", "--r", "0"], "r must be an integer of at least 1"),
+        (["train", "--model", MINI, "--dataset", "CORPUS", "--accumulate", "0"], "accumulate is 0"),
+        (["train", "--model", MINI, "--dataset", "CORPUS", "--output-dir", "CORPUS/test.json/x"], "cannot be written"),
+        (["train", "--epoch", "3"], "lorakit train: error: "),
+        (["train", "--model", MINI, "--dataset", "CORPUS", "--layers-to-transform", "9"], "layers_to_transform"),
+        (
+            ["train", "--model", MINI, "--dataset", "CORPUS", "--cache-prefix", "--bias", "all"],
+            "(LoRA: bias other than 'all', not in modules_to_save)",
+        ),
+        (
+            ["train", "--model", MINI, "--dataset", "CORPUS", "--cache-prefix"],
+            "layer 0 is trained, so no layer is constant",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_status_2_and_leaves_nothing(arguments, message, refuses):
+    refuses(arguments, message)

@@ -1,0 +1,87 @@
+"""CPU time of process trees and of the machine."""
+
+import os
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from lorakit.power.cpu_time import busy_cpu_s, process_tree, process_tree_cpu_s, procfs
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def test_children_that_lived_shortly_are_counted():
+    """Fourteen children of 0.1 s: each is gone before a sampler could see it."""
+    before = process_tree_cpu_s(os.getpid())
+    busy = "import time\nend = time.process_time() + 0.1\nwhile time.process_time() < end: pass"
+    for _ in range(14):
+        os.waitpid(os.posix_spawn(sys.executable, [sys.executable, "-S", "-c", busy], os.environ), 0)
+    assert process_tree_cpu_s(os.getpid()) - before >= 1.3
+
+
+def write_process(proc, pid, parent, *ticks, children=None):
+    """A process in a fake /proc with its utime, stime, cutime and cstime; `children` as its only thread lists them."""
+    (proc / str(pid)).mkdir()
+    fields = ["S", str(parent), *["0"] * 9, *map(str, ticks), *["0"] * 30]
+    (proc / str(pid) / "stat").write_text(f"{pid} (a) b (c) {' '.join(fields)}\n")
+    if children is not None:
+        (proc / str(pid) / "task" / str(pid)).mkdir(parents=True)
+        (proc / str(pid) / "task" / str(pid) / "children").write_text(" ".join(map(str, children)))
+
+
+@pytest.mark.parametrize("lists_children", [True, False])
+def test_living_grandchildren_and_odd_names_are_counted(tmp_path, lists_children):
+    """Both with the kernel's lists of children and without."""
+    (tmp_path / "stat").write_text("cpu  0 0 0 0 0 0 0 0 0 0\nbtime 0\n")
+    children = {10: [11], 11: [12], 12: []} if lists_children else {}
+    write_process(tmp_path, 10, 1, 100, 50, 25, 25, children=children.get(10))
+    write_process(tmp_path, 11, 10, 100, 0, 0, 0, children=children.get(11))
+    write_process(tmp_path, 12, 11, 100, 0, 0, 0, children=children.get(12))
+    write_process(tmp_path, 13, 1, 999, 0, 0, 0)
+    assert process_tree(10, tmp_path) == [10, 11, 12]
+    assert process_tree_cpu_s(10, tmp_path) == 400 / TICKS
+    assert process_tree_cpu_s(99, tmp_path) is None
+
+
+def test_only_the_tree_is_read(tmp_path):
+    """A server has thousands of other processes: reading this one would raise."""
+    write_process(tmp_path, 10, 1, 100, 0, 0, 0, children=[11])
+    write_process(tmp_path, 11, 10, 100, 0, 0, 0, children=[])
+    (tmp_path / "13").mkdir()
+    (tmp_path / "13" / "stat").write_text("unreadable")
+    assert process_tree_cpu_s(10, tmp_path) == 200 / TICKS
+    with procfs(tmp_path), pytest.raises(Exception, match="unreadable|index"):
+        psutil.Process(10).children()  # which does read it
+
+
+def test_a_real_tree_is_the_one_that_psutil_finds():
+    code = "import subprocess, sys; subprocess.Popen(['sleep', '60']); print('up', flush=True); sys.stdin.read()"
+    child = subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        child.stdout.readline()
+        found = process_tree(os.getpid())
+        assert set(found) == {os.getpid(), *(part.pid for part in psutil.Process().children(recursive=True))}
+        assert child.pid in found and len(found) >= 3
+        assert process_tree_cpu_s(child.pid) is not None
+    finally:
+        for part in psutil.Process(child.pid).children(recursive=True):
+            part.kill()
+        child.kill()
+        child.communicate()
+
+
+def test_machine_is_busy_but_for_idling_and_waiting_for_disks(tmp_path):
+    (tmp_path / "stat").write_text("cpu  100 20 30 9000 8000 4 5 600 70 0\n")
+    assert busy_cpu_s(tmp_path) == pytest.approx(159 / TICKS)
+    assert psutil.PROCFS_PATH == "/proc"  # as before
+
+
+@pytest.mark.parametrize("text", ["", "cpu  100 20\n", "cpu  a b c d e f g h i j\n"])
+def test_malformed_times_are_an_os_error(tmp_path, text):
+    (tmp_path / "stat").write_text(text)
+    with pytest.raises(OSError, match="stat does not hold the CPU times"):
+        busy_cpu_s(tmp_path)
+    with pytest.raises(OSError, match="No such file"):
+        busy_cpu_s(tmp_path / "none")

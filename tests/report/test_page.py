@@ -1,0 +1,193 @@
+"""The report's page: it shows the record's numbers, escapes text, and says what is not known."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from html.parser import HTMLParser
+
+import pytest
+
+from lorakit.report.comparison import STUDY
+from lorakit.report.page import make_page, write_page
+from lorakit.report.runs import read_sources
+from tests.support.reports import HOSTILE, RECORDED, change, figures_of
+from tests.support.tiny import ROOT
+
+EMPTY = {"meta", "link", "br", "img", "input", "hr", "use", "path", "rect"}
+
+
+@pytest.fixture(scope="module")
+def page():
+    return make_page(read_sources([RECORDED]))
+
+
+class Outline(HTMLParser):
+    """Elements with their attributes, and whether tags nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.text, self.cells = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if tag not in EMPTY:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def test_tags_nest_ids_are_unique_and_every_reference_has_its_target(page):
+    outline = Outline(page)
+    assert outline.open == []
+    ids = [attributes["id"] for _, attributes in outline.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    referred = {
+        name for _, a in outline.elements for key in ("aria-labelledby", "aria-describedby") if (name := a.get(key))
+    }
+    referred |= {a["href"][1:] for _, a in outline.elements if a.get("href", "").startswith("#")}
+    referred |= set(re.findall(r"url\(#([^)]+)\)", page))
+    assert len(referred) > 20
+    assert referred <= set(ids)
+
+
+def test_nothing_is_loaded_from_anywhere(page):
+    outline = Outline(page)
+    addresses = [a[key] for _, a in outline.elements for key in ("src", "href", "action", "data") if key in a]
+    assert {address for address in addresses if not address.startswith("#")} == {"data:,"}
+    assert "@import" not in page and not re.search(r"url\((?!#)", page)
+    assert "default-src 'none'" in page
+
+
+def test_landmarks_headings_tables_and_pictures_have_names_for_screen_readers(page):
+    outline = Outline(page)
+    for tag in ("header", "nav", "main", "footer", "h1"):
+        assert len(outline.all(tag)) == 1, tag
+    levels = [int(tag[1]) for tag, _ in outline.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(later <= earlier + 1 for earlier, later in zip(levels, levels[1:], strict=False))
+    assert len(outline.all("table")) == len(outline.all("caption")) > 8
+    assert {a.get("scope") for a in outline.all("th")} == {"col", "row", "rowgroup"}
+    pictures = outline.all("svg")
+    assert len(pictures) == 6
+    assert all(a["role"] == "img" and a["aria-labelledby"] and a["aria-describedby"] for a in pictures)
+    assert len(outline.all("desc")) == 6
+    assert outline.all("html") == [{"lang": "en"}]
+
+
+def test_the_same_runs_give_the_same_bytes_in_another_process(page):
+    code = f"from lorakit.report.page import *; print(make_page(read_sources([{str(RECORDED)!r}])), end='')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == page
+
+
+def test_text_from_outside_stays_text(run):
+    def hostile(record):
+        record["command"] = record["model"] = record["dataset"] = HOSTILE
+        record["environment"] = {HOSTILE: HOSTILE}
+        for values in record["modes"].values():
+            for part in ("gpu", "cpu", "ram"):
+                values["energy"][part]["source"] = HOSTILE
+            for split in ("validation", "test"):
+                scores = values[split]
+                scores["by_type"] = {HOSTILE: next(iter(scores["by_type"].values()))}
+
+    change(run, hostile)
+    text = make_page(read_sources([run, RECORDED], labels=[HOSTILE, "_hidden"]))
+    outline = Outline(text)
+    assert len(outline.all("script")) == 1
+    assert outline.all("img") == []
+    assert not any(key.startswith("on") for _, a in outline.elements for key in a)
+    shown = "".join(outline.text)
+    assert f"{HOSTILE} · LoRA" in shown
+    assert shown.count("_hidden · full") > 3
+
+
+def test_a_component_that_is_unavailable_says_so_and_is_never_zero(page):
+    record = json.loads((RECORDED / "comparison.json").read_text())
+    assert record["modes"]["full"]["energy"]["gpu"]["method"] == "unavailable"
+    rows = figures_of(page, "energy-table")
+    assert rows["Energy (Wh): GPU"] == [(None, "– unavailable")] * 2
+    assert rows["Energy (Wh): Total measured"] == [(None, "nothing measured")] * 2
+    assert rows["Energy (Wh): CPU"][0][1].endswith(" estimated")
+    assert "GPU – unavailable" in page and "no value, which is not zero" in page
+
+
+def test_a_file_of_an_older_version_is_still_shown(tmp_path):
+    shutil.copy(ROOT / "benchmarks" / "results" / "embedded.json", tmp_path / "comparison.json")
+    page = write_page([tmp_path]).read_text()
+    assert "No energy over time was recorded." in page
+    cells = figures_of(page, "cost-table")
+    reached = [row for name, row in cells.items() if name.endswith("80% of the best: Seconds")][0]
+    assert reached == [(None, "not recorded")] * 2
+    assert "not reached" in page
+
+
+def test_what_was_not_recorded_is_called_so(run):
+    def strip(record):
+        del record["environment"], record["command"]
+        for values in record["modes"].values():
+            del values["test"], values["adapter"], values["trainable_parameters"], values["energy"]
+            values["validation"] = {
+                key: values["validation"][key] for key in ("loss", "precision", "recall", "f1", "accuracy")
+            }
+            values["history"] = []
+
+    change(run, strip)
+    for file in run.glob("*/*.jsonl"):
+        file.unlink()
+    page = make_page(read_sources([run]))
+    assert figures_of(page, "scores-validation")["Strict IOB2: F1"] == [(None, "not recorded")] * 2 + [(None, "–")]
+    for sentence in (
+        "The command was not recorded.", "No scores by entity type were recorded.", "No learning curve was recorded.",
+        "No epoch was scored on a validation set.", "No energy over time was recorded.",
+    ):  # fmt: skip
+        assert sentence in page
+    assert figures_of(page, "energy-table")["Energy (Wh): CPU"] == [(None, "not recorded")] * 2
+
+
+def test_the_study_is_shown_beside_ours_with_what_it_published(run):
+    change(run, lambda record: record.update(study=STUDY))
+    page = make_page(read_sources([run]))
+    row = figures_of(page, "scores-validation")["Default mode: F1"]
+    assert [value for value, _ in row[2:4]] == [0.809050, 0.805224]
+    assert len(row) == 5  # ours and theirs, and the difference of ours
+    assert len(figures_of(page, "scores-test")["Default mode: F1"]) == 3  # it published validation only
+    assert figures_of(page, "energy-table")["Energy (Wh): GPU"][2] == (1585.529, "1,586 measured")
+
+
+def test_an_installed_package_carries_the_pages_template(tmp_path):
+    source = tmp_path / "source"  # building writes beside setup.py
+    shutil.copytree(ROOT / "lorakit", source / "lorakit", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    command = [
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-w",
+        str(tmp_path),
+        str(source),
+    ]
+    subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert "lorakit/report/page.html" in zipfile.ZipFile(wheel).namelist()

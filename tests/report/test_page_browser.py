@@ -1,0 +1,143 @@
+"""The report's page in a real browser, opened from disk."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lorakit.report.page import write_page
+from lorakit.report.tables import METRICS, metric
+from tests.support.browser import CHROMIUM, browser
+from tests.support.reports import HOSTILE, RECORDED, change
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here (Debian: apt-get install chromium)")
+
+TABLE = """[...document.querySelectorAll('#%s tbody tr')].filter(row => row.querySelector('td')).map(row => [
+  row.querySelector('th').textContent.trim(),
+  [...row.querySelectorAll('td')].map(cell => [
+    cell.querySelector('data')?.value ?? null, (cell.querySelector('data') ?? cell).textContent.trim()])])"""
+BACKGROUND = "getComputedStyle(document.body).backgroundColor"
+INK = "getComputedStyle(document.querySelector('svg text')).fill"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    return write_page([RECORDED], tmp_path_factory.mktemp("page") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    with browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def record():
+    return json.loads((RECORDED / "comparison.json").read_text())
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 375])
+def test_it_opens_without_complaint_or_request_and_fits(tab, page, tmp_path, scheme, width):
+    tab.open(page, width, scheme=scheme)
+    assert tab.complaints() == []
+    assert tab.requests() == [page.as_uri()]
+    assert tab.run("document.documentElement.scrollWidth") == width
+    wide = "p => p.scrollWidth > p.clientWidth + 1"
+    assert tab.run(f"[...document.querySelectorAll('.panel')].filter({wide}).map(p => p.textContent)") == []
+    assert tab.run("[...document.querySelectorAll('svg')].every(s => s.getBoundingClientRect().height > 150)")
+    assert tab.run(BACKGROUND) == {"light": "rgb(246, 246, 243)", "dark": "rgb(18, 21, 24)"}[scheme]
+    tab.screenshot(tmp_path / "page.png")
+    assert (tmp_path / "page.png").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_scores_on_the_page_are_the_records(tab, page, record, split):
+    tab.open(page)
+    shown = tab.run(TABLE % f"scores-{split}")
+    full, lora = (record["modes"][mode][split] for mode in ("full", "lora"))
+    assert len(shown) == len(METRICS) == 8
+    for (_, cells), (name, keys) in zip(shown, METRICS, strict=True):
+        values = metric(full, keys), metric(lora, keys)
+        wanted = [*values, values[1] - values[0]]
+        assert [float(value) for value, _ in cells] == wanted, name
+        texts = [f"{wanted[0]:.4f}", f"{wanted[1]:.4f}", f"{wanted[2]:+.4f}".replace("-", "−")]
+        assert [text for _, text in cells] == texts, name
+
+
+def test_energy_and_parameters_on_the_page_are_the_records(tab, page, record):
+    tab.open(page)
+    modes = [record["modes"][mode] for mode in ("full", "lora")]
+    rows = tab.run(TABLE % "energy-table")
+    for place, part in enumerate(("gpu", "cpu", "ram")):
+        for mode, (value, text) in zip(modes, rows[place][1], strict=True):
+            kwh = mode["energy"][part]["kwh"]
+            assert (None if value is None else float(value)) == (None if kwh is None else 1e3 * kwh), (part, text)
+    assert [float(value) for value, _ in dict(rows)["Total estimated"]] == [
+        1e3 * mode["energy"]["estimated_kwh"] for mode in modes
+    ]
+    parameters = dict(tab.run(TABLE % "parameter-table"))
+    for name, key in (("Trained", "trainable_parameters"), ("Total", "total_parameters"), ("Steps", "steps")):
+        assert [int(value) for value, _ in parameters[name]] == [mode[key] for mode in modes]
+
+
+def test_f1_by_type_on_the_page_is_the_records(tab, page, record):
+    tab.open(page)
+    rows = tab.run("[...document.querySelectorAll('#types figure')].map(f => [...f.querySelectorAll('tbody tr')].map("
+                   "r => [...r.children].map(c => c.textContent)))")  # fmt: skip
+    for split, shown in zip(("validation", "test"), rows, strict=True):
+        wanted = []
+        for name in sorted(record["modes"]["full"][split]["by_type"]):
+            for mode, label in (("full", "full"), ("lora", "LoRA")):
+                row = record["modes"][mode][split]["by_type"][name]
+                figures = [f"{row[key]:.4f}" for key in ("precision", "recall", "f1")]
+                wanted.append([name, label, *figures, f"{row['support']:,}"])
+        assert shown == wanted
+
+
+def test_the_theme_can_be_changed_with_the_keyboard_alone(tab, page):
+    tab.open(page, scheme="light")
+    ink = tab.run(INK)
+    tab.press("Tab", 9)
+    assert tab.run("document.activeElement.className") == "skip"
+    assert tab.run("document.activeElement.getBoundingClientRect().left") >= 0, "the link shows when it has the focus"
+    tab.press("Tab", 9)
+    assert tab.run("document.activeElement.id") == "theme"
+    assert tab.run("parseFloat(getComputedStyle(document.activeElement).outlineWidth)") >= 3
+    assert tab.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    seen = []
+    for _ in range(3):
+        tab.press("Enter", 13, "\r")
+        seen.append((tab.run("document.activeElement.textContent"), tab.run(BACKGROUND)))
+    light, dark = "rgb(246, 246, 243)", "rgb(18, 21, 24)"
+    assert seen == [("Theme: light", light), ("Theme: dark", dark), ("Theme: automatic", light)]
+    tab.press("Enter", 13, "\r")
+    tab.press("Enter", 13, "\r")
+    assert tab.run(INK) != ink, "drawings follow the theme"
+    tab.run("localStorage.clear()")
+
+
+def test_hostile_text_runs_nothing_and_is_shown_as_it_is(tab, tmp_path):
+    run = Path(shutil.copytree(RECORDED, tmp_path / "bionlp"))
+    change(run, lambda record: record.update(command=HOSTILE, model=HOSTILE))
+    page = write_page([run, RECORDED], tmp_path / "report.html", labels=[HOSTILE, "other"])
+    tab.open(page, 375)
+    assert tab.run("document.title") == "2 runs side by side – lorakit report"
+    assert tab.run("document.scripts.length") == 1
+    assert tab.run("document.images.length") == 0
+    assert tab.run("document.querySelector('pre').textContent") == HOSTILE
+    assert tab.run("document.querySelector('.card h3').textContent") == f"{HOSTILE} · full"
+    assert tab.complaints() == []
+    assert tab.requests() == [page.as_uri()]
+    assert tab.run("document.documentElement.scrollWidth") == 375
+
+
+def test_the_pages_own_policy_stops_what_would_be_injected(tab, page, tmp_path):
+    """Were escaping ever to fail, the browser would still refuse; this also shows that complaints() sees."""
+    injected = page.read_text().replace("<footer>", "<footer><script>document.title = 'owned'</script>"
+                                        "<img src='https://example.invalid/x.png' alt=''>")  # fmt: skip
+    (tmp_path / "report.html").write_text(injected)
+    tab.open(tmp_path / "report.html")
+    assert tab.run("document.title") != "owned"
+    assert any("Content Security Policy" in complaint for complaint in tab.complaints())

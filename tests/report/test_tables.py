@@ -1,0 +1,89 @@
+from lorakit.cli.comparison import print_comparison
+from lorakit.report.comparison import comparison_record
+from lorakit.report.tables import METRICS, as_markdown, energy_table, markdown_table, metric, metrics_table
+from tests.support.reports import SCORES
+
+
+def cells(table, name):
+    line = next(line for line in table.splitlines() if line.startswith(f"| {name} "))
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def with_test_set(record, f1):
+    for values in record["modes"].values():
+        values["test"] = {**SCORES, "f1": f1}
+    return record
+
+
+def test_validation_and_test_are_side_by_side_with_the_difference_of_each(record):
+    table = metrics_table(with_test_set(record, f1=0.5))
+    columns = ["validation full", "LoRA", "difference", "test full", "LoRA", "difference"]
+    assert cells(table, "metric") == columns
+    assert cells(table, "F1") == ["0.746667", "0.736667", "-0.010000", "0.500000", "0.500000", "+0.000000"]
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [name for name, _ in METRICS]
+
+
+def test_a_split_that_one_mode_lacks_is_a_dash(record):
+    with_test_set(record, f1=0.5)["modes"]["full"]["test"] = None
+    assert cells(metrics_table(record), "F1")[3:] == ["–", "0.500000", "–"]
+
+
+def test_a_score_that_an_older_record_lacks_is_none():
+    assert metric({"f1": 0.5}, ("strict", "f1")) is metric(None, ("f1",)) is None
+    assert metric(SCORES, ("strict", "f1")) == 0.736622
+
+
+def test_both_tables_show_each_mode_and_the_difference(record):
+    text = as_markdown(record)
+    assert cells(text, "F1") == ["0.746667", "0.736667", "-0.010000"]
+    assert cells(text, "F1, strict IOB2") == ["0.736622", "0.736622", "+0.000000"]
+    assert cells(text, "RAM (kWh)") == ["0.00100000", "0.00050000", "-0.00050000"]
+    assert cells(text, "CPU power (W)") == ["20.00", "20.00", "+0.00"]
+
+
+def test_unknown_is_a_dash_and_never_zero(record):
+    assert cells(energy_table(record), "all GPUs (kWh)") == ["–", "–", "–"]
+
+
+def test_measured_and_estimated_totals_are_separate(record):
+    assert cells(energy_table(record), "total measured (kWh)") == ["0.00200000", "0.00200000", "+0.00000000"]
+    assert cells(energy_table(record), "total estimated (kWh)") == ["0.00100000", "0.00050000", "-0.00050000"]
+
+
+def test_every_component_says_how_it_was_obtained(record):
+    text = as_markdown(record)
+    for line in ("- RAM: estimated (by GiB)", "- GPU: unavailable (no NVML)", "- CPU: counter (RAPL)"):
+        assert line in text
+
+
+def test_parameters_are_shown_with_pefts_count_and_why(record):
+    text = as_markdown(record)
+    assert "LoRA: 100 of 1,000 parameters are trained (10.0000 %)" in text
+    assert (
+        "PEFT would print 100 of 1,010: it counts the untrained copy that it keeps of modules trained in full" in text
+    )
+
+
+def test_one_mode_alone_has_no_difference(record):
+    alone = {**record, "modes": {"lora": record["modes"]["lora"]}}
+    assert cells(as_markdown(alone), "F1") == ["0.736667"]
+
+
+def test_the_studys_own_columns_repeat_its_published_figures(record):
+    record = comparison_record("c", {}, "m", "d", record["modes"], study=True)
+    assert cells(as_markdown(record), "F1")[3:] == ["0.809050", "0.805224", "-0.003826"]
+    assert cells(as_markdown(record), "RAM (kWh)")[3:] == ["0.59771000", "0.68735100", "+0.08964100"]
+    assert cells(as_markdown(record), "GPU power (W)")[3:] == ["477.46", "476.03", "-1.43"]
+
+
+def test_tables_align_as_plain_text():
+    assert markdown_table(["a", "long"], [["xyz", "1"]]) == "| a   | long |\n| --- | ---: |\n| xyz |    1 |"
+
+
+def test_a_corpus_without_validation_and_test_set_is_said_to_score_nothing(record, tmp_path, capsys):
+    print_comparison(record, tmp_path)
+    assert "nothing was scored" not in capsys.readouterr().out
+    for values in record["modes"].values():
+        values["validation"] = None
+    print_comparison(record, tmp_path)
+    assert "no validation or test set, so nothing was scored; `lorakit evaluate`" in capsys.readouterr().out

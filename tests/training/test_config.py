@@ -1,0 +1,55 @@
+"""Settings that are out of range or do not work together are refused by name."""
+
+import pytest
+
+from lorakit.training.config import TrainConfig, TrainResult
+
+COMPILE = "'compile' does not work with strategy 'fsdp', cache_prefix or packing=False; use engine 'eager'"
+GRAPHS = "'cuda_graphs' does not work with strategy 'fsdp' or packing=False; use engine 'eager'"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", 0, "epochs is 0; it must be an integer of at least 1"),
+        ("batch_size", 1.5, "batch_size is 1.5"),
+        ("accumulate", True, "accumulate is True"),
+        ("patience", -1, "patience is -1"),
+        ("learning_rate", 0.0, "learning_rate 0.0 and max_grad_norm 1.0 must be above 0"),
+        ("learning_rate", float("nan"), "learning_rate is nan; it must be a number from 0 to inf"),
+        ("learning_rate", "1e-3", "learning_rate is '1e-3'"),
+        ("warmup_ratio", 1.5, "warmup_ratio is 1.5; it must be a number from 0 to 1"),
+        ("weight_decay", -0.1, "weight_decay is -0.1"),
+        ("precision", "int8", "precision is 'int8'; it must be one of auto, fp32, bf16, fp16"),
+        ("resume", True, "resume and save_every need output_dir"),
+        ("save_every", 0, "save_every is 0"),
+        ("strategy", "deepspeed", "strategy is 'deepspeed'; it must be one of ddp, fsdp"),
+        ("engine", "fast", "engine is 'fast'; it must be one of eager, compile, cuda_graphs"),
+    ],
+)
+def test_settings_out_of_range_are_named(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strategy": "fsdp", "precision": "fp16"}, "'fsdp' does not work with precision 'fp16'; use bf16 or fp32"),
+        ({"strategy": "fsdp", "cache_prefix": True}, "'fsdp' does not work with cache_prefix: a sharded layer"),
+        ({"engine": "compile", "strategy": "fsdp"}, COMPILE),
+        ({"engine": "compile", "cache_prefix": True}, COMPILE),
+        ({"engine": "compile", "packing": False}, COMPILE),
+        ({"engine": "cuda_graphs", "strategy": "fsdp"}, GRAPHS),
+        ({"engine": "cuda_graphs", "packing": False}, GRAPHS),
+    ],
+)
+def test_settings_that_do_not_work_together_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**settings)
+
+
+def test_the_speed_of_a_run_leaves_compiling_and_evaluation_out():
+    counts = {"best_epoch": 1, "epochs": 1, "steps": 4, "skipped_steps": 0, "computed_tokens": 1100, "history": ()}
+    times = {"train_seconds": 4.0, "compile_seconds": 30.0, "duration_s": 50.0}
+    assert TrainResult(validation=None, test=None, train_tokens=1000, **counts, **times).train_tokens_per_s == 250

@@ -1,0 +1,152 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from seqeval.metrics import accuracy_score
+from seqeval.metrics import sequence_labeling as default_mode
+from seqeval.metrics import v1 as strict_mode
+from seqeval.scheme import IOB2
+
+from lorakit.data.corpus import read_ner
+from lorakit.training.metrics import EntityScores, count_entities, entity_scores, score, score_classes
+
+TAGS = ["O", "B-a", "I-a", "B-b", "I-b"]
+# names with hyphens, no name, only an end of one; the two modes read some of these differently
+ODD = ["O", "B", "I", "B-", "I-", "B--a", "I--a", "B-a", "I-a", "B-a-", "I-a-", "B-_", "I-x-y", "B-x-y", "B-cell_type"]
+
+
+def sentences(tags):
+    pair = st.tuples(st.sampled_from(tags), st.sampled_from(tags))
+    return st.lists(st.lists(pair, max_size=8), min_size=1, max_size=6).filter(any)
+
+
+def oracle(gold, guess):
+    """(micro, by type) in seqeval's two modes, from its own functions."""
+    answers = []
+    for module, scheme in ((default_mode, {}), (strict_mode, {"scheme": IOB2})):
+        count = module.precision_recall_fscore_support
+        rows = zip(*(column.tolist() for column in count(gold, guess, zero_division=0, **scheme)), strict=True)
+        if scheme:
+            names = strict_mode.unique_labels(gold, guess, IOB2)
+        else:
+            names = sorted({entity[0] for side in (gold, guess) for entity in default_mode.get_entities(side)})
+        overall = count(gold, guess, average="micro", zero_division=0, **scheme)
+        by_type = {name: EntityScores(*row) for name, row in zip(names, rows, strict=True)}
+        answers.append((EntityScores(*(float(x) for x in overall[:3]), int(overall[3])), by_type))
+    return answers
+
+
+def assert_equals_seqeval(gold, guess):
+    (overall, by_type), (strict, strict_by_type) = oracle(gold, guess)
+    ours = score(gold, guess)
+    assert EntityScores(ours.precision, ours.recall, ours.f1, overall.support) == overall
+    assert sum(row.support for row in ours.by_type.values()) == overall.support
+    assert (ours.strict, ours.by_type, ours.strict_by_type) == (strict, by_type, strict_by_type)
+    assert ours.accuracy == accuracy_score(gold, guess)
+    assert list(ours.by_type) == list(by_type)
+    for row in (ours, ours.strict, *ours.by_type.values()):
+        assert {type(getattr(row, name)) for name in ("precision", "recall", "f1")} == {float}
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.sampled_from((TAGS, ODD)).flatmap(sentences))
+def test_equals_seqeval_to_the_last_bit_in_both_modes(pairs):
+    gold = [[a for a, _ in sentence] for sentence in pairs]
+    guess = [[b for _, b in sentence] for sentence in pairs]
+    assert_equals_seqeval(gold, guess)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(sentences(ODD))
+def test_seqevals_own_report_by_type_is_the_same_in_strict_mode_too(pairs):
+    """`by_type` is of the default mode; strict has rows of its own, which `count_entities` gives as well."""
+    gold = [[a for a, _ in sentence] for sentence in pairs]
+    guess = [[b for _, b in sentence] for sentence in pairs]
+    lengths = np.array([len(sentence) for sentence in pairs])
+    first = np.zeros(lengths.sum(), bool)
+    first[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+    flat = (np.array([ODD.index(tag) for tags in side for tag in tags]) for side in (gold, guess))
+    types = [tag[1:].strip("-") or "_" for tag in ODD]
+    counts = count_entities(*flat, first, ODD, types, strict=True)
+    expected = oracle(gold, guess)[1][1]
+    assert {name: entity_scores(*row) for name, row in counts.items()} == expected
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05, 1.0])
+def test_equals_seqeval_on_the_real_test_set(bionlp2004, noise):
+    data = read_ner(bionlp2004)
+    draw = np.random.default_rng(0)
+    gold = [list(sentence.tags) for sentence in data.test]
+    guess = [[str(draw.choice(data.labels)) if draw.random() < noise else tag for tag in tags] for tags in gold]
+    assert_equals_seqeval(gold, guess)
+    assert sum(row.support for row in score(gold, guess).by_type.values()) == 8_662
+
+
+def test_tags_of_other_schemes_are_left_to_seqeval_with_its_warnings_and_errors():
+    with pytest.warns(UserWarning, match="Bx seems not to be NE tag"):
+        scores = score([["Bx", "O"]], [["Bx", "B-a"]])
+    assert (scores.precision, scores.recall, list(scores.by_type)) == (0.5, 1.0, ["a", "x"])
+    with pytest.raises(ValueError, match="Invalid token is found: S-a"):
+        score([["S-a", "B-a"]], [["S-a", "O"]])
+    labels = ["O", "B-a", "S-a"]  # a class that is not used does no harm
+    assert score_classes(np.array([0, 1]), np.array([1, 1]), np.array([2]), labels).f1 == pytest.approx(2 / 3)
+
+
+def test_classes_of_one_name_are_one_tag():
+    scores = score_classes(np.array([0, 1, 2]), np.array([0, 2, 1]), np.array([1, 2]), ["O", "B-a", "B-a"])
+    assert (scores.f1, scores.accuracy) == (1.0, 1.0)
+
+
+def test_classes_may_be_integers_of_any_type():
+    gold, guess, lengths = np.array([0, 1, 2, 1]), np.array([0, 1, 2, 0]), np.array([3, 0, 1])
+    wide = score_classes(gold, guess, lengths, TAGS)
+    assert score_classes(gold.astype(np.uint8), guess.astype(np.int32), lengths, TAGS) == wide
+    assert wide.by_type["a"] == EntityScores(1.0, 0.5, 2 / 3, 2)
+
+
+def test_classes_that_do_not_fill_the_sentences_are_refused():
+    for gold, guess, lengths in (([0], [0, 0], [1]), ([0], [0], [2]), ([], [], [0])):
+        sides = [np.array(side, int) for side in (gold, guess, lengths)]
+        with pytest.raises(ValueError, match=rf"cannot score {len(guess)} predicted against {len(gold)} gold words"):
+            score_classes(*sides, TAGS)
+
+
+def test_text_without_any_entity_scores_zero_with_full_accuracy():
+    scores = score([["O", "O"]], [["O", "O"]])
+    assert (scores.f1, scores.strict.f1, scores.accuracy, scores.by_type) == (0.0, 0.0, 1.0, {})
+
+
+def test_default_mode_forgives_an_orphan_i_tag_and_strict_does_not():
+    scores = score([["B-a", "I-a"]], [["I-a", "I-a"]])
+    assert (scores.f1, scores.strict.f1) == (1.0, 0.0)
+
+
+def test_types_are_scored_separately_with_their_support():
+    scores = score([["B-a", "O", "B-b", "B-b"]], [["B-a", "O", "B-b", "O"]])
+    assert {name: (row.f1, row.support) for name, row in scores.by_type.items()} == {
+        "a": (1.0, 1),
+        "b": (pytest.approx(2 / 3), 2),
+    }
+
+
+def test_scores_become_json_with_the_fixed_keys():
+    record = json.loads(json.dumps(score([["B-a"]], [["B-a"]], loss=0.5).to_json()))
+    assert list(record) == ["loss", "precision", "recall", "f1", "accuracy", "strict", "by_type", "strict_by_type"]
+    assert record["strict"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1}
+    assert record["by_type"]["a"]["f1"] == 1.0
+
+
+def test_unequal_input_is_refused():
+    with pytest.raises(ValueError, match="sentence 1 has 2 gold tags and 1 predicted"):
+        score([["O"], ["O", "O"]], [["O"], ["O"]])
+    with pytest.raises(ValueError, match="cannot score 1 predicted against 2 gold sentences"):
+        score([["O"], ["O"]], [["O"]])
+    with pytest.raises(ValueError, match="at least one word"):
+        score([[]], [[]])
+
+
+def test_sentences_do_not_run_into_each_other():
+    scores = score([["B-a"], ["I-a"]], [["B-a"], ["I-a"]])
+    assert (scores.by_type["a"].support, scores.strict.support) == (2, 1)
