@@ -7,7 +7,7 @@ The meter's thread runs beside a process that sleeps, so that its CPU time (the 
 readings every 5 s on average, a journal line every 10 s. The server is simulated: two packages with DRAM as files, and
 eight GPUs of the tests' NVML, which answer at once; the time that a real driver takes to answer is not measured here.
 
-With a GPU, which we have not had yet, four meters measure one load at the same time: NVML's energy counter
+With a GPU (not yet run on one), four meters measure one load at the same time: NVML's energy counter
 (EnergyMeter), NVML's power integrated at 10 Hz and, where they are installed, Zeus and CodeCarbon. They read the same
 sensors, so only the methods differ. Then the load runs with and without the meter in turns.
 """

@@ -87,14 +87,6 @@ def read_corpus(dataset: str, sentences: int | None = None) -> NerData:
     return NerData(train, validation, (), tuple(LABELS), dataset)
 
 
-def with_errors(split: Sequence[Sentence], labels: Sequence[str], share: float) -> tuple[np.ndarray, ...]:
-    """The class of each word, the same with this share drawn at random, and the number of words of each sentence."""
-    draw = np.random.default_rng(0)
-    gold = np.array([labels.index(tag) for sentence in split for tag in sentence.tags])
-    guess = np.where(draw.random(len(gold)) < share, draw.integers(len(labels), size=len(gold)), gold)
-    return gold, guess, np.array([len(sentence.tags) for sentence in split])
-
-
 def job_of(options: argparse.Namespace, data: NerData | None = None, **more: Any) -> Job:
     """The job that a benchmark's options ask for, on the data or on the corpus that they name."""
     data = data or read_corpus(options.dataset)
@@ -148,11 +140,11 @@ def lora_of(job: Job) -> dict[str, Any]:
     }
 
 
-def own_model(job: Job, mode: str, **more: Any) -> nn.Module:
-    """The model lorakit trains: in mode "lora" with adapters, for which `more` overrides arguments of `apply_lora`."""
+def own_model(job: Job, mode: str) -> nn.Module:
+    """The model lorakit trains, in mode "lora" with adapters."""
     model = make_model(job)
     if mode == "lora":
-        lorakit.apply_lora(model, **{**lora_of(job), "seed": job.seed, **more})
+        lorakit.apply_lora(model, **lora_of(job), seed=job.seed)
     return model
 
 

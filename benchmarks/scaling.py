@@ -29,7 +29,6 @@ from timing import in_turns
 
 from lorakit.data.corpus import Sentence
 from lorakit.data.tokenization import encode
-from lorakit.report.comparison import NAMES
 
 TARGETS = tuple(name.rsplit(".", 1)[1] if "self" in name else name for name, *_ in MATRICES)
 GROWS = {  # what grows: its values, and its title
@@ -71,7 +70,7 @@ def main(arguments: list[str] | None = None, fresh: Callable[..., Any] | None = 
     for row in rows:
         row["predicted_s"] = row["predicted_flops"] / rate
     found = {"options": shown_options(options), "base_flops_per_s": rate, "points": rows}
-    write_results(options, found, report, draw, "Time and peak memory, predicted and measured")
+    write_results(options, found, report)
     return 0
 
 
@@ -222,35 +221,6 @@ def report(summary: dict[str, Any]) -> list[str]:
         columns = zip(header, range(len(header)), forms, strict=True)
         lines += ["", f"## {title[0].upper()}{title[1:]}", "", table(rows, *columns)]
     return lines
-
-
-def draw(summary: dict[str, Any], figure: Any) -> None:
-    """Time above, memory below, a column per sweep."""
-    names = summary["options"]["grows"]
-    figure.set_size_inches(3.4 * len(names), 6.2)
-    panels = figure.subplots(2, len(names), squeeze=False, sharex="col")
-    for column, grows in enumerate(names):
-        time, memory = panels[:, column]
-        for mode, colour in (("full", "#4c72b0"), ("lora", "#dd8452")):
-            lora, rows = sweep(summary, grows)["lora"], sweep(summary, grows)[mode]
-            x = [row["x"] for row in lora]
-            time.plot(x, [row["predicted_s"] for row in rows], "--", color=colour, label=f"{NAMES[mode]}, predicted")
-            time.plot(x, [seconds(row) for row in rows], "o", color=colour, label=f"{NAMES[mode]}, measured")
-            for number, row in enumerate(rows):
-                time.plot([x[number]] * len(row["seconds"]), row["seconds"], ".", color=colour, markersize=3, alpha=0.6)
-            memory.plot(x, [row["peak_bytes"] / 2**20 for row in rows], "o-", color=colour, linewidth=1)
-        time.set_title(GROWS[grows][1], fontsize=9)
-        if grows not in ("targets", "layers"):
-            time.set_xscale("log", base=2)
-            time.set_xticks([row["x"] for row in lora], [f"{row['x']:,}" for row in lora])
-            time.minorticks_off()
-        for axes in (time, memory):
-            axes.set_ylim(bottom=0)
-            axes.grid(alpha=0.25)
-    panels[0, 0].set_ylabel("seconds per step (corpus: per epoch)")
-    panels[1, 0].set_ylabel("peak memory (MiB)")
-    panels[0, 0].legend(fontsize=7)
-    figure.suptitle(f"LoRA beside full, {summary['options']['shape']}'s shape: predicted from FLOPs, and measured")
 
 
 if __name__ == "__main__":

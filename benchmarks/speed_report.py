@@ -1,4 +1,4 @@
-"""The tables and the picture of throughput.py, made from its summary alone."""
+"""The tables of throughput.py, made from its summary alone."""
 
 import statistics
 from typing import Any
@@ -119,11 +119,8 @@ def report(summary: dict[str, Any]) -> list[str]:
         " of the rounds' ratios. At mean padding gives every system the padding of those thousands of sentences instead"
         " of that of its few timed batches. The remaining difference between measured and predicted is how fast the"
         " work is done: where the GFLOP/s ratio is above 1, the first system does more FLOPs per second. That includes"
-        " time without any FLOPs, which the next table shows.",
+        " time without any FLOPs.",
         "",
-        *kinds(summary),
-        "",
-        *evaluation_share(summary),
         *notes(summary),
     ]
 
@@ -170,71 +167,3 @@ def notes(summary: dict[str, Any]) -> list[str]:
         "The embedded tokenizer splits words differently than roberta-base's.",
     ]
     return [f"- {line}" for line in lines]
-
-
-def kinds(summary: dict[str, Any]) -> list[str]:
-    """Where the time of a profiled step goes; empty on a GPU, where the CPU's time is not the step's."""
-    if summary["gpu"]:
-        return []
-    names = list(summary["medians"])
-    spent = {name: summary["counts"][name]["seconds_by_kind_a_computed_token"] for name in names}
-    rows = [(kind, {name: spent[name][kind] for name in names}) for kind in spent[names[0]]]
-    rows.append(("all", {name: sum(spent[name].values()) for name in names}))
-    columns = [(SYSTEMS[name][0], lambda row, n=name: 1e6 * row[1][n], "{:,.1f}") for name in names]
-    lines = [table(rows, ("µs per computed token, one profiled step", 0, "{}"), *columns)]
-    if {"lorakit-lora", "lorakit-full"} <= set(names):
-        lora, full = spent["lorakit-lora"], spent["lorakit-full"]
-        products, fixed = "matrix products", ("random numbers", "softmax, GELU, norms", "attention in one operator")
-        rest = [sum(part[kind] for kind in fixed) for part in (lora, full)]
-        lines += [
-            "",
-            f"lorakit's LoRA beside its full fine-tuning: matmuls take {lora[products] / full[products]:.3f} of the"
-            f" time. Random numbers, softmax, GELU, norms and attention do not depend on what is trained: they are"
-            f" {100 * rest[1] / sum(full.values()):.0f} % of the full step, and LoRA takes {rest[0] / rest[1]:.2f} of"
-            f" that time. Optimizer and clipping fall from {1e6 * full['optimiser and clipping']:,.1f} to"
-            f" {1e6 * lora['optimiser and clipping']:,.1f} µs per token.",
-        ]
-    return lines
-
-
-def evaluation_share(summary: dict[str, Any]) -> list[str]:
-    evaluation, lines = summary["evaluation"], []
-    for name in ("lorakit-full", "lorakit-lora"):
-        if evaluation is None or name not in summary["medians"]:
-            continue
-        training = evaluation["train_tokens"] / summary["medians"][name]["tokens_per_s"]
-        own = evaluation["forward_s"] + evaluation["scoring_s"]
-        lines.append(
-            f"- {SYSTEMS[name][0]}: evaluation is {100 * own / (training + own):.2f} % of an epoch, scoring"
-            f" {100 * evaluation['scoring_s'] / (training + own):.3f} % ({evaluation['forward_s']:.1f} s and"
-            f" {1000 * evaluation['scoring_s']:.1f} ms beside {training:,.0f} s; scaled by tokens from the timed steps"
-            f" and {evaluation['timed_sentences']} sentences)"
-        )
-    return lines
-
-
-def draw(summary: dict[str, Any], figure: Any) -> None:
-    """Bars of speed (with a dot per round), padding, operators and, if known, memory."""
-    names, medians, job = list(summary["medians"]), summary["medians"], summary["job"]
-    titles = [SYSTEMS[name][0] for name in names]
-    colours = ["#dd8452" if SYSTEMS[name][2] == "lora" else "#4c72b0" for name in names]
-    panels = [
-        ("tokens_per_s", "real tokens/s", 1),
-        ("padding", "computed / real tokens", 1),
-        ("operators", "operators per step", 1),
-        ("peak_bytes", "peak memory (MiB)", 2**20),
-    ]
-    panels = [panel for panel in panels if None not in (medians[name][panel[0]] for name in names)]
-    figure.set_size_inches(3.4 * len(panels) + 1, 3.6)
-    for axes, (key, title, scale) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
-        bars = axes.barh(titles, [medians[name][key] / scale for name in names], color=colours)
-        gap = 14 if key == "tokens_per_s" else 2  # points; leaves room for the dots
-        axes.bar_label(bars, fmt="{:,.3g}" if key == "padding" else "{:,.0f}", padding=gap)
-        axes.margins(x=0.3)
-        axes.set_title(title)
-        if key == "tokens_per_s":
-            for number, name in enumerate(names):
-                points = [part[name][key] for part in summary["rounds"]]
-                axes.plot(points, [number] * len(points), "k.", markersize=4)
-    figure.axes[0].invert_yaxis()
-    figure.suptitle(f"{job['shape']}'s shape, batch {job['batch_size']}, {job['precision']}; orange: LoRA, blue: full")

@@ -60,11 +60,11 @@ class Given:
 
 
 class Clock:
-    """Times the steps after the warm-up, or counts or profiles their operators, which slows them down.
+    """Times the steps after the warm-up, or counts their operators or kernels, which slows them down.
 
     Args:
         counts: count operators and FLOPs.
-        profiles: measure time by kind of operator and, on a GPU, the number of kernels.
+        profiles: count a GPU's kernels.
         window: makes a context that measures energy while the clock runs.
     """
 
@@ -129,35 +129,9 @@ class Clock:
         timed = self.ended - self.began - self.paused_s
         cost = {"step_s": timed / steps, "timed_s": timed, "startup_s": self.began - self.called}
         if self.profiler:
-            cost |= profiled(self.profiler, steps, timed)
+            on_gpu = [event.name for event in self.profiler.events() if event.device_type.name == "CUDA"]
+            cost["kernels"] = sum(not name.startswith(("Memcpy", "Memset")) for name in on_gpu) / steps
         return cost
-
-
-KINDS = {  # of operators, by parts of their names; the first match counts
-    "matrix products": ("::mm", "::addmm", "::bmm", "::baddbmm", "::linear", "::matmul", "linear_pointwise"),
-    "attention in one operator": ("scaled_dot_product", "flash_attention"),
-    "random numbers": ("bernoulli", "random_", "dropout"),
-    "softmax, GELU, norms": ("softmax", "gelu", "layer_norm"),
-}
-
-
-def profiled(profiler: Any, steps: int, timed_s: float) -> dict[str, Any]:
-    """Seconds per step by kind of operator, and CUDA kernels per step (None without a GPU)."""
-    events = profiler.events()
-    kernels = [e for e in events if e.device_type.name == "CUDA" and not e.name.startswith(("Memcpy", "Memset"))]
-    seconds = dict.fromkeys([*KINDS, "optimiser and clipping", "other operators"], 0.0)
-    for event in events:
-        if event.device_type.name != "CPU":
-            continue
-        ancestor, kind = event, None
-        while ancestor is not None and kind is None:
-            if any(part in ancestor.name for part in ("Optimizer.step", "foreach", "vector_norm")):
-                kind = "optimiser and clipping"
-            ancestor = ancestor.cpu_parent
-        kind = kind or next((k for k, parts in KINDS.items() if any(p in event.name for p in parts)), "other operators")
-        seconds[kind] += event.self_cpu_time_total / 1e6 / steps
-    seconds["between operators (Python, data)"] = max(0.0, timed_s / steps - sum(seconds.values()))
-    return {"seconds_by_kind": seconds, "kernels": len(kernels) / steps if torch.cuda.is_available() else None}
 
 
 def synchronize() -> None:
@@ -353,12 +327,13 @@ class System:
         return cost | {"counted_over_predicted_flops": cost["flops"] / flops_of(job, self.name, given.shapes)}
 
     def profile(self) -> dict[str, Any]:
-        """Time by kind of operator, and kernels, of one step."""
+        """The GPU's kernels of one step; None without a GPU."""
+        if not torch.cuda.is_available():
+            return {"kernels": None}
         job = replace(self.job, warmup=1, steps=1)
         clock = Clock(job, profiles=True)
-        given, cost = self.run(job, clock), clock.cost()
-        seconds = {kind: s / given.computed for kind, s in cost["seconds_by_kind"].items()}
-        return {"kernels": cost["kernels"], "seconds_by_kind_a_computed_token": seconds}
+        self.run(job, clock)
+        return {"kernels": clock.cost()["kernels"]}
 
     def train(self, number: int = 0) -> dict[str, Any]:
         """Time, tokens, FLOPs, memory and energy of the steps of a round, which has its own sentences."""

@@ -16,17 +16,14 @@ import sys
 from typing import Any
 
 import torch
-from jobs import SHAPES, Job, job_of, make_model, predict_cost, read_corpus, tokenizer_of, with_errors
+from jobs import SHAPES, job_of, predict_cost
 from processes import Worker
 from provenance import BIONLP, BenchmarkParser, shown_options, write_results
-from speed_report import draw, median_row, predictions, ratios, report
-from systems import SYSTEMS, System, synchronize
-from timing import best_of, in_turns
+from speed_report import median_row, predictions, ratios, report
+from systems import SYSTEMS, System
+from timing import in_turns
 
 from lorakit.nn.kernels import pays
-from lorakit.training.evaluation import encode_split, evaluate_split
-from lorakit.training.layout import layout_for
-from lorakit.training.metrics import score_classes
 
 
 def main(arguments: list[str] | None = None, start: Any = None) -> int:
@@ -37,7 +34,7 @@ def main(arguments: list[str] | None = None, start: Any = None) -> int:
     print(predictions(predicted) + "\n", flush=True)
     start = start or (lambda name, job: Worker(name, System, name, job, True))
     workers = {name: start(name, job) for name in options.systems}
-    counts, evaluation = {}, None
+    counts = {}
     rounds: list[dict[str, Any]] = [{} for _ in range(options.rounds)]
     try:
         for number, name in in_turns(options.systems, options.rounds):
@@ -48,8 +45,6 @@ def main(arguments: list[str] | None = None, start: Any = None) -> int:
                 raise RuntimeError(f"the systems did not train on the same tokens: {whole}")
         for name, worker in workers.items():  # only now: memory once used would hide the peak of the first round
             counts[name] = worker.ask("count") | worker.ask("profile")
-        if "lorakit-lora" in workers:
-            evaluation = evaluate(job, options.dataset, options.evaluate)
     finally:
         for worker in workers.values():
             worker.close()
@@ -60,11 +55,10 @@ def main(arguments: list[str] | None = None, start: Any = None) -> int:
         "predicted": predicted,
         "counts": counts,
         "rounds": rounds,
-        "evaluation": evaluation,
     }
     found["medians"] = {name: median_row(found, name) for name in options.systems}
     found["ratios"] = ratios(found)
-    write_results(options, found, report, draw, "Speed, padding, operators and memory of every system")
+    write_results(options, found, report)
     return 0
 
 
@@ -74,7 +68,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--warmup", type=int, default=1, help="steps before the clock starts (default: %(default)s)")
     parser.add_argument("--train-config", type=json.loads, default={}, help="more fields of TrainConfig, as JSON")
-    parser.add_argument("--evaluate", type=int, default=192, help="sentences to evaluate (default: %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_common(dataset=BIONLP, batch_size=32, steps=2, rounds=3, dropout=0.1, lora_dropout=0.0, r=16)
     parser.add_common(lora_alpha=16.0, target_modules=["query", "value"], seed=0)
@@ -82,30 +75,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if min(options.steps, options.warmup, options.rounds) < 1 or options.steps % options.warmup:
         parser.error("--steps, --warmup and --rounds must be at least 1, and --steps a multiple of --warmup")
     return options
-
-
-def evaluate(job: Job, dataset: str, sentences: int) -> dict[str, Any]:
-    """What evaluation costs: a few sentences are timed and scaled by tokens to the whole validation set."""
-    data = read_corpus(dataset)
-    model, tokenizer = make_model(job), tokenizer_of(job)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    layout = layout_for(model, precision=job.precision)
-    whole = encode_split(model, tokenizer, data.validation, layout)
-    some = encode_split(model, tokenizer, data.validation[:sentences], layout)
-    evaluate_split(model, encode_split(model, tokenizer, data.validation[:32], layout), job.precision)  # warm-up
-    synchronize()
-    seconds, _ = best_of(1, lambda: evaluate_split(model, some, job.precision))
-    words = with_errors(data.validation, data.labels, 0.1)
-    scoring, _ = best_of(1, lambda: score_classes(*words, data.labels))
-    tokens = len(whole.encoded.ids)
-    return {
-        "timed_sentences": min(sentences, len(data.validation)),
-        "timed_s": seconds,
-        "validation_tokens": tokens,
-        "forward_s": seconds * tokens / len(some.encoded.ids),
-        "scoring_s": scoring,
-        "train_tokens": len(encode_split(model, tokenizer, data.train, layout).encoded.ids),
-    }
 
 
 if __name__ == "__main__":

@@ -44,10 +44,10 @@ def in_this_process(system):
     return Here
 
 
-def test_the_comparison_writes_table_figures_and_picture(benchmarks, tmp_path, capsys):
+def test_the_comparison_writes_table_and_figures(benchmarks, tmp_path, capsys):
     import throughput
 
-    options = [*TINY, "--evaluate", "8", "--name", "speed", "--output-dir", str(tmp_path)]
+    options = [*TINY, "--name", "speed", "--output-dir", str(tmp_path)]
     throughput.main(options, start=in_this_process(throughput.System))
     text = (tmp_path / "speed.md").read_text()
     printed = capsys.readouterr().out
@@ -70,7 +70,6 @@ def test_the_comparison_writes_table_figures_and_picture(benchmarks, tmp_path, c
     if energy["measured_kwh"] is None:
         assert medians["lorakit-lora"]["measured_j_per_1k"] is None
         assert "estimated energy per token: lorakit LoRA / full" in text and "measured energy per token" not in text
-    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_systems_that_saw_other_sentences_are_refused(benchmarks, tmp_path):
@@ -197,7 +196,7 @@ def test_every_cpu_path_has_a_row(benchmarks, tmp_path, capsys):
     assert all(row[name] > 0 for row in found["scores"] for name in ("seqeval_ms", "tags_ms", "classes_ms"))
 
 
-def test_scaling_predicts_every_point_and_draws_it(benchmarks, tmp_path, capsys):
+def test_scaling_predicts_every_point(benchmarks, tmp_path, capsys):
     import scaling
 
     options = ["--shape", "tiny", "--dataset", "embedded", "--largest", "4", "--steps", "1", "--rounds", "1"]
@@ -216,26 +215,6 @@ def test_scaling_predicts_every_point_and_draws_it(benchmarks, tmp_path, capsys)
         assert point["flops"] == point["predicted_flops"], point
     base = next(p for p in points if (p["grows"], p["x"], p["mode"]) == ("batch", 32, "full"))
     assert base["predicted_s"] == pytest.approx(base["seconds"][0], rel=1e-12)  # flops / (flops / seconds)
-    assert (tmp_path / "scaling-tiny.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_cost_of_an_f1_is_told_or_said_not_to_be_reached(benchmarks, tmp_path, capsys):
-    import prefix
-
-    options = ["--sentences", "48", "--validation", "8", "--epochs", "1", "--f1", "0", "1", "--layers", "1"]
-    prefix.main([*options, "--variants", "top", "cached", "--output-dir", str(tmp_path)])
-    text = (tmp_path / "prefix.md").read_text()
-    assert text in capsys.readouterr().out
-    found = json.loads((tmp_path / "prefix.json").read_text())["runs"]
-    assert found["top"]["epochs"][0]["f1"] == found["cached"]["epochs"][0]["f1"]  # the cache changes no score
-    assert found["top"]["cache"] is None and found["cached"]["cache"]["layers"] == 3
-    for run in found.values():
-        assert run["reached"]["0"]["epoch"] == 1 and run["reached"]["1"] is None
-        assert run["epochs"][0]["seconds"] > 0
-        kinds = {part["method"] for part in (run["energy"][name] for name in ("gpu", "cpu", "ram"))}
-        assert ("Energy is **estimated**" in text) == (not kinds & {"counter", "sampled"})
-    assert "| F1 >= 1 " in text and "not reached" in text
-    assert (tmp_path / "prefix.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_compiling_within_the_timed_steps_is_not_timed(benchmarks, monkeypatch):
