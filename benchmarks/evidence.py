@@ -5,12 +5,12 @@
   python benchmarks/evidence.py --table
 
 The screen trains on the first sentences of the corpus, changes one or two settings at a time, and looks only at
-validation F1. The final stage trains the chosen settings on the whole corpus and is the only one that reads the test set.
+validation F1. The final stage trains the chosen settings on the whole corpus; it alone reads the test set.
 
 Each finished cell is one line of benchmarks/results/evidence-cells.jsonl. A cell whose settings are already there is
 skipped, so the same command continues where a killed one stopped. FLOPs are counted on four batches spread evenly over
 the corpus, in a separate run that is neither timed nor metered, and scaled to the tokens trained on up to the best
-epoch. Run it with OMP_NUM_THREADS=1 to reproduce the recorded speeds.
+epoch. Set OMP_NUM_THREADS=1 to reproduce the recorded speeds.
 """
 
 import argparse
@@ -80,9 +80,20 @@ SCREEN = [
     lora(2e-3),
     lora(2e-3, batch_size=16),
     full(5e-4),
-    lora(2e-3, start="plain"),
+    lora(2e-3, batch_size=16, start="plain"),
     full(5e-4, batch_size=16),
-    lora(4e-3),
+    lora(4e-3, batch_size=16),
+    lora(4e-3, batch_size=16, start="plain"),
+    lora(1e-3, batch_size=16),
+    lora(2e-3, batch_size=16, r=32, alpha=32),
+    lora(2e-3, batch_size=16, r=8, alpha=16),
+    lora(2e-3, batch_size=8),
+    lora(2e-3, batch_size=16, targets=QUERY_VALUE),
+    full(3e-4, batch_size=16),
+    lora(1e-3, batch_size=16, modules_to_save=["word_embeddings"]),
+    lora(2e-3, batch_size=16, r=8, alpha=16, start="plain"),
+    full(1e-3, batch_size=16),
+    lora(2e-3, batch_size=16, r=32, alpha=16),
 ]
 FINAL = [full(5e-4), lora(2e-3)]
 
@@ -232,9 +243,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
             start,
             f"{cell['learning_rate']:g}",
             str(cell["batch_size"]),
-            ", ".join(
-                [f"{k} {v}" for k, v in options.items()] + [f"dropout {cell[k]:g}" for k in ("dropout",) if k in cell]
-            ),
+            ", ".join(also(options, cell)),
             str(cell["sentences"] or "all"),
             str(cell["epochs"]),
             cell["precision"],
@@ -254,6 +263,12 @@ def table(records: Sequence[dict[str, Any]]) -> str:
               "seed", "validation F1", "strict", "test F1", "trained", "tokens/s", "TFLOPs to best", "s",
               "Wh estimated"]  # fmt: skip
     return markdown_table(header, rows)
+
+
+def also(options: dict[str, Any], cell: Cell) -> list[str]:
+    """Settings without a column of their own."""
+    named = {**options, **({"dropout": cell["dropout"]} if "dropout" in cell else {})}
+    return [f"{name} {' + '.join(value) if isinstance(value, list) else value}" for name, value in named.items()]
 
 
 def sort_key(record: dict[str, Any]) -> tuple[float, float]:
