@@ -86,14 +86,16 @@ SCREEN = [
     lora(4e-3, batch_size=16, start="plain"),
     lora(1e-3, batch_size=16),
     lora(2e-3, batch_size=16, r=32, alpha=32),
-    lora(2e-3, batch_size=16, r=8, alpha=16),
-    lora(2e-3, batch_size=8),
-    lora(2e-3, batch_size=16, targets=QUERY_VALUE),
+    lora(2e-3, batch_size=16, start="plain", alpha=32),
+    lora(2e-3, batch_size=16, start="plain", r=8, alpha=16),
+    lora(2e-3, batch_size=8, start="plain"),
     full(3e-4, batch_size=16),
-    lora(1e-3, batch_size=16, modules_to_save=["word_embeddings"]),
-    lora(2e-3, batch_size=16, r=8, alpha=16, start="plain"),
+    lora(4e-3, batch_size=16, start="plain", targets=QUERY_VALUE),
+    lora(2e-3, batch_size=16, start="plain", modules_to_save=["word_embeddings"]),
     full(1e-3, batch_size=16),
-    lora(2e-3, batch_size=16, r=32, alpha=16),
+    lora(2e-3, batch_size=16, start="plain", r=32, alpha=32),
+    lora(4e-3, batch_size=16, start="plain", r=8, alpha=16),
+    lora(8e-3, batch_size=16, start="plain"),
 ]
 FINAL = [full(5e-4), lora(2e-3)]
 
