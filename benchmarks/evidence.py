@@ -88,22 +88,22 @@ SCREEN = [
     lora(2e-3, batch_size=16, r=32, alpha=32),
     lora(2e-3, batch_size=16, start="plain", alpha=32),
     lora(2e-3, batch_size=16, start="plain", r=8, alpha=16),
-    lora(4e-3, batch_size=16, start="plain", targets=QUERY_VALUE),
     full(2e-4, batch_size=16),
-    lora(2e-3, batch_size=16, start="plain", modules_to_save=["word_embeddings"]),
-    lora(2e-3, batch_size=8, start="plain"),
+    lora(4e-3, batch_size=16, start="plain", alpha=32, targets=QUERY_VALUE),
+    lora(2e-3, batch_size=8, start="plain", alpha=32),
+    lora(2e-3, batch_size=16, start="plain", r=32, alpha=64),
+    lora(2e-3, batch_size=16, start="plain", alpha=32, modules_to_save=["word_embeddings"]),
     full(1e-3, batch_size=16),
-    lora(2e-3, batch_size=16, start="plain", r=32, alpha=32),
     lora(4e-3, batch_size=16, start="plain", r=8, alpha=16),
-    lora(8e-3, batch_size=16, start="plain"),
+    lora(2e-3, batch_size=16, start="plain", r=8, alpha=32),
     full(3e-4, batch_size=16),
     lora(2e-3, batch_size=16, start="rslora"),
-    lora(2e-3, batch_size=16, start="plain", targets=ATTENTION),
-    lora(2e-3, batch_size=16, start="plain", modules_to_save=["LayerNorm"]),
-    lora(2e-3, batch_size=16, r=8, alpha=8),
-    lora(4e-3, batch_size=16, start="plain", r=4, alpha=16),
+    lora(2e-3, batch_size=16, start="plain", alpha=32, targets=ATTENTION),
+    lora(2e-3, batch_size=16, start="plain", alpha=32, modules_to_save=["LayerNorm"]),
+    lora(2e-3, batch_size=16, start="plain", r=4, alpha=8),
+    lora(1e-3, batch_size=16, start="plain", alpha=32),
 ]
-FINAL = [full(5e-4), lora(2e-3)]
+FINAL = [lora(2e-3, batch_size=16, start="plain", alpha=32), full(5e-4, batch_size=16)]
 
 
 # Running -------------------------------------------------------------------------------------------------------------
