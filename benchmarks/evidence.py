@@ -92,10 +92,11 @@ SCREEN = [
     lora(4e-3, batch_size=16, start="plain", alpha=32, targets=QUERY_VALUE),
     lora(2e-3, batch_size=8, start="plain", alpha=32),
     lora(2e-3, batch_size=16, start="plain", r=32, alpha=64),
+    lora(2e-3, batch_size=16, start="plain", r=8, alpha=32),
+    lora(2e-3, batch_size=16, start="plain", r=32, alpha=32),
     lora(2e-3, batch_size=16, start="plain", alpha=32, modules_to_save=["word_embeddings"]),
     full(1e-3, batch_size=16),
     lora(4e-3, batch_size=16, start="plain", r=8, alpha=16),
-    lora(2e-3, batch_size=16, start="plain", r=8, alpha=32),
     full(3e-4, batch_size=16),
     lora(2e-3, batch_size=16, start="rslora"),
     lora(2e-3, batch_size=16, start="plain", alpha=32, targets=ATTENTION),
@@ -103,7 +104,11 @@ SCREEN = [
     lora(2e-3, batch_size=16, start="plain", r=4, alpha=8),
     lora(1e-3, batch_size=16, start="plain", alpha=32),
 ]
-FINAL = [lora(2e-3, batch_size=16, start="plain", alpha=32), full(5e-4, batch_size=16)]
+FINAL = [
+    lora(2e-3, batch_size=16, start="plain", alpha=32),
+    full(5e-4, batch_size=16),
+    lora(2e-3, batch_size=16, start="plain", r=32, alpha=64),
+]
 
 
 # Running -------------------------------------------------------------------------------------------------------------
