@@ -152,7 +152,7 @@ def measure(cell: Cell, data: NerData, model_source: str) -> dict[str, Any]:
     cpu_seconds = time.process_time()
     with EnergyMeter() as meter:
         result = train(model, tokenizer, data, config)
-    cpu_seconds = time.process_time() - cpu_seconds  # unlike duration_s hardly changed by other work on the machine
+    cpu_seconds = time.process_time() - cpu_seconds  # varies less than duration_s with other load
     flops_per_token = count_flops(cell, data, model_source, config)
     reading = meter.reading
     energy = {
