@@ -107,7 +107,6 @@ SCREEN = [
 FINAL = [
     lora(2e-3, batch_size=16, start="plain", alpha=32),
     full(5e-4, batch_size=16),
-    lora(2e-3, batch_size=16, start="plain", r=32, alpha=64),
 ]
 
 
