@@ -38,7 +38,7 @@ def parallelize(model: nn.Module, kind: str) -> nn.Module:
 def train_save_and_load(kind: str, out: str) -> None:
     """Two steps with half the batch per rank, then saving, loading, switching off and a late backward pass."""
     rank = dist.get_rank()
-    options = dict(bias="all", **({} if kind == "ddp" else {"target_modules": "all-linear"}))
+    options = {"bias": "all", "target_modules": None if kind == "ddp" else "all-linear"}
     model = apply_lora(tiny_roberta(**NO_DROPOUT), **options)
     perturb(model)
     reference = copy.deepcopy(model)
