@@ -31,16 +31,17 @@ from lorakit.training.evaluation import (
     Tokenizer,
     encode_split,
     encode_tagged,
-    evaluate_split,
     label_names,
+    score_split,
 )
 from lorakit.training.frozen_layer_cache import FrozenLayerCache
 from lorakit.training.graphs import CompiledEngine, CudaGraphEngine
 from lorakit.training.layout import layout_for, training_layout
-from lorakit.training.metrics import Scores
+from lorakit.training.metrics import Scores, SentenceCounts
 from lorakit.training.optimizer import build_optimizer, rate_of
 from lorakit.training.precision import autocast_for, frozen_in_half
 from lorakit.training.preemption import StopRequest
+from lorakit.training.sentences import SplitSentences, digest_of
 from lorakit.training.session import Observe, Session
 from lorakit.training.state import TrainState, seed_everything
 from lorakit.training.warmup import make_kernels
@@ -158,6 +159,7 @@ class Trainer:
                     scores = evaluator.score("validation", self.session)
                     self.session.evaluated("validation", state.counters.epoch, scores)
                     state.keep_if_best(scores.to_json())
+                    evaluator.keep_counts(best=state.counters.best_epoch == state.counters.epoch)
                 else:
                     state.counters.best_epoch = state.counters.epoch
                 state.next_epoch()
@@ -167,6 +169,8 @@ class Trainer:
             if evaluator.has("test"):
                 test = evaluator.score("test", self.session)
                 self.session.evaluated("test", state.counters.best_epoch, test)
+            if config.output_dir:
+                self.session.write_sentences(evaluator.splits_of_best(self.session))
         return result_of(state, test, time.perf_counter() - began)
 
     def train_epoch(self) -> None:
@@ -258,6 +262,8 @@ class Evaluator:
     def __init__(self, model: nn.Module, tokenizer: Tokenizer, data: NerData, layout: Layout, precision: str) -> None:
         self.model, self.tokenizer, self.data, self.layout, self.precision = model, tokenizer, data, layout, precision
         self.splits: dict[str, EncodedSplit] = {}
+        self.counts: dict[str, SentenceCounts] = {}  # of the last evaluation of each split
+        self.best_validation: SentenceCounts | None = None
 
     def has(self, split: str) -> bool:
         """Whether the corpus has sentences in this split."""
@@ -273,7 +279,28 @@ class Evaluator:
                 show(done, total)
                 session.after_batch(done, total)
 
-            return evaluate_split(self.model, self.splits[split], self.precision, between)
+            scores, self.counts[split] = score_split(self.model, self.splits[split], self.precision, between)
+        return scores
+
+    def keep_counts(self, best: bool) -> None:
+        """Keep the counts of the last validation if its epoch is the best so far."""
+        if best:
+            self.best_validation = self.counts["validation"]
+
+    def splits_of_best(self, session: Session) -> dict[str, SplitSentences]:
+        """The counts by sentence of the best epoch, whose weights the model has and which the test set was scored with.
+
+        A run that was resumed after its best epoch scores the validation set again.
+        """
+        if self.has("validation") and self.best_validation is None:
+            self.score("validation", session)
+            self.best_validation = self.counts["validation"]
+        counts = {"validation": self.best_validation, "test": self.counts.get("test")}
+        return {
+            split: SplitSentences(digest_of(getattr(self.data, split)), found)
+            for split, found in counts.items()
+            if found is not None
+        }
 
 
 def build_engine(name: str, forward_backward: ForwardBackward, table: TokenTable) -> StepEngine:
