@@ -100,7 +100,14 @@ def compare_runs(
     """
     if margin is not None and not 0 < margin < 1:
         raise ValueError(f"the margin is {margin}; it must be a difference of F1 above 0 and below 1, such as 0.005")
-    runs = [run for folder in folders for run in read_scored_runs(Path(folder))]
+    runs: list[ScoredRun] = []
+    for folder in folders:
+        try:
+            runs += read_scored_runs(Path(folder))
+        except ValueError as error:
+            if not runs:
+                raise
+            raise ValueError(f"{error}; so it cannot be compared with {runs[0].folder}") from error
     seen: dict[Path, str] = {}
     for run in runs:
         place = Path(run.folder).resolve()

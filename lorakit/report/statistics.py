@@ -261,8 +261,8 @@ def ratio_interval(a: Mapping[int, float], b: Mapping[int, float]) -> Interval:
     if min(len(first), len(second)) == 1:
         return Interval(value, None, None)
     paired = a.keys() == b.keys()
-    if np.ptp(second - first if paired else np.concatenate([first - first.mean(), second - second.mean()])) == 0:
-        return Interval(value, value, value)
+    if paired and np.ptp(second - first) < 1e-12 or np.ptp(first) == np.ptp(second) == 0:
+        return Interval(value, value, value)  # no spread, of which scipy would warn
     test = stats.ttest_rel(second, first) if paired else stats.ttest_ind(second, first, equal_var=False)
     limits = test.confidence_interval(LEVEL)
     return Interval(value, math.exp(limits.low), math.exp(limits.high))
