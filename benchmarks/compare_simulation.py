@@ -4,7 +4,7 @@
 
 The counts are of real runs of two settings, full and LoRA, three seeds each, made with
 
-  python examples/bionlp.py --dataset ../shared/bionlp2004 --sentences 4000 --epochs 3 --seed N --output-dir runs/seed-N
+  python examples/bionlp.py --dataset ../shared/bionlp2004 --sentences 4000 --epochs 3 --seed 0 --output-dir runs/seed-0
 
 and gathered into --counts with --runs runs/seed-*/full runs/seed-*/lora. A simulated test set draws the real sentences
 with replacement. A simulated run takes each sentence's counts from one of its setting's real runs, drawn anew for each

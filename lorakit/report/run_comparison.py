@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lorakit.report.cells import Cell, Row
 from lorakit.report.comparison import NAMES
 from lorakit.report.runs import Run, Source, read_sources
 from lorakit.report.statistics import (
@@ -311,39 +312,42 @@ def comparison_text(record: Mapping[str, Any]) -> str:
     sides, pairs = record["sides"], record["comparisons"]
     margin = "" if record["margin"] is None else f"; equal means within ±{record['margin']:g}"
     lines = [f"{record['split']} set, {record['sentences']:,} sentences; 95 % intervals in brackets{margin}", ""]
-    lines.append(markdown_table(["", *(side["name"] for side in sides)], side_rows(record)))
+    lines.append(_table(["", *(side["name"] for side in sides)], side_rows(record)))
     for pair in pairs:
-        lines += ["", markdown_table(["", pair["name"], "verdict"], pair_rows(pair))]
+        lines += ["", _table(["", pair["name"], "verdict"], pair_rows(pair))]
         lines += ["", *(f"{SCORES[mode]}: {found['sentence']}." for mode, found in pair["f1"].items())]
     return "\n".join(lines) + "\n"
 
 
-def side_rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """Each side's figures, a row each: its name, then a cell per side."""
+def side_rows(record: Mapping[str, Any]) -> tuple[Row, ...]:
+    """Each side's figures, with a cell per side."""
     sides = record["sides"]
-    rows = [["seeds", *(", ".join(map(str, side["seeds"])) for side in sides)]]
-    rows += [[name, *(_interval(side["f1"][mode], 4) for side in sides)] for mode, name in SCORES.items()]
+    seeds = [", ".join(map(str, side["seeds"])) for side in sides]
+    rows = [Row("seeds", tuple(Cell(text, "") for text in seeds))]
+    rows += [Row(name, tuple(_interval(side["f1"][mode], 4) for side in sides)) for mode, name in SCORES.items()]
     for name, shown in COSTS.items():
         if any(side["costs"][name] for side in sides):
             digits = 0 if name == "train_tokens_per_s" else 1 if name == "train_seconds" else 3
-            rows.append([shown, *(_interval(side["costs"][name], digits) for side in sides)])
-    return rows
+            rows.append(Row(shown, tuple(_interval(side["costs"][name], digits) for side in sides)))
+    return tuple(rows)
 
 
-def pair_rows(pair: Mapping[str, Any]) -> list[list[str]]:
+def pair_rows(pair: Mapping[str, Any]) -> tuple[Row, ...]:
     """Each difference or ratio with its interval, and its verdict."""
-    rows = [[SCORES[mode], _interval(found, 4, "+"), found["verdict"]] for mode, found in pair["f1"].items()]
+    rows = [(SCORES[mode], _interval(found, 4, "+"), found["verdict"]) for mode, found in pair["f1"].items()]
     for name, ratio in pair["ratios"].items():
         if ratio:
-            rows.append([f"{COSTS[name]}, ratio", _interval(ratio, 3), ratio["verdict"]])
-    return rows
+            rows.append((f"{COSTS[name]}, ratio", _interval(ratio, 3), ratio["verdict"]))
+    return tuple(Row(name, (cell, Cell(verdict, ""))) for name, cell, verdict in rows)
 
 
-def _interval(found: Mapping[str, Any] | None, digits: int, sign: str = "") -> str:
+def _table(header: Sequence[str], rows: Sequence[Row]) -> str:
+    return markdown_table(header, [[row.name, *(cell.text for cell in row.cells)] for row in rows])
+
+
+def _interval(found: Mapping[str, Any] | None, digits: int, sign: str = "") -> Cell:
     if found is None:
-        return "–"
-    value, *limits = (
-        None if number is None else f"{number:{sign},.{digits}f}"
-        for number in (found["value"], found["low"], found["high"])
-    )
-    return value if None in limits else f"{value} [{', '.join(limits)}]"
+        return Cell("–")
+    numbers = (found["value"], found["low"], found["high"])
+    value, *limits = (None if x is None else f"{x:{sign},.{digits}f}".replace("-", "−") for x in numbers)
+    return Cell(value if None in limits else f"{value} [{', '.join(limits)}]", repr(found["value"]))
