@@ -24,29 +24,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from provenance import origin, origin_lines, write_results
+from provenance import RESULTS, BenchmarkParser, write_results
 
 from lorakit.report.statistics import BETTER, CANNOT_TELL, EQUAL, WORSE, compare_f1, score_runs
 from lorakit.report.tables import markdown_table
 from lorakit.training.sentences import read_sentences
 
-ROOT = Path(__file__).parent.parent
+COUNTS = RESULTS / "compare_simulation_counts.json"
 VERDICTS = (BETTER, WORSE, EQUAL, CANNOT_TELL)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", nargs="+", type=Path, default=[], help="folders .../full and .../lora")
-    parser.add_argument(
-        "--counts", type=Path, default=ROOT / "benchmarks" / "results" / "compare_simulation_counts.json"
-    )
-    parser.add_argument("--comparisons", type=int, default=1000)
-    parser.add_argument("--seed-sd", type=float, default=0.003)
-    parser.add_argument("--difference", type=float, default=0.01)
-    parser.add_argument("--margin", type=float, default=0.005)
-    parser.add_argument("--resamples", type=int, default=500)
-    parser.add_argument("--name", default="compare_simulation", help="of the result files (default: %(default)s)")
-    parser.add_argument("--output-dir", default=str(ROOT / "benchmarks" / "results"))
+    parser = BenchmarkParser("compare_simulation.py", __doc__)
+    parser.add_argument("--runs", nargs="+", type=Path, default=[], help="gather the counts of these runs first")
+    parser.add_argument("--counts", type=Path, default=COUNTS, help="default: in benchmarks/results")
+    parser.add_common(comparisons=1000, seed_sd=0.003, difference=0.01, margin=0.005, resamples=500)
     options = parser.parse_args(arguments)
     if options.runs:
         write_counts(options.runs, options.counts)
@@ -71,7 +63,6 @@ def main(arguments: list[str] | None = None) -> int:
         rows.append({"settings": settings, **trial(settings_from(pools, settings), *truth, options)})
         print(settings, *truth, rows[-1]["paired"]["verdicts"], file=sys.stderr, flush=True)
     summary = {
-        **origin("compare_simulation.py", arguments),
         "sentences": len(pools[0][0]),
         "real_runs": [len(pool) for pool in pools],
         "comparisons": options.comparisons,
@@ -81,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         "seconds": time.perf_counter() - began,
         "scenarios": rows,
     }
-    write_results(options, summary, as_text(summary))
+    write_results(options, summary, report)
     return 0
 
 
@@ -198,7 +189,7 @@ def read_counts(path: Path) -> list[np.ndarray]:
     return [np.array([[column.split() for column in run] for run in runs], int).transpose(0, 2, 1) for runs in pools]
 
 
-def as_text(summary: dict[str, object]) -> str:
+def report(summary: dict[str, object]) -> list[str]:
     rows = [
         [
             f"{row['settings']}, {row['seeds']} seeds",
@@ -214,24 +205,18 @@ def as_text(summary: dict[str, object]) -> str:
     ]
     header = ["settings", "B − A", "sd of seeds (observed)", "seeds", *VERDICTS, "interval covers", "half width"]
     runs = " and ".join(map(str, summary["real_runs"]))
-    return "\n".join(
-        [
-            "# What `lorakit compare` says where the truth is known",
-            "",
-            f"{summary['comparisons']:,} simulated comparisons per row, on {summary['sentences']:,} sentences drawn"
-            f" from BioNLP2004's test set with the counts of {runs} real runs of the embedded base, in full and with"
-            " LoRA. Alike settings are both full; close ones are like LoRA on a fifth of the sentences, each on its"
-            " own, and like full on the rest; far ones are full and LoRA, brought to the same F1. The observed standard"
-            " deviation between seeds includes their disagreement by sentence."
-            f" Margin {summary['margin']:g},"
-            f" {summary['resamples']:,} resamples. Where B − A is 0, better and worse are false.",
-            "",
-            markdown_table(header, rows),
-            "",
-            *origin_lines(summary),
-            "",
-        ]
-    )
+    return [
+        "# What `lorakit compare` says where the truth is known",
+        "",
+        f"{summary['comparisons']:,} simulated comparisons per row, on {summary['sentences']:,} sentences drawn from"
+        f" BioNLP2004's test set with the counts of {runs} real runs of the embedded base, in full and with LoRA. Alike"
+        " settings are both full; close ones are like LoRA on a fifth of the sentences, each on its own, and like full"
+        " on the rest; far ones are full and LoRA, brought to the same F1. The observed standard deviation between"
+        f" seeds includes their disagreement by sentence. Margin {summary['margin']:g}, {summary['resamples']:,}"
+        " resamples. Where B − A is 0, better and worse are false.",
+        "",
+        markdown_table(header, rows),
+    ]
 
 
 if __name__ == "__main__":

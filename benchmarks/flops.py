@@ -1,8 +1,8 @@
-"""FLOPs of a training step of a RoBERTa-shaped token classifier: what the shapes predict, and what torch counts.
+"""FLOPs of a training step of a RoBERTa-shaped token classifier: predicted from the shapes, and counted by torch.
 
-A matrix of in × out numbers costs 2·in·out operations a token forward, as many for its input's gradient and as many for
-its own. Full fine-tuning pays all three. A frozen matrix needs no gradient of its own, and below the lowest trained one
-nothing is differentiated. The tests hold prediction and count to be the same number.
+An in × out matrix costs 2·in·out operations per token forward, as many for its input's gradient and as many for its
+own. Full fine-tuning pays all three. A frozen matrix needs no gradient of its own, and below the lowest trained matrix
+nothing is differentiated. The tests check that prediction and count are equal.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 from lorakit.nn.functional import sum_is_kept, sum_pays
 
-# name, place in the layer (what comes earlier is lower), and whether its input and output are the wide side
+# name, position in the layer (earlier ones are lower), and whether its input and its output are the wide side
 MATRICES = (
     ("attention.self.query", 0, False, False),
     ("attention.self.key", 0, False, False),
@@ -40,12 +40,12 @@ def predict_flops(
     """FLOPs of one step on a batch, from shapes alone.
 
     Args:
-        config: a RobertaConfig, of which sizes are read.
-        targets: the matrices with LoRA, by the ends of their names; None for full fine-tuning.
+        config: a RobertaConfig, for its sizes.
+        targets: suffixes of the names of the matrices with LoRA; None for full fine-tuning.
         lowest_layer: first layer with LoRA.
-        may_merge: lorakit's way while training in float32: a batch large enough is multiplied by W + s·BA.
-        one_attention_operator: attention without dropout: one operator, whose backward makes the scores again.
-        pairs: of tokens whose score is computed, where these are not all that lie in a row: lorakit's attention.
+        may_merge: large batches are multiplied by W + s·BA, as lorakit does while training in float32.
+        one_attention_operator: attention is one operator, whose backward recomputes the scores (without dropout).
+        pairs: token pairs whose score is computed, if lorakit's attention computes fewer than all pairs of each row.
     """
     tokens, hidden = rows * width, config.hidden_size
     sizes = (hidden, config.intermediate_size)
@@ -71,7 +71,7 @@ def predict_flops(
         total += 2 * product
         if (layer, 0) > lowest:
             wanted = {"query", "key", "value"}
-        else:  # in the lowest layer only what is adapted asks the attention for a gradient
+        else:  # in the lowest layer only adapted matrices need a gradient from the attention
             wanted = {n.rsplit(".", 1)[1] for n in adapted if "self" in n} if layer == lowest[0] else set()
         if one_attention_operator and pairs is None:
             total += 5 * product * bool(wanted)
@@ -83,9 +83,8 @@ def predict_flops(
 class Operations(TorchDispatchMode):
     """Counts what reaches the device: operators that make or write a tensor (no views), and their FLOPs.
 
-    On a GPU such an operator is one kernel launch or a few. torch's tables leave out addmm_, baddbmm_, oneDNN's
-    products and the CPU's attention in one operator; they are counted as addmm, baddbmm, products and the GPU's
-    attention are.
+    On a GPU such an operator is one kernel launch or a few. torch's tables lack addmm_, baddbmm_, oneDNN's matmuls and
+    the CPU's single attention operator; they are counted like addmm, baddbmm, matmuls and the GPU's attention.
     """
 
     def __init__(self) -> None:
@@ -103,7 +102,7 @@ class Operations(TorchDispatchMode):
             self.flops += flop_registry[packet](*args, **kwargs, out_val=result)
         elif packet is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
             self.flops += sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
-        elif str(packet) == "mkldnn._linear_pointwise":  # x (…, in), weight (out, in): lorakit's products on some CPUs
+        elif str(packet) == "mkldnn._linear_pointwise":  # x (…, in), weight (out, in): lorakit's matmuls on some CPUs
             weight = args[2] if function._overloadname == "binary" else args[1]
             self.flops += 2 * args[0].numel() * weight.shape[0]
         elif packet is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:

@@ -1,12 +1,12 @@
-"""All that only a GPU can show, one command after another, each within a limit. Not run on a GPU by us yet.
+"""Everything that only a GPU can show, one command after another, each with a time limit. Not yet run on a GPU.
 
   python benchmarks/on_gpu.py                             everything, at most 20 minutes
   python benchmarks/on_gpu.py --within 540                as much of it as nine minutes allow
   python benchmarks/on_gpu.py --only tests whole-run
   python benchmarks/on_gpu.py --list                      the commands
 
-A command that fails or takes too long is named at the end, and the others run all the same; the status is then 1. The
-results are benchmarks/results/throughput-gpu*, whole-run-gpu* and energy_gpu.json.
+A command that fails or takes too long is named at the end, the others run anyway, and the status is 1. The results are
+benchmarks/results/throughput-gpu*, whole-run-gpu* and energy-gpu*.
 """
 
 import argparse
@@ -22,15 +22,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SPEED = "benchmarks/throughput.py --precision bf16 --warmup 10 --rounds 1"
-ALL = f"{SPEED} --steps 300"  # the peers' steps take their time
-OURS = f"{SPEED} --steps 500 --systems lorakit-lora lorakit-full"  # long enough for NVML's counters, nearly an epoch
+ALL = f"{SPEED} --steps 300"  # fewer, because the peers' steps take long
+OURS = f"{SPEED} --steps 500 --systems lorakit-lora lorakit-full"  # nearly an epoch, long enough for NVML's counters
 RECORDED, COMPILED = '{"engine": "cuda_graphs"}', '{"engine": "compile"}'
 TESTED = ("evaluation", "graphs", "precision", "session")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A command behind `python`, and the seconds it may take."""
+    """The arguments of `python`, and how long they may run."""
 
     limit_s: float
     words: tuple[str, ...]
@@ -39,13 +39,13 @@ class Part:
 PARTS = {
     name: Part(limit_s, tuple(shlex.split(command)))
     for name, limit_s, command in (
-        # -W default: another machine's packages may warn of what is not at issue here
+        # -W default: another machine's packages may give warnings that do not matter here
         ("tests", 180, f"-m pytest -q -W default {' '.join(f'tests/training/test_{name}.py' for name in TESTED)}"),
         ("throughput-gpu", 300, f"{ALL} --train-config '{RECORDED}' --name throughput-gpu"),
         ("throughput-gpu-recorded", 90, f"{OURS} --train-config '{RECORDED}' --name throughput-gpu-recorded"),
         ("whole-run", 150, "benchmarks/whole_run.py --engine cuda_graphs --name whole-run-gpu"),
         ("throughput-gpu-plain", 90, f"{OURS} --name throughput-gpu-plain"),
-        ("meter", 120, "benchmarks/energy_gpu.py --seconds 20"),
+        ("meter", 120, "benchmarks/energy_overhead.py --seconds 15 --name energy-gpu"),
         ("throughput-gpu-compiled", 240, f"{OURS} --train-config '{COMPILED}' --name throughput-gpu-compiled"),
     )
 }
@@ -61,19 +61,19 @@ def main(arguments: list[str] | None = None) -> int:
     for name, part in parts.items():
         left_s = options.within - (time.monotonic() - began)
         print(f"\n== {name}: {shown(part)}", flush=True)
-        ends[name] = run(part, left_s) if left_s > 0 else "not begun, for there was no time left"
+        ends[name] = run(part, left_s) if left_s > 0 else "not begun: no time was left"
     print("\n" + "\n".join(f"{name}: {end}" for name, end in ends.items()))
     return 0 if all(end.startswith("done") for end in ends.values()) else 1
 
 
 def on_corpus(part: Part, folder: str | None) -> Part:
-    """The part with another corpus than the one beside the project, where it reads one."""
+    """The part, with this corpus instead of the one beside the project if it reads one."""
     reads = part.words[0] in ("benchmarks/throughput.py", "benchmarks/whole_run.py")
     return replace(part, words=(*part.words, "--dataset", folder)) if folder and reads else part
 
 
 def run(part: Part, left_s: float) -> str:
-    """Run it, at most so many seconds, and say how it ended."""
+    """Run it for at most so many seconds, and say how it ended."""
     began, limit_s = time.monotonic(), min(part.limit_s, left_s)
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # lorakit may not be installed
     variables = os.environ | {"PYTHONPATH": path}
@@ -82,7 +82,7 @@ def run(part: Part, left_s: float) -> str:
         status = process.wait(limit_s)
     except subprocess.TimeoutExpired:
         return f"stopped after {limit_s:.0f} s"
-    finally:  # what it has started, too, also where the user has had enough
+    finally:  # also end what it has started, also on Ctrl-C
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -97,7 +97,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="NAME", help=", ".join(PARTS))
     parser.add_argument("--dataset", metavar="FOLDER", help="default: ../shared/bionlp2004")
-    parser.add_argument("--within", type=float, default=float("inf"), metavar="S", help="seconds, for all together")
+    parser.add_argument("--within", type=float, default=float("inf"), metavar="S", help="seconds for all of them")
     parser.add_argument("--list", action="store_true", help="show the commands and run nothing")
     return parser.parse_args(arguments)
 

@@ -1,9 +1,9 @@
-"""Six ways to train the same token classifier, each by its own public interface, and what a step of each costs.
+"""Six ways to train the same token classifier, each through its own public interface, and what a step of each costs.
 
-Nobody is timed by a special loop: lorakit by `lorakit.train`, Trainer by `Trainer.train`, accelerate and plain PEFT by
-the loops of their guides. All get the same random weights, sentences, rates and batch size, and call `Clock.step` when
-a step is done (lorakit by `observe`, Trainer by a callback). What they do with padding, mask, optimiser and order is
-their own: that is what is compared.
+None of them gets a special loop: lorakit runs `lorakit.train`, Trainer `Trainer.train`, accelerate and plain PEFT the
+loops of their guides. All get the same initial weights, sentences, learning rates and batch size, and call `Clock.step`
+after every step (lorakit through `observe`, Trainer through a callback). Padding, mask, optimizer and order are each
+system's own: they are what is compared.
 """
 
 import statistics
@@ -11,138 +11,45 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
-from flops import Operations, predict_flops
+from flops import Operations
+from jobs import (
+    Job,
+    Shape,
+    encode_job,
+    flops_of,
+    lora_of,
+    make_model,
+    own_config,
+    own_model,
+    own_shapes,
+    own_steps,
+    tokenizer_of,
+)
+from processes import peak_bytes, release_memory, reset_peak, resident_bytes
 from torch import nn
 
 import lorakit
-from lorakit.data.corpus import NerData, Sentence
-from lorakit.data.packing import Layout, Plan, Step, TokenTable, epoch_steps
-from lorakit.data.tokenization import Encoded, encode
-from lorakit.nn.attention import blocks_of, blocks_pay
+from lorakit.data.corpus import NerData
+from lorakit.data.packing import Plan
 from lorakit.training.graphs import CompiledEngine, CudaGraphEngine
-from lorakit.training.layout import in_long_rows, training_layout
-from lorakit.training.models import load_token_classifier
-
-ROOT = Path(__file__).parent.parent
-MINI = str(ROOT / "examples" / "mini")
-SHAPES = {
-    # 50,265 words as roberta-base has, though the embedded tokenizer uses the first 8,192 of them
-    "roberta-base": {"vocab_size": 50265, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
-                     "intermediate_size": 3072},
-    # in between, for scaling.py: 6 layers of 384, 13.8 M parameters
-    "small": {"vocab_size": 8192, "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6,
-              "intermediate_size": 1536},
-    "tiny": {"vocab_size": 8192, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "intermediate_size": 64},
-    "mini": {},  # the embedded base with its own weights
-}  # fmt: skip
-FAULTS = {
-    "trainer": "Trainer multiplies this head's loss and gradients by accumulation x processes"
-    " (transformers#47688); both are 1 here, so its losses are right in this table",
-}
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every system is given."""
-
-    train: tuple[Sentence, ...]
-    labels: tuple[str, ...]
-    shape: str = "roberta-base"
-    batch_size: int = 32
-    warmup: int = 1  # steps before the clock starts
-    steps: int = 6  # that are timed
-    precision: str = "fp32"
-    dropout: float = 0.1  # of the base, roberta's own default
-    lora_dropout: float = 0.0
-    r: int = 16
-    lora_alpha: float = 16
-    target_modules: tuple[str, ...] = ("query", "value")
-    lowest_layer: int = 0  # first layer with LoRA
-    rates: dict[str, float] = field(default_factory=lambda: {"full": 5e-5, "lora": 1e-3})
-    seed: int = 0
-    train_config: dict[str, Any] = field(default_factory=dict)  # more of lorakit's TrainConfig
-
-    def sentences(self) -> tuple[Sentence, ...]:
-        """As many as the steps need, a choice of the corpus by the seed."""
-        wanted = self.batch_size * (self.warmup + self.steps)
-        if wanted > len(self.train):
-            raise ValueError(f"{wanted} sentences are needed, the corpus has {len(self.train)}; give fewer steps")
-        chosen = np.random.default_rng(self.seed).permutation(len(self.train))[:wanted]
-        return tuple(self.train[i] for i in chosen)
-
-
-def config_of(job: Job) -> Any:
-    """The model's sizes; the embedded base's own, or RobertaConfig's with those of SHAPES."""
-    from transformers import AutoConfig, RobertaConfig
-
-    options = {
-        "hidden_dropout_prob": job.dropout,
-        "attention_probs_dropout_prob": job.dropout,
-        "id2label": dict(enumerate(job.labels)),
-        "label2id": {label: number for number, label in enumerate(job.labels)},
-    }
-    if job.shape == "mini":
-        return AutoConfig.from_pretrained(MINI, **options)
-    positions = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
-    return RobertaConfig(**SHAPES[job.shape], **positions, **options)
-
-
-def tokenizer_of(job: Job) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(MINI)
-
-
-def make_model(job: Job) -> nn.Module:
-    """Every system starts from the same weights."""
-    if job.shape == "mini":
-        return load_token_classifier(MINI, job.labels, seed=job.seed, dropout=job.dropout)[0]
-    from transformers import RobertaForTokenClassification
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.seed)
-        return RobertaForTokenClassification(config_of(job))
-
-
-def own_model(job: Job, mode: str) -> nn.Module:
-    """What lorakit trains: the model, in mode "lora" adapted."""
-    model = make_model(job)
-    if mode == "lora":
-        lorakit.apply_lora(
-            model,
-            r=job.r,
-            lora_alpha=job.lora_alpha,
-            lora_dropout=job.lora_dropout,
-            target_modules=job.target_modules,
-            layers_to_transform=layers_of(job),
-            seed=job.seed,
-        )
-    return model
-
-
-# Rows and width of a batch; and, where lorakit's attention computes fewer than all of a row's, its pairs of tokens
-Shape = tuple[int, int] | tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a system was given in a run; tokens are real ones with the special ones, or computed ones with padding."""
+    """The batches of a run. Real tokens include special tokens, computed ones also padding."""
 
-    shapes: list[Shape]  # of what went through the model at a time, in the timed steps
-    real: int  # tokens of the timed batches
-    whole: int  # the warm-up's, too: the same for all systems
+    shapes: list[Shape]  # what went through the model at once, in the timed steps
+    real: int  # tokens of the timed steps
+    whole: int  # tokens of all steps, warm-up included: the same for all systems
 
     @classmethod
     def of(cls, job: Job, steps: Sequence[tuple[int, Sequence[Shape]]]) -> "Given":
-        """From the real tokens and the shapes of every step, in order."""
+        """From every step's real tokens and shapes, in order."""
         timed = steps[job.warmup : job.warmup + job.steps]
         shapes = [shape for _, step in timed for shape in step]
         return cls(shapes, sum(real for real, _ in timed), sum(real for real, _ in steps))
@@ -153,11 +60,12 @@ class Given:
 
 
 class Clock:
-    """Times the steps after the warm-up; or counts the operators of each, or profiles them, which slows them.
+    """Times the steps after the warm-up, or counts their operators or kernels, which slows them down.
 
     Args:
+        counts: count operators and FLOPs.
+        profiles: count a GPU's kernels.
         window: makes a context that measures energy while the clock runs.
-        profiles: time by kind of operator; on a GPU also the kernels launched.
     """
 
     def __init__(
@@ -165,7 +73,7 @@ class Clock:
     ) -> None:
         self.job, self.operations, self.window = job, Operations() if counts else None, window
         self.profiler = torch.profiler.profile() if profiles else None
-        self.every = 1 if counts else job.warmup  # steps between two calls of `step`, where that is for us to choose
+        self.every = 1 if counts else job.warmup  # steps between two calls of `step`, where we can choose
         self.done, self.seen, self.open = 0, [], ExitStack()
         self.called = time.perf_counter()
         self.began = self.ended = self.called
@@ -190,7 +98,7 @@ class Clock:
                 self.profiler.stop()
 
     def pause(self, call: Callable[[], Any]) -> Any:
-        """Call what is no part of a step, as compiling is, without timing it or measuring its energy."""
+        """Call something that is not part of a step, such as compiling, without measuring its time or energy."""
         if not self.job.warmup <= self.done < self.job.warmup + self.job.steps:
             return call()
         synchronize()
@@ -204,6 +112,11 @@ class Clock:
         return found
 
     def cost(self) -> dict[str, Any]:
+        """What a step costs.
+
+        Raises:
+            RuntimeError: the system ran fewer steps than it should.
+        """
         steps = self.job.steps
         if self.done < self.job.warmup + steps:
             raise RuntimeError(f"the clock saw {self.done} of {self.job.warmup + steps} steps")
@@ -216,39 +129,9 @@ class Clock:
         timed = self.ended - self.began - self.paused_s
         cost = {"step_s": timed / steps, "timed_s": timed, "startup_s": self.began - self.called}
         if self.profiler:
-            cost |= profiled(self.profiler, steps, timed)
+            on_gpu = [event.name for event in self.profiler.events() if event.device_type.name == "CUDA"]
+            cost["kernels"] = sum(not name.startswith(("Memcpy", "Memset")) for name in on_gpu) / steps
         return cost
-
-
-KINDS = {  # of operators, by what their names hold; the first that fits
-    "matrix products": ("::mm", "::addmm", "::bmm", "::baddbmm", "::linear", "::matmul", "linear_pointwise"),
-    "attention in one operator": ("scaled_dot_product", "flash_attention"),
-    "random numbers": ("bernoulli", "random_", "dropout"),
-    "softmax, GELU, norms": ("softmax", "gelu", "layer_norm"),
-}
-
-
-def profiled(profiler: Any, steps: int, timed_s: float) -> dict[str, Any]:
-    """Seconds a step by kind of operator, and CUDA kernels a step (None without a GPU)."""
-    events = profiler.events()
-    kernels = [e for e in events if e.device_type.name == "CUDA" and not e.name.startswith(("Memcpy", "Memset"))]
-    seconds = dict.fromkeys([*KINDS, "optimiser and clipping", "other operators"], 0.0)
-    for event in events:
-        if event.device_type.name != "CPU":
-            continue
-        ancestor, kind = event, None
-        while ancestor is not None and kind is None:
-            if (
-                ancestor.name.startswith("Optimizer.step")
-                or "foreach" in ancestor.name
-                or "vector_norm" in ancestor.name
-            ):
-                kind = "optimiser and clipping"
-            ancestor = ancestor.cpu_parent
-        kind = kind or next((k for k, parts in KINDS.items() if any(p in event.name for p in parts)), "other operators")
-        seconds[kind] += event.self_cpu_time_total / 1e6 / steps
-    seconds["between operators (Python, data)"] = max(0.0, timed_s / steps - sum(seconds.values()))
-    return {"seconds_by_kind": seconds, "kernels": len(kernels) / steps if torch.cuda.is_available() else None}
 
 
 def synchronize() -> None:
@@ -256,21 +139,11 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-# The systems: each trains for warmup + steps steps and tells the tokens ----------------------------------------------
+# The systems: each trains for warmup + steps steps and returns what it was given -------------------------------------
 
 
 def by_lorakit(job: Job, clock: Clock, mode: str) -> Given:
-    model = own_model(job, mode)
-    config = lorakit.TrainConfig(
-        epochs=1,
-        batch_size=job.batch_size,
-        learning_rate=job.rates[mode],
-        precision=job.precision,
-        seed=job.seed,
-        log_every=clock.every,
-        progress=False,
-        **job.train_config,
-    )
+    model, config = own_model(job, mode), own_config(job, mode, log_every=clock.every)
     data = NerData(job.sentences(), (), (), job.labels, "benchmark")
 
     def untimed(prepare: Any) -> Any:
@@ -289,7 +162,7 @@ def by_lorakit(job: Job, clock: Clock, mode: str) -> Given:
     plans = [plan for step in steps for plan in step.micros]
     expected = (sum(plan.tokens for plan in plans), sum(plan.computed_tokens for plan in plans))
     if expected != (result.train_tokens, result.computed_tokens):
-        raise RuntimeError("the batches that lorakit trained on are not those that its order says")
+        raise RuntimeError("lorakit trained on other batches than those predicted from its order")
     real = [sum(plan.tokens for plan in step.micros) for step in steps]
     return Given.of(job, list(zip(real, own_shapes(job, encoded, steps), strict=True)))
 
@@ -301,10 +174,7 @@ def by_trainer(job: Job, clock: Clock, mode: str) -> Given:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             clock.step()
 
-    model = make_model(job)
-    if mode == "lora":
-        model = with_peft(job, model)
-    rows, collator = tokenise(job), Collator(job)
+    model, collator = peers_model(job, mode), Collator(job)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -321,21 +191,18 @@ def by_trainer(job: Job, clock: Clock, mode: str) -> Given:
             report_to="none",
             disable_tqdm=True,
         )
-        Trainer(model, arguments, data_collator=collator, train_dataset=rows, callbacks=[Steps()]).train()
+        Trainer(model, arguments, data_collator=collator, train_dataset=tokenise(job), callbacks=[Steps()]).train()
     return collator.given()
 
 
 def by_accelerate(job: Job, clock: Clock, mode: str) -> Given:
     """The loop of run_ner_no_trainer.py."""
     from accelerate import Accelerator
-    from torch.utils.data import DataLoader
     from transformers import get_scheduler
 
     accelerator = Accelerator(mixed_precision="no" if job.precision == "fp32" else job.precision)
-    model = make_model(job)
-    model = with_peft(job, model)
-    collator = Collator(job)
-    loader = DataLoader(tokenise(job), shuffle=True, collate_fn=collator, batch_size=job.batch_size)
+    model, collator = peers_model(job, mode), Collator(job)
+    loader = collator.loader()
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=job.rates[mode])
     scheduler = get_scheduler("linear", optimizer, num_warmup_steps=1, num_training_steps=len(loader))
     model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
@@ -350,15 +217,12 @@ def by_accelerate(job: Job, clock: Clock, mode: str) -> Given:
 
 
 def by_loop(job: Job, clock: Clock, mode: str) -> Given:
-    """The loop of PEFT's guide to token classification, which has no scheduler of its own beyond a linear one."""
-    from torch.utils.data import DataLoader
+    """The loop of PEFT's guide to token classification, whose only scheduler is a linear one."""
     from transformers import get_linear_schedule_with_warmup
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = make_model(job)
-    model = with_peft(job, model).to(device).train()
-    collator = Collator(job)
-    loader = DataLoader(tokenise(job), shuffle=True, collate_fn=collator, batch_size=job.batch_size)
+    model, collator = peers_model(job, mode).to(device).train(), Collator(job)
+    loader = collator.loader()
     optimizer = torch.optim.AdamW(model.parameters(), lr=job.rates[mode])
     scheduler = get_linear_schedule_with_warmup(optimizer, 1, len(loader))
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(job.precision)
@@ -385,29 +249,17 @@ SYSTEMS: dict[str, tuple[str, Callable[..., Given], str]] = {
 }
 
 
-def layers_of(job: Job) -> list[int] | None:
-    return list(range(job.lowest_layer, config_of(job).num_hidden_layers)) if job.lowest_layer else None
-
-
-def with_peft(job: Job, model: nn.Module) -> nn.Module:
+def peers_model(job: Job, mode: str) -> nn.Module:
+    """The model the other systems train: in mode "lora" PEFT's."""
+    if mode == "full":
+        return make_model(job)
     from peft import LoraConfig, TaskType, get_peft_model
 
-    return get_peft_model(
-        model,
-        LoraConfig(
-            task_type=TaskType.TOKEN_CLS,
-            r=job.r,
-            lora_alpha=job.lora_alpha,
-            lora_dropout=job.lora_dropout,
-            target_modules=list(job.target_modules),
-            layers_to_transform=layers_of(job),
-            bias="none",
-        ),
-    )
+    return get_peft_model(make_model(job), LoraConfig(task_type=TaskType.TOKEN_CLS, bias="none", **lora_of(job)))
 
 
 def tokenise(job: Job) -> list[dict[str, list[int]]]:
-    """As run_ner.py does: the label on a word's first subword, -100 elsewhere."""
+    """As in run_ner.py: the label on a word's first subword, -100 elsewhere."""
     tokenizer, rows = tokenizer_of(job), []
     classes = {label: number for number, label in enumerate(job.labels)}
     for sentence in job.sentences():
@@ -421,13 +273,13 @@ def tokenise(job: Job) -> list[dict[str, list[int]]]:
 
 
 class Collator:
-    """The usual collator, padding to the longest; it notes real tokens and shape of each batch, which is a step."""
+    """The usual collator, which pads to the longest sentence; it records every batch's real tokens and shape."""
 
     def __init__(self, job: Job) -> None:
         from transformers import DataCollatorForTokenClassification
 
         self.job, self.seen = job, []
-        multiple = None if job.precision == "fp32" else 8  # as run_ner.py
+        multiple = None if job.precision == "fp32" else 8  # as in run_ner.py
         self.inner = DataCollatorForTokenClassification(tokenizer_of(job), pad_to_multiple_of=multiple)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -435,88 +287,78 @@ class Collator:
         self.seen.append((int(batch["attention_mask"].sum()), [tuple(batch["input_ids"].shape)]))
         return batch
 
+    def loader(self) -> torch.utils.data.DataLoader:
+        return torch.utils.data.DataLoader(
+            tokenise(self.job), shuffle=True, collate_fn=self, batch_size=self.job.batch_size
+        )
+
     def given(self) -> Given:
         return Given.of(self.job, self.seen)
 
 
-# What the arithmetic alone predicts ---------------------------------------------------------------------------------
+# Measuring ------------------------------------------------------------------------------------------------------------
 
 
-def encode_job(job: Job, sentences: Sequence[Sentence]) -> Encoded:
-    return encode(tokenizer_of(job), [s.words for s in sentences], 512, [s.tags for s in sentences], job.labels)
-
-
-def in_blocks(job: Job) -> bool:
-    """Whether lorakit computes attention by itself, inside sentences."""
-    return not (torch.cuda.is_available() or job.precision != "fp32" or job.train_config.get("engine") == "compile")
-
-
-def own_steps(job: Job, encoded: Encoded, whole: bool = False) -> list[Step]:
-    """lorakit's steps of an epoch: a function of the seed, and on a CPU of the number of threads.
+class System:
+    """One of SYSTEMS, with what its training costs.
 
     Args:
-        whole: A batch is not computed in parts.
+        alone: nothing else runs in this process, so its peak memory is the system's.
     """
-    layout = in_long_rows(Layout(2, 1), config_of(job).hidden_size) if in_blocks(job) else Layout(2, 1)
-    layout = training_layout(layout, encoded, job.batch_size, job.train_config.get("engine", "eager"), whole)
-    return list(epoch_steps(encoded, layout, job.batch_size, 1, job.seed, 1))
 
+    def __init__(self, name: str, job: Job, alone: bool = False) -> None:
+        import transformers
 
-def own_shapes(job: Job, encoded: Encoded, steps: Sequence[Step]) -> list[list[Shape]]:
-    """Shapes of the batches of lorakit's steps, with the pairs of tokens where it computes attention by itself."""
-    layout = Layout(2, 1)
-    table = TokenTable(encoded, layout)
+        transformers.logging.set_verbosity_error()
+        self.name, self.job, self.alone, self.fresh = name, job, alone, True
 
-    def shape(plan: Plan) -> Shape:
-        rows, width = plan.source.shape
-        if in_blocks(job):  # else attention is torch's
-            blocks = blocks_of(layout.inputs(table.batch(plan))["attention_mask"], rows, 1, width)
-            if blocks_pay(blocks, job.dropout):
-                return (rows, width, blocks.scores)
-        return (rows, width)
+    def run(self, job: Job, clock: Clock) -> Given:
+        _, train, mode = SYSTEMS[self.name]
+        return train(job, clock, mode)
 
-    return [[shape(plan) for plan in step.micros] for step in steps]
+    def count(self) -> dict[str, Any]:
+        """Operators and FLOPs of one step; with CUDA graphs, of the step that a graph records."""
+        config = {name: value for name, value in self.job.train_config.items() if value != "cuda_graphs"}
+        job = replace(self.job, warmup=1, steps=1, train_config=config)
+        clock = Clock(job, counts=True)
+        with clock.operations:
+            given = self.run(job, clock)
+        cost = clock.cost()
+        return cost | {"counted_over_predicted_flops": cost["flops"] / flops_of(job, self.name, given.shapes)}
 
+    def profile(self) -> dict[str, Any]:
+        """The GPU's kernels of one step; None without a GPU."""
+        if not torch.cuda.is_available():
+            return {"kernels": None}
+        job = replace(self.job, warmup=1, steps=1)
+        clock = Clock(job, profiles=True)
+        self.run(job, clock)
+        return {"kernels": clock.cost()["kernels"]}
 
-def shapes_of(job: Job, system: str) -> tuple[list[list[Shape]], int]:
-    """Shapes of the steps of an epoch over up to 4,096 sentences of the corpus, and their real tokens."""
-    chosen = np.random.default_rng(job.seed + 1).permutation(len(job.train))[:4096]
-    encoded = encode_job(job, [job.train[i] for i in chosen])
-    if system.startswith("lorakit"):
-        steps = own_shapes(job, encoded, own_steps(job, encoded))
-    else:
-        chunks = np.split(encoded.lengths, range(job.batch_size, len(encoded), job.batch_size))
-        multiple = 1 if job.precision == "fp32" else 8
-        steps = [[(len(chunk), -(-int(chunk.max()) // multiple) * multiple)] for chunk in chunks]
-    return steps, int(encoded.lengths.sum())
-
-
-def flops_of(job: Job, system: str, shapes: Sequence[Shape]) -> int:
-    """FLOPs of steps on batches of these shapes, by the arithmetic of flops.py."""
-    return sum(
-        predict_flops(
-            config_of(job),
-            rows,
-            width,
-            pairs=pairs[0] if pairs else None,
-            targets=job.target_modules if SYSTEMS[system][2] == "lora" else None,
-            r=job.r,
-            lowest_layer=job.lowest_layer,
-            may_merge=system.startswith("lorakit") and job.precision == "fp32" and not job.lora_dropout,
-            one_attention_operator=not job.dropout,
-        )
-        for rows, width, *pairs in shapes
-    )
-
-
-def predict_cost(job: Job, system: str) -> dict[str, float]:
-    """FLOPs a step and the padding factor, from the shapes alone."""
-    steps, real = shapes_of(job, system)
-    shapes = [shape for step in steps for shape in step]
-    tokens = sum(rows * width for rows, width, *_ in shapes)
-    return {
-        "flops": flops_of(job, system, shapes) / len(steps),
-        "padding": tokens / real,
-        "real": real / len(steps),
-        "parts": len(shapes) / len(steps),
-    }
+    def train(self, number: int = 0) -> dict[str, Any]:
+        """Time, tokens, FLOPs, memory and energy of the steps of a round, which has its own sentences."""
+        job, gpu = replace(self.job, seed=self.job.seed + number), torch.cuda.is_available()
+        if self.alone and self.fresh and not gpu:  # load what torch loads at first use
+            tiny = replace(job, shape="tiny", batch_size=2, warmup=1, steps=1, lowest_layer=0, r=4)
+            self.run(tiny, Clock(tiny))
+            release_memory()
+        base = resident_bytes()
+        reset_peak()
+        with lorakit.EnergyMeter() as meter:
+            clock = Clock(job, window=lambda: meter.window("steps"))
+            given = self.run(job, clock)
+        cost = clock.cost()
+        peak = peak_bytes() if self.alone and (self.fresh or gpu) else None
+        self.fresh = False
+        return {
+            **cost,
+            "real_tokens": given.real,
+            "computed_tokens": given.computed,
+            "whole_tokens": given.whole,
+            "flops": flops_of(job, self.name, given.shapes),
+            "tokens_per_s": given.real / cost["timed_s"],
+            "padding": given.computed / given.real,
+            "peak_bytes": peak if peak is None or gpu else peak - base,
+            "resident_peak_bytes": None if gpu else peak,
+            "energy": meter.windows["steps"].to_json(),
+        }

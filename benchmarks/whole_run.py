@@ -1,18 +1,17 @@
-"""What a whole run costs, from the start of the process to the last score: each part of it, time and energy.
+"""What a whole run costs from the start of its process to the last score: time and energy of each part.
 
   python benchmarks/whole_run.py                                   ten epochs of LoRA, roberta-base's shape: for a GPU
-  python benchmarks/whole_run.py --engine cuda_graphs              the same, one launch per batch (or compile)
+  python benchmarks/whole_run.py --engine cuda_graphs              the same with CUDA graphs (or compile)
   python benchmarks/whole_run.py --shape mini --epochs 1           the embedded base, 45 s on 2 cores
 
-The run is a process of its own, and the meter runs in this one: so loading Python's libraries is counted, too, which no
-meter inside the run could see. Its parts are told apart by the moments that the run writes down; energy between two
-readings is divided by time. The base has random weights but for the embedded one, so its scores say nothing about LoRA.
-Energy without a sensor is an estimate and is called so. Writes benchmarks/results/NAME.json and .md; NAME is whole-run,
-or whole-run-SHAPE.
+The run has a process of its own and the meter runs outside it, so that importing Python's libraries counts, too, which
+no meter inside the run could see. The run logs when each part begins and ends; energy between two readings is divided
+by time. Except for the embedded one, bases have random weights: their scores say nothing about LoRA.
 """
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -20,22 +19,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from provenance import origin, origin_lines, shown_options, write_results
-from systems import ROOT, SHAPES, Job, own_model, tokenizer_of
-from throughput import read
+from jobs import SHAPES, job_of, own_config, own_model, read_corpus, tokenizer_of
+from provenance import BIONLP, BenchmarkParser, energy_sources, shown_options, write_results
+from tables import at, table
 
 import lorakit
-from lorakit.data.corpus import NerData
 from lorakit.report.costs import spent_until
 from lorakit.report.runs import Run, read_sources
-from lorakit.report.tables import markdown_table
+from lorakit.training.config import ENGINES
 
-STUDY_GPU_WH = 1874.6  # LoRA on eight V100, the study's own figure
+STUDY_GPU_WH = 1874.6  # LoRA on eight V100, the study's figure
 PARTS = {
     "start-up": "start-up: Python, libraries, model, corpus",
     "compile": "compiling or recording",
     "evaluation": "evaluation",
-    "training": "training steps, checkpoints and what is between",
+    "training": "training steps, checkpoints and everything between",
     "end": "the end of the process",
 }
 
@@ -44,73 +42,41 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     if options.worker:
         return work(options)
-    given = sys.argv[1:] if arguments is None else arguments
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         with lorakit.EnergyMeter(out=place / "energy.jsonl", out_every_s=0.5, period_s=0.5) as meter:
             began = time.time()
+            given = shlex.split(options.command)[2:]
             subprocess.run([sys.executable, __file__, *given, "--worker", folder], check=True)
             ended = time.time()
         told = json.loads((place / "told.json").read_text(encoding="utf-8"))
         lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         ((run,),) = (source.runs for source in read_sources([place]))
         parts = costs_of(run, parts_of(lines, began, told["ready_s"], told["done_s"], ended))
-    summary = {
-        **origin("whole_run.py", arguments),
-        "options": shown_options(options),
-        "energy": meter.reading.to_json(),
-        "seconds": ended - began,
-        "parts": parts,
-        "result": told["result"],
-    }
-    write_results(options, summary, report(summary))
+    energy, seconds = meter.reading.to_json(), ended - began
+    found = {"options": shown_options(options), "energy": energy, "seconds": seconds, "parts": parts}
+    write_results(options, found | {"result": told["result"]}, report)
     return 0
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = BenchmarkParser(prog="whole_run.py", description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="roberta-base")
-    parser.add_argument("--dataset", default=str(ROOT.parent / "shared" / "bionlp2004"), help="or 'embedded'")
     parser.add_argument("--mode", choices=("full", "lora"), default="lora")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
-    parser.add_argument("--engine", choices=("eager", "compile", "cuda_graphs"), default="eager")
-    parser.add_argument("--r", type=int, default=16)
-    parser.add_argument("--target-modules", nargs="+", default=["query", "value"])
-    parser.add_argument("--sentences", type=int, help="of the training set (default: all)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", help="of the result files (default: whole-run, or whole-run-SHAPE)")
-    parser.add_argument("--output-dir", default=str(ROOT / "benchmarks" / "results"))
+    parser.add_argument("--engine", choices=ENGINES, default="eager")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    options.name = options.name or "whole-run" + f"-{options.shape}" * (options.shape != "roberta-base")
-    return options
+    parser.add_common(dataset=BIONLP, sentences=None, epochs=10, batch_size=32, precision="auto", r=16)
+    parser.add_common(target_modules=["query", "value"], seed=0)
+    parser.stem = "whole-run"
+    return parser.parse_args(arguments)
 
 
 def work(options: argparse.Namespace) -> int:
-    """The run itself; leaves its log and told.json in the folder that --worker names."""
-    train, validation, labels = read(options.dataset)
-    data = NerData(train[: options.sentences], validation, (), labels, options.dataset)
-    job = Job(
-        data.train,
-        labels,
-        shape=options.shape,
-        r=options.r,
-        target_modules=tuple(options.target_modules),
-        seed=options.seed,
-    )
+    """The run itself; it leaves its log and told.json in the folder that --worker names."""
+    data = read_corpus(options.dataset, options.sentences)
+    job = job_of(options, data)
     model = own_model(job, options.mode)
-    config = lorakit.TrainConfig(
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        learning_rate=job.rates[options.mode],
-        precision=options.precision,
-        engine=options.engine,
-        seed=options.seed,
-        output_dir=options.worker,
-        progress=False,
-    )
+    config = own_config(job, options.mode, options.epochs, output_dir=options.worker, engine=options.engine)
     ready_s = time.time()
     result = lorakit.train(model, tokenizer_of(job), data, config)
     names = ("epochs", "steps", "train_tokens", "train_seconds", "compile_seconds", "duration_s", "train_tokens_per_s")
@@ -122,10 +88,12 @@ def work(options: argparse.Namespace) -> int:
 def parts_of(
     lines: list[dict[str, Any]], began: float, ready: float, done: float, ended: float
 ) -> dict[str, list[tuple[float, float]]]:
-    """Intervals, (from, to) in seconds since 1970, of each part; training is what no other part has."""
+    """Each part's intervals, (from, to) in seconds since 1970; training is what belongs to no other part."""
     evaluations, compiles, before = [], [], ready
     for line in lines:
-        if line["event"] == "evaluation":  # since the last line: the epoch's last step is always written
+        if (
+            line["event"] == "evaluation"
+        ):  # it began with the line before, because an epoch's last step is always logged
             evaluations.append((before, line["wall_s"]))
         elif line["event"] == "compile":
             compiles.append((line["wall_s"] - line["seconds"], line["wall_s"]))
@@ -142,7 +110,7 @@ def parts_of(
 
 
 def costs_of(run: Run, parts: dict[str, list[tuple[float, float]]]) -> dict[str, dict[str, float | None]]:
-    """Seconds and watt-hours of each part; None where nothing of the kind was recorded."""
+    """Seconds and watt-hours of each part; None where no such energy was recorded."""
     found = {}
     for part, intervals in parts.items():
         row: dict[str, float | None] = {"seconds": sum(end - start for start, end in intervals)}
@@ -154,38 +122,37 @@ def costs_of(run: Run, parts: dict[str, list[tuple[float, float]]]) -> dict[str,
 
 
 def spent_at(run: Run, wall_s: float) -> dict[str, float | None]:
-    """What the run had cost at a moment; the meter's first and last readings are around it."""
+    """The run's energy up to a moment, which is moved between the meter's first and last reading."""
     first, last = run.energy[0].wall_s, run.energy[-1].wall_s
     return spent_until(run, min(max(wall_s, first), last))
 
 
-def report(summary: dict[str, Any]) -> str:
-    options, energy, parts = summary["options"], summary["energy"], summary["parts"]
-    kinds = [kind for kind in ("measured_wh", "estimated_wh") if energy[kind.replace("wh", "kwh")] is not None]
-    rows = [
-        [PARTS[name], f"{row['seconds']:.1f}", *(f"{row[kind]:.4f}" for kind in kinds)]
-        for name, row in parts.items()
-        if row["seconds"] > 0
-    ]
-    whole = ["all", f"{summary['seconds']:.1f}", *(f"{1e3 * energy[k.replace('wh', 'kwh')]:.4f}" for k in kinds)]
-    gpu = energy["gpu"]["kwh"]
-    corpus, result = Path(options["dataset"]).name, summary["result"]
-    lines = [
-        f"# A whole run: {options['shape']}'s shape, {options['mode']}, {corpus}, epochs: {result['epochs']}",
+def report(summary: dict[str, Any]) -> list[str]:
+    options, energy, result = summary["options"], summary["energy"], summary["result"]
+    rows = [{"part": PARTS[name], **row} for name, row in summary["parts"].items() if row["seconds"] > 0]
+    rows.append({"part": "all", "seconds": summary["seconds"]})
+    columns = [("", "part", "{}"), ("seconds", "seconds", "{:.1f}")]
+    for kind in ("measured", "estimated"):
+        rows[-1][f"{kind}_wh"] = at(f"{kind}_kwh", scale=1e3)(energy)
+        if rows[-1][f"{kind}_wh"] is not None:
+            columns.append((f"{kind} Wh", f"{kind}_wh", "{:.4f}"))
+    gpu = "not measured."
+    if energy["gpu"]["kwh"] is not None:
+        gpu = (
+            f"{1e3 * energy['gpu']['kwh']:.3f} Wh of the whole GPUs, idle time included; the study's LoRA run on eight"
+            f" V100 used {STUDY_GPU_WH:,.1f} Wh."
+        )
+    return [
+        f"# A whole run: {options['shape']}'s shape, {options['mode']}, {options['dataset']}, epochs:"
+        f" {result['epochs']}",
         "",
-        markdown_table(["", "seconds", *(f"{kind.removesuffix('_wh')} Wh" for kind in kinds)], [*rows, whole]),
+        table(rows, *columns),
         "",
         f"- {result['steps']:,} steps of {options['batch_size']} sentences, {result['train_tokens']:,} tokens,"
-        f" {result['train_tokens_per_s']:,.0f} a second of training.",
-        f"- GPU energy: {1e3 * gpu:.3f} Wh of the GPUs as a whole, waiting included; the study's LoRA run on eight V100"
-        f" used {STUDY_GPU_WH:,.1f} Wh."
-        if gpu is not None
-        else "- GPU energy: not measured.",
-        *(f"- {part.upper()}: {energy[part]['method']} ({energy[part]['source']})" for part in ("gpu", "cpu", "ram")),
-        "",
-        *origin_lines(summary),
+        f" {result['train_tokens_per_s']:,.0f} per second of training.",
+        f"- GPU energy: {gpu}",
+        *energy_sources([energy]),
     ]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

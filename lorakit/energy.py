@@ -16,17 +16,19 @@ from typing import Any
 
 from lorakit.power.accumulator import EnergyAccumulator, mean_powers
 from lorakit.power.clock import Clock, SystemClock, boot_id
-from lorakit.power.cpu_time import ProcessShare
+from lorakit.power.cpu_time import job_root, process_tree
 from lorakit.power.device_locks import SharedCounting, find_job, locks_folder
 from lorakit.power.devices import find_devices
 from lorakit.power.gather import gather_readings
 from lorakit.power.idle import IDLE, measure_idle
 from lorakit.power.journal import Journal, times
+from lorakit.power.machine_use import MachineUse
 from lorakit.power.plausibility import disagreements, implausible_dram
 from lorakit.power.reading import KINDS, Reading
 from lorakit.power.sampler import Sampler
 from lorakit.power.windows import WindowPaths, check_window_name, finish_cuda_work
 
+GPU_PROCESSES_EVERY_S = 2.0  # the driver is asked who computes on the GPUs at most this often
 WHOLE = ""  # the window of the whole block; users' names are not empty
 
 
@@ -229,7 +231,10 @@ class Session:
         self._machine, self._clock = machine, machine.clock
         self._pid = os.getpid()
         self._node = boot_id(machine.proc)
-        self.accumulator = EnergyAccumulator(self._clock.monotonic, self._clock.boottime)
+        job = find_job(machine.environ)
+        root = job_root(job.variable, machine.proc) if job else self._pid
+        self._use = MachineUse(self._clock.monotonic(), root, self._node, machine.proc)
+        self.accumulator = EnergyAccumulator(self._clock.monotonic, self._clock.boottime, self._use)
         self._devices = find_devices(
             self.accumulator,
             powercap=machine.powercap,
@@ -238,7 +243,6 @@ class Session:
             nvml=machine.nvml,
             environ=machine.environ,
         )
-        job = find_job(machine.environ)
         folder = machine.locks or (locks_folder(job, self._node) if job else None)
         self._sharing = SharedCounting(self._devices, job, folder, self._clock.monotonic)
         self._notes: list[str] = []
@@ -258,7 +262,7 @@ class Session:
 
     def measure_idle(self, seconds: float) -> dict[str, tuple[float, float]]:
         """Idle power of each device and its standard error, W."""
-        busy = self._devices.busy_elsewhere()
+        busy = self._devices.busy_elsewhere(self._our_processes(), self._machine.proc)
         if busy:
             self._notes.append(f"not idle during the baseline: processes {busy} compute on the GPUs")
         return measure_idle(self.accumulator, self._clock, seconds)
@@ -267,8 +271,7 @@ class Session:
         """Begin the block."""
         self._idle, self._out_every_s = idle, out_every_s
         self._conditions = {"driver": self._devices.driver(), "start": self._devices.conditions()}
-        self._share = ProcessShare(self._machine.proc)
-        self._final_share: float | None = None
+        self._look_for_gpu_processes()
         finish_cuda_work()
         self.accumulator.mark_edge(WHOLE, +1)
         self._last_line = self._clock.monotonic()
@@ -309,6 +312,19 @@ class Session:
             watts = [powers[part.source.id] for part in self._devices.measured() if part.source.id in powers]
             self.power_w = sum(watts) if watts else None
             self._progress = progress
+        if self._clock.monotonic() - self._gpu_processes_at >= GPU_PROCESSES_EVERY_S:
+            self._look_for_gpu_processes()
+
+    def _look_for_gpu_processes(self) -> None:
+        """Note how many other processes compute on the counted GPUs now."""
+        self._gpu_processes_at = self._clock.monotonic()
+        if self._devices.gpus:
+            others = self._devices.busy_elsewhere(self._our_processes(), self._machine.proc, counted_only=True)
+            with self.accumulator.lock:  # not while the driver answers: an edge of a window would wait for it
+                self._use.see_gpu_processes(None if others is None else len(others))
+
+    def _our_processes(self) -> list[int]:
+        return process_tree(self._use.tree.root, self._machine.proc)
 
     def refresh(self) -> None:
         """Bring the readings up to date.
@@ -332,7 +348,16 @@ class Session:
             others = {}
             if self.accumulator.of_kind("platform"):
                 others["psys"] = self._devices.measure("platform", path, duration_s, self._idle)
-            reading = Reading(**parts, duration_s=duration_s, count=window.count, errors=window.errors, others=others)
+            contention = self._use.contention(path)
+            reading = Reading(
+                **parts,
+                duration_s=duration_s,
+                count=window.count,
+                errors=window.errors,
+                others=others,
+                process_share=contention.own_share,
+                contention=contention,
+            )
             return self._of_the_whole(reading) if path == WHOLE else reading
 
     def _of_the_whole(self, reading: Reading) -> Reading:
@@ -340,7 +365,6 @@ class Session:
         return replace(
             reading,
             suspended_s=self.accumulator.suspended_s(),
-            process_share=self._final_share if self.finished else self._share.so_far(),
             conditions=self._conditions,
             notes=(*self._devices.notes, *self._sharing.notes, *self._notes),
         )
@@ -370,7 +394,6 @@ class Session:
             self._sharing.settle(force=True)
             self.accumulator.finish()
             self._conditions["end"] = self._devices.conditions()
-            self._final_share = self._share.so_far()
             self._notes += self._doubts()
             self.finished = True
             if self._journal is not None:
@@ -378,6 +401,7 @@ class Session:
                 line = {"reading": self.reading(WHOLE).to_json(), "windows": windows, "error": error}
                 self._journal.write("end", {**line, **times(self._clock)})
             self._devices.close()
+            self._use.close()
             self._sharing.release()
 
     def _doubts(self) -> list[str]:

@@ -42,10 +42,10 @@ from lorakit.nn.weights import refuse_sharded, update_shapes, whole
 
 def apply_lora(
     model: nn.Module,
-    r: int = 8,
-    lora_alpha: float = 16,
+    r: int = 16,
+    lora_alpha: float = 32,
     lora_dropout: float = 0.0,
-    target_modules: str | Sequence[str] | None = None,
+    target_modules: str | Sequence[str] | None = "all-linear",
     bias: str = "none",
     modules_to_save: Sequence[str] | None = None,
     *,
@@ -72,20 +72,21 @@ def apply_lora(
         model = AutoModelForTokenClassification.from_pretrained("examples/mini", num_labels=11)
         lorakit.apply_lora(model, r=8)
         print(lorakit.count_parameters(model))
-        # trainable params: 35,595 || all params: 5,424,139 || trainable%: 0.6562
+        # trainable params: 150,283 || all params: 5,538,827 || trainable%: 2.7133
 
     Args:
         model: any module; transformers' models need no further settings.
         r: rank of the updates, at least 1.
         lora_alpha: the updates are scaled by lora_alpha/r.
         lora_dropout: probability in [0, 1) of zeroing an input of the updates, in training mode.
-        target_modules: name suffixes of the layers to adapt; or one regex for the full name; or "all-linear". None
-            means the architecture's attention query and value.
+        target_modules: name suffixes of the layers to adapt; or one regex for the full name; or "all-linear": every
+            linear layer except the head, the output embeddings and a pooler that the head does not use. None means the
+            architecture's attention query and value, PEFT's default where PEFT knows the architecture.
         bias: which of the model's own biases are trained: "none", "all", or "lora_only" (of the adapted layers).
         modules_to_save: modules trained in full besides the head. None means only the detected head; [] means nothing,
-            not even the head.
+            not even the head, which then stays frozen unless target_modules names it.
         exclude_modules: suffixes, or one regex, of targets to leave out.
-        layers_to_transform: indices of the layers to adapt, together with a list of target_modules.
+        layers_to_transform: indices of the layers to adapt; not together with a regex in target_modules.
         layers_pattern: names of the module lists that hold those layers; () means the first number in a name.
         rank_pattern: regex for the end of a name -> another r for the layers it matches.
         alpha_pattern: the same for lora_alpha.
@@ -141,7 +142,7 @@ def remove_lora(model: nn.Module, merge: bool = False) -> nn.Module:
     Example:
         import torch
 
-        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), target_modules=["0"])
+        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), r=2, target_modules=["0"])
         lorakit.remove_lora(net, merge=True)
         print(net[0])  # Linear(in_features=8, out_features=8, bias=True)
 
@@ -182,8 +183,8 @@ def adapter_names(model: nn.Module) -> tuple[str, ...]:
     Example:
         import torch
 
-        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), target_modules=["0"])
-        lorakit.apply_lora(net, target_modules=["0"], adapter_name="other")
+        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), r=2, target_modules=["0"])
+        lorakit.apply_lora(net, r=2, target_modules=["0"], adapter_name="other")
         print(lorakit.adapter_names(net))  # ('other', 'default')
 
     Args:
@@ -208,8 +209,8 @@ def set_adapter(model: nn.Module, name: str) -> nn.Module:
     Example:
         import torch
 
-        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), target_modules=["0"])
-        lorakit.apply_lora(net, target_modules=["0"], adapter_name="other")
+        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), r=2, target_modules=["0"])
+        lorakit.apply_lora(net, r=2, target_modules=["0"], adapter_name="other")
         lorakit.set_adapter(net, "default")
         print(lorakit.adapter_names(net)[0])  # default
 
@@ -240,8 +241,8 @@ def delete_adapter(model: nn.Module, name: str) -> nn.Module:
     Example:
         import torch
 
-        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), target_modules=["0"])
-        lorakit.apply_lora(net, target_modules=["0"], adapter_name="other")
+        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), r=2, target_modules=["0"])
+        lorakit.apply_lora(net, r=2, target_modules=["0"], adapter_name="other")
         lorakit.delete_adapter(net, "default")
         print(lorakit.adapter_names(net))  # ('other',)
 

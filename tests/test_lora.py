@@ -51,7 +51,7 @@ def test_every_adapted_layer_changes_the_output() -> None:
 
 
 def test_only_updates_and_head_are_trained() -> None:
-    model = apply_lora(tiny_roberta())
+    model = apply_lora(tiny_roberta(), target_modules=["query", "value"])
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     layers = [f"roberta.encoder.layer.{i}.attention.self.{part}" for i in (0, 1) for part in ("query", "value")]
     updates = {f"{layer}.{which}" for layer in layers for which in ("lora_A", "lora_B")}
@@ -61,6 +61,7 @@ def test_only_updates_and_head_are_trained() -> None:
 def test_empty_modules_to_save_trains_no_head() -> None:
     model = apply_lora(tiny_roberta(), modules_to_save=[])
     assert not any(p.requires_grad for p in model.classifier.parameters())
+    assert not isinstance(model.classifier, LoRALinear)
 
 
 def test_modules_to_save_adds_to_the_head_and_leaves_the_list_unchanged() -> None:

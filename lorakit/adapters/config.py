@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+ALL_LINEAR = "all-linear"
 BIASES = ("none", "all", "lora_only")
 INITS = ("gaussian", "orthogonal", "pissa", "pissa_niter_[steps]", "olora")
 
@@ -13,10 +14,10 @@ INITS = ("gaussian", "orthogonal", "pissa", "pissa_niter_[steps]", "olora")
 class LoRAConfig:
     """One adapter's settings, checked. Names are those of PEFT's LoraConfig; defaults are every caller's."""
 
-    r: int = 8  # rank of the update
-    lora_alpha: float = 16  # the update is scaled by alpha/r
+    r: int = 16  # rank of the update
+    lora_alpha: float = 32  # the update is scaled by alpha/r
     lora_dropout: float = 0.0  # probability
-    target_modules: str | tuple[str, ...] | None = None  # None: by architecture
+    target_modules: str | tuple[str, ...] | None = ALL_LINEAR  # None: query and value, by architecture
     bias: str = "none"
     modules_to_save: tuple[str, ...] | None = None  # None: the detected head
     exclude_modules: str | tuple[str, ...] = ()
@@ -46,10 +47,15 @@ class LoRAConfig:
             if value is not None and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
         if self.target_modules is not None and not self.target_modules:
-            raise ValueError("target_modules is empty; leave it out for the architecture's default")
-        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise ValueError(
-                "layers_to_transform goes with a list of target_modules; a regex can name the layers itself"
+                f"target_modules is empty; leave it out for {ALL_LINEAR!r}, or pass None for the attention's query and "
+                "value"
+            )
+        regex = isinstance(self.target_modules, str) and self.target_modules != ALL_LINEAR
+        if regex and self.layers_to_transform is not None:
+            raise ValueError(
+                f"layers_to_transform goes with a list of target_modules, or {ALL_LINEAR!r}; a regex can name the "
+                "layers itself"
             )
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern says where layers_to_transform counts; give both")

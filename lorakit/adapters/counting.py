@@ -117,7 +117,7 @@ def lora_plus_groups(
     Example:
         import torch
 
-        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), target_modules=["0"])
+        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), r=2, target_modules=["0"])
         groups = lorakit.lora_plus_groups(net, learning_rate=1e-3)
         print([group["lr"] for group in groups])  # [0.001, 0.016]
         optimizer = torch.optim.AdamW(groups)

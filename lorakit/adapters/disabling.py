@@ -23,7 +23,7 @@ def disable_lora(model: nn.Module) -> Iterator[nn.Module]:
 
         net, x = torch.nn.Sequential(torch.nn.Linear(8, 8)), torch.ones(1, 8)
         before = net(x)
-        lorakit.apply_lora(net, target_modules=["0"])
+        lorakit.apply_lora(net, r=2, target_modules=["0"])
         torch.nn.init.normal_(net[0].lora_B)
         with lorakit.disable_lora(net):
             print(torch.equal(net(x), before))  # True

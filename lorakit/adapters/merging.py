@@ -15,7 +15,7 @@ def merge_lora(model: nn.Module) -> nn.Module:
     Example:
         import torch
 
-        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), target_modules=["0"])
+        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), r=2, target_modules=["0"])
         torch.nn.init.normal_(net[0].lora_B)
         x = torch.ones(1, 8)
         before = net(x)
@@ -56,7 +56,7 @@ def unmerge_lora(model: nn.Module) -> nn.Module:
     Example:
         import torch
 
-        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), target_modules=["0"])
+        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), r=2, target_modules=["0"])
         original = net[0].weight.clone()
         lorakit.unmerge_lora(lorakit.merge_lora(net))
         print(torch.equal(net[0].weight, original))  # True

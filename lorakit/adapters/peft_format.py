@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.adapters.adapter import Adapter, trained_in_place
-from lorakit.adapters.config import LoRAConfig
+from lorakit.adapters.config import ALL_LINEAR, LoRAConfig
 from lorakit.adapters.files import CONFIG, TENSORS, read_json
 from lorakit.adapters.initialization import new_adapter
 from lorakit.adapters.names import name_matches
-from lorakit.adapters.targets import ALL_LINEAR, default_targets, layer_indices
+from lorakit.adapters.targets import default_targets, find_targets, layer_indices
 from lorakit.nn.weights import magnitude_shape, whole
 
 PREFIX = "base_model.model."
@@ -169,6 +169,10 @@ def read_adapter(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[s
             config = {**config, "target_modules": list(default_targets(model))}
         except ValueError as error:
             raise ValueError(f"{CONFIG} has no target_modules, and there is {error}") from None
+    if config["target_modules"] == ALL_LINEAR:  # PEFT's includes an unused pooler, and a head not trained in full
+        ours = find_targets(model, ALL_LINEAR, trained_in_full=saved)
+        more = [name for name in names if name not in ours and f"{PREFIX}{name}.lora_A.weight" in tensors]
+        config = {**config, "target_modules": [*ours, *more] if more else ALL_LINEAR}
     adapter = new_adapter(model, _lorakit_config(config, names, saved), saved)
 
     expected: dict[str, tuple[int, ...]] = {}

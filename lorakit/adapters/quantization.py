@@ -25,7 +25,7 @@ def shrink_base(model: nn.Module, to: torch.dtype | str = torch.bfloat16) -> nn.
     Example:
         import torch
 
-        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), target_modules=["0"])
+        net = lorakit.apply_lora(torch.nn.Sequential(torch.nn.Linear(8, 8)), r=2, target_modules=["0"])
         lorakit.shrink_base(net, torch.bfloat16)
         print(net[0].weight.dtype, net[0].lora_A.dtype)  # torch.bfloat16 torch.float32
 

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
+from lorakit.adapters.config import ALL_LINEAR
 from lorakit.adapters.names import listing, name_matches, unmatched
 from lorakit.nn.weights import is_adaptable
-
-ALL_LINEAR = "all-linear"
 
 _QUERY_VALUE = ("query", "value")
 _Q_V_PROJ = ("q_proj", "v_proj")
@@ -109,6 +108,20 @@ def _has_output_embeddings(module: nn.Module) -> bool:
     return hasattr(module, "base_model_prefix") and module.get_output_embeddings() is not None
 
 
+def _unused_pooler(module: nn.Module) -> list[nn.Module]:
+    """The layers of the body's pooler if this is a model that computes it for nothing: they would get no gradient.
+
+    Token classifiers never use it. Question answering does not either if it predicts spans (`qa_outputs`); ViLT, LXMERT
+    and TAPAS answer from the pooled output and have no such head.
+    """
+    kind = type(module).__name__
+    spans = kind.endswith("ForQuestionAnswering") and hasattr(module, "qa_outputs")
+    if not hasattr(module, "base_model_prefix") or not (spans or kind.endswith("ForTokenClassification")):
+        return []
+    pooler = getattr(module.base_model, "pooler", None)
+    return list(pooler.modules()) if isinstance(pooler, nn.Module) else []
+
+
 def find_modules(model: nn.Module, names: Iterable[str], what: str) -> tuple[str, ...]:
     """Full names of the modules that `names` (suffixes) match, in the model's order.
 
@@ -134,7 +147,7 @@ def find_targets(
     Args:
         model: the model to search.
         target_modules: name suffixes; or one regex for the full name; or "all-linear": every linear layer except the
-            head and the output embeddings.
+            head, the output embeddings and a pooler whose output the model does not use.
         exclude_modules: suffixes, or one regex, of layers to leave out.
         trained_in_full: modules trained in full (the head); nothing inside them is adapted.
 
@@ -148,8 +161,10 @@ def find_targets(
     free = [n for n in layers if not any(n == head or n.startswith(f"{head}.") for head in trained_in_full)]
 
     if target_modules == ALL_LINEAR:
-        output = {id(m.get_output_embeddings()) for m in model.modules() if _has_output_embeddings(m)}
-        matched = [n for n in free if _is_linear(layers[n]) and id(layers[n]) not in output]
+        left_out = {id(m.get_output_embeddings()) for m in model.modules() if _has_output_embeddings(m)}
+        left_out |= {id(layer) for head in find_head(model) for layer in model.get_submodule(head).modules()}
+        left_out |= {id(layer) for m in model.modules() for layer in _unused_pooler(m)}
+        matched = [n for n in free if _is_linear(layers[n]) and id(layers[n]) not in left_out]
         if not matched:
             raise ValueError(f"target_modules {ALL_LINEAR!r}: this model has no linear layer outside its head")
     elif isinstance(target_modules, str):
@@ -162,13 +177,11 @@ def find_targets(
         matched = [n for n in free if any(name_matches(n, t) for t in target_modules)]
 
     matched = _exclude(matched, exclude_modules)
-    for name in matched:
-        _refuse_bypassed(modules, name)
-        if not is_adaptable(layers[name]):
-            raise ValueError(
-                f"target {name!r} is a {type(layers[name]).__name__}, which computes something else than its base "
-                "class and cannot be adapted; leave it out with exclude_modules"
-            )
+    refused = {name: reason for name in matched if (reason := _why_not(modules, name))}
+    if refused:
+        name, reason = next(iter(refused.items()))
+        fix = [*([] if isinstance(exclude_modules, str) else exclude_modules), *_shortest(refused, matched)]
+        raise ValueError(f"target {name!r} {reason}; leave it out with exclude_modules={fix}")
     _refuse_half_of_a_tie(layers, matched)
     return tuple(dict.fromkeys(first[id(layers[name])] for name in matched))
 
@@ -273,21 +286,30 @@ BYPASSED = {
 """Class in transformers -> layers whose weight it reads directly, always or in its fast path."""
 
 
-def _refuse_bypassed(modules: dict[str, nn.Module], name: str) -> None:
-    """Raise if the layer's parent reads its weight directly, so that the update would never be computed."""
+def _why_not(modules: dict[str, nn.Module], name: str) -> str | None:
+    """Why a target cannot be adapted: its parent would bypass the update, or its class is not known; None if it can."""
     owners = [modules.get(name[:i]) for i, character in enumerate(name) if character == "."]
     for owner in owners:
         if isinstance(owner, nn.MultiheadAttention | nn.TransformerEncoderLayer):
             when = " in eval mode" if isinstance(owner, nn.TransformerEncoderLayer) else ""
-            raise ValueError(
-                f"target {name!r} is inside an nn.{type(owner).__name__}, which reads its weight directly{when} "
-                "and would bypass the update; leave it out with exclude_modules"
+            return (
+                f"is inside an nn.{type(owner).__name__}, which reads its weight directly{when} and would bypass the "
+                "update"
             )
     if owners and name.rpartition(".")[2] in BYPASSED.get(type(owners[-1]).__name__, ()):
-        raise ValueError(
-            f"target {name!r} is in a {type(owners[-1]).__name__}, which reads its weight directly and would "
-            "bypass the update; leave it out with exclude_modules"
-        )
+        return f"is in a {type(owners[-1]).__name__}, which reads its weight directly and would bypass the update"
+    if not is_adaptable(modules[name]):
+        kind = type(modules[name]).__name__
+        return f"is a {kind}, which computes something else than its base class and cannot be adapted"
+    return None
+
+
+def _shortest(names: Iterable[str], among: Iterable[str]) -> list[str]:
+    """Last parts of the names if these match none of the others, otherwise the names."""
+    names = list(names)
+    last = list(dict.fromkeys(name.rpartition(".")[2] for name in names))
+    others = (name for name in among if name not in names)
+    return names if any(name_matches(name, part) for name in others for part in last) else last
 
 
 def _refuse_half_of_a_tie(layers: dict[str, nn.Module], targets: Sequence[str]) -> None:

@@ -20,6 +20,9 @@ class ModelBuilder:
         load: Loads the base, with a head, and its tokenizer.
         adapt: Applies LoRA to a model, which may have no weights.
 
+    Attributes:
+        shapes: With several modes, each mode's model on the meta device.
+
     Raises:
         ValueError, OSError: As `load` and `adapt`.
     """
@@ -30,15 +33,18 @@ class ModelBuilder:
         self.load, self.adapt = load, adapt
         first, *others = modes
         self.built = {first: self._load(first)}
-        if "lora" in others:
-            model, _ = self.built[first]
-            with torch.device("meta"):
-                shape = type(model)(deepcopy(model.config))
-            adapt(shape)
+        self.shapes = {mode: self._shape(mode, self.built[first][0]) for mode in modes if others}
 
     def build(self, mode: str) -> tuple[nn.Module, Any]:
         """The model of a mode, and its tokenizer. The caller owns them: nothing here keeps them in memory."""
         return self.built.pop(mode) if mode in self.built else self._load(mode)
+
+    def _shape(self, mode: str, model: nn.Module) -> nn.Module:
+        with torch.device("meta"):
+            shape = type(model)(deepcopy(model.config))
+        if mode == "lora":
+            self.adapt(shape)
+        return shape
 
     def _load(self, mode: str) -> tuple[nn.Module, Any]:
         model, tokenizer = self.load()

@@ -156,6 +156,8 @@ def report(reading: Reading, co2_g_per_kwh: float | None = None) -> str:
         lines.append(f"  estimated besides: {low:.3g} to {high:.3g} Wh")
     if reading.process_share is not None:
         lines.append(f"  the command's share of the machine's CPU time: {reading.process_share:.0%}")
+    if reading.contention is not None:
+        lines.append(f"  meanwhile: {reading.contention.describe()}")
     if co2_g_per_kwh is not None and reading.measured_wh is not None:
         lines.append(f"  CO2 of the measured part at {co2_g_per_kwh:g} g/kWh: {reading.co2_kg(co2_g_per_kwh):.4g} kg")
     lines += [f"  note: {note}" for note in reading.notes]

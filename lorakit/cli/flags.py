@@ -6,7 +6,6 @@ meaning. The defaults are those of LoRAConfig and TrainConfig. Nothing here load
 
 import argparse
 import tempfile
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,8 @@ LORA_ONLY = (
 
 def add_mode_flag(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--mode", choices=("both", *MODES), default=default, help="default: %(default)s")
+    about = "with --mode both: train one model after the other, instead of a few steps of each in turn"
+    parser.add_argument("--sequential", action="store_true", help=about)
 
 
 def add_corpus_flags(parser: argparse.ArgumentParser, about: str, required: bool = False) -> None:
@@ -53,10 +54,8 @@ def add_lora_flags(parser: argparse.ArgumentParser) -> None:
     add("--init-lora-weights", default="kaiming" if start is True else start, metavar="NAME", help=about)
     about = "dropout on the input of the updates (default: %(default)s)"
     add("--lora-dropout", type=float, default=LoRAConfig.lora_dropout, metavar="X", help=about)
-    targets = LoRAConfig.target_modules
-    about = "layers to adapt, by the end of their names, or all-linear "
-    about += f"(default: {targets if isinstance(targets, str) else 'query and value of the attention'})"
-    add("--target-modules", nargs="+", default=targets, metavar="NAME", help=about)
+    about = "layers to adapt, by the end of their names (default: %(default)s)"
+    add("--target-modules", nargs="+", default=LoRAConfig.target_modules, metavar="NAME", help=about)
     about = "adapt only these encoder layers, counted from 0 (default: all)"
     add("--layers-to-transform", nargs="+", type=int, metavar="N", help=about)
     about = "train these modules in full, as the head is: word_embeddings, …"
@@ -136,12 +135,7 @@ def lora_options(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def train_config(
-    arguments: argparse.Namespace,
-    mode: str,
-    output_dir: Path,
-    learning_rates: Mapping[str, float] = DEFAULT_LEARNING_RATE,
-) -> TrainConfig:
+def train_config(arguments: argparse.Namespace, mode: str, output_dir: Path) -> TrainConfig:
     """How to train one mode: every flag that has the name of a setting of TrainConfig.
 
     Raises:
@@ -151,7 +145,7 @@ def train_config(
     rate = arguments.learning_rate
     settings = {
         **{name: value for name, value in vars(arguments).items() if name in names},
-        "learning_rate": learning_rates[mode] if rate is None else rate,
+        "learning_rate": DEFAULT_LEARNING_RATE[mode] if rate is None else rate,
         "cache_prefix": arguments.cache_prefix and mode == "lora",
         "log_to": tuple(arguments.log_to),
         "output_dir": output_dir,

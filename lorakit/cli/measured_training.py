@@ -1,6 +1,10 @@
 """Train under an energy meter, and say why a run stopped early."""
 
 import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +12,57 @@ from torch import nn
 
 from lorakit.data.corpus import NerData
 from lorakit.energy import EnergyMeter
-from lorakit.power.journal import merge_runs, read_journal
+from lorakit.power.journal import add_consecutive, merge_runs, read_journal
 from lorakit.power.reading import Reading
+from lorakit.report.comparison import NAMES
 from lorakit.training.config import TrainConfig, TrainResult
-from lorakit.training.distributed import is_main
-from lorakit.training.loop import train
-from lorakit.training.preemption import Preempted
+from lorakit.training.distributed import is_main, process_group
+from lorakit.training.interleaving import take_turns
+from lorakit.training.loop import PausableRun, train
+from lorakit.training.preemption import Preempted, StopRequest
+
+
+class RunMeter:
+    """The energy of one training run, whose journal is output_dir/energy.jsonl.
+
+    Each `turn` has a meter and is a run of its own in the journal, as after a restart. What passes between two turns,
+    such as the turn of another training run, is in none of them.
+
+    Args:
+        config: of the run; a resumed one also counts what the interrupted runs before it used.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.journal = Path(config.output_dir) / "energy.jsonl" if is_main() else None
+        self._readings: list[Reading] = []
+        self._meter: EnergyMeter | None = None
+        if self.journal is None:
+            return
+        self.journal.parent.mkdir(parents=True, exist_ok=True)
+        if not config.resume:
+            self.journal.unlink(missing_ok=True)
+        elif self.journal.exists():
+            try:
+                before = [(self.journal, part) for part in read_journal(self.journal) if part.reading]
+                self._readings += [merge_runs(before)] if before else []
+            except ValueError as error:
+                warnings.warn(f"the energy of the interrupted runs is not counted: {error}", stacklevel=2)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Measure the block."""
+        with EnergyMeter(out=self.journal) as self._meter:
+            yield
+        self._readings.append(self._meter.reading)
+
+    def power_w(self) -> float | None:
+        """Measured power now, W; None where nothing is measured."""
+        return self._meter.power_w() if self._meter else None
+
+    @property
+    def reading(self) -> Reading:
+        """The energy of all turns so far, those of interrupted runs included."""
+        return add_consecutive(self._readings)
 
 
 def train_measured(model: nn.Module, tokenizer: Any, data: NerData, config: TrainConfig) -> tuple[TrainResult, Reading]:
@@ -22,17 +71,57 @@ def train_measured(model: nn.Module, tokenizer: Any, data: NerData, config: Trai
     Returns:
         The result, and the energy of the whole run: a resumed run counts what the interrupted ones before it used.
     """
-    journal = Path(config.output_dir) / "energy.jsonl" if is_main() else None
-    if journal:
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        if not config.resume:
-            journal.unlink(missing_ok=True)
-    with EnergyMeter(out=journal) as meter:
+    meter = RunMeter(config)
+    with meter.turn():
         result = train(model, tokenizer, data, config, observe=lambda: {"power_w": meter.power_w()})
-    reading = meter.reading
-    if journal and config.resume:
-        reading = merge_runs([(journal, part) for part in read_journal(journal) if part.reading])
-    return result, reading
+    return result, meter.reading
+
+
+@dataclass
+class Contestant:
+    """What `train` takes, for one of several runs that take turns."""
+
+    model: nn.Module
+    tokenizer: Any
+    data: NerData
+    config: TrainConfig
+
+
+def train_in_turns(contestants: Mapping[str, Contestant]) -> dict[str, tuple[TrainResult, Reading]]:
+    """Train several models in turns, each under its own meter; the models are in memory at the same time.
+
+    Every result equals that of `train_measured`, but for times and energy.
+
+    Args:
+        contestants: by name, which progress bars and lines show.
+
+    Returns:
+        Each run's result and energy, those of its own turns.
+
+    Raises:
+        ValueError: a run cannot be paused, or as for `train`.
+        Preempted: a signal asked to stop; every run has saved its state.
+        MemoryError, FloatingPointError: as for `train`.
+    """
+    meters = {name: RunMeter(one.config) for name, one in contestants.items()}
+    runs: dict[str, PausableRun] = {}
+    with process_group(), StopRequest() as stop:
+        try:
+            for name, one in contestants.items():
+                with meters[name].turn():
+                    runs[name] = _pausable(name, one, meters[name], stop)
+            take_turns(runs, lambda name: meters[name].turn())
+        finally:
+            for run in runs.values():
+                run.close()
+    return {name: (run.result, meters[name].reading) for name, run in runs.items()}
+
+
+def _pausable(name: str, one: Contestant, meter: RunMeter, stop: StopRequest) -> PausableRun:
+    def observe() -> dict[str, float | None]:
+        return {"power_w": meter.power_w()}
+
+    return PausableRun(one.model, one.tokenizer, one.data, one.config, stop, observe, NAMES.get(name, name))
 
 
 def exit_status(stopped: Preempted | FloatingPointError | MemoryError, program: str) -> int:

@@ -26,10 +26,15 @@ from lorakit.cli.flags import (
 )
 from lorakit.cli.parser import add_command, input_errors
 from lorakit.data.corpus import NerData
-from lorakit.training.config import DEFAULT_LEARNING_RATE, TrainConfig
+from lorakit.training.config import TrainConfig, TrainResult
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lorakit.cli.building import ModelBuilder
+    from lorakit.power.reading import Reading
+
+SAMPLE = 1000  # sentences whose lengths stand for the corpus' in the estimate of memory
 
 EXAMPLES = """
 lorakit train --model roberta-base --dataset path/to/corpus --output-dir runs/mine
@@ -81,7 +86,6 @@ def fine_tune(
     folder_of: Callable[[str], Path],
     command: str,
     name: str,
-    learning_rates: Mapping[str, float] = DEFAULT_LEARNING_RATE,
     keep_full: bool = False,
     study: bool = False,
 ) -> int:
@@ -96,7 +100,6 @@ def fine_tune(
         folder_of: The output folder of a mode, inside --output-dir.
         command: The command line, for the record.
         name: The base's name, for the record.
-        learning_rates: By mode, where --learning-rate is left out.
         keep_full: Save the model that was fine-tuned in full, and print how to use what was saved.
         study: Show the study's published figures beside ours.
 
@@ -115,17 +118,22 @@ def fine_tune(
         with input_errors(arguments.parser):
             modes = modes_of(arguments)
             data = read(arguments)
-            configs = {mode: train_config(arguments, mode, folder_of(mode), learning_rates) for mode in modes}
+            configs = {mode: train_config(arguments, mode, folder_of(mode)) for mode in modes}
             check_writable(arguments.output_dir)
             options = lora_options(arguments)
             more = (arguments.seed, arguments.dropout, arguments.cache_prefix)
             builder = tagger_builder(modes, arguments.model, data.labels, options, *more)
+            interleaved = len(modes) > 1 and not arguments.sequential
+            if interleaved:
+                check_interleaving(builder, data, configs)
+        train = train_interleaved if interleaved else train_sequentially
         try:
-            records = {mode: train_mode(mode, builder, data, configs[mode], options, keep_full) for mode in modes}
+            records = train(builder, data, configs, options, keep_full)
         except (Preempted, FloatingPointError, MemoryError) as stopped:
             return exit_status(stopped, arguments.parser.prog)
         if is_main():
-            record = comparison_record(command, environment(), name, data.source, records, study=study)
+            made = (command, environment(), name, data.source, records)
+            record = comparison_record(*made, study=study, interleaved=interleaved)
             write_comparison(record, arguments.output_dir)
             write_page([arguments.output_dir])
             print_comparison(record, arguments.output_dir)
@@ -174,24 +182,91 @@ def tagger_builder(
     return ModelBuilder(modes, lambda: load_token_classifier(base, labels, seed, dropout), adapt)
 
 
-def train_mode(
-    mode: str,
+def check_interleaving(builder: "ModelBuilder", data: NerData, configs: Mapping[str, TrainConfig]) -> None:
+    """Refuse to train in turns where a run cannot be paused, or where the models do not fit in memory together.
+
+    Raises:
+        ValueError: With --sequential as the fix.
+    """
+    from lorakit.training.evaluation import encode_tagged
+    from lorakit.training.loop import check_pausable
+    from lorakit.training.memory import batch_tokens, check_memory, memory_need
+
+    for config in configs.values():
+        try:
+            check_pausable(config)
+        except ValueError as error:
+            raise ValueError(f"{error}; train one after the other with --sequential") from error
+    if not data.train:
+        return  # training says so
+    first = next(iter(configs))
+    model, tokenizer = builder.built[first]
+    lengths = encode_tagged(model, tokenizer, data.train[:SAMPLE]).lengths
+    needs = {}
+    for mode, config in configs.items():
+        tokens = batch_tokens(lengths, config.batch_size)
+        needs[mode] = memory_need(builder.shapes[mode], tokens, int(lengths.mean()), config.precision)
+    loaded = sum(p.numel() * p.element_size() for p in model.parameters())
+    check_memory(needs, loaded, "train one after the other with --sequential")
+
+
+def train_interleaved(
     builder: "ModelBuilder",
     data: NerData,
+    configs: Mapping[str, TrainConfig],
+    options: Mapping[str, Any],
+    keep_full: bool,
+) -> dict[str, Any]:
+    """Train the modes in turns and save what came out; returns each mode's part of comparison.json."""
+    from lorakit.cli.measured_training import Contestant, train_in_turns
+
+    contestants = {mode: Contestant(*builder.build(mode), data, config) for mode, config in configs.items()}
+    try:
+        trained = train_in_turns(contestants)
+    except MemoryError as error:
+        raise MemoryError(f"{error}; or train one after the other with --sequential") from error
+    return {
+        mode: save_mode(mode, one.model, one.tokenizer, *trained[mode], one.config, options, keep_full)
+        for mode, one in contestants.items()
+    }
+
+
+def train_sequentially(
+    builder: "ModelBuilder",
+    data: NerData,
+    configs: Mapping[str, TrainConfig],
+    options: Mapping[str, Any],
+    keep_full: bool,
+) -> dict[str, Any]:
+    """Train one mode after the other, so that one model is in memory at a time; as `train_interleaved`."""
+    from lorakit.cli.measured_training import train_measured
+
+    def train_one(mode: str, config: TrainConfig) -> dict[str, Any]:
+        model, tokenizer = builder.build(mode)
+        return save_mode(
+            mode, model, tokenizer, *train_measured(model, tokenizer, data, config), config, options, keep_full
+        )
+
+    return {mode: train_one(mode, config) for mode, config in configs.items()}
+
+
+def save_mode(
+    mode: str,
+    model: "nn.Module",
+    tokenizer: Any,
+    result: TrainResult,
+    reading: "Reading",
     config: TrainConfig,
     options: Mapping[str, Any],
     keep_full: bool,
 ) -> dict[str, Any]:
-    """Train one mode and save what came out; returns the mode's part of comparison.json."""
+    """Save what a mode's training gave; returns the mode's part of comparison.json."""
     from lorakit.adapters.counting import count_parameters, peft_total
     from lorakit.adapters.storage import save_adapter
-    from lorakit.cli.measured_training import train_measured
     from lorakit.report.output import mode_record
     from lorakit.training.distributed import is_main
     from lorakit.training.models import save_model
 
-    model, tokenizer = builder.build(mode)
-    result, reading = train_measured(model, tokenizer, data, config)
     if is_main() or config.strategy == "fsdp":  # with FSDP every rank holds a slice
         _, folder = saved_as(mode, Path(config.output_dir))
         if mode == "lora":

@@ -202,7 +202,7 @@ class LoRALinear(LoRALayer, nn.Linear):
 
         net = torch.nn.Sequential(torch.nn.Linear(16, 4))
         lorakit.apply_lora(net, r=2, target_modules=["0"])
-        print(net[0])  # LoRALinear(in_features=16, out_features=4, bias=True, r=2, lora_alpha=16, lora_dropout=0)
+        print(net[0])  # LoRALinear(in_features=16, out_features=4, bias=True, r=2, lora_alpha=32, lora_dropout=0)
         print(tuple(net[0].lora_A.shape), tuple(net[0].lora_B.shape))  # (2, 16) (4, 2)
 
     Attributes:

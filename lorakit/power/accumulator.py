@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
+from lorakit.power.machine_use import MachineUse
 from lorakit.power.window_share import Gap, Interval, Total, WindowShare
 
 HOLD_S = 10.0  # two power samples further apart than this are not joined: the time between them is a gap
@@ -263,11 +264,15 @@ class EnergyAccumulator:
     Args:
         now: the monotonic clock, s.
         boottime: the clock that also runs while the machine is suspended, s; without it no suspension is noticed.
+        use: what else uses the machine, which is read with the devices and has the same windows.
     """
 
-    def __init__(self, now: Callable[[], float], boottime: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self, now: Callable[[], float], boottime: Callable[[], float] | None = None, use: MachineUse | None = None
+    ) -> None:
         self.now = now
         self._boottime = boottime or now
+        self.use = use
         self.started, self.boot_started = now(), self._boottime()
         self._ended: tuple[float, float] | None = None
         self._asleep_s = self.boot_started - self.started
@@ -314,7 +319,7 @@ class EnergyAccumulator:
             if not exact:
                 self._drain()
             time = self.now() if change > 0 else before  # the time that reading takes is not the window's
-            self._mark_time(name, change, time)
+            self._mark_time(name, change, time, exact)
             for device in self.devices:
                 device.mark_edge(name, change, time, exact=device in read)
             self.windows[name].errors += error
@@ -322,6 +327,8 @@ class EnergyAccumulator:
     def collect(self) -> list[DeviceAccumulator]:
         """Read every device; returns those that accepted the reading."""
         self._notice_suspension()
+        if self.use is not None:
+            self.use.read(self.now())
         values: list[tuple[DeviceAccumulator, float, float, float]] = []
         for device in self.devices:
             if device.lost:
@@ -362,8 +369,10 @@ class EnergyAccumulator:
                     device.mark_edge(name, change, time)
         return late
 
-    def _mark_time(self, name: str, change: int, time: float) -> None:
+    def _mark_time(self, name: str, change: int, time: float, exact: bool = False) -> None:
         self.windows.setdefault(name, WindowTime()).mark_edge(change, time)
+        if self.use is not None:
+            self.use.mark_edge(name, change, time, exact)
 
     def progress(self) -> dict[str, tuple[float, float]]:
         """Joules and measured seconds of each device so far, by id."""

@@ -23,10 +23,14 @@ _held: dict[Path, tuple[int, int]] = {}  # lock file -> (descriptor, number of m
 
 @dataclass(frozen=True)
 class Job:
-    """A distributed job according to its launcher: a name that all its processes on this node share."""
+    """A distributed job according to its launcher: a name that all its processes on this node share.
+
+    `variable` is the one in which each process finds its rank.
+    """
 
     name: str
     local_rank: int
+    variable: str = "LOCAL_RANK"
 
 
 def find_job(environ: Mapping[str, str]) -> Job | None:
@@ -38,7 +42,7 @@ def find_job(environ: Mapping[str, str]) -> Job | None:
                 return None
             keys = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "SLURM_STEP_ID", "MASTER_ADDR", "MASTER_PORT")
             name = "-".join(environ[key] for key in keys if environ.get(key)) or "job"
-            return Job(_file_name(name), int(environ[rank]))
+            return Job(_file_name(name), int(environ[rank]), rank)
     return None
 
 

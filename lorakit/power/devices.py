@@ -6,7 +6,7 @@ missing is kept with its reason, so that every number states what it leaves out.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +164,25 @@ class Devices:
         counted = [device.source.id for device in self.accumulator.devices]
         return {gpu.uuid: gpu_conditions(self.nvml, gpu) for gpu in self.gpus if gpu.uuid in counted}
 
-    def busy_elsewhere(self) -> list[int]:
-        """Ids of other processes that compute on the GPUs."""
-        return sorted({pid for gpu in self.gpus for pid in compute_processes(self.nvml, gpu)} - {os.getpid()})
+    def busy_elsewhere(self, ours: Collection[int], proc: Path, counted_only: bool = False) -> list[int] | None:
+        """Ids of other processes that compute on the GPUs, None if it cannot be told.
+
+        Args:
+            ours: ids of our own processes.
+            proc: the kernel's /proc. In a container NVML may list the host's ids. If none of them is ours and some
+                are no process here, ours may be among them, so nothing is known.
+            counted_only: leave out GPUs that this meter does not count.
+        """
+        counted = {device.source.id for device in self.accumulator.devices}
+        gpus = [gpu for gpu in self.gpus if gpu.uuid in counted or not counted_only]
+        lists = [compute_processes(self.nvml, gpu) for gpu in gpus]
+        if not lists or None in lists:
+            return None
+        found = {pid for pids in lists for pid in pids}
+        others = found - set(ours)
+        if others == found and not all((proc / str(pid)).exists() for pid in others):
+            return None
+        return sorted(others)
 
     def uncounted_cuda_gpus(self) -> list[str]:
         """GPUs that CUDA uses in this process but that are not counted, by UUID."""

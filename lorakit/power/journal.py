@@ -11,14 +11,17 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 from lorakit._files import read_json_lines
 from lorakit.power.clock import Clock
+from lorakit.power.contention import merge_contentions
 from lorakit.power.reading import JOULES_PER_WH, KINDS, Measurement, Reading, add_readings
 
 SCHEMA = 1
+SUMMED = ("kwh", "uncertainty_kwh", "power_integral_kwh", "failed_readings", "wrap_risks")
 log = logging.getLogger("lorakit.energy")
 
 
@@ -191,16 +194,16 @@ def merge_runs(runs: Sequence[tuple[Path, Run]]) -> Reading:
         runs: pairs of a file, named in errors, and a run from it.
 
     Returns:
-        The sum; devices that several runs counted one after the other are listed once per run.
+        The sum; a device that several runs counted one after the other is listed once per boot of its machine.
 
     Raises:
         ValueError: there is no run, a run has no reading, or two runs counted a device over the same time.
     """
     seen: dict[tuple[str, str], list[tuple[float, float, Path]]] = {}
-    readings = []
+    by_boot: dict[str, list[tuple[Run, Reading]]] = {}
     for path, run in runs:
         reading, counted = _parse(path, run)
-        readings.append(reading)
+        by_boot.setdefault(run.start["boot_id"], []).append((run, reading))
         begin, end = run.start["boottime_s"], run.boottime_s
         for device in counted:
             others = seen.setdefault((run.start["boot_id"], device), [])
@@ -211,11 +214,21 @@ def merge_runs(runs: Sequence[tuple[Path, Run]]) -> Reading:
                         f"{min(end, other_end) - max(begin, other_begin):.1f} s: merge only one of them"
                     )
             others.append((begin, end, path))
-    total = add_readings(readings)
+    total = add_readings([_one_machine(group) for group in by_boot.values()])
     duration_s = _union_s((run.start["wall_s"], run.wall_s) for _, run in runs)
     parts = {kind: _spread(getattr(total, kind), duration_s) for kind in KINDS}
     others = {name: _spread(part, duration_s) for name, part in total.others.items()}
-    return replace(total, **parts, others=others, duration_s=duration_s)
+    parsed = [pair for group in by_boot.values() for pair in group]
+    used = [(run.start["boottime_s"], run.boottime_s, reading.contention) for run, reading in parsed]
+    return replace(total, **parts, others=others, duration_s=duration_s, contention=merge_contentions(used))
+
+
+def _one_machine(runs: Sequence[tuple[Run, Reading]]) -> Reading:
+    """The sum of one machine's runs: restarts and turns follow one another, ranks run at the same time."""
+    readings = [reading for _, reading in runs]
+    spans = sorted((run.start["boottime_s"], run.boottime_s) for run, _ in runs)
+    follow = all(end <= begin for (_, end), (begin, _) in pairwise(spans))
+    return add_consecutive(readings) if follow else add_readings(readings)
 
 
 def _parse(path: Path, run: Run) -> tuple[Reading, list[str]]:
@@ -250,3 +263,68 @@ def _union_s(spans: Iterable[tuple[float, float]]) -> float:
         total += max(0.0, end - max(begin, reached))
         reached = max(reached, end)
     return total
+
+
+# Readings of one machine that follow one another: a run and its restarts, or the turns of a run ----------------------
+
+
+def add_consecutive(readings: Sequence[Reading]) -> Reading:
+    """Sum readings of the same devices over times that follow one another; their durations add up.
+
+    Each device is listed once, and the process's share of the CPU is the mean over time. What passed between the
+    readings is in none of them.
+
+    Raises:
+        ValueError: there is nothing to add.
+    """
+    if len(readings) == 1:
+        return readings[0]
+    total = add_readings(readings)
+    duration_s = sum(reading.duration_s for reading in readings)
+    shares = [(reading.process_share, reading.duration_s) for reading in readings]
+    known = duration_s > 0 and all(share is not None for share, _ in shares)
+    edges = [0.0, *accumulate(reading.duration_s for reading in readings)]
+    used = [(*span, reading.contention) for span, reading in zip(pairwise(edges), readings, strict=True)]
+    return replace(
+        total,
+        **{kind: _joined(getattr(total, kind), duration_s) for kind in KINDS},
+        others={name: _joined(part, duration_s) for name, part in total.others.items()},
+        duration_s=duration_s,
+        suspended_s=sum(reading.suspended_s for reading in readings),
+        contention=merge_contentions(used),
+        process_share=sum(share * seconds for share, seconds in shares) / duration_s if known else None,
+    )
+
+
+def _joined(part: Measurement, duration_s: float) -> Measurement:
+    """The same energy with its mean power over this duration, and each device once."""
+    covered_s = duration_s * (part.coverage or 1.0)
+    mean_w = part.wh * JOULES_PER_WH / covered_s if part.wh is not None and duration_s > 0 else None
+    not_counted = {(device.get("id"), device.get("why")): device for device in part.not_counted}
+    return replace(part, mean_w=mean_w, devices=_once(part.devices), not_counted=tuple(not_counted.values()))
+
+
+def _once(records: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """One record per device: its energy summed, its coverage the mean, its extremes those of all."""
+    by_id: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        by_id.setdefault(record["id"], []).append(record)
+    return tuple(_one_device(group) for group in by_id.values())
+
+
+def _one_device(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    if len(records) == 1:
+        return records[0]
+
+    def known(name: str) -> list[float]:
+        return [record[name] for record in records if record[name] is not None]
+
+    measured = [record for record in records if record["kwh"] is not None]
+    return {
+        **(measured or records)[0],
+        **{name: sum(known(name)) if known(name) else None for name in SUMMED},
+        "coverage": sum(record["coverage"] for record in records) / len(records),
+        "min_w": min(known("min_w"), default=None),
+        "max_w": max(known("max_w"), default=None),
+        "longest_interval_s": max(known("longest_interval_s")),
+    }

@@ -253,12 +253,12 @@ def mig_parents(nvml: Any, gpus: list[Gpu]) -> dict[str, str]:
     return parents
 
 
-def compute_processes(nvml: Any, gpu: Gpu) -> list[int]:
-    """Ids of the processes computing on a GPU; empty where NVML does not tell."""
+def compute_processes(nvml: Any, gpu: Gpu) -> list[int] | None:
+    """Ids of the processes computing on a GPU, None where NVML does not tell."""
     try:
         return [process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle)]
     except (nvml.NVMLError, AttributeError):
-        return []
+        return None
 
 
 def driver_version(nvml: Any) -> str | None:

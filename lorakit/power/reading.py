@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from lorakit.power.contention import Contention, add_contentions
+
 METHODS = ("counter", "sampled", "estimated", "unavailable")
 MEASURED = ("counter", "sampled")
 KINDS = ("gpu", "cpu", "ram")
@@ -82,7 +84,7 @@ class Measurement:
 class Reading:
     """Energy of GPU, CPU and RAM over one window, or over the whole meter.
 
-    Printed, it gives one line per part.
+    Printed, it gives one line per part, and one that says so if others used the machine meanwhile.
 
     Example:
         from lorakit.power.reading import Measurement, Reading
@@ -101,7 +103,8 @@ class Reading:
         count: how often the window was entered. errors: how often an exception ended it.
         others: shown beside the three: "psys", which contains CPU and RAM and enters no total; in a sum over nodes also
             the estimates of a kind that was measured elsewhere ("cpu, estimated"), which enter the estimated total.
-        process_share: CPU time of this process tree ÷ that of the whole machine, 0 to 1; None for inner windows.
+        process_share: CPU time of this process tree ÷ CPU time that the whole machine spent, 0 to 1.
+        contention: what else used the machine meanwhile, and whether that spoils a comparison.
         conditions: the GPUs' driver, and their temperatures, limits and clocks at both ends.
         notes: remarks for the reader of the numbers.
     """
@@ -115,6 +118,7 @@ class Reading:
     errors: int = 0
     others: Mapping[str, Measurement] = field(default_factory=dict)
     process_share: float | None = None
+    contention: Contention | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -179,13 +183,17 @@ class Reading:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Reading":
         """The inverse of `to_json`."""
-        found = _from_json(cls, {**data, "process_share": data["cpu"]["process_share"]})
+        contention = data.get("contention")  # not in a journal of an older version
+        found = _from_json(cls, {**data, "process_share": data["cpu"]["process_share"], "contention": None})
+        found["contention"] = None if contention is None else Contention.from_json(contention)
         found.update({kind: Measurement.from_json(data[kind]) for kind in KINDS})
         found["others"] = {name: Measurement.from_json(part) for name, part in data["others"].items()}
         return cls(**found)
 
     def __str__(self) -> str:
-        return "\n".join(f"{kind.upper()}: {describe(getattr(self, kind))}" for kind in KINDS)
+        lines = [f"{kind.upper()}: {describe(getattr(self, kind))}" for kind in KINDS]
+        note = self.contention and self.contention.note
+        return "\n".join([*lines, f"note: {note}"] if note else lines)
 
 
 # ---- records as JSON: the same names, but energies in kWh, and lists for tuples
@@ -193,7 +201,7 @@ class Reading:
 
 def _to_json(record: Measurement | Reading) -> dict[str, Any]:
     def plain(value: Any) -> Any:
-        if isinstance(value, Measurement):
+        if isinstance(value, Measurement | Contention):
             return value.to_json()
         if isinstance(value, Mapping):
             return {name: plain(part) for name, part in value.items()}
@@ -379,6 +387,7 @@ def add_readings(readings: Sequence[Reading]) -> Reading:
         suspended_s=max(reading.suspended_s for reading in readings),
         count=max(reading.count for reading in readings),
         errors=sum(reading.errors for reading in readings),
+        contention=add_contentions([reading.contention for reading in readings]),
         conditions=_add_conditions([reading.conditions for reading in readings if reading.conditions]),
         notes=tuple(dict.fromkeys(note for reading in readings for note in reading.notes)),
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lorakit.report.comparison import contention_note
 from lorakit.report.palette import RUNS
 from lorakit.report.runs import COMPONENTS, EnergyPoint, Run
 from lorakit.report.svg import STAND_INS, draw, plain
@@ -170,11 +171,12 @@ def energy_chart(run: Run, number: int, top_wh: float) -> Chart | None:
         cells = ("unavailable" if (wh := point.wh[name]) is None else f"{wh:.4g}" for name in COMPONENTS)
         rows.append((f"{point.elapsed_s:,.0f}", *cells))
     kinds = [f"{name.upper()}: {run.kind_of(name)}" for name in COMPONENTS]
+    note = contention_note(run.values)
     return Chart(
         f"energy{number}",
         f"{run.label}: energy over time",
         f"{'; '.join(kinds)}. Solid areas are measured, hatched ones estimated; thin dashed lines show the lowest and "
-        "highest plausible values of an estimate.",
+        f"highest plausible values of an estimate.{f' Note: {note}.' if note else ''}",
         draw(f"energy{number}", partial(_paint_energy, run, points, top_wh), WIDTH, 330),
         ("seconds", *(f"{name.upper()}, {run.kind_of(name)} (Wh)" for name in COMPONENTS)),
         tuple(rows),

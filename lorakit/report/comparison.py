@@ -58,6 +58,7 @@ def comparison_record(
     dataset: str,
     modes: Mapping[str, Any],
     study: bool = False,
+    interleaved: bool = False,
 ) -> dict[str, Any]:
     """Make the content of comparison.json.
 
@@ -68,6 +69,7 @@ def comparison_record(
         dataset: the corpus' folder or id.
         modes: `output.mode_record`'s result for "full" and "lora", or for one of them.
         study: add the figures that the study published.
+        interleaved: the modes were trained in turns, not one after the other.
     """
     return {
         "schema": SCHEMA,
@@ -75,9 +77,15 @@ def comparison_record(
         "environment": dict(environment),
         "model": model,
         "dataset": dataset,
+        "interleaved": interleaved,
         "modes": dict(modes),
         **({"study": STUDY} if study else {}),
     }
+
+
+def contention_note(values: Mapping[str, Any]) -> str | None:
+    """What spoils the times and energies of a mode's record, in words; None if nothing does or it is not recorded."""
+    return ((values.get("energy") or {}).get("contention") or {}).get("note")
 
 
 def as_json(record: Mapping[str, Any]) -> str:

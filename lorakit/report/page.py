@@ -9,6 +9,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
@@ -18,12 +19,13 @@ from typing import Any
 from lorakit._files import write_text
 from lorakit.report.cells import UNKNOWN, Cell, Group, Row, Table, number, watt_hours
 from lorakit.report.charts import energy_chart, f1_chart, loss_chart, top_of, type_chart
+from lorakit.report.comparison import contention_note
 from lorakit.report.costs import Cost, cost_to_reach, f1_goals
 from lorakit.report.palette import DARK, LIGHT, RUNS
-from lorakit.report.run_comparison import SCORES, compare_runs, pair_rows, side_rows
+from lorakit.report.run_comparison import SCORES, compare_runs, contention_lines, pair_rows, side_rows
 from lorakit.report.runs import COMPONENTS, Run, Source, read_sources
 from lorakit.report.svg import titled
-from lorakit.report.tables import METRICS, WHY_PEFT_COUNTS_MORE, metric
+from lorakit.report.tables import MARK, METRICS, WHY_PEFT_COUNTS_MORE, contention_notes, metric
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SECTIONS = (
@@ -121,6 +123,7 @@ def make_page(sources: Sequence[Source], goals: Sequence[float] = ()) -> str:
         parameter_table=_parameter_table(runs),
         parameter_notes=_parameter_notes(own),
         cost_table=_cost_table(own, goals),
+        cost_notes=contention_notes({run.label: run.values for run in own}),
         sources=[_source(source) for source in sources],
     )
 
@@ -218,29 +221,53 @@ def _comparison(sources: Sequence[Source]) -> Mapping[str, Any]:
         for pair in record["comparisons"]
         for mode, found in pair["f1"].items()
     ]
-    return {"sides": sides, "pairs": pairs, "verdicts": verdicts}
+    return {"sides": sides, "pairs": pairs, "notes": verdicts + contention_lines(record)}
 
 
 def _energy_table(runs: Sequence[Run]) -> Table:
-    parts = [_row(runs, name.upper(), partial(_energy, name=name)) for name in COMPONENTS]
-    totals = [_row(runs, f"Total {kind}", partial(_total, kind=kind), key=True) for kind in KINDS]
-    powers = [_row(runs, name.upper(), partial(_power, name=name)) for name in COMPONENTS]
+    row = partial(_cost_row, runs)
+    parts = [row(name.upper(), partial(_energy, name=name), _wh_digits(runs)) for name in COMPONENTS]
+    totals = [row(f"Total {kind}", partial(_total, kind=kind), _wh_digits(runs), key=True) for kind in KINDS]
+    powers = [row(name.upper(), partial(_power, name=name), 1) for name in COMPONENTS]
     times = [
-        _row(runs, "Training (s)", lambda run: _value(run, "train_seconds", 1)),
-        _row(runs, "Total, evaluation included (s)", lambda run: _value(run, "duration_s", 1)),
-        _row(runs, "Training tokens per second", lambda run: _value(run, "train_tokens_per_s", 0)),
+        row("Training (s)", lambda run: _value(run, "train_seconds", 1), 1),
+        row("Total, evaluation included (s)", lambda run: _value(run, "duration_s", 1), 1),
+        row("Training tokens per second", lambda run: _value(run, "train_tokens_per_s", 0), 0),
     ]
     return Table(
         "energy-table",
         "Watt-hours by component, and how each was obtained",
         "component",
-        tuple(run.label for run in runs),
+        _columns(runs),
         (
             Group("Energy (Wh)", (*parts, *totals)),
             Group("Mean power (W)", tuple(powers)),
             Group("Time", tuple(times)),
         ),
     )
+
+
+def _cost_row(runs: Sequence[Run], name: str, cell: Callable[[Run], Cell], digits: int, key: bool = False) -> Row:
+    """A row of times or energies. The difference is marked if others used the machine during one of the two runs."""
+    cells = [cell(run) for run in runs]
+    own = [found.value for found, run in zip(cells, runs, strict=True) if not run.published]
+    if len(own) == 2:
+        known = None not in own
+        difference = number(float(own[1]) - float(own[0]), digits, sign=True) if known else Cell("–")
+        mark = MARK if known and any(map(_is_contended, runs)) else ""
+        cells.append(replace(difference, text=difference.text + mark))
+    return Row(name, tuple(cells), key)
+
+
+def _is_contended(run: Run) -> bool:
+    return contention_note(run.values) is not None
+
+
+def _wh_digits(runs: Sequence[Run]) -> int:
+    """Digits for differences of watt-hours, as `watt_hours` gives the largest of these runs' totals."""
+    energies = [run.values.get("energy") or {} for run in runs]
+    top_wh = max((_wh(energy, f"{kind}_kwh") or 0.0 for energy in energies for kind in KINDS), default=0.0)
+    return len(watt_hours(top_wh, "", "").text.partition(".")[2])
 
 
 def _wh(record: Mapping[str, Any], key: str = "kwh") -> float | None:
@@ -264,7 +291,7 @@ def _total(run: Run, kind: str) -> Cell:
 
 
 def _energy_notes(runs: Sequence[Run]) -> list[str]:
-    """How the energy of each component was obtained, once for runs that agree."""
+    """What spoils a comparison of times and energies, and how each component was obtained, once for runs that agree."""
     notes: dict[str, list[str]] = {}
     for run in runs:
         for name in COMPONENTS:
@@ -277,7 +304,8 @@ def _energy_notes(runs: Sequence[Run]) -> list[str]:
                 elif component.get("uncertainty_kwh") is not None:
                     text += f", ± {1e3 * component['uncertainty_kwh']:.2g} Wh"
                 notes.setdefault(text, []).append(run.label)
-    return [text if len(labels) == len(runs) else f"{', '.join(labels)} – {text}" for text, labels in notes.items()]
+    methods = [text if len(labels) == len(runs) else f"{', '.join(labels)} – {text}" for text, labels in notes.items()]
+    return contention_notes({run.label: run.values for run in runs}) + methods
 
 
 def _parameter_table(runs: Sequence[Run]) -> Table:
@@ -347,8 +375,11 @@ def _cost_table(runs: Sequence[Run], chosen: Sequence[float]) -> Table | None:
         costs = [cost_to_reach(run, f1) for run in scored]
         rows = [
             Row("Epoch", _reached(costs, lambda cost: Cell(str(cost.epoch), str(cost.epoch)))),
-            Row("Seconds", _reached(costs, lambda cost: number(cost.seconds, 1))),
-            *(Row(f"Wh {kind}", _reached(costs, partial(_spent, kind=kind)), kind=kind) for kind in shown),
+            Row("Seconds", _marked(scored, _reached(costs, lambda cost: number(cost.seconds, 1)))),
+            *(
+                Row(f"Wh {kind}", _marked(scored, _reached(costs, partial(_spent, kind=kind))), kind=kind)
+                for kind in shown
+            ),
         ]
         groups.append(Group(name, tuple(rows)))
     caption = "Cost up to the epoch that first reached a validation F1"
@@ -357,6 +388,14 @@ def _cost_table(runs: Sequence[Run], chosen: Sequence[float]) -> Table | None:
 
 def _reached(costs: Sequence[Cost | None], cell: Callable[[Cost], Cell]) -> tuple[Cell, ...]:
     return tuple(Cell("not reached") if cost is None else cell(cost) for cost in costs)
+
+
+def _marked(runs: Sequence[Run], cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    """The cells, with a mark behind numbers of runs during which others used the machine."""
+    return tuple(
+        replace(cell, text=cell.text + MARK) if cell.value is not None and _is_contended(run) else cell
+        for run, cell in zip(runs, cells, strict=True)
+    )
 
 
 def _spent(cost: Cost, kind: str) -> Cell:
@@ -377,6 +416,7 @@ def _card(run: Run, position: int) -> Mapping[str, Any]:
         "score": number(scores["f1"] if scores else None),
         "score_name": f"F1, {split} set" if scores else "no score was recorded",
         "facts": facts,
+        "warning": contention_note(run.values),
     }
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit.report.comparison import NAMES
 from lorakit.report.palette import PICTURE
+from lorakit.report.tables import contention_notes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,9 @@ def draw_comparison(record: Mapping[str, Any], path: Path) -> None:
     _draw_bars(parameters, modes, "trainable_parameters", "Trained parameters")
     _draw_bars(speed, modes, "train_tokens_per_s", "Training, real tokens per second")
     _draw_energy(energy, modes)
+    notes = contention_notes({NAMES[mode]: values for mode, values in modes.items()})
+    if notes:
+        figure.supxlabel("\n".join(notes), fontsize="small")
     figure.savefig(path, dpi=110, format="png")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lorakit.report.cells import Cell, Row
-from lorakit.report.comparison import NAMES
+from lorakit.report.comparison import NAMES, contention_note
 from lorakit.report.runs import Run, Source, read_sources
 from lorakit.report.statistics import (
     BETTER,
@@ -30,7 +30,7 @@ from lorakit.report.statistics import (
     score_runs,
     verdict_of,
 )
-from lorakit.report.tables import markdown_table
+from lorakit.report.tables import MARK, markdown_table
 from lorakit.training.sentences import MODES, NAME, RunSentences, read_sentences
 
 SCHEMA = 1
@@ -248,6 +248,7 @@ def _side_record(side: Side, place: Mapping[int, int], scored: Mapping[str, Scor
         "seeds": list(side.runs),
         "f1": {mode: vars(f1_interval(scored[mode], place)) for mode in MODES},
         "costs": {name: vars(mean_interval(values)) if values else None for name, values in costs.items()},
+        "contention": _contention(side),
     }
 
 
@@ -255,6 +256,12 @@ def _costs(side: Side, name: str) -> dict[int, float]:
     """A cost by seed; empty unless every run recorded it."""
     values = {seed: run.cost(name) for seed, run in side.runs.items()}
     return {} if None in values.values() else values
+
+
+def _contention(side: Side) -> list[str]:
+    """Which runs shared the machine, so that their times and energies are not comparable."""
+    notes = ((run.folder, contention_note(run.run.values)) for run in side.runs.values())
+    return [f"{folder}: {note}" for folder, note in notes if note]
 
 
 def _pair_record(first: Side, second: Side, f1: Mapping[str, Difference]) -> dict[str, Any]:
@@ -267,6 +274,7 @@ def _pair_record(first: Side, second: Side, f1: Mapping[str, Difference]) -> dic
         "name": f"{second.name} − {first.name}",
         "f1": {mode: {**difference.to_json(), "sentence": sentences[SCORES[mode]]} for mode, difference in f1.items()},
         "ratios": ratios,
+        "contended": bool(_contention(first) or _contention(second)),
     }
 
 
@@ -316,7 +324,13 @@ def comparison_text(record: Mapping[str, Any]) -> str:
     for pair in pairs:
         lines += ["", _table(["", pair["name"], "verdict"], pair_rows(pair))]
         lines += ["", *(f"{SCORES[mode]}: {found['sentence']}." for mode, found in pair["f1"].items())]
-    return "\n".join(lines) + "\n"
+    notes = contention_lines(record)
+    return "\n".join([*lines, *[""] * bool(notes), *notes]) + "\n"
+
+
+def contention_lines(record: Mapping[str, Any]) -> list[str]:
+    """What else used the machine, a line for each run that it concerns."""
+    return [f"{MARK} {note}" for side in record["sides"] for note in side["contention"]]
 
 
 def side_rows(record: Mapping[str, Any]) -> tuple[Row, ...]:
@@ -337,7 +351,8 @@ def pair_rows(pair: Mapping[str, Any]) -> tuple[Row, ...]:
     rows = [(SCORES[mode], _interval(found, 4, "+"), found["verdict"]) for mode, found in pair["f1"].items()]
     for name, ratio in pair["ratios"].items():
         if ratio:
-            rows.append((f"{COSTS[name]}, ratio", _interval(ratio, 3), ratio["verdict"]))
+            mark = MARK if pair["contended"] else ""
+            rows.append((f"{COSTS[name]}, ratio{mark}", _interval(ratio, 3), ratio["verdict"]))
     return tuple(Row(name, (cell, Cell(verdict, ""))) for name, cell, verdict in rows)
 
 

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from lorakit.report.comparison import NAMES
+from lorakit.report.comparison import NAMES, contention_note
 
 PARTS = {"ram": ("RAM", "RAM"), "gpu": ("all GPUs", "GPU"), "cpu": ("all CPUs", "CPU")}  # in the study's order
+MARK = "*"  # behind a difference of times or energies that are not comparable
 METRICS = (
     ("loss", ("loss",)),
     ("precision", ("precision",)),
@@ -88,9 +89,18 @@ def energy_table(record: Mapping[str, Any]) -> str:
 
 
 def energy_notes(record: Mapping[str, Any]) -> list[str]:
-    """How the energy of each component was obtained, one line each."""
+    """What spoils the comparison of times and energies, and how each component was obtained, one line each."""
+    lines = contention_notes({NAMES[mode]: values for mode, values in record["modes"].items()})
     energy = next(iter(record["modes"].values()))["energy"]
-    return [f"- {device}: {energy[part]['method']} ({energy[part]['source']})" for part, (_, device) in PARTS.items()]
+    lines += [f"{device}: {energy[part]['method']} ({energy[part]['source']})" for part, (_, device) in PARTS.items()]
+    if record.get("interleaved"):
+        lines.append("The models were trained in turns, a few steps each; time and energy are each one's own.")
+    return [f"- {line}" for line in lines]
+
+
+def contention_notes(modes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The remark on each run during which others used the machine; `modes` maps a name to a mode's record."""
+    return [f"{name}{MARK}: {note}" for name, values in modes.items() if (note := contention_note(values))]
 
 
 def parameter_lines(record: Mapping[str, Any]) -> list[str]:
@@ -123,10 +133,14 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _comparison_table(corner: str, groups: Sequence[Group], rows: Sequence[TableRow]) -> str:
-    """One column per group and mode, and the difference in groups that have both modes."""
+    """One column per group and mode, and the difference in groups that have both modes.
+
+    Where a group has whole records, as that of energies does, differences that are not comparable are marked.
+    """
     header, body = [corner], [[name] for name, _, _ in rows]
     for prefix, modes in groups:
         both = "full" in modes and "lora" in modes
+        mark = MARK if any(contention_note(fields) for fields in modes.values() if fields) else ""
         names = [*(NAMES[mode] for mode in modes), *["difference"] * both]
         header += [prefix + names[0], *names[1:]]  # the prefix once, or the table would be too wide for a terminal
         for line, (_, get, digits) in zip(body, rows, strict=True):
@@ -134,7 +148,8 @@ def _comparison_table(corner: str, groups: Sequence[Group], rows: Sequence[Table
             line += [_number(value, digits) for value in values.values()]
             if both:
                 known = None not in values.values()
-                line.append(_number(values["lora"] - values["full"], digits, sign=True) if known else "–")
+                difference = values["lora"] - values["full"] if known else None
+                line.append(_number(difference, digits, sign=True) + mark * known)
     return markdown_table(header, body)
 
 

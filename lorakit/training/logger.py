@@ -22,10 +22,11 @@ class TrainingLog:
 
     Args:
         settings: a TrainConfig's fields by name; the loggers store them beside the curves.
+        label: the run's name in what the user is told; empty where it runs alone.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        folder = settings["output_dir"]
+    def __init__(self, settings: Mapping[str, Any], label: str = "") -> None:
+        folder, self.prefix = settings["output_dir"], f"{label}, " if label else ""
         self.quiet = not settings["progress"] or not is_main()
         self.path = Path(folder) / "metrics.jsonl" if folder and is_main() else None
         self.file: IO[str] | None = None
@@ -49,7 +50,10 @@ class TrainingLog:
                 self.file.truncate(length)
             for name in dict.fromkeys(self.settings["log_to"]):
                 self.loggers.append(opened.enter_context(open_logger(name, self.path.parent, self.settings, step)))
-            yield
+            try:
+                yield
+            finally:  # the run may be paused, and opened again
+                self.file, self.loggers = None, []
 
     def length(self) -> int:
         """Bytes of metrics.jsonl; 0 where this rank writes none."""
@@ -68,27 +72,28 @@ class TrainingLog:
         """Log an evaluation's scores."""
         self._write({"event": "evaluation", "split": split, "epoch": epoch, "step": step, **scores.to_json()})
         if not self.quiet:
-            tqdm.write(f"epoch {epoch}: {split} loss {scores.loss:.4f}, F1 {scores.f1:.4f}", file=sys.stderr)
+            self._tell(f"epoch {epoch}: {split} loss {scores.loss:.4f}, F1 {scores.f1:.4f}")
 
     def cached(self, **values: float) -> None:
         """Log that the frozen layers' output was computed, and its size."""
         self._write({"event": "cache_prefix", **values})
         if not self.quiet:
             size = f"{values['bytes'] / 2**20:,.0f} MiB"
-            tqdm.write(f"kept the output of {values['layers']} frozen layers: {size}", file=sys.stderr)
+            self._tell(f"kept the output of {values['layers']} frozen layers: {size}")
 
     def compiled(self, **values: float) -> None:
         """Log that a shape of batch was compiled or recorded, and the time it took."""
         self._write({"event": "compile", **values})
         if not self.quiet:
-            tqdm.write(
-                f"compiled {values['rows']} x {values['width']} tokens in {values['seconds']:.1f} s", file=sys.stderr
-            )
+            self._tell(f"compiled {values['rows']} x {values['width']} tokens in {values['seconds']:.1f} s")
 
     def problem(self, message: str) -> None:
         """Warn about something that does not end the run."""
         warnings.warn(message, RuntimeWarning, stacklevel=2)
         self._write({"event": "problem", "message": message})
+
+    def _tell(self, line: str) -> None:
+        tqdm.write(self.prefix + line, file=sys.stderr)
 
     def _write(self, line: dict[str, Any]) -> None:
         line |= {"wall_s": time.time()}  # the energy journal's clock, so that a step can be given its energy

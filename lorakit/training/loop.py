@@ -9,7 +9,7 @@ What surrounds a step is in `session`, what a checkpoint holds in `state`, how a
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from lorakit.training.evaluation import (
 )
 from lorakit.training.frozen_layer_cache import FrozenLayerCache
 from lorakit.training.graphs import CompiledEngine, CudaGraphEngine
+from lorakit.training.interleaving import steps_per_turn
 from lorakit.training.layout import layout_for, training_layout
 from lorakit.training.metrics import Scores, SentenceCounts
 from lorakit.training.optimizer import build_optimizer, rate_of
@@ -43,7 +44,7 @@ from lorakit.training.precision import autocast_for, frozen_in_half
 from lorakit.training.preemption import StopRequest
 from lorakit.training.sentences import SplitSentences, digest_of
 from lorakit.training.session import Observe, Session
-from lorakit.training.state import TrainState, seed_everything
+from lorakit.training.state import TrainState, random_state, seed_everything, set_random_state
 from lorakit.training.warmup import make_kernels
 
 SHAPES_FROM = 256  # steps whose batch shapes are looked at before training
@@ -97,10 +98,93 @@ def train(
         model.to(device())
         layout = layout_for(model, config.packing, config.precision)
         encoded = encode_tagged(model, tokenizer, data.train)
-        stopping = StopRequest(active=config.output_dir is not None)
-        with faster_products(model), faster_dropout(model), faster_attention(model), stopping as stop:
+        with faster_operators(model), StopRequest(active=config.output_dir is not None) as stop:
             trainer = Trainer(model, encoded, layout, config, stop, observe)
             return trainer.train(Evaluator(model, tokenizer, data, layout, config.precision))
+
+
+@contextmanager
+def faster_operators(model: nn.Module) -> Iterator[None]:
+    """While active, the model's CPU operators are replaced by faster ones."""
+    with faster_products(model), faster_dropout(model), faster_attention(model):
+        yield
+
+
+class PausableRun:
+    """What `train` does, in pieces: setting up, then a number of steps at a time, then the test.
+
+    The run's random numbers are its own, and what it changes globally (the attention function, layer classes, progress
+    bars, the log) is undone at each pause. So other runs may continue in between, and the result is that of `train`.
+
+    Args:
+        model, tokenizer, data, config, observe: as for `train`.
+        stop: set by a signal.
+        label: the run's name in progress bars and lines.
+
+    Attributes:
+        result: of the run; None until it has finished.
+        folder: of its checkpoints, None without.
+
+    Raises:
+        ValueError: the run cannot be paused, or as for `train`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        data: NerData,
+        config: TrainConfig,
+        stop: StopRequest,
+        observe: Observe | None = None,
+        label: str = "",
+    ) -> None:
+        check_pausable(config)
+        check_tokenizer(tokenizer)
+        _check_trainable(model, data)
+        self.folder = Path(config.output_dir) / "checkpoints" if config.output_dir else None
+        self.result: TrainResult | None = None
+        seed_everything(config.seed, rank())
+        self._model = model.to(device())
+        layout = layout_for(model, config.packing, config.precision)
+        encoded = encode_tagged(model, tokenizer, data.train)
+        with faster_operators(model):
+            self._trainer = Trainer(model, encoded, layout, config, stop, observe, label)
+            began = time.perf_counter()
+            self._trainer.start()
+        with self._trainer.session.open():
+            pass  # an earlier run's log is cut off, also where a signal comes before this run's first turn
+        # opening W&B takes seconds, so that run pauses after epochs only
+        steps = None if "wandb" in config.log_to else steps_per_turn(self._trainer.steps_per_epoch, config.epochs)
+        self._parts = self._trainer.parts(Evaluator(model, tokenizer, data, layout, config.precision), steps)
+        self._random, self._duration_s = random_state(), time.perf_counter() - began
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken so far."""
+        return self._trainer.state.counters.step
+
+    def advance(self) -> None:
+        """Continue until the next pause, or to the end, after which `result` is set."""
+        began, trainer = time.perf_counter(), self._trainer
+        set_random_state(self._random)
+        with faster_operators(self._model), trainer.session.open():
+            finished = next(self._parts, True)  # it yields None at a pause
+        self._random = random_state()
+        self._duration_s += time.perf_counter() - began
+        if finished:
+            self.result = result_of(trainer.state, trainer.test, self._duration_s)
+            self._trainer = self._parts = None  # frees the optimizer's moments and the best epoch's copy
+
+    def save(self) -> bool:
+        """Write a checkpoint during a pause; returns False, on all ranks, if the disk cannot take it."""
+        set_random_state(self._random)
+        return self._trainer.session.save()
+
+    def close(self) -> None:
+        """End an unfinished run: the model keeps its newest weights."""
+        if self._parts is not None:
+            self._parts.close()
 
 
 class Trainer:
@@ -113,6 +197,7 @@ class Trainer:
         config: the settings.
         stop: set by a signal.
         observe: as for `train`.
+        label: the run's name in progress bars and lines.
     """
 
     def __init__(
@@ -123,6 +208,7 @@ class Trainer:
         config: TrainConfig,
         stop: StopRequest,
         observe: Observe | None = None,
+        label: str = "",
     ) -> None:
         self.model, self.encoded, self.layout, self.config = model, encoded, layout, config
         where, sharded = next(model.parameters()).device, config.strategy == "fsdp"
@@ -137,24 +223,37 @@ class Trainer:
         self.state = TrainState(model, optimizer, scaler)  # after sharding, which makes new parameters
         folder = Path(config.output_dir) / "checkpoints" if config.output_dir else None
         self.checkpointer = Checkpointer(folder, run_identity(config, model, encoded) if folder else {})
-        self.session = Session(config, self.state, self.checkpointer, stop, self.steps_per_epoch, observe)
+        self.session = Session(config, self.state, self.checkpointer, stop, self.steps_per_epoch, observe, label)
+        self.test: Scores | None = None
         self.kernels_due = layout.row_length is not None and config.engine != "compile" and not sharded
         self.cache_due = config.cache_prefix
 
     def train(self, evaluator: "Evaluator") -> TrainResult:
         """Train epoch by epoch, then test the weights of the best epoch."""
-        config, state, began = self.config, self.state, time.perf_counter()
-        if config.resume:
-            self.checkpointer.restore(state)
+        began = time.perf_counter()
+        self.start()
+        with self.session.open():
+            for _ in self.parts(evaluator):
+                pass
+        return result_of(self.state, self.test, time.perf_counter() - began)
+
+    def start(self) -> None:
+        """Continue from the newest checkpoint, or delete those of an earlier run."""
+        if self.config.resume:
+            self.checkpointer.restore(self.state)
         else:
             self.checkpointer.clear()
+
+    def parts(self, evaluator: "Evaluator", pause_every: int | None = None) -> Iterator[None]:
+        """Train and test; yields after each epoch, and within it after every `pause_every` steps."""
+        config, state = self.config, self.state
         # FSDP gathers parameters in groups of one type
         held = frozen_in_half(
             self.model, nullcontext if config.strategy == "fsdp" else self.autocast, self.forward_once
         )
-        with held, self.session.open():
+        with held:
             while state.counters.epoch <= config.epochs and not self.out_of_patience():
-                self.train_epoch()
+                yield from self.train_epoch(pause_every)
                 if evaluator.has("validation"):
                     scores = evaluator.score("validation", self.session)
                     self.session.evaluated("validation", state.counters.epoch, scores)
@@ -164,17 +263,16 @@ class Trainer:
                     state.counters.best_epoch = state.counters.epoch
                 state.next_epoch()
                 self.session.save()
+                yield
             state.restore_best()
-            test = None
             if evaluator.has("test"):
-                test = evaluator.score("test", self.session)
-                self.session.evaluated("test", state.counters.best_epoch, test)
+                self.test = evaluator.score("test", self.session)
+                self.session.evaluated("test", state.counters.best_epoch, self.test)
             if config.output_dir:
                 self.session.write_sentences(evaluator.splits_of_best(self.session))
-        return result_of(state, test, time.perf_counter() - began)
 
-    def train_epoch(self) -> None:
-        """Take the epoch's steps, or those that a resumed run has left."""
+    def train_epoch(self, pause_every: int | None = None) -> Iterator[None]:
+        """Take the epoch's steps, or those that a resumed run has left; yields after every `pause_every` steps."""
         self.model.train()
         if self.cache_due:
             self.fill_cache()
@@ -184,6 +282,11 @@ class Trainer:
         for step in self.steps():
             grad_norm = self.train_step(step)
             self.session.after_step(grad_norm)
+            done = self.state.counters.epoch_step
+            if pause_every and done % pause_every == 0 and done < self.steps_per_epoch:
+                self.session.pause()
+                yield
+                self.session.unpause()
         self.session.end_epoch()
 
     def train_step(self, step: Step) -> Tensor:
@@ -333,6 +436,19 @@ def result_of(state: TrainState, test: Scores | None, duration_s: float) -> Trai
         duration_s=duration_s,
         history=history,
     )
+
+
+def check_pausable(config: TrainConfig) -> None:
+    """Refuse a run that cannot make room for another one.
+
+    Raises:
+        ValueError: its engine or its strategy forbids it.
+    """
+    if config.engine != "eager" or config.strategy != "ddp":
+        raise ValueError(
+            f"runs with engine {config.engine!r} and strategy {config.strategy!r} cannot take turns: that needs engine"
+            " 'eager' and strategy 'ddp'"
+        )
 
 
 def _check_trainable(model: nn.Module, data: NerData) -> None:

@@ -25,6 +25,7 @@ class ProgressBars:
         quiet: show nothing at all, as on all ranks but the first.
         stream: where to show it; None is stderr.
         clock: seconds, for tests.
+        label: the run's name where several take turns; their bars vanish at each turn.
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class ProgressBars:
         quiet: bool = False,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        label: str = "",
     ) -> None:
+        self.label = label
         self.epochs, self.steps_per_epoch, self.done = epochs, steps_per_epoch, done
         self.stream, self.clock = stream or sys.stderr, clock
         self.bars, self.lines = not quiet and self.stream.isatty(), not quiet and not self.stream.isatty()
@@ -44,7 +47,8 @@ class ProgressBars:
         self.epoch_bar: tqdm | None = None
 
     def __enter__(self) -> "ProgressBars":
-        self.run_bar = self._bar("training", self.epochs * self.steps_per_epoch, self.done, 0, leave=True)
+        name = f"{self.label}, training" if self.label else "training"
+        self.run_bar = self._bar(name, self.epochs * self.steps_per_epoch, self.done, 0, leave=not self.label)
         self.epoch_bar = self._bar("", self.steps_per_epoch, 0, 1)
         return self
 
@@ -74,7 +78,8 @@ class ProgressBars:
             self.last_line_s = self.clock()
             figures = ", ".join(f"{name} {value}" for name, value in shown.items())
             steps = self.epochs * self.steps_per_epoch
-            print(f"epoch {self.epoch}/{self.epochs}, step {self.done}/{steps}: {figures}", file=self.stream)
+            prefix = f"{self.label}, " if self.label else ""
+            print(f"{prefix}epoch {self.epoch}/{self.epochs}, step {self.done}/{steps}: {figures}", file=self.stream)
 
     @contextmanager
     def evaluation(self, split: str) -> Iterator[Callable[[int, int], None]]:

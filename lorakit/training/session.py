@@ -37,6 +37,7 @@ class Session:
         stop: set by a signal.
         steps_per_epoch: of the run.
         observe: its values join each log line.
+        label: the run's name on progress bars and lines; empty where it runs alone.
     """
 
     def __init__(
@@ -47,21 +48,26 @@ class Session:
         stop: StopRequest,
         steps_per_epoch: int,
         observe: Observe | None = None,
+        label: str = "",
     ) -> None:
         self.config, self.state, self.checkpointer, self.observe = config, state, checkpointer, observe
         self.steps_per_epoch, self.stopping = steps_per_epoch, StopAgreement(stop, state.device)
-        self.log = TrainingLog({item.name: getattr(config, item.name) for item in fields(config)})
+        self.label = label
+        self.log = TrainingLog({item.name: getattr(config, item.name) for item in fields(config)}, label)
         self.bars = ProgressBars(config.epochs, steps_per_epoch, quiet=self.log.quiet)
         self._timed_since: float | None = None  # while steps are timed
-        self._logged_at = 0.0
+        self._logged_at = self._paused_at = 0.0
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """While active, log lines are written and bars shown, from the state's step on."""
-        counters = self.state.counters
-        self.bars = ProgressBars(self.config.epochs, self.steps_per_epoch, counters.step, self.log.quiet)
+        """While active, log lines are written and bars shown, from the state's step on; may be opened repeatedly."""
+        counters, steps = self.state.counters, self.steps_per_epoch
+        self.bars = ProgressBars(self.config.epochs, steps, counters.step, self.log.quiet, label=self.label)
         with self.log.open(counters.log_bytes, counters.step), self.bars:
-            yield
+            try:
+                yield
+            finally:
+                counters.log_bytes = self.log.length()
 
     def start_epoch(self) -> None:
         """Steps follow: time them."""
@@ -75,6 +81,17 @@ class Session:
             torch.cuda.synchronize()
         self._count_time()
         self._timed_since = None
+
+    def pause(self) -> None:
+        """Stop the clocks between two steps; the session may be closed until `unpause`."""
+        self.end_epoch()
+        self._paused_at = time.perf_counter()
+
+    def unpause(self) -> None:
+        """Steps follow again."""
+        logged_at = self._logged_at + time.perf_counter() - self._paused_at
+        self.start_epoch()
+        self._logged_at = logged_at
 
     def after_step(self, grad_norm: Tensor) -> None:
         """Log, stop or save, where it is time to.

@@ -19,6 +19,8 @@ def test_rslora_scales_by_the_root_of_r() -> None:
 def test_ranks_and_alphas_by_pattern() -> None:
     model = apply_lora(
         tiny_roberta(),
+        r=8,
+        lora_alpha=16,
         target_modules=["query", "value"],
         rank_pattern={"1.attention.self.query": 2, "value": 3},
         alpha_pattern={r"0\..*": 4},
@@ -48,9 +50,12 @@ def test_the_callers_lists_and_dicts_are_copied_and_left_unchanged() -> None:
         ({"lora_dropout": -0.1}, "lora_dropout must be a probability from 0 to below 1, got -0.1"),
         ({"lora_dropout": True}, "lora_dropout must be a probability from 0 to below 1, got True"),
         ({"bias": None}, "bias must be one of none, all, lora_only, got None"),
-        ({"target_modules": ""}, "target_modules is empty; leave it out for the architecture's default"),
+        ({"target_modules": ""}, "target_modules is empty; leave it out for 'all-linear', or pass None"),
         ({"layers_pattern": "layer"}, "give both"),
-        ({"layers_to_transform": 1, "target_modules": "all-linear"}, "goes with a list of target_modules"),
+        (
+            {"layers_to_transform": 1, "target_modules": ".*query"},
+            "a list of target_modules, or 'all-linear'; a regex",
+        ),
         ({"rank_pattern": {"query": 0}}, r"rank_pattern\['query'\] must be an integer of at least 1, got 0"),
         ({"alpha_pattern": {"query": 0}}, r"alpha_pattern\['query'\] must be a positive number, got 0"),
         ({"init_lora_weights": "kaiming"}, "init_lora_weights must be True, False, gaussian, .* got 'kaiming'"),
@@ -78,7 +83,7 @@ def test_one_name_or_index_stands_for_a_list_of_one() -> None:
 
 
 def test_the_first_pattern_that_matches_the_end_of_a_name_counts() -> None:
-    config = LoRAConfig(rank_pattern={r"1\.query": 2, "query": 3}, alpha_pattern={"value": 5})
+    config = LoRAConfig(r=8, lora_alpha=16, rank_pattern={r"1\.query": 2, "query": 3}, alpha_pattern={"value": 5})
     assert [config.rank_of(name) for name in ("layer.1.query", "layer.11.query", "xquery", "value")] == [2, 3, 8, 8]
     assert [config.alpha_of(name) for name in ("value", "layer.0.value", "value.0")] == [5, 5, 16]
 

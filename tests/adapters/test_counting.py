@@ -36,7 +36,7 @@ def test_the_study_trains_700427_of_124653323() -> None:
     [({"bias": "none"}, 598_283), ({"bias": "lora_only"}, 616_715), ({"r": 8}, 303_371)],
 )
 def test_trainable_counts_equal_pefts(options: dict, trainable: int) -> None:
-    model = apply_lora(roberta_base_on_meta(), **{"r": 16, **options})
+    model = apply_lora(roberta_base_on_meta(), **{"r": 16, "target_modules": ["query", "value"], **options})
     assert count_parameters(model).trainable == trainable
 
 
@@ -87,7 +87,7 @@ def test_lora_plus_groups_equal_pefts() -> None:
     peft = pytest.importorskip("peft", reason="the oracle is the dev extra")
     from peft.optimizers import create_loraplus_optimizer
 
-    ours = apply_lora(tiny_roberta(), r=4, bias="all")
+    ours = apply_lora(tiny_roberta(), r=4, target_modules=["query", "value"], bias="all")
     found = torch.optim.AdamW(lora_plus_groups(ours, 1e-3, ratio=8, weight_decay=0.1))
     config = peft.LoraConfig(r=4, target_modules=["query", "value"], bias="all", modules_to_save=["classifier"])
     theirs = peft.get_peft_model(tiny_roberta(), config)

@@ -102,7 +102,10 @@ def test_pissa_is_for_linear_layers() -> None:
     ("options", "message"),
     [
         ({"rank_pattern": {"quary": 4}}, "rank_pattern 'quary' matches nothing .* did you mean 'query'"),
-        ({"alpha_pattern": {"dense": 4}}, "alpha_pattern 'dense' matches nothing"),
+        (
+            {"target_modules": ["query", "value"], "alpha_pattern": {"dense": 4}},
+            "alpha_pattern 'dense' matches nothing",
+        ),
     ],
 )
 def test_a_pattern_that_matches_no_target_is_refused(options: dict, message: str) -> None:

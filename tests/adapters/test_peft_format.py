@@ -147,3 +147,14 @@ def test_missing_targets_are_pefts_defaults_and_must_fit_the_tensors(targets: st
         model.config.model_type = "novel"
         with pytest.raises(ValueError, match="has no target_modules, and there is no default .* 'novel'; name some"):
             load_adapter(model, folder)
+
+
+def test_pefts_all_linear_also_holds_a_head_that_was_not_trained_in_full(tmp_path: Path) -> None:
+    """Ours leaves out such a head and an unused pooler; the file's tensors decide."""
+    every = ["query", "key", "value", "dense", "classifier"]
+    model = trained_roberta(target_modules=every, modules_to_save=[])
+    folder = save_adapter(model, tmp_path)
+    as_peft_would_write(folder)
+    config = json.loads((folder / CONFIG).read_text()) | {"target_modules": "all-linear", "task_type": None}
+    (folder / CONFIG).write_text(json.dumps(config))
+    assert torch.equal(logits(load_adapter(labelled_roberta(), folder)), logits(model))

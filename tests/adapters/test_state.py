@@ -18,7 +18,7 @@ from lorakit.lora import (
     set_adapter,
     unmerge_lora,
 )
-from tests.support.lora_models import logits, perturb, tiny_roberta, two_adapters
+from tests.support.lora_models import QUERY_VALUE, logits, perturb, tiny_roberta, two_adapters
 
 PAIRS = [
     ({}, {"seed": 1}),
@@ -47,7 +47,7 @@ def test_only_the_active_adapter_is_trained(first: dict, second: dict) -> None:
     model, _, _ = two_adapters(first, second)
     for name, options in (("default", first), ("second", second)):
         set_adapter(model, name)
-        assert count_parameters(model) == count_parameters(apply_lora(tiny_roberta(), **options))
+        assert count_parameters(model) == count_parameters(apply_lora(tiny_roberta(), **QUERY_VALUE | options))
 
 
 def test_a_second_adapter_starts_from_the_original_head() -> None:

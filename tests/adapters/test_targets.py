@@ -1,5 +1,6 @@
 """Which layers are adapted: defaults, suffixes, regexes, layer indices, the head; and what is refused, and why."""
 
+import ast
 import re
 
 import pytest
@@ -24,7 +25,7 @@ def test_default_targets_and_head_of_each_architecture(name: str) -> None:
     model = architecture.build().requires_grad_(False)
     expected = output_of(model)
     assert find_head(model) == architecture.head
-    apply_lora(model, r=8)
+    apply_lora(model, r=8, target_modules=None)
     assert {n.rpartition(".")[2] for n, _ in lora_layers(model)} == set(architecture.targets)
     assert torch.equal(output_of(model), expected)
     for head in architecture.head:
@@ -122,6 +123,32 @@ def test_all_linear_leaves_out_head_and_output_embeddings() -> None:
         assert outside
 
 
+def test_all_linear_leaves_out_a_pooler_that_the_head_does_not_use() -> None:
+    """Where the head reads the pooled output, or may, it is adapted; by name it always can be."""
+    model = ARCHITECTURES["layoutlm"].build()
+    pooler = "layoutlm.pooler.dense"
+    assert pooler not in find_targets(model, "all-linear", trained_in_full=["classifier"])
+    assert find_targets(model, ["pooler.dense"]) == (pooler,)
+    type_of = type(model)
+    for name, used in (("LayoutLMForSequenceClassification", True), ("LayoutLMForQuestionAnswering", True)):
+        model.__class__ = type(name, (type_of,), {})  # as ViLT and LXMERT, which answer without qa_outputs
+        assert (pooler in find_targets(model, "all-linear", trained_in_full=["classifier"])) is used
+    model.qa_outputs = nn.Linear(32, 2)
+    assert pooler not in find_targets(model, "all-linear", trained_in_full=["classifier", "qa_outputs"])
+
+
+def test_all_linear_never_adapts_the_head_though_its_name_can() -> None:
+    model = tiny_roberta()
+    assert "classifier" not in find_targets(model, "all-linear")
+    assert find_targets(model, ["classifier"]) == ("classifier",)
+
+
+def test_all_linear_by_layer() -> None:
+    model = apply_lora(tiny_roberta(), layers_to_transform=[1])
+    assert {name.split(".")[3] for name, _ in lora_layers(model)} == {"1"}
+    assert len(list(lora_layers(model))) == 6
+
+
 def test_layers_by_index_and_list_name() -> None:
     model = apply_lora(tiny_roberta(), target_modules=["query", "dense"], layers_to_transform=1, layers_pattern="layer")
     assert {name.split(".")[3] for name, _ in lora_layers(model)} == {"1"}
@@ -140,11 +167,11 @@ def test_layers_by_index_and_list_name() -> None:
         ({"target_modules": ["classifier"]}, r"is inside the head, which is trained in full; .* modules_to_save=\[\]"),
         ({"target_modules": ["LayerNorm"]}, "is a LayerNorm, which cannot be adapted; these can: word_embeddings"),
         (
-            {"exclude_modules": ["kery"]},
+            {"target_modules": None, "exclude_modules": ["kery"]},
             "exclude_modules 'kery' matches nothing .* did you mean 'query'. It has: query, value",
         ),
         ({"exclude_modules": r".*\.nothing"}, "exclude_modules .* matches no target"),
-        ({"exclude_modules": ["query", "value"]}, "exclude_modules leaves no target"),
+        ({"target_modules": None, "exclude_modules": ["query", "value"]}, "exclude_modules leaves no target"),
         ({"layers_to_transform": [0, 77]}, r"layers_to_transform 77 matches no layer; the targets are in \[0, 1\]"),
         ({"layers_to_transform": [0], "layers_pattern": "layr"}, "layers_pattern 'layr' .* did you mean 'layer'"),
     ],
@@ -161,11 +188,11 @@ def test_an_unknown_architecture_lists_its_layers() -> None:
     with pytest.raises(
         ValueError, match="no default target_modules for Sequential; name some: up, down; or pass 'all-l"
     ):
-        apply_lora(model)
+        apply_lora(model, target_modules=None)
     model = tiny_roberta()
     model.config.model_type = "novel"
     with pytest.raises(ValueError, match="no default target_modules for model type 'novel'; name some: .*query, key"):
-        apply_lora(model)
+        apply_lora(model, target_modules=None)
 
 
 def test_layers_whose_parent_reads_their_weight_are_refused_with_the_reason() -> None:
@@ -179,6 +206,23 @@ def test_layers_whose_parent_reads_their_weight_are_refused_with_the_reason() ->
     with pytest.raises(ValueError, match="'deberta.encoder.rel_embeddings' is in a DebertaEncoder"):
         apply_lora(ARCHITECTURES["deberta"].build(), target_modules=["rel_embeddings"])
     apply_lora(attention, target_modules="all-linear", exclude_modules=["out_proj"])
+
+
+def test_following_the_message_about_refused_layers_once_is_enough() -> None:
+    def build() -> nn.Module:
+        encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2)
+        return nn.ModuleDict({"encoder": encoder, "up": nn.Linear(4, 4), "linear": nn.Linear(4, 4)})
+
+    with pytest.raises(ValueError, match="leave it out with exclude_modules=") as error:
+        apply_lora(build(), r=2)
+    fix = ast.literal_eval(str(error.value).rpartition("exclude_modules=")[2])
+    assert fix == ["out_proj", "linear1", "linear2"]
+    assert [n for n, _ in lora_layers(apply_lora(build(), r=2, exclude_modules=fix))] == ["up", "linear"]
+    same_name = nn.ModuleDict({"attn": nn.MultiheadAttention(4, 2), "out_proj": nn.Linear(4, 4), "up": nn.Linear(4, 4)})
+    with pytest.raises(ValueError, match=r"exclude_modules=\['up', 'attn.out_proj'\]"):
+        apply_lora(same_name, r=2, exclude_modules=["up"])
+    apply_lora(same_name, r=2, exclude_modules=["up", "attn.out_proj"])
+    assert [n for n, _ in lora_layers(same_name)] == ["out_proj"]
 
 
 def test_a_subclass_that_may_compute_something_else_is_refused() -> None:

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from matplotlib.figure import Figure
 
 from lorakit.power.reading import DeviceEnergy, Measurement, Reading, estimate_energy, sum_devices
 from tests.support.tiny import ROOT
@@ -23,9 +24,6 @@ def summary(runs):
     adapter = {"r": 16, "target_modules": ["query", "value"]}
     settings = {"sentences": 3000, "batch_size": 32, "adapter": adapter}
     return {
-        "command": "python benchmarks/energy.py",
-        "machine": "a desk",
-        "versions": {},
         "settings": settings,
         "note": "Before lunch.",
         "runs": runs,
@@ -73,45 +71,49 @@ def cells(text, name):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+def draw(benchmark, data, path):
+    figure = Figure()
+    benchmark.draw(data, figure)
+    figure.savefig(path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
 def test_without_a_sensor_everything_is_called_an_estimate_and_the_ratio_one_of_times(benchmark, tmp_path):
     data = summary(both(lambda s: guessed(s, 7.0 * s), 10.0, 12.0))
-    text = benchmark.report(data, "energy.png")
-    assert cells(text, "training steps (s)")[1:] == ["11.00 ± 1.41", "5.50 ± 0.71", "0.500 ± 0.000"]
+    text = "\n".join(benchmark.report(data))
+    assert cells(text, "training steps (s)")[1:] == ["11.00 ± 1.41", "5.50 ± 0.71", "0.500"]
     assert cells(text, "CPU, estimated (Wh)")[1] == "0.0244 ± 0.0031"  # 8 W
     assert cells(text, "GPU, unavailable (Wh)")[1:] == ["–", "–", "–"]
     assert cells(text, "measured, gross (Wh)")[1:] == ["–", "–", "–"]
     assert cells(text, "measured, above idle (Wh)")[1:] == ["–", "–", "–"]
-    assert cells(text, "estimated (Wh)")[3] == "0.500 ± 0.000"
+    assert cells(text, "estimated (Wh)")[3] == "0.500"
     ranges = [line for line in text.splitlines() if line.startswith("| – lowest to highest")]
     assert len(ranges) == 3
     assert "0.003 to 0.049" in ranges[0]
     assert "**No energy was measured here: this machine has no sensor." in text
-    assert "the ratio of two estimates is one of times at that power, not of energies" in text
-    assert "a desk, no GPU" in text
+    assert "the ratio of two estimates is a ratio of times at that power, not of energies" in text
     assert "\nBefore lunch.\n" in text
-    benchmark.draw(data, tmp_path / "energy.png")
-    assert (tmp_path / "energy.png").read_bytes().startswith(b"\x89PNG")
+    draw(benchmark, data, tmp_path / "energy.png")
 
 
 def test_with_sensors_gross_and_above_idle_stand_beside_each_other(benchmark, tmp_path):
     data = summary(both(lambda s: measured(s, 250.0), 3600.0, 3600.0))
-    text = benchmark.report(data, "energy.png")
-    assert cells(text, "GPU, counter (Wh)")[1:] == ["250.0000 ± 0.0000", "125.0000 ± 0.0000", "0.500 ± 0.000"]
-    assert cells(text, "measured, gross (Wh)")[1:3] == ["350.0000 ± 0.0000", "175.0000 ± 0.0000"]
-    assert cells(text, "measured, above idle (Wh)")[1:3] == ["250.0000 ± 0.0000", "125.0000 ± 0.0000"]
-    assert cells(text, "GPU temperature, end (°C)")[1] == "60.0 ± 0.0"
-    assert cells(text, "measured, a million tokens (kWh)")[1] == "350.00000 ± 0.00000"
-    assert "The RAM energy is an estimate and in no measured total." in text
+    text = "\n".join(benchmark.report(data))
+    assert cells(text, "GPU, counter (Wh)")[1:] == ["250.0000", "125.0000", "0.500"]
+    assert cells(text, "measured, gross (Wh)")[1:3] == ["350.0000", "175.0000"]
+    assert cells(text, "measured, above idle (Wh)")[1:3] == ["250.0000", "125.0000"]
+    assert cells(text, "GPU temperature, end (°C)")[1] == "60.0"
+    assert cells(text, "measured, per million tokens (kWh)")[1] == "350.00000"
+    assert "The RAM energy is an estimate and not part of any measured total." in text
     assert "No energy was measured" not in text
-    assert "no GPU" not in text
-    benchmark.draw(data, tmp_path / "energy.png")
+    draw(benchmark, data, tmp_path / "energy.png")
 
 
 def test_ratios_are_taken_within_a_repeat(benchmark):
     """A machine that grows slower with time changes both modes of a repeat, whatever their order."""
     runs = both(lambda s: guessed(s, 0.0), 10.0, 20.0, 40.0)
-    text = benchmark.report(summary(runs[::-1]), "energy.png")
-    assert cells(text, "training steps (s)")[3] == "0.500 ± 0.000"
+    text = "\n".join(benchmark.report(summary(runs[::-1])))
+    assert cells(text, "training steps (s)")[3] == "0.500"
 
 
 @pytest.mark.parametrize(
@@ -137,17 +139,15 @@ def test_the_modes_take_turns_and_the_results_are_written(benchmark, tmp_path, m
         seconds = {"full": 10.0, "lora": 6.0}[mode]
         return run(mode, repeat, seconds, guessed(seconds, 1.0))
 
-    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    monkeypatch.setattr(benchmark, "ROOT", tmp_path)
     monkeypatch.setattr(benchmark, "train_once", train_once)
     monkeypatch.setattr(benchmark, "measure_idle", lambda seconds: {})
-    monkeypatch.setattr(sys, "argv", ["energy.py", "--repeats", "3", "--sentences", "250", "--rest", "0"])
-    assert benchmark.main() == 0
+    options = ["--repeats", "3", "--sentences", "250", "--rest", "0", "--output-dir", str(tmp_path)]
+    assert benchmark.main(options) == 0
     modes = ["full", "lora", "full", "lora", "lora", "full", "full", "lora"]
     assert [mode for mode, _, _ in order] == modes
     assert [few for _, _, few in order] == [200, 200] + [250] * 6  # the warm-up is shorter, and not counted
-    saved = json.loads((tmp_path / "benchmarks" / "results" / "energy.json").read_text())
+    saved = json.loads((tmp_path / "energy.json").read_text())
     assert [entry["mode"] for entry in saved["runs"]] == modes[2:]
-    assert "0.600 ± 0.000" in (tmp_path / "benchmarks" / "results" / "energy.md").read_text()
-    assert (tmp_path / "benchmarks" / "results" / "energy.png").stat().st_size > 1000
+    assert "|       0.600 |" in (tmp_path / "energy.md").read_text()
+    assert (tmp_path / "energy.png").stat().st_size > 1000
     assert "Energy of LoRA" in capsys.readouterr().out

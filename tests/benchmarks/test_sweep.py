@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lorakit.cli.flags import modes_of
 from tests.report.test_page import RECORDED
 from tests.support.tiny import ROOT
 
@@ -46,6 +47,7 @@ def sweep(monkeypatch, tmp_path):
     """The module, whose example is the stand-in and whose folders are in tmp_path."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     monkeypatch.delitem(sys.modules, "sweep", raising=False)
+    import provenance
     import sweep
 
     (tmp_path / "example.py").write_text(STAND_IN)
@@ -53,7 +55,7 @@ def sweep(monkeypatch, tmp_path):
     monkeypatch.setattr(sweep, "EXAMPLE", tmp_path / "example.py")
     monkeypatch.setattr(sweep, "ROOT", tmp_path)
     monkeypatch.setattr(sweep, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(sweep, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(provenance, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(sweep, "settings_of", lambda arguments: {"example": arguments.example})
     return sweep
 
@@ -67,7 +69,7 @@ def calls(tmp_path):
 def test_the_front_is_what_no_other_point_beats(points):
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
-        from sweep import pareto_front
+        from sweep_report import pareto_front
     finally:
         sys.path.pop(0)
 
@@ -146,9 +148,10 @@ def started(sweep, tmp_path):
 import sys
 from pathlib import Path
 sys.path[:0] = {[str(ROOT / "benchmarks"), str(ROOT)]!r}
-import sweep
+import provenance, sweep
 here = Path({str(tmp_path)!r})
-sweep.EXAMPLE, sweep.ROOT, sweep.RUNS, sweep.RESULTS = here / "example.py", here, here / "runs", here / "results"
+sweep.EXAMPLE, sweep.ROOT, sweep.RUNS = here / "example.py", here, here / "runs"
+provenance.RESULTS = here / "results"
 sweep.settings_of = lambda arguments: {{"example": arguments.example}}
 sys.exit(sweep.main({SMALL!r}))
 """
@@ -206,8 +209,8 @@ def test_sigterm_takes_the_running_cell_along_and_it_begins_anew(sweep, tmp_path
             "holds cells with example ['--epochs', '2'], now it is ['--epochs', '3']; give another",
         ),
         (["--scale", "2"], "is the result of 'python examples/bionlp.py --epochs 2 --mode lora"),
-        (["--", "--learning=3"], "--learning=3 is the sweep's own; leave it out after --"),
-        (["--", "--seed", "3"], "--seed is the sweep's own"),
+        (["--", "--learning=3"], "--learning=3 is set by the sweep itself; leave it out after --"),
+        (["--", "--seed", "3"], "--seed is set by the sweep itself"),
         (["--ranks", "x"], "invalid int value: 'x'"),
     ],
 )
@@ -233,7 +236,7 @@ def test_settings_know_what_is_in_the_files_and_the_example_takes_every_cell(mon
     axes = Namespace(
         ranks=[2], targets=[("query", "value")], learning_rates=[1e-3], full_learning_rates=[1e-4], seeds=[5]
     )
-    arguments = Namespace(**vars(axes), example=["--dataset", str(corpus)], scale=2.0, name="x")
+    arguments = Namespace(**vars(axes), example=["--dataset", str(corpus)], scale=2.0, name="x", grid=True)
     first = sweep.settings_of(arguments)
     (corpus / "train.conll").write_text("IL-2 B-protein\n")
     second = sweep.settings_of(arguments)
@@ -242,21 +245,72 @@ def test_settings_know_what_is_in_the_files_and_the_example_takes_every_cell(mon
     assert (full.mode, full.learning_rate, full.seed, full.dataset) == ("full", 1e-4, 5, str(corpus))
     assert (lora.mode, lora.r, lora.lora_alpha, lora.target_modules) == ("lora", 2, 4.0, ["query", "value"])
     assert str(lora.output_dir) == "runs/x/lora-query+value-r2-rate0.001-seed5"
+    arguments.example += ["--modules-to-save", "word_embeddings", "--cache-prefix", "--epochs", "1"]
+    full, lora = (bionlp.parse(sweep.command_of(cell, arguments)[0]) for cell in sweep.grid(arguments))
+    assert modes_of(full) == ("full",) and full.epochs == 1 and full.dataset == str(corpus)  # LoRA's flags are refused
+    assert lora.modules_to_save == ["word_embeddings"] and lora.cache_prefix and lora.epochs == 1
 
 
 def test_only_energy_that_all_cells_have_is_compared(sweep):
+    import sweep_report as report
+
     def outcome(gpu, cpu):
         def part(method):
             return {"method": method, "kwh": None if method == "unavailable" else 1.0}
 
         energy = {"gpu": part(gpu), "cpu": part(cpu), "ram": part("estimated"), "estimated_kwh": 1.0}
         energy["measured_kwh"] = 1.0 if "counter" in (gpu, cpu) else None
-        cell = sweep.Cell(sweep.Configuration("full", 1e-3), 0)
-        return sweep.Outcome(cell, "", {"modes": {"full": {"energy": energy}}})
+        cell = report.Cell(report.Configuration("full", 1e-3), 0)
+        return report.Outcome(cell, "", {"modes": {"full": {"energy": energy}}})
 
-    assert sweep.energy_kind([outcome("counter", "estimated")] * 2) == ("measured", "GPU")
-    assert sweep.energy_kind([outcome("unavailable", "estimated")]) == ("estimated", "CPU + RAM")
-    assert sweep.energy_kind([outcome("counter", "estimated"), outcome("unavailable", "estimated")]) == (
+    assert report.energy_kind([outcome("counter", "estimated")] * 2) == ("measured", "GPU")
+    assert report.energy_kind([outcome("unavailable", "estimated")]) == ("estimated", "CPU + RAM")
+    assert report.energy_kind([outcome("counter", "estimated"), outcome("unavailable", "estimated")]) == (
         "estimated", "CPU + RAM",
     )  # fmt: skip
-    assert sweep.energy_kind([outcome("counter", "counter"), outcome("unavailable", "estimated")]) is None
+    assert report.energy_kind([outcome("counter", "counter"), outcome("unavailable", "estimated")]) is None
+
+
+def test_without_a_grid_the_example_runs_as_it_is_with_every_seed(sweep, tmp_path, capsys):
+    late = STAND_IN.replace('mode = record["modes"][value("--mode")]\n', "").replace(
+        'record["modes"] = {value("--mode"): mode}\n', ""
+    )
+    late = late.replace('mode["validation"]["f1"] +=', 'record["modes"]["lora"]["validation"]["f1"] +=')
+    late = late.replace(' + 0.01 * float(value("--learning-rate"))', "").replace(
+        'if value("--mode") == "lora":', "if False:"
+    )
+    (tmp_path / "example.py").write_text(late)
+    assert (
+        sweep.main(["--seeds", "0", "1", "--name", "twice", "--note", "A note.", "--", "--learning-rate", "1e-3"]) == 0
+    )
+    assert calls(tmp_path) == ["seed-0", "seed-1"]
+    text = (tmp_path / "results" / "twice.md").read_text()
+    assert capsys.readouterr().out == text + "\n"
+    recorded = json.loads((RECORDED / "comparison.json").read_text())["modes"]
+    rows = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in text.splitlines()
+        if "|" in line
+    }
+    full, lora = (recorded[mode]["validation"]["f1"] for mode in ("full", "lora"))
+    assert rows["2 seeds, mean ± sd"] == ["full", "LoRA", "difference"]
+    assert rows["validation F1"] == [
+        f"{full:.4f}",
+        f"{lora + 0.0005:.4f} ± 0.0007",
+        f"{lora - full + 0.0005:+.4f} ± 0.0007",
+    ]
+    assert rows["GPU (Wh)"] == ["–", "–", "–"]
+    assert "A note." in text and "Failed: 0 of 2 cells." in text
+    assert "python examples/bionlp.py --learning-rate 1e-3 --seed 1 --output-dir runs/twice/seed-1" in text
+    found = json.loads((tmp_path / "results" / "twice.json").read_text())
+    assert [run["modes"]["lora"]["validation"]["f1"] for run in found["runs"]] == [lora, lora + 0.001]
+    assert sweep.main(["--name", "twice", "--", "--learning-rate", "1e-3"]) == 0
+    assert calls(tmp_path) == ["seed-0", "seed-1", "seed-2"]  # seed 2 is missing from the default
+
+
+def test_a_seed_that_fails_is_listed_and_the_others_are_shown(sweep, tmp_path, capsys):
+    (tmp_path / "example.py").write_text(STAND_IN.replace('value("--r") == "3"', 'value("--seed") == "1"'))
+    assert sweep.main(["--name", "some", "--", "--mode", "full", "--learning-rate", "1e-3", "--r", "2"]) == 1
+    text = capsys.readouterr().out
+    assert "Failed: 1 of 3 cells:" in text and "- seed 1: status 1: r is 3, which fails" in text
+    assert "| 2 seeds, mean ± sd" in text

@@ -1,7 +1,8 @@
 """The speed benchmarks run whole on a tiny model, and count what they say they count. Nothing here looks at a time."""
 
 import json
-import subprocess
+import os
+import signal
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,11 +31,24 @@ def benchmarks(monkeypatch):
 TINY = ["--shape", "tiny", "--dataset", "embedded", "--batch-size", "8", "--steps", "2", "--rounds", "1"]
 
 
-def test_the_comparison_writes_table_figures_and_picture(benchmarks, tmp_path, capsys):
+def in_this_process(system):
+    """Makes systems that answer as a worker does that serves them."""
+
+    class Here(system):
+        def ask(self, method, *arguments):
+            return getattr(self, method)(*arguments)
+
+        def close(self):
+            pass
+
+    return Here
+
+
+def test_the_comparison_writes_table_and_figures(benchmarks, tmp_path, capsys):
     import throughput
 
-    options = [*TINY, "--evaluate", "8", "--name", "speed", "--output-dir", str(tmp_path)]
-    throughput.main(options, start=throughput.System)
+    options = [*TINY, "--name", "speed", "--output-dir", str(tmp_path)]
+    throughput.main(options, start=in_this_process(throughput.System))
     text = (tmp_path / "speed.md").read_text()
     printed = capsys.readouterr().out
     assert text in printed
@@ -55,8 +69,7 @@ def test_the_comparison_writes_table_figures_and_picture(benchmarks, tmp_path, c
     energy = found["rounds"][0]["lorakit-lora"]["energy"]
     if energy["measured_kwh"] is None:
         assert medians["lorakit-lora"]["measured_j_per_1k"] is None
-        assert "estimated energy a token: lorakit LoRA / full" in text and "measured energy a token" not in text
-    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+        assert "estimated energy per token: lorakit LoRA / full" in text and "measured energy per token" not in text
 
 
 def test_systems_that_saw_other_sentences_are_refused(benchmarks, tmp_path):
@@ -69,28 +82,54 @@ def test_systems_that_saw_other_sentences_are_refused(benchmarks, tmp_path):
 
     options = [*TINY, "--systems", "lorakit-lora", "trainer-peft", "--output-dir", str(tmp_path)]
     with pytest.raises(RuntimeError, match="did not train on the same tokens: {'lorakit-lora': 100, 'trainer-peft': 1"):
-        throughput.main(options, start=Cheat)
+        throughput.main(options, start=in_this_process(Cheat))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_process_that_was_killed_is_named(benchmarks):
-    import throughput
+class Fragile:
+    """What a worker serves: it can answer, be killed, and fail."""
 
-    worker = object.__new__(throughput.Worker)
-    worker.name = "trainer-full"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    worker.process = subprocess.Popen(["sh", "-c", "kill -9 $$"], **pipes)
-    worker.process.wait()
-    with pytest.raises(RuntimeError, match="of trainer-full ended at 'train 0' with status -9: killed, by the kernel"):
-        worker.ask("train 0")
+    def add(self, one, other):
+        return one + other
+
+    def die(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def fail(self):
+        raise ZeroDivisionError("on purpose")
+
+
+@pytest.mark.parametrize("gpu", [False, True])  # forked, or started afresh
+def test_a_worker_that_was_killed_or_failed_is_named(benchmarks, capfd, monkeypatch, gpu):
+    from processes import Worker
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+
+    worker = Worker("trainer-full", Fragile)
+    assert worker.ask("add", 2, 3) == 5
+    with pytest.raises(RuntimeError, match="of trainer-full ended at 'die' with status -9: killed, by the kernel"):
+        worker.ask("die")
     worker.close()
-    worker.process.stdout.close()
+    worker = Worker("trainer-full", Fragile)
+    with pytest.raises(RuntimeError, match="of trainer-full ended at 'fail' with status 1: its error is above"):
+        worker.ask("fail")
+    worker.close()
+    assert "ZeroDivisionError: on purpose" in capfd.readouterr().err
+
+
+def test_a_worker_ends_with_its_benchmark(benchmarks):
+    from processes import Worker
+
+    worker = Worker("lorakit-lora", Fragile)
+    worker.close()
+    assert worker.process.exitcode == 0
 
 
 @pytest.mark.parametrize("name", ["lorakit-lora", "lorakit-full", "trainer-full", "loop-peft"])
 def test_predicted_flops_are_those_counted(benchmarks, name):
     import throughput
-    from systems import SYSTEMS, Clock, predict_cost
+    from jobs import predict_cost
+    from systems import SYSTEMS, Clock
 
     job = throughput.job_of(throughput.parse(TINY))
     job = replace(job, train=(max(job.train, key=lambda sentence: len(sentence.words)),) * 24)  # all steps are alike
@@ -147,23 +186,25 @@ def test_every_cpu_path_has_a_row(benchmarks, tmp_path, capsys):
 
     options = ["--dataset", "embedded", "--shape", "tiny", "--steps", "2", "--repeats", "1", "--batch-size", "4"]
     cpu.main([*options, "--dropout", "0", "--output-dir", str(tmp_path)])
-    text = (tmp_path / "cpu-no-dropout.md").read_text()
+    text = (tmp_path / "cpu-tiny-no-dropout.md").read_text()
     assert text in capsys.readouterr().out
-    found = json.loads((tmp_path / "cpu-no-dropout.json").read_text())
+    found = json.loads((tmp_path / "cpu-tiny-no-dropout.json").read_text())
     assert [row["path"] for row in found["steps"]] == list(cpu.PATHS)
     assert all(row[mode] > 0 for row in found["steps"] for mode in ("LoRA", "full"))
     assert all(rate > 0 for row in found["products"] for rate in row["gflops"].values())
+    assert [row["sentences"] for row in found["scores"]] == [300, 1500]
+    assert all(row[name] > 0 for row in found["scores"] for name in ("seqeval_ms", "tags_ms", "classes_ms"))
 
 
-def test_scaling_predicts_every_point_and_draws_it(benchmarks, tmp_path, capsys):
+def test_scaling_predicts_every_point(benchmarks, tmp_path, capsys):
     import scaling
 
     options = ["--shape", "tiny", "--dataset", "embedded", "--largest", "4", "--steps", "1", "--rounds", "1"]
     options += ["--grows", "rank", "layers", "--output-dir", str(tmp_path)]
     scaling.main(options, fresh=lambda function, *arguments: function(*arguments))
-    text = (tmp_path / "scaling.md").read_text()
+    text = (tmp_path / "scaling-tiny.md").read_text()
     assert text in capsys.readouterr().out
-    points = json.loads((tmp_path / "scaling.json").read_text())["points"]
+    points = json.loads((tmp_path / "scaling-tiny.json").read_text())["points"]
     assert {(p["grows"], p["x"], p["mode"]) for p in points} >= {
         ("rank", 4, "lora"),
         ("layers", 1, "lora"),
@@ -174,26 +215,6 @@ def test_scaling_predicts_every_point_and_draws_it(benchmarks, tmp_path, capsys)
         assert point["flops"] == point["predicted_flops"], point
     base = next(p for p in points if (p["grows"], p["x"], p["mode"]) == ("batch", 32, "full"))
     assert base["predicted_s"] == pytest.approx(base["seconds"][0], rel=1e-12)  # flops / (flops / seconds)
-    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_cost_of_an_f1_is_told_or_said_not_to_be_reached(benchmarks, tmp_path, capsys):
-    import prefix
-
-    options = ["--sentences", "48", "--validation", "8", "--epochs", "1", "--f1", "0", "1", "--layers", "1"]
-    prefix.main([*options, "--variants", "top", "cached", "--output-dir", str(tmp_path)])
-    text = (tmp_path / "prefix.md").read_text()
-    assert text in capsys.readouterr().out
-    found = json.loads((tmp_path / "prefix.json").read_text())["runs"]
-    assert found["top"]["epochs"][0]["f1"] == found["cached"]["epochs"][0]["f1"]  # the cache changes no score
-    assert found["top"]["cache"] is None and found["cached"]["cache"]["layers"] == 3
-    for run in found.values():
-        assert run["reached"]["0"]["epoch"] == 1 and run["reached"]["1"] is None
-        assert run["epochs"][0]["seconds"] > 0
-        kinds = {part["method"] for part in (run["energy"][name] for name in ("gpu", "cpu", "ram"))}
-        assert ("Energy is **estimated**" in text) == (not kinds & {"counter", "sampled"})
-    assert "| F1 >= 1 " in text and "not reached" in text
-    assert (tmp_path / "prefix.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_compiling_within_the_timed_steps_is_not_timed(benchmarks, monkeypatch):

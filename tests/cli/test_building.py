@@ -45,18 +45,18 @@ def test_training_in_both_modes_loads_one_base_per_mode_and_computes_each_svd_on
     arguments = ["--model", MINI, "--dataset", corpus, "--sentences", 2, "--epochs", 1, "--output-dir", tmp_path]
     arguments += ["--mode", "both", "--init-lora-weights", "pissa"]
     assert main(["train", *map(str, arguments)]) == 0
-    assert counted == {"model": 2, "tokenizer": 2, "apply_lora": 1, "svd": 8}  # query and value of 4 layers
+    assert counted == {"model": 2, "tokenizer": 2, "apply_lora": 1, "svd": 24}  # 6 matrices of 4 layers
 
 
 @pytest.mark.parametrize(
     ("modes", "at_once", "at_the_end"),
     [
-        (("lora",), {"model": 1, "tokenizer": 1, "apply_lora": 1, "svd": 8}, {}),
+        (("lora",), {"model": 1, "tokenizer": 1, "apply_lora": 1, "svd": 24}, {}),
         (("full",), {"model": 1, "tokenizer": 1, "apply_lora": 0, "svd": 0}, {}),
         (
             ("full", "lora"),
             {"model": 1, "tokenizer": 1, "apply_lora": 0, "svd": 0},
-            {"model": 2, "tokenizer": 2, "apply_lora": 1, "svd": 8},
+            {"model": 2, "tokenizer": 2, "apply_lora": 1, "svd": 24},
         ),
     ],
 )

@@ -32,6 +32,7 @@ def test_run_passes_output_input_and_status_through(tmp_path):
     assert done.returncode == 7
     assert done.stdout == "HELLO\n"
     assert "energy over" in done.stderr
+    assert "meanwhile: other processes used" in done.stderr
     assert "measured in total: nothing" in done.stderr or "Wh" in done.stderr
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["exit_status"] == 7

@@ -20,7 +20,7 @@ from lorakit.training.config import DEFAULT_LEARNING_RATE, TrainConfig
 from tests.integration.test_bionlp import bionlp
 from tests.support.tiny import ROOT
 
-ELSEWHERE = "roberta-base"  # not the embedded base, which has rates, epochs and dropout of its own
+ELSEWHERE = "roberta-base"  # not the embedded base, which has epochs and a dropout of its own
 
 
 def settings(name: str) -> Namespace:
@@ -83,9 +83,8 @@ def help_texts() -> dict[str, str]:
 def test_the_help_of_every_command_shows_these_defaults():
     lora, training = LoRAConfig(), TrainConfig()
     start = "kaiming" if lora.init_lora_weights is True else lora.init_lora_weights
-    targets = lora.target_modules or "query and value of the attention"
     shown = {"r": lora.r, "lora-alpha": lora.lora_alpha, "lora-dropout": lora.lora_dropout, "bias": lora.bias}
-    shown |= {"init-lora-weights": start, "target-modules": targets}
+    shown |= {"init-lora-weights": start, "target-modules": lora.target_modules}
     trained = {"epochs": training.epochs, "batch-size": training.batch_size, "seed": training.seed}
     trained |= {"precision": training.precision, "strategy": training.strategy}
     trained |= {

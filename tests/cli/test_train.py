@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lorakit.cli.__main__ import main
+from lorakit.training import memory
 from tests.support.tiny import MINI
 
 
@@ -43,6 +44,52 @@ def test_a_module_trained_in_full_is_in_the_adapter(corpus, tmp_path, capsys):
     capsys.readouterr()
     assert main(["evaluate", *adapter]) == 0
     assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(wanted["test"]["loss"], rel=1e-6)
+
+
+def small(corpus, folder, *more):
+    base = ["train", "--model", MINI, "--dataset", corpus, "--mode", "both", "--epochs", 1, "--batch-size", 8]
+    return [str(argument) for argument in (*base, "--output-dir", folder, *more)]
+
+
+def test_both_modes_take_turns_unless_told_otherwise_with_the_same_result(corpus, tmp_path, capsys):
+    records = []
+    for name, more in (("turns", []), ("one-by-one", ["--sequential"])):
+        assert main(small(corpus, tmp_path / name, *more)) == 0
+        records.append(json.loads((tmp_path / name / "comparison.json").read_text()))
+        assert ("The models were trained in turns" in capsys.readouterr().out) is not bool(more)
+    assert [record["interleaved"] for record in records] == [True, False]
+    for mode in ("full", "lora"):
+        turns, alone = (record["modes"][mode] for record in records)
+        for name in ("validation", "test", "history", "steps", "train_tokens", "best_epoch"):
+            assert turns[name] == alone[name]
+        assert 0 < turns["energy"]["cpu"]["process_share"] <= 1
+    kept = ["lora/adapter/adapter_model.safetensors", "full/model/model.safetensors"]
+    for name in kept:
+        assert (tmp_path / "turns" / name).read_bytes() == (tmp_path / "one-by-one" / name).read_bytes()
+
+
+def test_a_single_mode_is_not_interleaved(corpus, tmp_path):
+    arguments = small(corpus, tmp_path)
+    arguments[arguments.index("both")] = "lora"
+    assert main(arguments) == 0
+    assert json.loads((tmp_path / "comparison.json").read_text())["interleaved"] is False
+
+
+def test_two_models_without_memory_for_them_are_refused_and_one_by_one_runs(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(memory, "free_memory", lambda: 2**20)
+    with pytest.raises(SystemExit, match="2"):
+        main(small(corpus, tmp_path / "x"))
+    error = capsys.readouterr().err
+    assert "2 models in training at the same time need about 0.1 GiB more memory" in error
+    assert error.endswith("; train one after the other with --sequential\n") and len(error.splitlines()) == 1
+    assert not (tmp_path / "x").exists()
+    assert main(small(corpus, tmp_path / "x", "--sequential")) == 0
+
+
+@pytest.mark.parametrize("option", [["--engine", "compile"], ["--strategy", "fsdp"]])
+def test_what_cannot_be_paused_needs_one_by_one(option, refuses):
+    base = ["train", "--model", MINI, "--dataset", "CORPUS", "--mode", "both"]
+    refuses([*base, *option], "engine 'eager' and strategy 'ddp'; train one after the other with --sequential")
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
 
-from lorakit.power.cpu_time import busy_cpu_s, process_tree, process_tree_cpu_s, procfs
+from lorakit.power.cpu_time import MachineTimes, TreeTime, job_root, process_tree, process_tree_cpu_s, procfs
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -72,16 +73,80 @@ def test_a_real_tree_is_the_one_that_psutil_finds():
         child.communicate()
 
 
-def test_machine_is_busy_but_for_idling_and_waiting_for_disks(tmp_path):
+def test_machine_is_busy_but_for_idling_and_waiting_for_disks_and_steal_is_separate(tmp_path):
     (tmp_path / "stat").write_text("cpu  100 20 30 9000 8000 4 5 600 70 0\n")
-    assert busy_cpu_s(tmp_path) == pytest.approx(159 / TICKS)
-    assert psutil.PROCFS_PATH == "/proc"  # as before
+    assert MachineTimes(tmp_path).read() == pytest.approx((159 / TICKS, 600 / TICKS))
+    (tmp_path / "stat").write_text("cpu  100 20 30 9000 8000 4 5\n")
+    assert MachineTimes(tmp_path).read() == (159 / TICKS, None)  # a kernel that does not know steal
 
 
 @pytest.mark.parametrize("text", ["", "cpu  100 20\n", "cpu  a b c d e f g h i j\n"])
 def test_malformed_times_are_an_os_error(tmp_path, text):
     (tmp_path / "stat").write_text(text)
     with pytest.raises(OSError, match="stat does not hold the CPU times"):
-        busy_cpu_s(tmp_path)
+        MachineTimes(tmp_path).read()
     with pytest.raises(OSError, match="No such file"):
-        busy_cpu_s(tmp_path / "none")
+        MachineTimes(tmp_path / "none").read()
+
+
+def test_the_machines_times_are_those_of_psutil():
+    times = MachineTimes()
+    busy_s, steal_s = times.read()
+    now = psutil.cpu_times()
+    times.close()
+    assert busy_s == pytest.approx(now.user + now.nice + now.system + now.irq + now.softirq, abs=1)
+    assert steal_s == pytest.approx(now.steal, abs=1)
+
+
+def test_time_of_a_process_that_left_the_tree_stays_counted_and_rounding_is_not(tmp_path):
+    write_process(tmp_path, 10, 1, 0, 0, 0, 0, children=[11])
+    write_process(tmp_path, 11, 10, 100, 0, 0, 0, children=[])
+    tree = TreeTime(10, tmp_path)
+    for second, (ticks, wanted_s) in enumerate([(300, 2.0), (298, 2.0), (300, 2.0), (0, 2.0), (50, 2.5)], start=1):
+        fields = ["S", "10", *["0"] * 9, str(ticks), *["0"] * 33]
+        (tmp_path / "11" / "stat").write_text(f"11 (b) {' '.join(fields)}\n")
+        assert tree.read(float(second)) == pytest.approx(wanted_s)
+    (tmp_path / "10" / "stat").unlink()
+    assert tree.read(9.0) is None
+
+
+def test_this_process_is_read_without_and_with_children_to_the_same_total():
+    tree, before = TreeTime(os.getpid()), process_tree_cpu_s(os.getpid())
+    spin(0.3)
+    assert tree.read(1.0) == pytest.approx(process_tree_cpu_s(os.getpid()) - before, abs=0.1)
+    code = "import sys\nfor _ in range(3_000_000): pass\nprint('up', flush=True); sys.stdin.read()"
+    child = subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child.stdout.readline()
+    with_child = tree.read(2.0)
+    assert with_child > 0.3
+    child.communicate()
+    assert tree.read(3.0) == pytest.approx(process_tree_cpu_s(os.getpid()) - before, abs=0.1)
+    assert tree.read(4.0) >= with_child
+
+
+def spin(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_the_root_of_a_job_is_the_ancestor_that_has_no_rank(tmp_path):
+    """Here a wrapper around this rank, started by the launcher."""
+    wrapper = os.getppid()
+    write_process(tmp_path, wrapper, 77, 0, 0, 0, 0)
+    write_process(tmp_path, 77, 1, 0, 0, 0, 0)
+    (tmp_path / str(wrapper) / "environ").write_bytes(b"HOME=/\0LOCAL_RANK=0\0")
+    (tmp_path / "77" / "environ").write_bytes(b"HOME=/\0")
+    assert job_root("LOCAL_RANK", tmp_path) == 77
+    assert job_root("SLURM_LOCALID", tmp_path) == wrapper
+
+
+@pytest.mark.parametrize("is_host", [True, False])
+def test_process_1_is_a_jobs_root_in_a_container_only(tmp_path, is_host):
+    parent = os.getppid()
+    write_process(tmp_path, parent, 1, 0, 0, 0, 0)
+    (tmp_path / str(parent) / "environ").write_bytes(b"LOCAL_RANK=0\0")
+    if is_host:
+        (tmp_path / "2").mkdir()
+        (tmp_path / "2" / "comm").write_text("kthreadd\n")
+    assert job_root("LOCAL_RANK", tmp_path) == (os.getpid() if is_host else 1)

@@ -68,8 +68,11 @@ def test_locks_of_a_killed_rank_do_not_live_on_in_its_children(tmp_path):
         ({}, None),
         ({"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}, None),
         ({"LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4", "MASTER_PORT": "1"}, Job("1", 3)),
-        ({"SLURM_LOCALID": "1", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "77"}, Job("77", 1)),
-        ({"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, Job("job", 1)),
+        ({"SLURM_LOCALID": "1", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "77"}, Job("77", 1, "SLURM_LOCALID")),
+        (
+            {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"},
+            Job("job", 1, "OMPI_COMM_WORLD_LOCAL_RANK"),
+        ),
         ({"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "a/b c"}, Job("a_b_c", 0)),
     ],
 )

@@ -1,6 +1,7 @@
 """The sum over ranks, in real processes."""
 
 import json
+import os
 import socket
 
 import pytest
@@ -32,3 +33,6 @@ def test_gather_gives_every_rank_the_sum(tmp_path):
     assert sorted(nothing for nothing, _ in answers) == [False, True]
     assert answers[0][1] == answers[1][1]
     assert answers[0][1]["estimated_kwh"] > 0
+    contention = answers[0][1]["contention"]
+    assert len(contention["machines"]) == 1 and contention["logical_cpus"] == os.cpu_count()  # one machine, once
+    assert contention["duration_s"] == pytest.approx(answers[0][1]["duration_s"], abs=0.5)

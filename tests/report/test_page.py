@@ -14,7 +14,7 @@ from lorakit.report.comparison import STUDY
 from lorakit.report.page import make_page, write_page
 from lorakit.report.run_comparison import compare_runs
 from lorakit.report.runs import read_sources
-from tests.support.reports import HOSTILE, RECORDED, change, figures_of
+from tests.support.reports import CROWDED, HOSTILE, RECORDED, change, crowd, figures_of
 from tests.support.sentence_runs import make_run
 from tests.support.tiny import ROOT
 
@@ -125,8 +125,8 @@ def test_a_component_that_is_unavailable_says_so_and_is_never_zero(page):
     record = json.loads((RECORDED / "comparison.json").read_text())
     assert record["modes"]["full"]["energy"]["gpu"]["method"] == "unavailable"
     rows = figures_of(page, "energy-table")
-    assert rows["Energy (Wh): GPU"] == [(None, "– unavailable")] * 2
-    assert rows["Energy (Wh): Total measured"] == [(None, "nothing measured")] * 2
+    assert rows["Energy (Wh): GPU"] == [(None, "– unavailable")] * 2 + [(None, "–")]
+    assert rows["Energy (Wh): Total measured"] == [(None, "nothing measured")] * 2 + [(None, "–")]
     assert rows["Energy (Wh): CPU"][0][1].endswith(" estimated")
     assert "GPU – unavailable" in page and "no value, which is not zero" in page
 
@@ -161,7 +161,7 @@ def test_what_was_not_recorded_is_called_so(run):
         "No epoch was scored on a validation set.", "No energy over time was recorded.",
     ):  # fmt: skip
         assert sentence in page
-    assert figures_of(page, "energy-table")["Energy (Wh): CPU"] == [(None, "not recorded")] * 2
+    assert figures_of(page, "energy-table")["Energy (Wh): CPU"] == [(None, "not recorded")] * 2 + [(None, "–")]
 
 
 def test_runs_with_their_counts_by_sentence_are_compared(tmp_path):
@@ -187,6 +187,24 @@ def test_the_study_is_shown_beside_ours_with_what_it_published(run):
     assert len(row) == 5  # ours and theirs, and the difference of ours
     assert len(figures_of(page, "scores-test")["Default mode: F1"]) == 3  # it published validation only
     assert figures_of(page, "energy-table")["Energy (Wh): GPU"][2] == (1585.529, "1,586 measured")
+
+
+def test_others_on_the_machine_are_said_beside_the_numbers_and_differences_are_marked(run, page):
+    quiet = figures_of(page, "energy-table")
+    change(run, crowd)
+    crowded = make_page(read_sources([run]))
+    rows = figures_of(crowded, "energy-table")
+    for name in ("Energy (Wh): CPU", "Energy (Wh): Total estimated", "Mean power (W): RAM", "Time: Training (s)"):
+        value, text = quiet[name][2]
+        assert rows[name] == [*quiet[name][:2], (value, f"{text}*")]
+        assert value == pytest.approx(quiet[name][1][0] - quiet[name][0][0])
+    assert figures_of(crowded, "scores-validation") == figures_of(page, "scores-validation")
+    assert f"<li>LoRA*: {CROWDED['note']}</li>" in crowded
+    assert f'<p class="note warning">{CROWDED["note"]}</p>' in crowded
+    assert f"Note: {CROWDED['note']}." in crowded  # in the description of the energy chart
+    cost = [row for name, row in figures_of(crowded, "cost-table").items() if name.endswith("the best: Seconds")]
+    assert cost and all(text.endswith("*") == (column == 1) for column, (value, text) in enumerate(cost[0]) if value)
+    assert CROWDED["note"] not in page and "*" not in "".join(text for row in quiet.values() for _, text in row)
 
 
 def test_an_installed_package_carries_the_pages_template(tmp_path):

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from lorakit.report.run_comparison import compare_runs, comparison_text
+from lorakit.report.tables import MARK
 from lorakit.training.sentences import NAME
+from tests.support.reports import change
 from tests.support.sentence_runs import make_run
 
 BOTH = {"full": 0.75, "lora": 0.6}
@@ -67,6 +69,18 @@ def test_every_later_side_is_compared_with_the_first(tmp_path):
     record = compare_runs(folders)
     assert len(record["sides"]) == 3
     assert [pair["f1"]["default"]["verdict"] for pair in record["comparisons"]] == ["better", "better"]
+
+
+def test_a_run_that_shared_the_machine_is_named_and_its_ratios_are_marked(seeds):
+    assert MARK not in comparison_text(compare_runs(seeds))
+
+    def contend(record):
+        record["modes"]["lora"]["energy"]["contention"] = {"note": "other processes used 40 % of the CPUs"}
+
+    change(seeds[1], contend)
+    text = comparison_text(compare_runs(seeds))
+    assert f"{MARK} {seeds[1] / 'lora'}: other processes used 40 % of the CPUs" in text
+    assert f"training tokens/s, ratio{MARK}" in text
 
 
 def refused(folders, message, **options):

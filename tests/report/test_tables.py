@@ -1,7 +1,15 @@
 from lorakit.cli.comparison import print_comparison
 from lorakit.report.comparison import comparison_record
-from lorakit.report.tables import METRICS, as_markdown, energy_table, markdown_table, metric, metrics_table
-from tests.support.reports import SCORES
+from lorakit.report.tables import (
+    METRICS,
+    as_markdown,
+    energy_notes,
+    energy_table,
+    markdown_table,
+    metric,
+    metrics_table,
+)
+from tests.support.reports import CROWDED, SCORES, crowd
 
 
 def cells(table, name):
@@ -74,6 +82,30 @@ def test_the_studys_own_columns_repeat_its_published_figures(record):
     assert cells(as_markdown(record), "F1")[3:] == ["0.809050", "0.805224", "-0.003826"]
     assert cells(as_markdown(record), "RAM (kWh)")[3:] == ["0.59771000", "0.68735100", "+0.08964100"]
     assert cells(as_markdown(record), "GPU power (W)")[3:] == ["477.46", "476.03", "-1.43"]
+
+
+def test_differences_of_times_and_energies_are_marked_if_others_used_the_machine_and_scores_are_not(record):
+    text = as_markdown(crowd(record))
+    assert cells(text, "CPU power (W)") == ["20.00", "20.00", "+0.00*"]
+    assert cells(text, "training (s)") == ["5.0", "5.0", "+0.0*"]
+    assert cells(text, "all GPUs (kWh)") == ["–", "–", "–"]
+    assert cells(text, "F1") == ["0.746667", "0.736667", "-0.010000"]
+    assert f"\n- LoRA*: {CROWDED['note']}\n- RAM: estimated" in text
+    assert "full*" not in text
+
+
+def test_the_terminal_marks_them_too_and_the_study_is_not_marked(record, tmp_path, capsys):
+    record = comparison_record("c", {}, "m", "d", crowd(record, "full")["modes"], study=True)
+    print_comparison(record, tmp_path)
+    shown = capsys.readouterr().out
+    assert cells(shown, "CPU power (W)")[2:] == ["+0.00*", "42.50", "42.50", "+0.00"]
+    assert f"\n- full*: {CROWDED['note']}\n" in shown
+
+
+def test_a_quiet_machine_leaves_no_mark(record):
+    for values in record["modes"].values():
+        values["energy"]["contention"] = {"share": 0.01, "note": None}
+    assert "*" not in energy_table(record) + "".join(energy_notes(record))
 
 
 def test_tables_align_as_plain_text():

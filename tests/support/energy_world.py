@@ -4,6 +4,7 @@ Power is piecewise constant, so that the true energy of any stretch of time is a
 integral with a tick and faults of the test's choice; nothing in here shares code with lorakit.
 """
 
+import os
 import threading
 from bisect import bisect_right
 from pathlib import Path
@@ -206,7 +207,8 @@ class World:
         self.zones = {zone[0]: FakeZone(self.root, *zone[:3], **(zone[3] if len(zone) > 3 else {})) for zone in zones}
         self.proc = tmp_path / "proc"
         self.proc.mkdir()
-        self.busy_s = 0.0
+        self.busy_s = self.own_s = self.steal_s = self.pressure_s = 0.0
+        self.has_pressure = True
         write_meminfo(self.proc)
         self.write()
 
@@ -221,8 +223,29 @@ class World:
     def write(self) -> None:
         for zone in self.zones.values():
             zone.write(self.time)
-        ticks = int(self.busy_s * 100)
-        (self.proc / "stat").write_text(f"cpu  {ticks} 0 0 99999 0 0 0 0 0 0\ncpu0 {ticks} 0 0 99999 0 0 0 0 0 0\n")
+        ticks, stolen = round(self.busy_s * 100), round(self.steal_s * 100)
+        line = f"{ticks} 0 0 99999 0 0 0 {stolen} 0 0"
+        (self.proc / "stat").write_text(f"cpu  {line}\ncpu0 {line}\n")
+        own = self.proc / str(os.getpid())
+        (own / "task" / own.name).mkdir(parents=True, exist_ok=True)
+        (own / "task" / own.name / "children").write_text("")
+        (own / "stat").write_text(f"{own.name} (python) S 1 {'0 ' * 9}{round(self.own_s * 100)} 0 0 0 {'0 ' * 30}\n")
+        pressure = self.proc / "pressure"
+        if self.has_pressure:
+            pressure.mkdir(exist_ok=True)
+            (pressure / "cpu").write_text(
+                f"some avg10=0.00 avg60=0.00 avg300=0.00 total={round(self.pressure_s * 1e6)}\n"
+            )
+
+    def use(
+        self, seconds: float, own: float = 0.0, others: float = 0.0, steal: float = 0.0, pressure: float = 0.0
+    ) -> None:
+        """Let time pass in which so many CPUs are used by us and by others, stolen, and waited for (0 to 1)."""
+        self.busy_s += (own + others) * seconds
+        self.own_s += own * seconds
+        self.steal_s += steal * seconds
+        self.pressure_s += pressure * seconds
+        self.advance(seconds)
 
     def advance(self, seconds: float) -> None:
         self.clock.now += seconds

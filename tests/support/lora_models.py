@@ -13,6 +13,7 @@ from lorakit.lora import apply_lora
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])  # (2 texts, 5 tokens)
 LABELS = torch.tensor([[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]])
 LABEL_NAMES = ["O", *(f"{kind}-{name}" for name in ("DNA", "RNA", "protein", "line", "type") for kind in "BI")]
+QUERY_VALUE = {"r": 8, "lora_alpha": 16, "target_modules": None}  # small adapters, whatever the defaults are
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
@@ -52,18 +53,18 @@ def perturb(model: nn.Module) -> None:
 
 
 def trained_roberta(**options: object) -> nn.Module:
-    """An adapted labelled RoBERTa whose trained parameters have moved."""
-    model = apply_lora(labelled_roberta(), **options)
+    """A labelled RoBERTa, adapted as QUERY_VALUE and the options say, whose trained parameters have moved."""
+    model = apply_lora(labelled_roberta(), **QUERY_VALUE | options)
     perturb(model)
     return model
 
 
 def two_adapters(first: dict, second: dict) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
-    """A model with trained adapters "default" and "second" (active), and the output of each."""
-    model = apply_lora(tiny_roberta(), **first)
+    """A model with trained adapters "default" and "second" (active), and the output of each; see QUERY_VALUE."""
+    model = apply_lora(tiny_roberta(), **QUERY_VALUE | first)
     perturb(model)
     one = logits(model)
-    apply_lora(model, **second, adapter_name="second")
+    apply_lora(model, **QUERY_VALUE | second, adapter_name="second")
     perturb(model)
     return model, one, logits(model)
 

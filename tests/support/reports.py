@@ -35,6 +35,18 @@ def mode_values(
     }  # fmt: skip
 
 
+CROWDED = {
+    "share": 0.31,
+    "note": "other processes used 31 % of the CPUs during this run: times and energy are not comparable",
+}
+
+
+def crowd(record: dict[str, Any], mode: str = "lora") -> dict[str, Any]:
+    """Let other processes use the machine during a mode's run; returns the record."""
+    record["modes"][mode]["energy"]["contention"] = CROWDED
+    return record
+
+
 def change(run: Path, edit: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     """Edit a run's comparison.json in place; returns the record."""
     path = run / "comparison.json"

@@ -27,6 +27,7 @@ from transformers import AutoTokenizer
 
 import lorakit
 from lorakit.adapters.storage import save_adapter
+from lorakit.cli.measured_training import Contestant, train_in_turns
 from lorakit.nn.weights import whole
 from lorakit.training import distributed, engine, graphs, layout
 from lorakit.training.checkpoint import load_checkpoint
@@ -374,7 +375,26 @@ def fail(part, folder):
             (folder / "gave-up").touch()
 
 
-TOGETHER = (curves, in_parts, compiled, evaluation, not_a_number, resume, disk, stop)
+def in_turns(folder: Path) -> dict[str, Any]:
+    """Both modes in turns, and each alone, with dropout."""
+    contestants, facts = {}, {"alone": {}, "in turns": {}}
+    for mode in ("full", "lora"):
+        model, place = make(mode, dropout=0.1), folder / "turns" / mode / "alone"
+        train(place, model, save_every=4)
+        facts["alone"][mode] = [digest(whole_weights(model)), timeless_if_main(place)]
+        config = quick(batch_size=8, output_dir=folder / "turns" / mode, log_every=1, save_every=4)
+        tokenizer = AutoTokenizer.from_pretrained(MINI)
+        contestants[mode] = Contestant(make(mode, dropout=0.1), tokenizer, DATA, config)
+    train_in_turns(contestants)
+    for mode, one in contestants.items():
+        log = timeless_if_main(folder / "turns" / mode)
+        for line in log or ():
+            line.pop("power_w", None)  # only in measured runs
+        facts["in turns"][mode] = [digest(whole_weights(one.model)), log]
+    return facts
+
+
+TOGETHER = (curves, in_parts, in_turns, compiled, evaluation, not_a_number, resume, disk, stop)
 FATAL = (out_of_memory, raises, hangs)
 
 

@@ -264,3 +264,9 @@ def test_two_nodes_of_one_process_train_as_one_node_of_two(facts, tmp_path):
         assert agent.returncode == 0, err[-3000:]
     found = json.loads((tmp_path / "facts.json").read_text())["one_curve"]
     assert found == [rank[CURVES[0]] for rank in facts["curves"]]
+
+
+def test_models_that_take_turns_on_two_ranks_equal_those_trained_alone(facts):
+    for mine in facts["in_turns"]:
+        assert mine["in turns"] == mine["alone"]
+    assert facts["in_turns"][0]["in turns"]["full"][1] != []  # the first rank's log
