@@ -193,7 +193,7 @@ def report(summary: dict[str, object]) -> list[str]:
     rows = [
         [
             f"{row['settings']}, {row['seeds']} seeds",
-            f"{row['true_difference']:.3f}",
+            f"{row['true_difference'] + 0:.3f}",
             f"{row['seed_sd']:g} ({row[how]['sd_seeds'] / 2**0.5:.4f})",
             how,
             *(f"{100 * row[how]['verdicts'][name]:.1f} %" for name in VERDICTS),

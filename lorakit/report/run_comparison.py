@@ -297,7 +297,7 @@ def verdict_sentence(first: str, second: str, found: Difference) -> str:
             EQUAL: "they are equal within the margin",
             CANNOT_TELL: "cannot tell either",
         }[found.models]
-        more = "" if found.more_seeds is None else f"; at least {_seeds(found.more_seeds)} more per side"
+        more = "" if found.more_seeds is None else f"; at least {_more_seeds(found.more_seeds)} per side"
         return f"cannot tell: one seed on a side does not show the spread between seeds{more}. Of these models: {alone}"
     if found.verdict == EQUAL:
         return f"{second} and {first} are equal within the margin"
@@ -305,11 +305,11 @@ def verdict_sentence(first: str, second: str, found: Difference) -> str:
         return f"{second} is {found.verdict} than {first}"
     if found.more_seeds is None:
         return "cannot tell, and more seeds would not: the test set has too few sentences for so small a difference"
-    return f"cannot tell; {_seeds(found.more_seeds)} more per side would, if the difference stays"
+    return f"cannot tell; {_more_seeds(found.more_seeds)} per side would, if the difference stays"
 
 
-def _seeds(count: int) -> str:
-    return f"{count} seed" if count == 1 else f"{count} seeds"
+def _more_seeds(count: int) -> str:
+    return f"{count} more seed" if count == 1 else f"{count} more seeds"
 
 
 # For people ----------------------------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def test_a_file_of_another_run_than_the_scores_beside_it_is_refused(seeds):
 
 
 @pytest.mark.parametrize("margin", [0.0, -0.1, 1.0, float("nan")])
-def test_a_margin_that_is_none_is_refused(seeds, margin):
+def test_a_margin_out_of_range_is_refused(seeds, margin):
     refused(seeds, "it must be a difference of F1 above 0 and below 1", margin=margin)
 
 

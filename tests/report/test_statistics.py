@@ -11,6 +11,8 @@ from lorakit.report.statistics import (
     CANNOT_TELL,
     EQUAL,
     WORSE,
+    Plan,
+    Spread,
     compare_f1,
     f1_interval,
     mean_interval,
@@ -106,12 +108,16 @@ def test_the_verdict_follows_from_the_interval(low, high, margin, verdict):
     assert verdict_of(low, high, margin) == verdict
 
 
-def test_more_seeds_are_as_many_as_then_tell():
-    """The estimates of five seeds a side say how many would do; that many with the same spread do."""
-    draw = np.random.default_rng(1)
-    scored = score_runs(runs_of(*(0.70 + draw.normal(0, 0.02, 5)), *(0.73 + draw.normal(0, 0.02, 5)), sentences=4000))
-    found = compare_f1(scored, {i: i for i in range(3)}, {10 + i: 5 + i for i in range(3)})
-    assert found.verdict == CANNOT_TELL and 0 < found.more_seeds < 100
+@pytest.mark.parametrize(
+    ("value", "margin", "verdict"), [(0.006, None, BETTER), (-0.006, None, WORSE), (0.0, 0.004, EQUAL)]
+)
+@pytest.mark.parametrize("sides", [1, 2])
+def test_more_seeds_are_the_fewest_that_tell(value, margin, verdict, sides):
+    plan = Plan(value, 4e-6, (Spread(3, 2e-5, 5e-6),) * sides, margin)
+    more = plan.more_seeds()
+    assert more > 1
+    assert verdict_of(*plan.interval(more), margin) == verdict
+    assert verdict_of(*plan.interval(more - 1), margin) == CANNOT_TELL
 
 
 def test_no_number_of_seeds_makes_up_for_too_few_sentences():
