@@ -19,6 +19,7 @@ setup(
         "transformers>=5.17",
         "datasets>=3.0",
         "seqeval>=1.2.2",
+        "scipy>=1.15",  # intervals and the bootstrap of lorakit compare
         "nvidia-ml-py>=12",  # provides the module pynvml; the package named pynvml is its deprecated shell
         "psutil>=5.9",
         "safetensors>=0.5",

@@ -1,4 +1,4 @@
-"""The `lorakit` command: fine-tune, score, predict, count parameters, measure energy, report."""
+"""The `lorakit` command: fine-tune, score, predict, count parameters, measure energy, report, compare."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from lorakit.cli.parser import Parser
 
 # Each is a file of this folder with `add_parser`. They are imported by name, as `lorakit` imports its public names, so
 # the import graph ends in the commands: no layer is added on top of them by this table.
-COMMANDS = ("train", "evaluate", "predict", "params", "energy", "report")
+COMMANDS = ("train", "evaluate", "predict", "params", "energy", "report", "compare")
 EXAMPLES = """examples:
   lorakit train --model roberta-base --dataset path/to/corpus --output-dir runs/mine
   lorakit evaluate --adapter runs/mine/adapter --dataset path/to/corpus
@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   lorakit energy doctor                     show what can be measured here, and how to enable the rest
   lorakit energy merge node-*.jsonl         add up nodes or restarts
   lorakit report runs/bionlp                write an HTML page about a run, or about several side by side
+  lorakit compare runs/bionlp               say whether LoRA is better, worse or equal, or that one cannot tell
 
 lorakit COMMAND --help shows the flags of a command.
 """

@@ -7,7 +7,10 @@ UNKNOWN = "not recorded"
 
 @dataclass(frozen=True)
 class Cell:
-    """A number as shown (`text`) and exactly (`value`, None for words); `kind` says how an energy was obtained."""
+    """A number as shown (`text`) and exactly (`value`).
+
+    `value` is None where there is no number, and "" for words; `kind` says how an energy was obtained.
+    """
 
     text: str
     value: str | None = None

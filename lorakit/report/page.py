@@ -22,6 +22,7 @@ from lorakit.report.charts import energy_chart, f1_chart, loss_chart, top_of, ty
 from lorakit.report.comparison import contention_note
 from lorakit.report.costs import Cost, cost_to_reach, f1_goals
 from lorakit.report.palette import DARK, LIGHT, RUNS
+from lorakit.report.run_comparison import SCORES, compare_runs, contention_lines, pair_rows, side_rows
 from lorakit.report.runs import COMPONENTS, Run, Source, read_sources
 from lorakit.report.svg import titled
 from lorakit.report.tables import MARK, METRICS, WHY_PEFT_COUNTS_MORE, contention_notes, metric
@@ -30,6 +31,7 @@ TEMPLATE = Path(__file__).with_name("page.html")
 SECTIONS = (
     ("summary", "At a glance"),
     ("scores", "Scores"),
+    ("comparison", "Comparison"),
     ("curves", "Learning curves"),
     ("energy", "Energy"),
     ("types", "Entity types"),
@@ -112,6 +114,7 @@ def make_page(sources: Sequence[Source], goals: Sequence[float] = ()) -> str:
         svg=lambda chart: Markup(titled(chart.svg, chart.name, chart.title, chart.description)),
         cards=[_card(run, i) for i, run in enumerate(own)],
         score_tables=[table for split in ("validation", "test") if (table := _score_table(runs, split))],
+        comparison=_comparison(sources),
         curves=[chart for chart in (f1_chart(own), loss_chart(own)) if chart],
         energy_table=_energy_table(runs),
         energy_notes=_energy_notes(own),
@@ -184,6 +187,41 @@ def _score_table(runs: Sequence[Run], split: str) -> Table | None:
         (Group("Default mode", tuple(rows[False])), Group("Strict IOB2", tuple(rows[True]))),
         title=f"{split.capitalize()} set",
     )
+
+
+def _comparison(sources: Sequence[Source]) -> Mapping[str, Any]:
+    """What `lorakit compare` says of the runs, or why it says nothing."""
+    runs = [run for source in sources for run in source.runs if not run.published]
+    if len(runs) < 2:
+        return {"why": "There is one run, so there is nothing to compare."}
+    split = "test" if all(run.scores("test") for run in runs) else "validation"
+    try:
+        record = compare_runs([source.folder for source in sources], split)
+    except ValueError as error:
+        return {"why": f"The runs are not compared by sentence: {error}."}
+    sides = Table(
+        "comparison-sides",
+        f"Each side with its 95 % intervals on the {split} set",
+        "",
+        tuple(side["name"] for side in record["sides"]),
+        (Group("Runs that differ only in the seed form a side", side_rows(record)),),
+    )
+    pairs = [
+        Table(
+            f"comparison-{number}",
+            pair["name"],
+            "",
+            (pair["name"], "verdict"),
+            (Group("Difference or ratio", pair_rows(pair)),),
+        )
+        for number, pair in enumerate(record["comparisons"], start=1)
+    ]
+    verdicts = [
+        f"{pair['name']}, {SCORES[mode]}: {found['sentence']}."
+        for pair in record["comparisons"]
+        for mode, found in pair["f1"].items()
+    ]
+    return {"sides": sides, "pairs": pairs, "notes": verdicts + contention_lines(record)}
 
 
 def _energy_table(runs: Sequence[Run]) -> Table:

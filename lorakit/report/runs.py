@@ -49,6 +49,7 @@ class Run:
         evaluations: its evaluation lines on the validation set, one per epoch.
         energy: its energy over time; empty without a journal.
         published: it only holds figures published elsewhere (the study's).
+        folder: of its log; None if there is no log.
     """
 
     label: str
@@ -58,6 +59,7 @@ class Run:
     evaluations: tuple[Mapping[str, Any], ...] = ()
     energy: tuple[EnergyPoint, ...] = ()
     published: bool = False
+    folder: str | None = None
 
     def scores(self, split: str) -> Mapping[str, Any] | None:
         """The scores on a split as comparison.json has them; None if nothing was recorded."""
@@ -160,7 +162,7 @@ def _read_run(folder: Path, label: str, mode: str, values: Mapping[str, Any] | N
     if values is None:
         values = _values_from(validation, evaluations, folder / JOURNAL)
     steps = tuple(line for line in lines if line.get("event") == "step")
-    return Run(label, mode, values, steps, validation, energy)
+    return Run(label, mode, values, steps, validation, energy, folder=str(folder))
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:

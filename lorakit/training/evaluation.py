@@ -19,7 +19,7 @@ from lorakit.nn.kernels import faster_products
 from lorakit.training.distributed import all_sum, rank, world_size
 from lorakit.training.dry_run import keep_modes
 from lorakit.training.layout import first_position, layout_for
-from lorakit.training.metrics import Scores, score_classes
+from lorakit.training.metrics import Scores, SentenceCounts, count_by_sentence, score_classes
 from lorakit.training.precision import autocast_for
 
 EVALUATION_TOKENS = 4096  # real tokens per batch
@@ -126,11 +126,19 @@ def evaluate_split(
     model: nn.Module, split: EncodedSplit, precision: str = "auto", between: Between = lambda done, total: None
 ) -> Scores:
     """Score a token classifier on a split; see `evaluate`."""
+    return score_split(model, split, precision, between)[0]
+
+
+def score_split(
+    model: nn.Module, split: EncodedSplit, precision: str = "auto", between: Between = lambda done, total: None
+) -> tuple[Scores, SentenceCounts]:
+    """Score a token classifier on a split, and count the entities of each sentence; see `evaluate`."""
     predicted, _, loss = tag_split(model, split, precision, between)
     encoded, starts = split.encoded, split.encoded.words >= 0
     gold = np.empty(len(predicted), np.int64)
     gold[encoded.words[starts]] = encoded.labels[starts]
-    return score_classes(gold, predicted, encoded.sentence_lengths, label_names(model), loss / max(1, len(gold)))
+    sides = (gold, predicted, encoded.sentence_lengths, label_names(model))
+    return score_classes(*sides, loss / max(1, len(gold))), count_by_sentence(*sides)
 
 
 def tag_words(

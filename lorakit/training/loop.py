@@ -31,17 +31,18 @@ from lorakit.training.evaluation import (
     Tokenizer,
     encode_split,
     encode_tagged,
-    evaluate_split,
     label_names,
+    score_split,
 )
 from lorakit.training.frozen_layer_cache import FrozenLayerCache
 from lorakit.training.graphs import CompiledEngine, CudaGraphEngine
 from lorakit.training.interleaving import steps_per_turn
 from lorakit.training.layout import layout_for, training_layout
-from lorakit.training.metrics import Scores
+from lorakit.training.metrics import Scores, SentenceCounts
 from lorakit.training.optimizer import build_optimizer, rate_of
 from lorakit.training.precision import autocast_for, frozen_in_half
 from lorakit.training.preemption import StopRequest
+from lorakit.training.sentences import SplitSentences, digest_of
 from lorakit.training.session import Observe, Session
 from lorakit.training.state import TrainState, random_state, seed_everything, set_random_state
 from lorakit.training.warmup import make_kernels
@@ -257,6 +258,7 @@ class Trainer:
                     scores = evaluator.score("validation", self.session)
                     self.session.evaluated("validation", state.counters.epoch, scores)
                     state.keep_if_best(scores.to_json())
+                    evaluator.keep_counts(best=state.counters.best_epoch == state.counters.epoch)
                 else:
                     state.counters.best_epoch = state.counters.epoch
                 state.next_epoch()
@@ -266,6 +268,8 @@ class Trainer:
             if evaluator.has("test"):
                 self.test = evaluator.score("test", self.session)
                 self.session.evaluated("test", state.counters.best_epoch, self.test)
+            if config.output_dir:
+                self.session.write_sentences(evaluator.splits_of_best(self.session))
 
     def train_epoch(self, pause_every: int | None = None) -> Iterator[None]:
         """Take the epoch's steps, or those that a resumed run has left; yields after every `pause_every` steps."""
@@ -361,6 +365,8 @@ class Evaluator:
     def __init__(self, model: nn.Module, tokenizer: Tokenizer, data: NerData, layout: Layout, precision: str) -> None:
         self.model, self.tokenizer, self.data, self.layout, self.precision = model, tokenizer, data, layout, precision
         self.splits: dict[str, EncodedSplit] = {}
+        self.counts: dict[str, SentenceCounts] = {}  # of the last evaluation of each split
+        self.best_validation: SentenceCounts | None = None
 
     def has(self, split: str) -> bool:
         """Whether the corpus has sentences in this split."""
@@ -376,7 +382,28 @@ class Evaluator:
                 show(done, total)
                 session.after_batch(done, total)
 
-            return evaluate_split(self.model, self.splits[split], self.precision, between)
+            scores, self.counts[split] = score_split(self.model, self.splits[split], self.precision, between)
+        return scores
+
+    def keep_counts(self, best: bool) -> None:
+        """Keep the counts of the last validation if its epoch is the best so far."""
+        if best:
+            self.best_validation = self.counts["validation"]
+
+    def splits_of_best(self, session: Session) -> dict[str, SplitSentences]:
+        """The counts by sentence of the best epoch, whose weights the model has and which the test set was scored with.
+
+        A run that was resumed after its best epoch scores the validation set again.
+        """
+        if self.has("validation") and self.best_validation is None:
+            self.score("validation", session)
+            self.best_validation = self.counts["validation"]
+        counts = {"validation": self.best_validation, "test": self.counts.get("test")}
+        return {
+            split: SplitSentences(digest_of(getattr(self.data, split)), found)
+            for split, found in counts.items()
+            if found is not None
+        }
 
 
 def build_engine(name: str, forward_backward: ForwardBackward, table: TokenTable) -> StepEngine:

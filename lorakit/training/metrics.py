@@ -8,10 +8,10 @@ Entities are counted here, on arrays of classes, because seqeval takes longer th
 than O, B-… and I-… still go to seqeval itself, which knows more schemes and warns about invalid tags.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,6 +60,27 @@ class Scores:
         types = ("by_type", "strict_by_type")
         rows = {key: {name: EntityScores(**row) for name, row in record.get(key, {}).items()} for key in types}
         return Scores(**{**record, "strict": EntityScores(**record["strict"]), **rows})
+
+
+@dataclass(frozen=True)
+class SentenceCounts:
+    """Entities of each sentence: columns found (true positives), predicted and gold; their sums give a split's scores.
+
+    Attributes:
+        default: in seqeval's default mode, integers of shape (sentences, 3).
+        strict: the same in strict IOB2.
+    """
+
+    default: np.ndarray
+    strict: np.ndarray
+
+    def total(self, mode: str) -> EntityScores:
+        """The scores of the whole split.
+
+        Args:
+            mode: "default" or "strict".
+        """
+        return entity_scores(*getattr(self, mode).sum(0).tolist())
 
 
 def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], loss: float | None = None) -> Scores:
@@ -111,15 +132,12 @@ def score_classes(
             f"cannot score {len(predicted)} predicted against {len(gold)} gold words in sentences of "
             f"{sentence_lengths.sum()} words; the three must be the same number, at least one"
         )
-    used = np.flatnonzero(np.bincount(gold, minlength=len(labels)) + np.bincount(predicted, minlength=len(labels)))
-    if not all(_is_iob2(labels[number]) for number in used):
+    if not _all_iob2(gold, predicted, labels):
         ends = np.cumsum(sentence_lengths)[:-1]
         return score_by_seqeval(*(_names(side, ends, labels) for side in (gold, predicted)), loss)
-    first = np.zeros(len(gold), bool)
-    first[(np.cumsum(sentence_lengths) - sentence_lengths)[sentence_lengths > 0]] = True
-    # conlleval takes the type after the first hyphen, seqeval's IOB2 strips hyphens; both call an empty one "_"
-    default = count_entities(gold, predicted, first, labels, [tag[2:] or "_" for tag in labels], strict=False)
-    strict = count_entities(gold, predicted, first, labels, [tag[1:].strip("-") or "_" for tag in labels], strict=True)
+    first = _first_words(sentence_lengths)
+    default = count_entities(gold, predicted, first, labels, default_types(labels), strict=False)
+    strict = count_entities(gold, predicted, first, labels, strict_types(labels), strict=True)
     overall = _micro(default)
     same = np.array([labels.index(tag) for tag in labels])  # several classes may have the same tag
     return Scores(
@@ -134,8 +152,58 @@ def score_classes(
     )
 
 
+def count_by_sentence(
+    gold: np.ndarray, predicted: np.ndarray, sentence_lengths: np.ndarray, labels: Sequence[str]
+) -> SentenceCounts:
+    """Count the entities of each sentence; the arguments are those of `score_classes`, which gives the sums' scores."""
+    if not _all_iob2(gold, predicted, labels):
+        ends = np.cumsum(sentence_lengths)[:-1]
+        return _count_by_seqeval(*(_names(side, ends, labels) for side in (gold, predicted)))
+    first = _first_words(sentence_lengths)
+    sentence = np.repeat(np.arange(len(sentence_lengths)), sentence_lengths)
+
+    def counts(types: list[str], strict: bool) -> np.ndarray:
+        matches = match_entities(gold, predicted, first, labels, types, strict)
+        starts = (matches.found, matches.predicted, matches.gold)
+        return np.stack([np.bincount(sentence[at], minlength=len(sentence_lengths)) for at in starts], axis=1)
+
+    return SentenceCounts(counts(default_types(labels), False), counts(strict_types(labels), True))
+
+
+def default_types(labels: Sequence[str]) -> list[str]:
+    """The entity type of each tag in seqeval's default mode, conlleval's: what follows the first hyphen."""
+    return [tag[2:] or "_" for tag in labels]
+
+
+def strict_types(labels: Sequence[str]) -> list[str]:
+    """The entity type of each tag in strict IOB2, for which seqeval strips hyphens."""
+    return [tag[1:].strip("-") or "_" for tag in labels]
+
+
+def _first_words(sentence_lengths: np.ndarray) -> np.ndarray:
+    """Whether each word starts a sentence."""
+    first = np.zeros(sentence_lengths.sum(), bool)
+    first[(np.cumsum(sentence_lengths) - sentence_lengths)[sentence_lengths > 0]] = True
+    return first
+
+
+def _all_iob2(gold: np.ndarray, predicted: np.ndarray, labels: Sequence[str]) -> bool:
+    used = np.flatnonzero(np.bincount(gold, minlength=len(labels)) + np.bincount(predicted, minlength=len(labels)))
+    return all(_is_iob2(labels[number]) for number in used)
+
+
 def _is_iob2(tag: str) -> bool:
     return tag in ("O", "B", "I") or tag.startswith(("B-", "I-"))
+
+
+class Matches(NamedTuple):
+    """Which words start an entity, a bool per word, and the type of each word as a number."""
+
+    found: np.ndarray  # a gold entity that was predicted with the same words and type
+    predicted: np.ndarray
+    gold: np.ndarray
+    predicted_type: np.ndarray
+    gold_type: np.ndarray
 
 
 def count_entities(
@@ -151,6 +219,17 @@ def count_entities(
         types: the entity type of each class; that of O does not matter.
         strict: count only entities that start with B-.
     """
+    names = list(dict.fromkeys(types))
+    found, guessed, wanted, guessed_kind, kind = match_entities(gold, predicted, first, labels, types, strict)
+    counts = (np.bincount(kinds, minlength=len(names)) for kinds in (kind[found], guessed_kind[guessed], kind[wanted]))
+    rows = zip(names, *(column.tolist() for column in counts), strict=True)
+    return {name: row for name, *row in rows if any(row)}
+
+
+def match_entities(
+    gold: np.ndarray, predicted: np.ndarray, first: np.ndarray, labels: Sequence[str], types: list[str], strict: bool
+) -> Matches:
+    """Find the entities of both sides and those that agree; the arguments are those of `count_entities`."""
     names = list(dict.fromkeys(types))
     kind_of = np.array([names.index(name) for name in types])
     letter_of = np.array(["OBI".index(tag[0]) if _is_iob2(tag) else 0 for tag in labels])
@@ -168,9 +247,7 @@ def count_entities(
     (kind, length), (guessed_kind, guessed_length) = sides
     wanted, guessed = length > 0, guessed_length > 0
     found = wanted & (length == guessed_length) & (kind == guessed_kind)
-    counts = (np.bincount(kinds, minlength=len(names)) for kinds in (kind[found], guessed_kind[guessed], kind[wanted]))
-    rows = zip(names, *(column.tolist() for column in counts), strict=True)
-    return {name: row for name, *row in rows if any(row)}
+    return Matches(found, guessed, wanted, guessed_kind, kind)
 
 
 def _micro(counts: Mapping[str, tuple[int, int, int]]) -> EntityScores:
@@ -216,3 +293,18 @@ def score_by_seqeval(gold: list[list[str]], predicted: list[list[str]], loss: fl
         by_type={name: row for name, row in default.items() if not name.endswith(" avg")},
         strict_by_type={name: row for name, row in strict.items() if not name.endswith(" avg")},
     )
+
+
+def _count_by_seqeval(gold: list[list[str]], predicted: list[list[str]]) -> SentenceCounts:
+    """The same counts, from seqeval's own lists of entities."""
+    from seqeval.metrics.sequence_labeling import get_entities
+    from seqeval.scheme import IOB2, Entities
+
+    def strict_entities(tags: list[str]) -> list[tuple[Any, ...]]:
+        return [entity.to_tuple() for entity in Entities([tags], IOB2).entities[0]]
+
+    def counts(entities_of: Callable[[list[str]], Sequence[tuple[Any, ...]]]) -> np.ndarray:
+        pairs = [(set(entities_of(tags)), set(entities_of(guess))) for tags, guess in zip(gold, predicted, strict=True)]
+        return np.array([(len(wanted & guessed), len(guessed), len(wanted)) for wanted, guessed in pairs])
+
+    return SentenceCounts(counts(get_entities), counts(strict_entities))

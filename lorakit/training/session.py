@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -13,11 +14,12 @@ from torch import Tensor
 from lorakit.data.packing import Plan
 from lorakit.training.checkpoint import Checkpointer
 from lorakit.training.config import TrainConfig
-from lorakit.training.distributed import rank, world_size
+from lorakit.training.distributed import is_main, rank, world_size
 from lorakit.training.logger import TrainingLog
 from lorakit.training.metrics import Scores
 from lorakit.training.preemption import Preempted, StopAgreement, StopRequest
 from lorakit.training.progress import ProgressBars
+from lorakit.training.sentences import NAME, RunSentences, SplitSentences, settings_of, write_sentences
 from lorakit.training.state import TrainState
 
 GIVE_UP_AFTER = 20  # steps in a row without a finite gradient; fp16 needs up to about 16 to find its scale
@@ -117,6 +119,17 @@ class Session:
     def evaluated(self, split: str, epoch: int, scores: Scores) -> None:
         """Log an evaluation."""
         self.log.evaluation(split, epoch, self.state.counters.step, scores)
+
+    def write_sentences(self, splits: Mapping[str, SplitSentences]) -> None:
+        """Write sentences.json; a disk that cannot take it does not end the training."""
+        if not is_main():
+            return
+        config, identity = self.config, self.checkpointer.identity
+        run = RunSentences(config.seed, self.state.counters.best_epoch, settings_of(config, identity), splits)
+        try:
+            write_sentences(Path(config.output_dir), run)
+        except OSError as error:
+            self.log.problem(f"{NAME} could not be written ({error}); this run cannot be compared by sentence")
 
     def count_compiling(self, plan: Plan, seconds: float) -> None:
         """Count time spent compiling or recording a shape separately from that of training."""

@@ -22,7 +22,7 @@ SCRIPTS = [
 ]
 COMMANDS = [
     "lorakit", "lorakit train", "lorakit evaluate", "lorakit predict", "lorakit params", "lorakit energy",
-    "lorakit energy run", "lorakit energy doctor", "lorakit energy merge", "lorakit report",
+    "lorakit energy run", "lorakit energy doctor", "lorakit energy merge", "lorakit report", "lorakit compare",
 ]  # fmt: skip
 DIFFERENT = {  # flag: how it differs between commands, each for a reason
     "--mode": {"default"},  # the example compares the modes, `lorakit train` trains an adapter
@@ -32,6 +32,7 @@ DIFFERENT = {  # flag: how it differs between commands, each for a reason
     "--learning-rate": {"help", "default"},
     "--output-dir": {"help", "default", "type"},  # of a run, or of a small example's adapter
     "--output": {"help"},  # without it `predict` prints, `report` writes report.html
+    "--split": {"choices"},  # runs are scored on two of the three
     "--json": {"help"},  # `energy run` leaves standard output to the command it runs
 }
 

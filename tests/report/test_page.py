@@ -12,8 +12,10 @@ import pytest
 
 from lorakit.report.comparison import STUDY
 from lorakit.report.page import make_page, write_page
+from lorakit.report.run_comparison import compare_runs
 from lorakit.report.runs import read_sources
 from tests.support.reports import CROWDED, HOSTILE, RECORDED, change, crowd, figures_of
+from tests.support.sentence_runs import make_run
 from tests.support.tiny import ROOT
 
 EMPTY = {"meta", "link", "br", "img", "input", "hr", "use", "path", "rect"}
@@ -160,6 +162,21 @@ def test_what_was_not_recorded_is_called_so(run):
     ):  # fmt: skip
         assert sentence in page
     assert figures_of(page, "energy-table")["Energy (Wh): CPU"] == [(None, "not recorded")] * 2 + [(None, "–")]
+
+
+def test_runs_with_their_counts_by_sentence_are_compared(tmp_path):
+    folders = [make_run(tmp_path / str(seed), {"full": 0.75, "lora": 0.6}, seed) for seed in range(3)]
+    page = make_page(read_sources(folders))
+    record = compare_runs(folders)
+    ((value, text), (_, verdict)) = figures_of(page, "comparison-1")["Difference or ratio: F1"]
+    assert (value, verdict) == (record["comparisons"][0]["f1"]["default"]["value"], "worse")
+    assert "[−0." in text and "LoRA − full, F1: LoRA is worse than full." in page
+    assert make_page(read_sources(folders)) == page
+
+
+def test_runs_without_their_counts_by_sentence_say_why_they_are_not_compared(page):
+    assert "The runs are not compared by sentence: " in page and "has no sentences.json" in page
+    assert "There is one run, so there is nothing to compare." in make_page(read_sources([RECORDED / "lora"]))
 
 
 def test_the_study_is_shown_beside_ours_with_what_it_published(run):

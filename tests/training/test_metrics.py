@@ -10,7 +10,14 @@ from seqeval.metrics import v1 as strict_mode
 from seqeval.scheme import IOB2
 
 from lorakit.data.corpus import read_ner
-from lorakit.training.metrics import EntityScores, count_entities, entity_scores, score, score_classes
+from lorakit.training.metrics import (
+    EntityScores,
+    count_by_sentence,
+    count_entities,
+    entity_scores,
+    score,
+    score_classes,
+)
 
 TAGS = ["O", "B-a", "I-a", "B-b", "I-b"]
 # names with hyphens, no name, only an end of one; the two modes read some of these differently
@@ -56,6 +63,45 @@ def test_equals_seqeval_to_the_last_bit_in_both_modes(pairs):
     gold = [[a for a, _ in sentence] for sentence in pairs]
     guess = [[b for _, b in sentence] for sentence in pairs]
     assert_equals_seqeval(gold, guess)
+
+
+def as_classes(gold, guess, labels):
+    flat = [np.array([labels.index(tag) for tags in side for tag in tags], int) for side in (gold, guess)]
+    return *flat, np.array([len(tags) for tags in gold]), labels
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.sampled_from((TAGS, ODD)).flatmap(sentences))
+def test_counts_by_sentence_sum_to_seqevals_scores_and_are_those_of_each_sentence_alone(pairs):
+    gold = [[a for a, _ in sentence] for sentence in pairs]
+    guess = [[b for _, b in sentence] for sentence in pairs]
+    counts = count_by_sentence(*as_classes(gold, guess, TAGS + ODD))
+    (default, _), (strict, _) = oracle(gold, guess)
+    assert (counts.total("default"), counts.total("strict")) == (default, strict)
+    for number, (tags, guesses) in enumerate(zip(gold, guess, strict=True)):
+        alone = count_by_sentence(*as_classes([tags], [guesses], TAGS + ODD))
+        assert counts.default[number].tolist() == alone.default[0].tolist()
+        assert counts.strict[number].tolist() == alone.strict[0].tolist()
+
+
+def test_counts_by_sentence_of_the_real_test_set_sum_to_its_scores(bionlp2004):
+    data = read_ner(bionlp2004)
+    draw = np.random.default_rng(0)
+    gold = [list(sentence.tags) for sentence in data.test]
+    guess = [[str(draw.choice(data.labels)) if draw.random() < 0.05 else tag for tag in tags] for tags in gold]
+    counts = count_by_sentence(*as_classes(gold, guess, list(data.labels)))
+    (default, _), (strict, _) = oracle(gold, guess)
+    assert counts.default.shape == counts.strict.shape == (3_856, 3)
+    assert (counts.total("default"), counts.total("strict")) == (default, strict)
+
+
+@pytest.mark.filterwarnings("ignore:.*seems not to be NE tag")
+def test_counts_by_sentence_of_other_schemes_are_seqevals():
+    gold, guess = [["Bx", "O"], ["B-a", "I-a"], []], [["Bx", "B-a"], ["B-a", "O"], []]
+    counts = count_by_sentence(*as_classes(gold, guess, ["O", "Bx", "B-a", "I-a"]))
+    assert counts.default.tolist() == [[1, 2, 1], [0, 1, 1], [0, 0, 0]]
+    assert counts.total("default").f1 == score(gold[:2], guess[:2]).f1
+    assert counts.total("strict") == score(gold[:2], guess[:2]).strict
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
