@@ -3,112 +3,55 @@
     data = read_ner("corpus")      # data.train[0].words == ("IL-2", "gene"), .tags == ("B-DNA", "I-DNA")
 
 A source is one of:
-    a folder    train, valid (validation, dev, devel, val) and test files, in the folder or in its subfolder `dataset`;
-                `label.json` beside them, {label: id}, is optional unless tags are numbers
-    a file      one such file, all of which becomes `train`
+    a folder    train, valid (validation, dev, devel, val) and test files, in the folder or in its subfolder `dataset`
+                (`split_files` has all names); `label.json` beside them, {label: id}, is needed where tags are numbers
+    a file      one such file, or a folder that is one (brat), all of which becomes `train`
     a hub id    "owner/name", a str that is not a local path: the only case that uses the network
 
-The ending of a file tells its format (READERS): JSON lines (`formats.json_lines`) or columns (`formats.conll`).
-
-Tags are always returned as IOB2; other schemes (`tags`) are converted. With `scheme=None` a scheme is accepted only if
-*every* tag of all splits obeys it: bioes if E-, S-, L- or U- occurs in the tags or label.json; otherwise iob2 if no
-entity begins with I-, or else iob1 if no B- is where iob1 needs I-. A corpus with an entity cannot obey both of the
-last two. A corpus that obeys none is an error that names the first place. If the scheme is named, such a corpus is read
-anyway, as seqeval reads it, and `notes` says how many tags broke the scheme.
+`formats.registry` finds the format by content. `schemes` brings tags to IOB2. `alignment` turns spans into tags and
+accounts for every span that it moves or leaves out.
 """
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from lorakit._files import check_regular
+from lorakit.data.alignment import tag_documents
 from lorakit.data.formats import hub
-from lorakit.data.formats.conll import read_conll
-from lorakit.data.formats.json_lines import TAG_COLUMNS, read_json_lines, read_labels, read_record
-from lorakit.data.formats.text import Row
-from lorakit.data.tags import SCHEMES, check_labels, irregular, split_tag, to_iob2
+from lorakit.data.formats.datasets import read_rows
+from lorakit.data.formats.json_lines import read_labels
+from lorakit.data.formats.label_names import KEY as CLASS_LABELS
+from lorakit.data.formats.record import Document, Note, Reading
+from lorakit.data.formats.registry import ENDINGS, format_named, format_of, recognised
+from lorakit.data.label_map import check_label_map
+from lorakit.data.ner_data import NerData, Sentence, join
+from lorakit.data.partition import parse_shares, partition
+from lorakit.data.schemes import as_iob2, iob2_labels, rename_tags, scheme_named, used_tags
+from lorakit.data.split_files import SPLIT_NAMES, SplitFiles, split_files
+from lorakit.data.written import DEFAULTS, CorpusOptions, Read, Written, lines_of
 
-READERS: dict[str, Callable[[Path, Sequence[str] | None], Iterator[Row]]] = {
-    ".json": read_json_lines,
-    ".jsonl": read_json_lines,
-    ".tsv": read_conll,
-    ".txt": read_conll,
-    ".iob2": read_conll,
-    ".conll": read_conll,
-    ".bio": read_conll,
-}
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("valid", "validation", "dev", "devel", "val"),
-    "test": ("test",),
-}
+MOST_BYTES = 1 << 32  # of a file, which is read into memory
 
 
-class Sentence(NamedTuple):
-    """Words and one IOB2 tag per word. A word may be empty or odd: it keeps its place.
+def read_ner(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    scheme: str | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    layer: str | None = None,
+    label_map: Mapping[str, str | None] | None = None,
+    shares: str | None = None,
+    seed: int = 0,
+    offsets: str | None = None,
+) -> NerData:
+    """Read a corpus from a folder, a file or the hub, or several corpora as one.
 
-    Example:
-        from lorakit.data.corpus import Sentence
-        sentence = Sentence(words=("IL-2", "gene"), tags=("B-DNA", "I-DNA"))
-        sentence.words[0], sentence.tags[0]  # ('IL-2', 'B-DNA')
-
-    Attributes:
-        words: the words of one sentence.
-        tags: as many tags: "O", or "B-" or "I-" and an entity type.
-    """
-
-    words: tuple[str, ...]
-    tags: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class NerData:
-    """A corpus for named-entity recognition, as `read_ner` returns it.
-
-    Example:
-        from lorakit.data.corpus import NerData, Sentence
-        sentence = Sentence(("IL-2", "gene"), ("B-DNA", "I-DNA"))
-        data = NerData(train=(sentence,), validation=(), test=(), labels=("O", "B-DNA", "I-DNA"), source="made here")
-        len(data.train), data.notes  # (1, ())
-
-    Attributes:
-        train: the training sentences.
-        validation: those that choose the best epoch; empty if the source has no such split.
-        test: those that are scored once, at the end; empty if the source has no such split.
-        labels: every IOB2 label in the order of its id: label.json's order, else "O" and then B-X, I-X by sorted type.
-        source: what was read, as the caller named it.
-        notes: what to know about it: tags converted or repaired, splits missing, sentences without words dropped.
-    """
-
-    train: tuple[Sentence, ...]
-    validation: tuple[Sentence, ...]
-    test: tuple[Sentence, ...]
-    labels: tuple[str, ...]
-    source: str
-    notes: tuple[str, ...] = ()
-
-
-class Written(NamedTuple):
-    """A corpus as its source has it.
-
-    Attributes:
-        splits: the rows of each split, by its name in NerData.
-        labels: in the order of the source's ids and in its own scheme; None where tags are strings.
-        notes: what to know about it.
-    """
-
-    splits: dict[str, list[Row]]
-    labels: tuple[str, ...] | None
-    notes: list[str]
-
-
-def read_ner(source: str | os.PathLike[str], scheme: str | None = None) -> NerData:
-    """Read a corpus from a folder, a file or the hub.
-
-    A folder holds train, dev and test files (train.json, valid.tsv, ...), either JSON lines of tokens and tags or one
-    word and its tag per line, with a blank line after each sentence. IOB2, IOB1 and BIOES or BILOU tags are recognised.
+    A folder holds train, dev and test files (train.json, valid.tsv, eng.testa, ...). The format is found from their
+    content: columns of words and tags, JSON lines of tokens and tags, Parquet, and those of annotation tools
+    (docs/corpora.md lists all). IOB2, IOB1, BIOES, BILOU, BMES and tags without prefixes are recognised.
 
     Example:
         import lorakit
@@ -118,188 +61,263 @@ def read_ner(source: str | os.PathLike[str], scheme: str | None = None) -> NerDa
         data.train[2].words[:4], data.train[2].tags[:4]  # ('The', 'dose', 'of', 'digoxin'), ('O', 'O', 'O', 'B-DRUG')
 
     Args:
-        source: a path, or a hub id "owner/name" (a str; used only if no such path exists).
-        scheme: how the tags are written: "iob2", "iob1" or "bioes". None detects it from the tags and raises if they
-            obey no scheme.
+        source: a path, or a hub id "owner/name" (a str; used only if no such path exists); or a list of them, whose
+            splits are joined and whose labels are united.
+        scheme: how the tags are written: "iob2", "iob1", "bioes" or another name of one of these ("bilou", "bmes",
+            "io"). None detects it from the tags and raises if they obey no scheme.
+        columns: where the words and tags are in a table: {"word": "2", "tag": "3"}, counted from 1, or their names.
+        layer: "outer" or "inner": which of nested entities to keep, and which of two columns of tags to read.
+        label_map: entity type -> its new name, or None to drop its entities.
+        shares: "80/10/10": divide a corpus without splits into train, validation and test by these shares; sentences of
+            one document stay together.
+        seed: shuffles the documents for `shares`.
+        offsets: "characters", "utf-16" or "bytes": how the annotation tool counts, where its files do not tell.
 
     Returns:
-        The corpus; `notes` says what was converted, repaired, dropped or missing.
+        The corpus; `notes` says what was converted, repaired, dropped, left out or missing.
 
     Raises:
         ValueError: with the file and the line: a missing or unreadable file, not UTF-8, invalid JSON, a line of one
-            column, an unknown tag, different numbers of tokens and tags, an empty split, tags that obey no scheme. For
-            a hub id: the answer of each route, and what to do without network.
+            column, an unknown tag, different numbers of tokens and tags, an empty split, tags that obey no scheme,
+            columns that cannot be told apart. For a hub id: the answer of each route, and what to do without network.
     """
-    if scheme is not None and scheme not in SCHEMES:
-        raise ValueError(f"unknown scheme {scheme!r}; it is one of {', '.join(SCHEMES)}, or None to detect it")
-    written = _read_source(source)
-    used_scheme = scheme or _detect(written, str(source))
-    splits, notes = _to_iob2(written, used_scheme)
-    labels = _iob2_labels(written, {tag for rows in splits.values() for row in rows for tag in row.tags})
-    if written.labels is not None and labels != written.labels:
-        notes.append("label.json's ids do not fit iob2 and were renumbered")
+    options = CorpusOptions(scheme, columns, layer, label_map, shares, seed, offsets)
+    return join([as_sentences(corpus, str(name), options) for name, corpus in read_written(source, options)])
+
+
+def read_written(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], options: CorpusOptions = DEFAULTS
+) -> list[tuple[str, Written]]:
+    """The documents of each corpus, with tags in IOB2 and the types of the label map renamed.
+
+    Raises:
+        ValueError: as for `read_ner`.
+    """
+    sources = [source] if isinstance(source, str | os.PathLike) else list(source)
+    if not sources:
+        raise ValueError("no corpus is given; give a folder, a file or a hub id")
+    corpora = [(os.fspath(one), _in_iob2(_read_source(one, options), os.fspath(one), options)) for one in sources]
+    if options.label_map:
+        check_label_map(options.label_map, {kind for _, corpus in corpora for kind in _types(corpus)})
+        corpora = [(name, _renamed(corpus, options.label_map)) for name, corpus in corpora]
+    return corpora
+
+
+def as_sentences(corpus: Written, source: str, options: CorpusOptions = DEFAULTS) -> NerData:
+    """The tagged sentences of a corpus that `read_written` returned.
+
+    Raises:
+        ValueError: `shares` are given, but the corpus has splits; or a type has white space in its name.
+    """
+    check_types(corpus)
+    notes: list[Note] = []
+    splits: dict[str, list[Document]] = {}
+    dropped = 0
+    for split, documents in corpus.splits.items():
+        sentences, found = tag_documents(documents, options.layer)
+        notes += found
+        splits[split] = [sentence for sentence in sentences if sentence.words]
+        dropped += len(sentences) - len(splits[split])
+    said = [*corpus.notes, *lines_of(notes)]
+    said += [f"dropped: {dropped} sentence{'s' * (dropped != 1)} without words"] if dropped else []
+    if options.shares is not None:
+        splits, about = partition(splits, parse_shares(options.shares), options.seed, source)
+        said = [note for note in said if " split: " not in note and " is train: " not in note] + [about]
+    labels = iob2_labels(splits, corpus.labels)
+    if corpus.labels is not None and labels != corpus.labels:
+        said.append("label.json's ids do not fit iob2 and were renumbered")
+    parts = {split: tuple([Sentence(d.words, d.tags or ()) for d in there]) for split, there in splits.items()}
     return NerData(
-        train=splits.get("train", ()),
-        validation=splits.get("validation", ()),
-        test=splits.get("test", ()),
+        train=parts.get("train", ()),
+        validation=parts.get("validation", ()),
+        test=parts.get("test", ()),
         labels=labels,
-        source=str(source),
-        notes=(*written.notes, *notes),
+        source=source,
+        notes=tuple(said),
     )
 
 
 # Sources -------------------------------------------------------------------------------------------------------------
 
 
-def _read_source(source: str | os.PathLike[str]) -> Written:
+def _read_source(source: str | os.PathLike[str], options: CorpusOptions) -> Written:
     if not os.fspath(source):
         raise ValueError("the name of the corpus is empty; give a folder, a file or a hub id")
     path = Path(source)
-    if path.is_dir():
-        return _read_folder(path)
+    if path.is_dir() and not recognised(path):
+        return _read_folder(path, options)
     if path.exists():
-        labels = read_labels(path.parent)
-        return Written({"train": _read_file(path, labels)}, labels, [f"all of {path} is train: a file has no splits"])
+        _check_kind(path)
+        notes = [f"all of {path} is train: a {'folder of documents' if path.is_dir() else 'file'} has no splits"]
+        return _read_files({"train": [path]}, _labels_beside(path.parent), notes, options)
     if isinstance(source, str) and _looks_like_hub_id(source):
-        return read_hub(source)
+        return read_hub(source, options=options)
     raise ValueError(f"{source}: no such file or folder (nor is it a hub id, which is a str 'owner/name')")
 
 
-def _read_file(path: Path, labels: tuple[str, ...] | None) -> list[Row]:
-    if path.suffix.lower() not in READERS:
-        raise ValueError(f"{path}: unknown ending {path.suffix!r}; a corpus file ends in {' '.join(READERS)}")
-    rows = list(READERS[path.suffix.lower()](path, labels))
-    if not any(row.words for row in rows):
-        raise ValueError(f"{path}: empty: it holds no sentence")
-    return rows
-
-
-def _split_files(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for split, names in SPLIT_NAMES.items():
-        files = sorted(
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in READERS and path.stem.lower() in names and path.is_file()
-        )
-        if len(files) > 1:
-            listed = " and ".join(path.name for path in files)
-            raise ValueError(f"{folder}: {listed} are all {split} files; keep one")
-        if files:
-            found[split] = files[0]
-    return found
-
-
-def _read_folder(folder: Path) -> Written:
-    files = _split_files(folder)
-    if not files and (folder / "dataset").is_dir():  # a copy of a hub repository of the tner family
+def _read_folder(folder: Path, options: CorpusOptions) -> Written:
+    found = _split_files(folder)
+    if "train" not in found.splits and (folder / "dataset").is_dir():  # a copy of a hub repository of the tner family
         folder = folder / "dataset"
-        files = _split_files(folder)
-    if "train" not in files:
+        found = _split_files(folder)
+    if "train" not in found.splits:
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
-        raise ValueError(f"{folder}: no train file (train.json, train.tsv, ...); the folder holds {there}")
-    labels = read_labels(folder)
-    notes = [f"no {split} split: {folder} has no such file" for split in SPLIT_NAMES if split not in files]
-    return Written({split: _read_file(path, labels) for split, path in files.items()}, labels, notes)
+        raise ValueError(
+            f"{folder}: no train file (train.json, train.tsv, eng.train, ...); the folder holds {there}; rename the "
+            "training file, or give a file instead of the folder"
+        )
+    missing = [f"no {split} split: {folder} has no such file" for split in SPLIT_NAMES if split not in found.splits]
+    written = _read_files(found.splits, _labels_beside(folder), [*missing, *found.notes], options)
+    return written._replace(unused=found.unused)
+
+
+def _labels_beside(folder: Path) -> tuple[str, ...] | None:
+    if (folder / "label.json").exists():
+        _check_kind(folder / "label.json")
+    return read_labels(folder)
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse, before it is opened, what cannot be a corpus: a pipe, a device, a folder of no format, a huge file.
+
+    Raises:
+        ValueError: with the path.
+    """
+    if path.is_dir() and recognised(path):
+        return
+    try:
+        check_regular(path, MOST_BYTES)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _split_files(folder: Path) -> SplitFiles:
+    return split_files(folder, ENDINGS, lambda path: recognised(path) is not None)
+
+
+def _read_files(
+    files: Mapping[str, Sequence[Path]], labels: tuple[str, ...] | None, notes: list[str], options: CorpusOptions
+) -> Written:
+    """The documents of the files of each split; what the training files show holds for the others."""
+    agreed: dict[str, Any] = {}
+    reading = Reading(labels, options.columns, options.layer, agreed, options.offsets)
+    splits: dict[str, list[Document]] = {}
+    read: list[Read] = []
+    for split, paths in files.items():
+        splits[split] = []
+        for path in paths:
+            _check_kind(path)
+            try:
+                form, evidence = format_of(path)
+            except RecursionError as error:  # the readers look at the first JSON value of a file
+                raise ValueError(f"{path}: invalid JSON: brackets are nested too deeply") from error
+            if read and form.name != read[0].format:
+                raise ValueError(
+                    f"{path}: is {form.about}, but {read[0].path} is {format_named(read[0].format).about}; a corpus has"
+                    " one format: write one of them in the format of the other with lorakit data convert, and move the"
+                    " original out of the folder"
+                )
+            documents = list(form.read(path, reading))
+            if not any(document.words or document.text for document in documents):
+                why = "; ".join(lines_of([note for document in documents for note in document.notes]))
+                raise ValueError(f"{path}: empty: it holds no sentence{why and f': {why}'}")
+            splits[split] += documents
+            read.append(Read(str(path), split, form.name, evidence))
+    return Written(splits, labels or agreed.get(CLASS_LABELS), notes, tuple(read))
 
 
 def read_hub(
     name: str,
     snapshot_download: Callable[..., str] | None = None,
     load_dataset: Callable[..., Mapping[str, Any]] | None = None,
+    options: CorpusOptions = DEFAULTS,
 ) -> Written:
     """Read a corpus of the hub; `formats.hub.fetch` has the routes, the arguments and what is raised."""
     stems = ["label", *(stem for names in SPLIT_NAMES.values() for stem in names)]
-    patterns = [f"{folder}{stem}{end}" for folder in ("", "dataset/") for stem in stems for end in READERS]
+    patterns = [f"{folder}{stem}{end}" for folder in ("", "dataset/") for stem in stems for end in ENDINGS]
     fetched = hub.fetch(name, patterns, _has_train_file, snapshot_download, load_dataset)
-    return _read_folder(fetched) if isinstance(fetched, Path) else _read_dataset(name, fetched)
+    return _read_folder(fetched, options) if isinstance(fetched, Path) else _read_splits(name, fetched, options)
 
 
 def _has_train_file(folder: Path) -> bool:
-    return any("train" in _split_files(path) for path in (folder, folder / "dataset") if path.is_dir())
+    return any("train" in _split_files(path).splits for path in (folder, folder / "dataset") if path.is_dir())
 
 
-def _read_dataset(name: str, loaded: Mapping[str, Any]) -> Written:
+def _read_splits(name: str, loaded: Mapping[str, Any], options: CorpusOptions) -> Written:
+    """The splits of a `datasets.DatasetDict`."""
     if "train" not in loaded:
         raise ValueError(f"{name}: no split 'train'; it has {', '.join(loaded)}")
-    features = loaded["train"].features
-    column, labels = hub.tag_column(features, TAG_COLUMNS)
-    if labels is not None:
-        check_labels(labels, name)
-    splits: dict[str, list[Row]] = {}
+    agreed: dict[str, Any] = {}
+    reading = Reading(columns=options.columns, layer=options.layer, agreed=agreed)
+    splits: dict[str, list[Document]] = {}
     for split in SPLIT_NAMES:
         if split in loaded:
-            records = loaded[split].select_columns([key for key in ("tokens", column) if key in features])
-            splits[split] = [
-                read_record(record, labels, f"{name} {split}:{i}") for i, record in enumerate(records, start=1)
-            ]
-            if not any(row.words for row in splits[split]):
+            splits[split] = list(read_rows(loaded[split], reading, f"{name} {split}"))
+            if not any(document.words for document in splits[split]):
                 raise ValueError(f"{name}: split {split!r} is empty")
+    labels = agreed.get(CLASS_LABELS)
     notes = [f"no {split} split: {name} has none" for split in SPLIT_NAMES if split not in splits]
-    return Written(splits, labels, notes)
+    files = tuple(Read(f"{name} {split}", split, "hub", "a dataset of the hub") for split in splits)
+    return Written(splits, labels, notes, files)
 
 
 def _looks_like_hub_id(source: str) -> bool:
-    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source)) and not source.endswith(tuple(READERS))
+    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source)) and not source.endswith(ENDINGS)
 
 
-# Schemes -------------------------------------------------------------------------------------------------------------
+# Tags and types ------------------------------------------------------------------------------------------------------
 
 
-def _detect(written: Written, source: str) -> str:
-    """The scheme that every tag of every split obeys (see the top of the file)."""
-    rows = [row for split in written.splits.values() for row in split]
-    used = {tag for row in rows for tag in row.tags}.union(written.labels or ())
-    prefixes = {split_tag(tag)[0] for tag in used}
-    candidates = ("bioes",) if prefixes & {"E", "S"} else ("iob2", "iob1")
-    breaks: list[str] = []
-    for scheme in candidates:
-        places = [(row, i) for row in rows for i in irregular(row.tags, scheme)]
-        if not places:
-            return scheme
-        row, i = places[0]
-        breaks.append(
-            f"{len(places)} tags break {scheme}, the first at {row.place}, word {i + 1} of the sentence: "
-            f"{row.words[i]!r} {row.tags[i]}"
-        )
-    raise ValueError(
-        f"{source}: the tags obey no scheme: {'; '.join(breaks)}. Name the scheme to read them anyway: "
-        f"{' or '.join(f'scheme={scheme!r}' for scheme in candidates)}"
-    )
+def _in_iob2(written: Written, source: str, options: CorpusOptions) -> Written:
+    scheme = options.scheme and scheme_named(options.scheme)
+    splits, labels, notes = as_iob2(written.splits, written.labels, source, scheme)
+    return written._replace(splits=splits, labels=labels, notes=[*written.notes, *notes])
 
 
-def _to_iob2(written: Written, scheme: str) -> tuple[dict[str, tuple[Sentence, ...]], list[str]]:
-    """The sentences of each split, and notes about what was converted, repaired and dropped."""
-    splits: dict[str, tuple[Sentence, ...]] = {}
-    broken = changed = dropped = 0
-    for split, rows in written.splits.items():
-        sentences = []
-        for row in rows:
-            if not row.words:
-                dropped += 1
-                continue
-            try:
-                tags = to_iob2(row.tags, scheme)
-            except ValueError as error:
-                raise ValueError(f"{row.place}: {error}; read with another scheme=") from error
-            broken += len(irregular(row.tags, scheme))
-            changed += sum(old != new for old, new in zip(row.tags, tags, strict=True))
-            sentences.append(Sentence(row.words, tags))
-        splits[split] = tuple(sentences)
-    notes = []
-    if scheme != "iob2":
-        notes.append(f"read as {scheme}: {changed} tags converted to iob2")
-    if broken:
-        notes.append(f"repaired: {broken} tags broke scheme {scheme} and were read as seqeval reads them")
-    if dropped:
-        notes.append(f"dropped: {dropped} sentences without words")
-    return splits, notes
+def _types(written: Written) -> set[str]:
+    types = {tag[2:] for tag in used_tags(written.splits).union(written.labels or ()) if tag != "O"}
+    return types | {span.label for there in written.splits.values() for document in there for span in document.spans}
 
 
-def _iob2_labels(written: Written, used: set[str]) -> tuple[str, ...]:
-    """The source's own order if its labels are IOB2 and hold every tag used; otherwise O and B-X, I-X by type."""
-    own = written.labels or ()
-    if own and used.issubset(own) and {split_tag(label)[0] for label in own} <= {"O", "B", "I"}:
-        return own
-    kinds = sorted({split_tag(label)[1] for label in used.union(own)} - {""})
-    return ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
+def _renamed(written: Written, table: Mapping[str, str | None]) -> Written:
+    """The corpus with the types of the table renamed, or left out where the table has None."""
+    counts = dict.fromkeys(table, 0)
+
+    def rename(document: Document) -> Document:
+        if document.tags is not None:
+            for tag in document.tags:
+                if tag[:2] == "B-" and tag[2:] in counts:
+                    counts[tag[2:]] += 1
+            return document._replace(tags=rename_tags(document.tags, table))
+        kept = []
+        for span in document.spans:
+            if span.label in counts:
+                counts[span.label] += 1
+            new = table.get(span.label, span.label)
+            kept += [] if new is None else [span._replace(label=new)]
+        return document._replace(spans=tuple(kept))
+
+    splits = {split: [rename(document) for document in there] for split, there in written.splits.items()}
+    labels = written.labels and tuple(dict.fromkeys(rename_tags(written.labels, table)))
+    notes = [
+        f"label map: {count:,} {old} {'left out' if table[old] is None else f'renamed {table[old]}'}"
+        for old, count in counts.items()
+    ]
+    return written._replace(splits=splits, labels=labels, notes=[*written.notes, *notes])
+
+
+def check_types(written: Written) -> None:
+    """Refuse a type with white space in its name, which no file of columns could hold.
+
+    Raises:
+        ValueError: with the place of the first, and the fix.
+    """
+    bad = {kind for kind in _types(written) if any(character.isspace() for character in kind)}
+    for document in (document for there in written.splits.values() if bad for document in there):
+        named = [(tag[2:], "") for tag in document.tags or ()] + [(span.label, span.id) for span in document.spans]
+        for kind, name in named:
+            if kind in bad:
+                raise ValueError(
+                    f"{document.place}{name and f', {name}'}: the type {kind!r} has a space in its name; rename it with"
+                    f" a label map (--label-map) from {kind!r} to {'_'.join(kind.split())!r}"
+                )

@@ -16,11 +16,13 @@ hundred of them as with thousands. There a batch is computed in parts, whose gra
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lorakit.data.masks import Masks
 from lorakit.data.tokenization import IGNORE, Encoded
 
 MAX_PADDING = 0.05  # of the real tokens
@@ -67,7 +69,7 @@ class Step:
     """One rank's part of an optimizer step."""
 
     micros: list[Plan]  # micro-batches, or parts of them, in the order they go through the model
-    targets: int  # words that count in the loss, over all ranks and micro-batches
+    targets: float  # what the loss is divided by, over all ranks and micro-batches: the words that count in it
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,10 @@ class Layout:
         first_position: position id of a sentence's first token: padding_idx + 1 = 2 in RoBERTa's family, otherwise 0.
         pad_token_id: the token that fills a row up.
         packing: False gives each window a row of its own.
-        additive_mask: the dtype in which eager attention *adds* its mask (a bool would be added as 0 and 1); None for
-            sdpa, which takes bools.
+        masks: what keeps attention inside a sentence.
+        by_length: without packing, only windows of equal length share a batch, so that nothing is padded.
+        shortest: the model cannot read fewer tokens than this at once.
+        reason: why a model that was to be packed is not.
         rows: a packed batch has this many rows; None: as many as packing finds best.
         row_length: tokens a row should have; None: the shortest rows that packing finds.
         unit: a packed batch's width is a multiple of this many tokens.
@@ -90,22 +94,36 @@ class Layout:
     first_position: int
     pad_token_id: int
     packing: bool = True
-    additive_mask: torch.dtype | None = None
+    masks: Masks = Masks()
+    by_length: bool = False
+    shortest: int = 1
+    reason: str | None = None
     rows: int | None = None
     row_length: int | None = None
     unit: int = 1
     part_length: int | None = None
     parts: int = 1
 
-    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+    def inputs(self, batch: Batch) -> dict[str, Any]:
         """The model's keyword arguments for a batch."""
         if not self.packing:
             return {"input_ids": batch.input_ids, "attention_mask": (batch.segments >= 0).long()}
-        mask = (batch.segments[:, :, None] == batch.segments[:, None, :]).unsqueeze(1)  # (rows, 1, width, width)
-        if self.additive_mask is not None:
-            lowest = torch.finfo(self.additive_mask).min
-            mask = torch.zeros(mask.shape, dtype=self.additive_mask, device=mask.device).masked_fill_(~mask, lowest)
-        return {"input_ids": batch.input_ids, "attention_mask": mask, "position_ids": batch.position_ids}
+        masks = self.masks.inputs(batch.segments)
+        return {"input_ids": batch.input_ids, **masks, "position_ids": batch.position_ids}
+
+
+def check_lengths(encoded: Encoded, layout: Layout) -> None:
+    """Refuse a corpus with a sentence that is too short for the model.
+
+    Raises:
+        ValueError: naming its length.
+    """
+    fewest = int(encoded.lengths.min(initial=layout.shortest))
+    if fewest < layout.shortest:
+        raise ValueError(
+            f"a sentence has {fewest} tokens, special tokens included, and this model takes at least {layout.shortest}:"
+            " leave out the shortest sentences, or join them to their neighbours"
+        )
 
 
 class TokenTable:
@@ -116,6 +134,7 @@ class TokenTable:
     """
 
     def __init__(self, encoded: Encoded, layout: Layout, device: torch.device | str = "cpu") -> None:
+        check_lengths(encoded, layout)
         lengths, count = encoded.lengths, len(encoded.ids)
         assert count < 2**31, "indices are int32"
         starts = np.repeat(encoded.offsets[:-1], lengths)
@@ -138,10 +157,7 @@ class TokenTable:
 
     def batch(self, plan: Plan) -> Batch:
         """The batch of a plan, on the table's device."""
-        source = plan.source
-        if self.values.is_cuda and not source.is_cuda:
-            source = source.pin_memory()  # otherwise the copy would wait for the device's running work
-        batch = self.look_up(source.to(self.values.device, non_blocking=True))
+        batch = self.look_up(without_waiting(plan.source, self.values.device))
         if not plan.counts:
             batch.labels.fill_(IGNORE)
             batch.words.fill_(-1)
@@ -150,6 +166,13 @@ class TokenTable:
     def look_up(self, source: Tensor) -> Batch:
         """The batch of the tokens at these indices, (rows, width), which are on the table's device."""
         return Batch(*self.values.index_select(1, source.flatten()).long().view(-1, *source.shape))
+
+
+def without_waiting(values: Tensor, device: torch.device) -> Tensor:
+    """The values on a device, without waiting for the work that runs there."""
+    if device.type == "cuda" and not values.is_cuda:
+        values = values.pin_memory()  # a copy from other memory would wait
+    return values.to(device, non_blocking=True)
 
 
 # Packing -------------------------------------------------------------------------------------------------------------
@@ -190,7 +213,12 @@ def pack(lengths: Sequence[int], row_length: int | None = None, unit: int = 1) -
 
 
 def _width(rows: list[list[int]], lengths: Sequence[int], unit: int) -> int:
-    return -(-max(sum(lengths[i] for i in row) for row in rows) // unit) * unit
+    return round_up(max(sum(lengths[i] for i in row) for row in rows), unit)
+
+
+def round_up(length: int, unit: int) -> int:
+    """The next multiple of `unit`."""
+    return -(-length // unit) * unit
 
 
 def with_few_shapes(layout: Layout, encoded: Encoded, batch_size: int, unit: int) -> Layout:
@@ -220,20 +248,24 @@ def plan_batch(encoded: Encoded, windows: Sequence[int], layout: Layout, counts:
         layout: the model's, from `lorakit.training.layout`.
         counts: False makes a batch of weight 0, for a rank that has nothing to do in a step.
     """
-    offsets, lengths = encoded.offsets, [int(encoded.offsets[w + 1] - encoded.offsets[w]) for w in windows]
+    lengths = [int(encoded.offsets[w + 1] - encoded.offsets[w]) for w in windows]
     if not layout.packing:
         rows = [[i] for i in range(len(windows))]
     else:
         rows = balance(lengths, layout.rows) if layout.rows else pack(lengths, layout.row_length, layout.unit)
-    width = _width(rows, lengths, layout.unit)
-    source = torch.full((len(rows), width), len(encoded.ids), dtype=torch.int32)
-    cells = source.numpy()  # the same memory
-    for row, items in enumerate(rows):
-        indices = np.concatenate(
-            [np.arange(0), *(np.arange(offsets[windows[i]], offsets[windows[i] + 1]) for i in items)]
-        )
-        cells[row, : len(indices)] = indices
-    return Plan(source, sum(lengths) if counts else 0, counts)
+    plan = place_rows(encoded, [[windows[i] for i in row] for row in rows], layout.unit)
+    return plan if counts else Plan(plan.source, 0, counts)
+
+
+def place_rows(encoded: Encoded, rows: Sequence[Sequence[int]], unit: int) -> Plan:
+    """The plan of a batch with these windows in its rows, whose width is a multiple of `unit`."""
+    offsets = encoded.offsets
+    widths = [sum(int(offsets[w + 1] - offsets[w]) for w in row) for row in rows]
+    source = torch.full((len(rows), round_up(max(widths), unit)), len(encoded.ids), dtype=torch.int32)
+    for cells, row in zip(source.numpy(), rows, strict=True):  # the same memory
+        indices = np.concatenate([np.arange(0), *(np.arange(offsets[w], offsets[w + 1]) for w in row)])
+        cells[: len(indices)] = indices
+    return Plan(source, sum(widths))
 
 
 def collate(
@@ -266,6 +298,7 @@ def epoch_steps(
     rank: int = 0,
     world_size: int = 1,
     first_step: int = 0,
+    shares: np.ndarray | None = None,
 ) -> Iterator[Step]:
     """One rank's share of every optimizer step of an epoch; all ranks together see every window exactly once.
 
@@ -279,10 +312,11 @@ def epoch_steps(
         rank: this process, from 0.
         world_size: processes that train together.
         first_step: steps of the epoch to skip, because a resumed run has done them.
+        shares: what each window adds to a step's targets; None for the number of its words.
     """
     order, size = epoch_order(len(encoded), seed, epoch), batch_size * accumulate * world_size
     lengths = encoded.lengths
-    targets = np.add.reduceat(encoded.labels != IGNORE, encoded.offsets[:-1])
+    targets = np.add.reduceat(encoded.labels != IGNORE, encoded.offsets[:-1]) if shares is None else shares
     for start in range(first_step * size, len(order), size):
         chosen = order[start : start + size]
         shares = balance(lengths[chosen].tolist(), accumulate * world_size)
@@ -290,32 +324,39 @@ def epoch_steps(
         micros = []
         for share in mine:
             if len(share):
-                parts = balance(lengths[share].tolist(), min(layout.parts, len(share)))
-                micros += [plan_batch(encoded, share[part], layout) for part in parts]
+                micros += [plan_batch(encoded, share[part], layout) for part in _parts(lengths[share], layout)]
             else:
                 micros.append(plan_batch(encoded, chosen[:1], layout, counts=False))
-        yield Step(micros, targets=int(targets[chosen].sum()))
+        yield Step(micros, targets=targets[chosen].sum().item())
+
+
+def _parts(lengths: np.ndarray, layout: Layout) -> list[list[int]]:
+    """The parts in which a micro-batch of windows of these lengths is computed."""
+    if layout.by_length:
+        return [np.flatnonzero(lengths == length).tolist() for length in np.unique(lengths)]
+    return balance(lengths.tolist(), min(layout.parts, len(lengths)))
 
 
 def sorted_batches(encoded: Encoded, layout: Layout, tokens: int, rank: int = 0, world_size: int = 1) -> Iterator[Plan]:
     """One rank's batches of all windows, longest first, each of at most `tokens` real tokens (or one window)."""
-    for group in _sorted_groups(encoded, tokens)[rank::world_size]:
+    for group in sorted_groups(encoded, layout, tokens)[rank::world_size]:
         yield plan_batch(encoded, group, layout)
 
 
-def batch_count(encoded: Encoded, tokens: int, world_size: int = 1) -> int:
+def batch_count(encoded: Encoded, layout: Layout, tokens: int, world_size: int = 1) -> int:
     """The most batches that any rank gets from `sorted_batches`."""
-    return -(-len(_sorted_groups(encoded, tokens)) // world_size)
+    return -(-len(sorted_groups(encoded, layout, tokens)) // world_size)
 
 
-def _sorted_groups(encoded: Encoded, tokens: int) -> list[list[int]]:
+def sorted_groups(encoded: Encoded, layout: Layout, tokens: int) -> list[list[int]]:
+    """All windows, longest first, in groups of at most `tokens` real tokens (or one window)."""
     groups: list[list[int]] = []
-    room = 0
+    room = before = 0
     for window in np.argsort(-encoded.lengths, kind="stable").tolist():
         length = int(encoded.lengths[window])
-        if length > room:
+        if length > room or layout.by_length and length != before:
             groups.append([])
             room = tokens
         groups[-1].append(window)
-        room -= length
+        room, before = room - length, length
     return groups

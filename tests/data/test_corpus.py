@@ -1,5 +1,6 @@
 """Whole corpora: folders, files and schemes. The tests of each format are in formats/."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_sentences_without_words_are_dropped_and_counted(tmp_path: Path) -> None
     path = write_lines(tmp_path / "corpus.jsonl", ROW, {"tokens": [], "tags": []})
     data = read_ner(path)
     assert len(data.train) == 1
-    assert "dropped: 1 sentences without words" in data.notes
+    assert "dropped: 1 sentence without words" in data.notes
 
 
 def iob1_folder(folder: Path) -> Path:
@@ -163,12 +164,15 @@ def test_a_named_scheme_repairs_and_counts(tmp_path: Path, scheme: str, broken: 
 
 def test_a_named_scheme_without_the_letter_is_refused_with_the_place(tmp_path: Path) -> None:
     path = write_text(tmp_path / "corpus.tsv", "a\tO\n\nb\tS-DNA\nc\tO\n")
-    with pytest.raises(ValueError, match="corpus.tsv:3: tag 'S-DNA' does not exist in scheme 'iob2'; read with"):
+    message = "corpus.tsv:3: tag 'S-DNA' does not exist in scheme 'iob2'; name another one: scheme="
+    with pytest.raises(ValueError, match=message):
         read_ner(path, scheme="iob2")
 
 
 def test_an_unknown_scheme_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown scheme 'iob'; it is one of iob2, iob1, bioes, or None to detect it"):
+    with pytest.raises(
+        ValueError, match="unknown scheme 'iob'; it is one of iob2, iob1, bioes, bio, io, .*, or None to detect it"
+    ):
         read_ner(tmp_path, scheme="iob")
 
 
@@ -182,5 +186,145 @@ def test_a_missing_path_is_named_and_takes_no_network(tmp_path: Path) -> None:
 
 
 def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="corpus.csv: unknown ending '.csv'; a corpus file ends in .json .jsonl .tsv"):
+    with pytest.raises(ValueError, match="corpus.csv: unknown ending '.csv', and no format .* file ends in .*.tsv"):
         read_ner(write_text(tmp_path / "corpus.csv", "a,O\n"))
+
+
+@pytest.mark.parametrize("name", ["train.tsv", "valid.json", "label.json"])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Path.mkdir, "is not a regular file; copy its content into one"),
+        (os.mkfifo, "is not a regular file; copy its content into one"),
+        (lambda path: path.symlink_to("/dev/zero"), "is not a regular file; copy its content into one"),
+        (lambda path: (path.touch(), os.truncate(path, 1 << 33)), "has 8,589,934,592 bytes; at most 4,294,967,296"),
+    ],
+)
+def test_what_is_no_file_of_a_sane_size_is_refused_before_it_is_opened(tmp_path: Path, name, make, message) -> None:
+    """A pipe would be waited for and a device read without end; neither is silently left out."""
+    if name != "train.tsv":
+        (tmp_path / "train.tsv").write_text("IL-2\tB-DNA\n", encoding="utf-8")
+    make(tmp_path / name)
+    for source in (tmp_path, *([tmp_path / name] if name == "train.tsv" and make is not Path.mkdir else [])):
+        with pytest.raises(ValueError, match=f"{name} {message}"):
+            read_ner(source)
+
+
+def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").symlink_to("nowhere")
+    with pytest.raises(ValueError, match="train.tsv: cannot be read: No such file or directory"):
+        read_ner(tmp_path)
+
+
+def test_tags_without_prefixes_are_read_by_label_json(tmp_path: Path) -> None:
+    row = {"tokens": ["a", "b", "c"], "tags": [1, 1, 0]}
+    data = read_ner(write_folder(tmp_path, {"O": 0, "DNA": 1}, train=[row]))
+    assert (data.train[0].tags, data.labels) == (("B-DNA", "I-DNA", "O"), ("O", "B-DNA", "I-DNA"))
+    assert "tags without prefixes (IO): two entities of one type side by side are read as one" in data.notes
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["eng.train", "eng.testa", "eng.testb"],  # CoNLL-2003
+        ["wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated"],
+        ["NER-de-train.tsv", "NER-de-dev.tsv", "NER-de-test.tsv"],  # GermEval
+        ["train", "dev", "test"],  # WikiANN
+        ["train.char.bmes", "dev.char.bmes", "test.char.bmes"],  # ResumeNER
+        ["en_ewt-ud-train.iob2", "en_ewt-ud-dev.iob2", "en_ewt-ud-test.iob2"],  # Universal NER
+        ["train.tsv", "devel.tsv", "test.tsv"],  # MTL-Bioinformatics-2016
+    ],
+)
+def test_splits_go_by_the_names_that_corpora_have(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        write_text(tmp_path / name, f"{name}\tB-DNA\nx\tO\n")
+    write_text(tmp_path / "README.md", "the training data\n")
+    write_text(tmp_path / "train_dev.tsv", "both\tB-DNA\nx\tO\n")
+    data = read_ner(tmp_path)
+    assert [rows[0].words[0] for rows in (data.train, data.validation, data.test)] == names
+
+
+def test_the_gold_file_of_wnut17_is_the_test_split(tmp_path: Path) -> None:
+    for name in ("wnut17train.conll", "emerging.test.conll", "emerging.test.annotated"):
+        write_text(tmp_path / name, f"{name}\tB-DNA\nx\tO\n")
+    data = read_ner(tmp_path)
+    assert data.test[0].words[0] == "emerging.test.annotated"
+    assert "emerging.test.annotated is the test split; not read: emerging.test.conll" in data.notes
+
+
+def test_the_columns_of_one_split_hold_for_the_others(tmp_path: Path) -> None:
+    write_text(tmp_path / "train.txt", "1 EU NNP I-NP I-ORG\n2 says VBZ I-VP O\n")
+    write_text(tmp_path / "test.txt", "5 EU NNP I-NP I-ORG\n")
+    data = read_ner(tmp_path)
+    assert (data.train[0].words, data.test[0].words) == (("EU", "says"), ("EU",))
+
+
+def test_ontonotes_is_read_with_its_outer_brackets(tmp_path: Path) -> None:
+    row = "bc/x 0 {} {} NN (TOP* - - - A {} -\n"
+    rows = [("the", "(ORG*"), ("Bank", "*"), ("of", "*"), ("Rome", "(GPE))"), ("said", "*")]
+    text = "".join(row.format(i, word, cell) for i, (word, cell) in enumerate(rows))
+    path = write_text(tmp_path / "x.conll", "#begin document (bc/x); part 000\n" + text + "\n#end document\n")
+    data = read_ner(path)
+    assert data.train[0].tags == ("B-ORG", "I-ORG", "I-ORG", "I-ORG", "O")
+    assert any(note.startswith("inside another annotation, left out") for note in data.notes)
+    assert read_ner(path, layer="inner").train[0].tags == ("O", "O", "O", "B-GPE", "O")
+
+
+def test_several_corpora_are_joined_with_the_union_of_their_labels(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    write_text(one / "train.tsv", "a\tB-DNA\n")
+    write_text(other / "train.tsv", "b\tB-RNA\n")
+    write_text(other / "test.tsv", "c\tO\n")
+    data = read_ner([one, other])
+    assert [sentence.words[0] for sentence in data.train] == ["a", "b"]
+    assert len(data.test) == 1
+    assert data.labels == ("O", "B-DNA", "I-DNA", "B-RNA", "I-RNA")
+    assert data.source == f"{one} + {other}"
+
+
+def test_types_are_renamed_merged_and_dropped_by_a_table(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.tsv", "a\tB-DNA\nb\tB-RNA\nc\tI-RNA\nd\tB-cell\n")
+    data = read_ner(path, label_map={"DNA": "NA", "RNA": "NA", "cell": None})
+    assert data.train[0].tags == ("B-NA", "B-NA", "I-NA", "O")
+    assert data.labels == ("O", "B-NA", "I-NA")
+    assert {"label map: 1 RNA renamed NA", "label map: 1 cell left out"} <= set(data.notes)
+    with pytest.raises(ValueError, match="label map: no type cells in the corpus; it has DNA, RNA, cell"):
+        read_ner(path, label_map={"cells": None})
+
+
+def test_a_type_with_a_space_is_refused_and_the_table_is_the_fix(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.tsv", "a\tB-cell line\n")
+    with pytest.raises(ValueError, match="a.tsv:1: the type 'cell line' has a space in its name; .* to 'cell_line'"):
+        read_ner(path)
+    assert read_ner(path, label_map={"cell line": "cell_line"}).train[0].tags == ("B-cell_line",)
+
+
+def test_a_file_is_divided_by_shares(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.tsv", "".join(f"w{i}\tB-DNA\n\n" for i in range(20)))
+    data = read_ner(path, shares="80/10/10", seed=1)
+    assert (len(data.train), len(data.validation), len(data.test)) == (16, 2, 2)
+    assert sorted(s.words[0] for s in (*data.train, *data.validation, *data.test)) == sorted(f"w{i}" for i in range(20))
+    assert data == read_ner(path, shares="80/10/10", seed=1) != read_ner(path, shares="80/10/10", seed=2)
+    assert data.notes == ("divided 80/10/10 with seed 1: 16 train, 2 validation, 2 test sentences",)
+
+
+def test_a_document_is_not_divided(tmp_path: Path) -> None:
+    text = "".join(f"-DOCSTART- O\n\nd{i}\tB-DNA\n\nd{i}\tO\n\n" for i in range(10))
+    data = read_ner(write_text(tmp_path / "a.tsv", text), shares="60/20/20")
+    parts = [{s.words[0] for s in part} for part in (data.train, data.validation, data.test)]
+    assert [len(part) for part in parts] == [6, 2, 2] and len(set.union(*parts)) == 10
+
+
+def test_two_formats_in_a_folder_are_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, train=[ROW])
+    write_text(tmp_path / "test.tsv", "a\tB-DNA\n")
+    with pytest.raises(ValueError, match=r"test.tsv: is a word and its tag per line, but .*train.json is JSON lines"):
+        read_ner(tmp_path)
+
+
+def test_a_bracket_around_one_word_is_an_entity(tmp_path: Path) -> None:
+    row = "bc/x 0 {} {} NN (TOP* - - - A {} -\n"
+    path = write_text(tmp_path / "x.conll", "#begin document (x); part 0\n" + row.format(0, "Rome", "(GPE)"))
+    assert read_ner(path).train[0].tags == ("B-GPE",)

@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lorakit.data.corpus import read_ner
+from lorakit.data.encoding import encode
 from lorakit.data.packing import (
     MAX_PADDING,
     Batch,
@@ -23,7 +24,7 @@ from lorakit.data.packing import (
     steps_per_epoch,
     with_few_shapes,
 )
-from lorakit.data.tokenization import IGNORE, Encoded, encode
+from lorakit.data.tokenization import IGNORE, Encoded
 from lorakit.training.layout import COMPILED_UNIT, UNIT
 from tests.integration.test_mini_corpus import mini
 from tests.support.tiny import LABELS

@@ -11,7 +11,7 @@ from tests.integration.test_bionlp import load_example
 
 # what the rule looks at, mixed with any other character except half surrogates, which are not text
 characters = st.one_of(
-    st.sampled_from(" \n\r\t.:'s-/>=<()%,;A5i\u200b\u00a0\x1c😀é"), st.characters(exclude_categories=["Cs"])
+    st.sampled_from(" \n\r\t.:'s-/>=<()%,;A5i\u200b\u00a0\x1c😀é基か\u3099。"), st.characters(exclude_categories=["Cs"])
 )
 texts = st.text(characters, max_size=24)
 
@@ -47,6 +47,10 @@ def test_the_words_found_are_found_again(text):
     ("text", "words"),
     [
         ("the IL-2 gene (IL2).", "the|IL-2|gene|(|IL2|)|."),
+        ("在IL-2基因中，NF-kB（p65）。", "在|IL-2|基|因|中|，|NF-kB|（|p65|）|。"),
+        ("東京タワー\u3000です", "東|京|タ|ワ|ー|で|す"),
+        ("か\u3099くせい 葛\U000e0100", "か\u3099|く|せ|い|葛\U000e0100"),
+        ("한국 사람은 naïve", "한국|사람은|naïve"),
         ("CD4+ T cells, NF-kappaB and PU.1;", "CD4+|T|cells|,|NF-kappaB|and|PU.1|;"),
         ("(P<0.05) in 50% of p50/p65", "(|P|<|0.05|)|in|50|%|of|p50/p65"),
         ("the patients' 5'-flanking and the gene's 3' end", "the|patients|'|5'-flanking|and|the|gene|'s|3|'|end"),

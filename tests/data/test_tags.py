@@ -2,9 +2,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
-from seqeval.scheme import IOB2, IOBES, Entities
+from seqeval.scheme import IOB1, IOB2, IOBES, Entities
 
-from lorakit.data.tags import Span, check_labels, from_spans, irregular, spans, split_tag, to_iob2
+from lorakit.data.tags import (
+    Span,
+    check_labels,
+    from_spans,
+    in_labels_of,
+    irregular,
+    scheme_of_labels,
+    scheme_of_sentences,
+    spans,
+    split_tag,
+    to_iob2,
+    types_of_labels,
+    well_formed_spans,
+    with_prefixes,
+)
 
 
 @st.composite
@@ -27,18 +41,20 @@ def write_scheme(entities: list[Span], length: int, scheme: str) -> list[str]:
             "iob2": "B" + "I" * (end - start - 1),
             "iob1": ("B" if touches else "I") + "I" * (end - start - 1),
             "bioes": "S" if end - start == 1 else "B" + "I" * (end - start - 2) + "E",
+            "bmes": "S" if end - start == 1 else "B" + "M" * (end - start - 2) + "E",
+            "bmewo": "W" if end - start == 1 else "B" + "M" * (end - start - 2) + "E",
             "bilou": "U" if end - start == 1 else "B" + "I" * (end - start - 2) + "L",
         }[scheme]
         tags[start:end] = [f"{letter}-{kind}" for letter in letters]
     return tags
 
 
-@pytest.mark.parametrize("written", ["iob2", "iob1", "bioes", "bilou"])
+@pytest.mark.parametrize("written", ["iob2", "iob1", "bioes", "bilou", "bmes", "bmewo"])
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(sentence=sentences())
 def test_every_scheme_gives_back_its_entities(written: str, sentence: tuple[list[Span], int]) -> None:
     entities, length = sentence
-    scheme = "bioes" if written == "bilou" else written
+    scheme = written if written in ("iob2", "iob1") else "bioes"
     tags = write_scheme(entities, length, written)
     assert spans(tags, scheme) == entities
     assert irregular(tags, scheme) == []
@@ -87,10 +103,75 @@ def test_a_tag_is_split_into_prefix_and_type_and_bilou_becomes_bioes() -> None:
     assert [split_tag(tag) for tag in ("O", "B-DNA", "U-a-b", "L-DNA")] == [
         ("O", ""), ("B", "DNA"), ("S", "a-b"), ("E", "DNA"),
     ]  # fmt: skip
-    with pytest.raises(ValueError, match="unknown tag 'DNA'; a tag is O or one of B I E S L U, a hyphen and"):
+    with pytest.raises(ValueError, match="unknown tag 'DNA'; a tag is O or one of B I E S L U M W, a hyphen and"):
         split_tag("DNA")
 
 
 def test_labels_need_an_o() -> None:
     with pytest.raises(ValueError, match="label.json: no label 'O'; the labels are B-DNA"):
         check_labels(["B-DNA"], "label.json")
+
+
+LETTERS = {"iob2": "BI", "iob1": "BI", "bioes": "BIES", "bilou": "BILU", "bmes": "BMES", "bmewo": "BMEW"}
+
+
+@pytest.mark.parametrize(("scheme", "oracle"), [("iob2", IOB2), ("iob1", IOB1), ("bioes", IOBES)])
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_well_formed_entities_are_those_of_seqevals_scheme(scheme: str, oracle: type, data: st.DataObject) -> None:
+    choices = ["O", *(f"{letter}-{kind}" for letter in LETTERS[scheme] for kind in ("DNA", "RNA"))]
+    tags = data.draw(st.lists(st.sampled_from(choices), max_size=8))
+    expected = [(entity.tag, entity.start, entity.end) for entity in Entities([tags], oracle).entities[0]]
+    assert well_formed_spans(tags, scheme) == expected
+
+
+@pytest.mark.parametrize("mine", LETTERS)
+@pytest.mark.parametrize("theirs", LETTERS)
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(sentence=sentences())
+def test_tags_are_written_with_the_labels_of_a_tagger(mine: str, theirs: str, sentence: tuple[list[Span], int]) -> None:
+    entities, length = sentence
+    labels = ["O", *(f"{letter}-{kind}" for kind in ("DNA", "protein", "a-b") for letter in LETTERS[mine])]
+    if {mine, theirs} <= {"iob1", "iob2"}:
+        return  # their labels are the same, so the tags stay
+    expected = write_scheme(entities, length, "iob2" if mine == "iob1" else mine)
+    tags = write_scheme(entities, length, theirs)
+    assert list(in_labels_of(tags, labels)) == expected
+
+
+def test_the_scheme_of_a_tagger_is_that_of_its_labels_or_else_of_its_sentences() -> None:
+    assert scheme_of_labels(["O", "B-a", "I-a", "B-b"]) == "iob2"
+    assert scheme_of_labels(["O", "I-a", "I-b", "B-b"]) == "iob1"  # nothing else can begin an a
+    assert scheme_of_labels(["O", "a", "b"]) == "iob1"
+    assert scheme_of_labels(["O", "B-a", "M-a", "E-a", "S-a"]) == scheme_of_labels(["O", "B-a", "U-a"]) == "bioes"
+    assert scheme_of_labels(["O", "B-a", "other"]) is None
+    both = ["O", "B-a", "I-a"]
+    assert scheme_of_sentences(both, [["B-a", "I-a"], ["O"]]) == "iob2"
+    assert scheme_of_sentences(both, [["I-a", "I-a"], ["I-a", "B-a"]]) == "iob1"
+    assert scheme_of_sentences(both, [["I-a"], ["O", "B-a"]]) == "iob2"  # it breaks both
+
+
+@pytest.mark.parametrize(
+    ("labels", "types"),
+    [
+        (["O", "B-protein", "I-protein", "B-DNA"], ["DNA", "protein"]),
+        (["O", "B-cell-line", "I-cell-line"], ["cell-line"]),
+        (["O", "cell-line", "PER"], ["PER", "cell-line"]),
+    ],
+)
+def test_types_of_labels_may_hold_hyphens_with_and_without_prefixes(labels: list[str], types: list[str]) -> None:
+    assert types_of_labels(labels) == types
+
+
+def test_a_corpus_of_bioes_keeps_a_sentence_without_an_end() -> None:
+    labels = ["O", "B-a", "I-a", "E-a", "S-a"]
+    assert in_labels_of(["B-a", "I-a"], labels) == ("B-a", "E-a")
+    assert in_labels_of(["B-a", "I-a"], labels, own="bioes") == ("B-a", "I-a")
+
+
+def test_types_without_prefixes_are_one_entity_as_long_as_they_repeat() -> None:
+    assert with_prefixes(["O", "PER", "LOC"]) == {"O": "O", "PER": "I-PER", "LOC": "I-LOC"}
+    assert with_prefixes(["O", "PER", "B-LOC"]) == {"O": "O", "PER": "PER", "B-LOC": "B-LOC"}
+    assert in_labels_of(["B-PER", "I-PER", "O", "B-LOC"], ["O", "LOC", "PER"]) == ("PER", "PER", "O", "LOC")
+    assert in_labels_of(["B-DNA"], ["O", "LOC", "PER"]) == ("B-DNA",)  # refused as unknown where it is encoded
+    assert in_labels_of(["U-a", "B-a", "L-a"], ["O", "I-a", "B-a", "I-b"]) == ("I-a", "B-a", "I-a")

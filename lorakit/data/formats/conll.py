@@ -1,47 +1,152 @@
-"""Column files: one word per line, first the word, last its tag, and a blank line after each sentence.
+"""Column files: a word and its tag per line, among other columns or not, and a blank line after each sentence.
 
-Tabs separate the columns, or spaces in a line without tabs. `-DOCSTART-` (CoNLL-2003) and `###MEDLINE:` (BioNLP2004)
-lines also end a sentence.
+Tabs separate the columns, or spaces in a line without tabs. `conll_table` finds the sentences, `conll_columns` the
+columns. Read by these rules, among others: CoNLL-2002 and -2003 with or without a column of numbers, WNUT17, GermEval
+2014 (two layers), CoNLL-2012 (brackets), CoNLL-U Plus (`# global.columns`), WikiANN (`en:` before each word), the MIT
+corpora (tag first).
 """
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 
-from lorakit.data.formats.text import Row, read_lines
-from lorakit.data.tags import check_tag
+from lorakit.data.formats.conll_brackets import read_brackets
+from lorakit.data.formats.conll_columns import BRACKETS, Layout, find_layout
+from lorakit.data.formats.conll_table import BORDERS, GLOBAL_COLUMNS, Block, Table, parse_table, values_of
+from lorakit.data.formats.record import Annotation, Document, Note, Reading, about_texts
+from lorakit.data.formats.text import check_lines, read_head, read_text
+from lorakit.data.spelling import ABOUT, plain_tags
+
+KEY = "conll layout"  # in Reading.agreed
 
 
-def read_conll(path: Path, labels: Sequence[str] | None = None) -> Iterator[Row]:
+def recognise_conll(path: Path) -> str | None:
+    """The evidence that a file holds columns: each of its first lines has as many, and one of them is tags."""
+    head = read_head(path)
+    end = max(head.rfind("\n"), head.rfind("\r")) if path.stat().st_size > len(head.encode()) else len(head)
+    try:
+        table = parse_table(head[:end], path)
+        if not table.blocks:
+            return None
+        layout = find_layout(table, Reading(layer="outer"))
+    except ValueError:
+        return None
+    width = len(table.blocks[0].columns)
+    return f"{width} columns; words in column {layout.word + 1}, tags in column {layout.tag + 1}"
+
+
+def read_conll(path: Path, reading: Reading) -> Iterator[Document]:
     """Yield the sentences of a column file.
 
     Args:
         path: the file.
-        labels: the allowed tags; None allows every tag of a known form.
+        reading: its `labels` are the allowed tags; `columns` and `layer` name the columns.
 
     Raises:
-        ValueError: with the line: one column only, another number of columns than before, or an unknown tag.
+        ValueError: with the line: one column only, another number of columns than before, or an unknown tag; or the
+            columns cannot be told apart.
     """
-    words: list[str] = []
-    tags: list[str] = []
-    first_place, columns = "", 0
-    for place, line in read_lines(path):
-        if not line.strip(" \t") or line.startswith(("-DOCSTART-", "###MEDLINE:")):
-            if words:
-                yield Row(tuple(words), tuple(tags), first_place)
-                words, tags = [], []
-            continue
-        # only tabs and spaces separate columns: a no-break space may be part of a word
-        fields = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
-        if len(fields) < 2:
-            raise ValueError(f"{place}: broken line {line!r}: one column; a line holds a word, then its tag")
-        columns = columns or len(fields)
-        if len(fields) != columns:
-            raise ValueError(f"{place}: broken line {line!r}: {len(fields)} columns, the lines before have {columns}")
-        tag = fields[-1].strip(" ")
-        check_tag(tag, labels, place)
-        first_place = first_place if words else place
-        words.append(fields[0])
-        tags.append(tag)
-    if words:
-        yield Row(tuple(words), tuple(tags), first_place)
+    text = read_text(path)
+    check_lines(text, path)
+    table = parse_table(text, path)
+    if not table.blocks:
+        return
+    layout = (reading.agreed or {}).get(KEY) or find_layout(table, reading)
+    if reading.agreed is not None:
+        reading.agreed.setdefault(KEY, layout._replace(notes=()))
+    about = ABOUT.get(layout.spelling)
+    notes = (*(Note(*note) for note in table.notes), *layout.notes, *([Note(about, str(path))] if about else []))
+    plain = _plain_tags(table, layout, reading)
+    for block in table.blocks:
+        document = _read_block(block, table, layout, plain)
+        yield document._replace(notes=(*notes, *document.notes)) if notes or document.notes else document
+        notes = ()
+
+
+def _read_block(block: Block, table: Table, layout: Layout, plain: dict[str, str] | None) -> Document:
+    place = f"{table.path}:{block.lines[0]}"
+    words, cells, first = block.columns[layout.word], block.columns[layout.tag], block.columns[0]
+    if table.names and first[0][:1].isdecimal():
+        # CoNLL-U: 1-2 is the surface form of words 1 and 2, 8.1 a word that is not in the text
+        kept = [number.isdecimal() for number in first]
+        words, cells = tuple(compress(words, kept)), tuple(compress(cells, kept))
+    if layout.prefix:
+        words = tuple([word.removeprefix(layout.prefix) for word in words])
+    name = f"{table.path.name}#{block.document}" if block.document else ""
+    if layout.spelling != BRACKETS:
+        tags = cells if plain is None else tuple([plain[cell] for cell in cells])
+        return Document(words, tags, place, id=name)
+    try:
+        spans = read_brackets(cells)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+    return Document(words, None, place, spans=tuple(Annotation(*span) for span in spans), id=name)
+
+
+def _plain_tags(table: Table, layout: Layout, reading: Reading) -> dict[str, str] | None:
+    """Cell -> tag for every cell of the column of tags; None where all cells are the tags themselves.
+
+    Raises:
+        ValueError: with the line: the column is missing, or a cell is not a tag or not among the labels.
+    """
+    last = max(layout.word, layout.tag)
+    for block in table.blocks:
+        if len(block.columns) <= last:
+            there = f"words in column {layout.word + 1} and tags in column {layout.tag + 1}"
+            raise ValueError(
+                f"{table.path}:{block.lines[0]}: {len(block.columns)} columns, but the training file has {there}"
+            )
+    if layout.spelling == BRACKETS:
+        return None
+    tags = values_of(table.blocks, layout.tag)
+    plain = plain_tags(tags, layout.spelling)
+    if table.names and "_" in tags:
+        plain["_"] = "O"
+    good = plain if reading.labels is None else plain.keys() & reading.labels
+    for line, tag in table.cells_outside(good, layout.tag) if tags - set(good) else ():
+        allowed = "a tag is O or one of B I E S L U M W, a hyphen and the entity type"
+        if reading.labels is not None:
+            allowed = f"the labels are {', '.join(reading.labels)}"
+        raise ValueError(f"{table.path}:{line}: unknown tag {tag!r}; {allowed}")
+    return None if all(tag == cell for cell, tag in plain.items()) else plain
+
+
+def write_conll(documents: Sequence[Document], path: Path) -> list[str]:
+    """Write a word, a tab and its tag per line, and `-DOCSTART-` before each document that has an id.
+
+    Where a reader could take the words for something else, such as numbers that count, a line names the columns.
+    """
+    lines: list[str] = []
+    changed, before = 0, ""
+    for document in documents:
+        if document.id != before and document.id:
+            lines += ["-DOCSTART-\tO", ""]
+        before = document.id
+        for word, tag in zip(document.words, document.tags or (), strict=True):
+            cell = re.sub("[\0\t\n\r]", " ", word)
+            changed += cell != word or (cell.strip(" ") or cell) != cell
+            # a space protects a word that would begin a comment or a document; readers take it for padding
+            special = cell.startswith((*BORDERS, "#begin document", "#end document")) or GLOBAL_COLUMNS.match(cell)
+            lines.append(f"{' ' if special else ''}{cell}\t{tag}")
+        lines.append("")
+    text = "\n".join(lines)
+    if not _reads_plainly(text, path):
+        text = f"# global.columns = FORM NE\n{text}"
+    path.write_text(text, encoding="utf-8", newline="")
+    notes = (
+        [f"{changed:,} words with a tab, a line end, a NUL or spaces around them: these became spaces"]
+        if changed
+        else []
+    )
+    return notes + about_texts(documents)
+
+
+def _reads_plainly(text: str, path: Path) -> bool:
+    """Whether a reader finds two columns, words and tags, without being told."""
+    try:
+        table = parse_table(text, path)
+        layout = find_layout(table, Reading()) if table.blocks else None
+    except ValueError:
+        return False
+    return layout is None or (layout.word, layout.tag, layout.spelling, layout.prefix) == (0, 1, "prefix", "")

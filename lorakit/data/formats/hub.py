@@ -66,10 +66,3 @@ def fetch(
             "Without network, give a local folder that holds train.json, valid.json, test.json and label.json"
         )
     return loaded
-
-
-def tag_column(features: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, tuple[str, ...] | None]:
-    """The first of the columns that a dataset has and, where its integers are class labels, the label of each id."""
-    column = next((key for key in columns if key in features), columns[0])
-    names = getattr(getattr(features.get(column), "feature", None), "names", None)
-    return column, None if names is None else tuple(names)

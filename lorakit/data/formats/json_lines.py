@@ -1,6 +1,6 @@
 """JSON lines: one object per sentence, {"tokens": [str, ...], "tags" | "ner_tags" | "labels": [int or str, ...]}.
 
-Integer tags are ids; `label.json` beside the file names them, {label: id}.
+Integer tags are ids; `label.json` beside the file names them, {label: id}, or another of `label_names`' files.
 """
 
 import json
@@ -8,22 +8,38 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorakit.data.formats.text import Row, read_lines
-from lorakit.data.tags import check_labels, check_tag
+from lorakit.data.formats.json_writing import write_lines
+from lorakit.data.formats.label_names import KEY, names_in
+from lorakit.data.formats.record import Document, Note, Reading, about_texts
+from lorakit.data.formats.text import read_head, read_lines
+from lorakit.data.tags import check_labels
 
 TAG_COLUMNS = ("tags", "ner_tags", "labels")
 
 
-def read_json_lines(path: Path, labels: Sequence[str] | None = None) -> Iterator[Row]:
+def recognise_json_lines(path: Path) -> str | None:
+    """The evidence that a file holds JSON lines with tokens: its first object has them."""
+    line = next((line for line in read_head(path).split("\n") if line.strip()), "")
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    if isinstance(record, dict) and isinstance(record.get("tokens"), list) and any(k in record for k in TAG_COLUMNS):
+        return "each line is an object with tokens and tags"
+    return None
+
+
+def read_json_lines(path: Path, reading: Reading) -> Iterator[Document]:
     """Yield the sentences of a file of JSON lines; blank lines are skipped.
 
     Args:
         path: the file.
-        labels: the label of each id; None where the tags are strings.
+        reading: its `labels` are the label of each id; None where the tags are strings, or are named elsewhere.
 
     Raises:
         ValueError: with the line: invalid JSON, or an object that `read_record` refuses.
     """
+    labels = reading.labels
     for place, line in read_lines(path):
         if not line.strip():
             continue
@@ -31,12 +47,22 @@ def read_json_lines(path: Path, labels: Sequence[str] | None = None) -> Iterator
             record = json.loads(line)
         except ValueError as error:
             raise ValueError(f"{place}: invalid JSON: {error}; the file must hold one object per line") from error
+        except RecursionError as error:
+            raise ValueError(f"{place}: invalid JSON: brackets are nested too deeply") from error
         if not isinstance(record, dict):
             raise ValueError(f"{place}: a line must be a JSON object, got {type(record).__name__}")
-        yield read_record(record, labels, place)
+        notes: tuple[Note, ...] = ()
+        if labels is None and (column := _integers(record)) and (found := names_in(path.parent, column)):
+            labels, file = found
+            check_labels(labels, str(path.parent / file))
+            notes = (Note(f"numbers of tags are named by {file}", place),)
+            if reading.agreed is not None:
+                labels = reading.agreed.setdefault(KEY, labels)
+        document = read_record(record, labels, place)
+        yield document._replace(notes=notes) if notes else document
 
 
-def read_record(record: Mapping[str, Any], labels: Sequence[str] | None, place: str) -> Row:
+def read_record(record: Mapping[str, Any], labels: Sequence[str] | None, place: str) -> Document:
     """Check one sentence's object and read its tags as labels.
 
     Args:
@@ -62,7 +88,8 @@ def read_record(record: Mapping[str, Any], labels: Sequence[str] | None, place: 
         raise ValueError(f"{place}: {column!r} must be a list, got {tags!r}")
     if len(tags) != len(words):
         raise ValueError(f"{place}: {len(words)} tokens but {len(tags)} {column}; each word has one tag")
-    return Row(tuple(words), tuple(_label(tag, labels, place) for tag in tags), place)
+    name = record.get("id")
+    return Document(tuple(words), tuple([_label(tag, labels, place) for tag in tags]), place, id=_name(name))
 
 
 def read_labels(folder: Path) -> tuple[str, ...] | None:
@@ -78,6 +105,8 @@ def read_labels(folder: Path) -> tuple[str, ...] | None:
         ids = json.loads("\n".join(line for _, line in read_lines(path)))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: invalid JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: invalid JSON: brackets are nested too deeply") from error
     if not isinstance(ids, dict) or sorted(ids.values(), key=repr) != sorted(range(len(ids)), key=repr):
         raise ValueError(f'{path}: must map labels to the ids 0, 1, 2, ..., such as {{"O": 0, "B-DNA": 1, "I-DNA": 2}}')
     labels = tuple(sorted(ids, key=ids.__getitem__))
@@ -85,14 +114,39 @@ def read_labels(folder: Path) -> tuple[str, ...] | None:
     return labels
 
 
+def _integers(record: Mapping[str, Any]) -> str | None:
+    """The record's column of tags, if they are numbers."""
+    column = next((name for name in TAG_COLUMNS if isinstance(record.get(name), list)), None)
+    return column if column and any(isinstance(tag, int) for tag in record[column]) else None
+
+
+def _name(value: Any) -> str:
+    return str(value) if isinstance(value, str | int) else ""
+
+
 def _label(tag: Any, labels: Sequence[str] | None, place: str) -> str:
     if isinstance(tag, str):
-        check_tag(tag, labels, place)
+        if labels is not None and tag not in labels:
+            raise ValueError(f"{place}: unknown tag {tag!r}; the labels are {', '.join(labels)}")
         return tag
     if not isinstance(tag, int) or isinstance(tag, bool):
         raise ValueError(f"{place}: unknown tag {tag!r}; a tag is a string or an integer")
     if labels is None:
-        raise ValueError(f"{place}: tag {tag} is a number; put label.json, {{label: id}}, beside the file")
+        raise ValueError(
+            f"{place}: tag {tag} is a number; put label.json, {{label: id}}, beside the file, or the README.md of the"
+            " dataset"
+        )
     if not 0 <= tag < len(labels):
         raise ValueError(f"{place}: unknown tag {tag}; the ids are 0 to {len(labels) - 1}")
     return labels[tag]
+
+
+def write_json_lines(documents: Sequence[Document], path: Path) -> list[str]:
+    """Write an object per sentence: its tokens, its tags as strings and, where it has one, its id."""
+    write_lines(path, map(_record, documents))
+    return about_texts(documents)
+
+
+def _record(document: Document) -> dict[str, Any]:
+    record: dict[str, Any] = {"id": document.id} if document.id else {}
+    return record | {"tokens": list(document.words), "tags": list(document.tags or ())}

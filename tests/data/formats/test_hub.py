@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lorakit.data.corpus import read_hub
+from lorakit.data.formats.record import Document
 from tests.support.corpora import LABELS, ROW, write_folder
 
 
@@ -52,7 +53,7 @@ def hub_dataset(tags: list[int], classes: bool) -> dict:
 def test_a_hub_dataset_is_read_by_its_class_names_from_the_parquet_branch() -> None:
     corpus = read_hub("owner/name", no_snapshot, parquet_only(hub_dataset([1, 2], classes=True)))
     assert corpus.labels == tuple(LABELS)
-    assert corpus.splits["train"] == [(("IL-2", "gene"), ("B-DNA", "I-DNA"), "owner/name train:1")]
+    assert corpus.splits["train"] == [Document(("IL-2", "gene"), ("B-DNA", "I-DNA"), "owner/name train:1")]
     assert corpus.notes == ["no validation split: owner/name has none"]
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from lorakit.data.corpus import read_ner
-from lorakit.data.formats.text import read_lines
+from lorakit.data.formats.text import MOST_CHARACTERS, read_lines
 
 
 def test_lines_have_their_place_and_no_ends(tmp_path: Path) -> None:
@@ -20,4 +20,19 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_bytes(b"\xef\xbb\xbfa\tO\nb\tO\n\xfc\tO\n")
     with pytest.raises(ValueError, match=r"train.tsv:3: not UTF-8 \(invalid start byte\); convert the file to UTF-8"):
+        read_ner(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"train.tsv: empty: it holds no sentence"),
+        (b"a\tO\nb\tO\0\n", r"train.tsv:2: a NUL byte, so it is not UTF-8 text; convert the file to UTF-8"),
+        ("IL-2\tB-DNA\n".encode("utf-16-le"), r"train.tsv:1: a NUL byte"),
+        (b"a\tO\n\n" + b"b" * (MOST_CHARACTERS + 1), r"train.tsv:3: a line of 16,777,217 characters, and at most"),
+    ],
+)
+def test_what_is_no_text_is_named_with_its_line(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "train.tsv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
         read_ner(tmp_path)

@@ -1,0 +1,154 @@
+"""The rows of a column file: lines, comments and the borders of sentences and documents, before anything is a word."""
+
+import re
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+BORDERS = ("-DOCSTART-", "###MEDLINE:")  # CoNLL-2003, BioNLP2004
+LONG = 500  # words: a file that is one sentence of at least this many gets a note
+GLOBAL_COLUMNS = re.compile(r"#\s*global\.columns\s*=\s*(.*)")
+_MARKS = ("#begin document", "#end document")
+_NEW_DOCUMENT = re.compile(r"#begin document|#\s*newdoc\b")
+_SURE_TAG = re.compile(r"O|[BIESLUMW][-_].+|.+[-_][BIESLUMW]|[BIES]")
+
+
+class Block(NamedTuple):
+    """The rows of one sentence.
+
+    Attributes:
+        columns: the cells of each column, from top to bottom.
+        lines: the number of each row's line, from 1.
+        document: which document of the file it is in, from 1; 0 where the file does not mark documents.
+    """
+
+    columns: tuple[tuple[str, ...], ...]
+    lines: list[int]
+    document: int
+
+
+class Table(NamedTuple):
+    """A column file.
+
+    Attributes:
+        path: the file.
+        blocks: its sentences.
+        names: of the columns, from a line `# global.columns = …` (CoNLL-U Plus); () without one.
+        is_conll2012: whether it is marked up as CoNLL-2012 is, where rows of different sentences differ in length.
+        notes: (what to know about it, where).
+    """
+
+    path: Path
+    blocks: list[Block]
+    names: tuple[str, ...]
+    is_conll2012: bool
+    notes: tuple[tuple[str, str], ...]
+
+    def cells_outside(self, allowed: Container[str], column: int) -> Iterator[tuple[int, str]]:
+        """Yield (line, cell) for every cell of a column that is not among those allowed."""
+        for block in self.blocks:
+            for line, cell in zip(block.lines, block.columns[column], strict=True):
+                if cell not in allowed:
+                    yield line, cell
+
+
+def parse_table(text: str, path: Path) -> Table:
+    """The rows of a column file's text; `path` is for messages.
+
+    Raises:
+        ValueError: a line has another number of columns than those before, or holds a carriage return.
+    """
+    notes = []
+    if "\r" in text:
+        text, mac = _line_ends(text, path)
+        notes += [("a carriage return ends each line (old Mac): read as line ends", str(path))] if mac else []
+    lines = text.split("\n")
+    some = [cells(line) for line in lines[:1000] if not _is_border(line) and not line.startswith("#")]
+    first = some[0] if some else []
+    names = next((tuple(match[1].split()) for line in lines[:100] if (match := GLOBAL_COLUMNS.match(line))), ())
+    is_conll2012 = any(line.startswith(_MARKS[0]) for line in lines[:100]) and not names
+    # of all the first lines: a corpus whose first word is a year has hashtags, not comments
+    counted = bool(some) and all(re.match(r"\d", row[0]) for row in some) or bool(names)
+    blocks: list[Block] = []
+    rows: list[list[str]] = []
+    numbers: list[int] = []
+    width, document, padded = 0, 0, ""
+    for number, line in enumerate(lines, start=1):
+        if line[:1] in " \t-#":  # or empty: all others are rows
+            is_border = _is_border(line)
+            if is_border or line[:1] == "#" and _is_comment(line, not rows, len(first), counted, is_conll2012):
+                if rows and (is_border or line.startswith(_MARKS)):
+                    blocks.append(Block(tuple(zip(*rows, strict=True)), numbers, document))
+                    rows, numbers = [], []
+                document += line.startswith(BORDERS) or _NEW_DOCUMENT.match(line) is not None
+                width = 0 if is_conll2012 else width
+                continue
+        row = line.split("\t")
+        if " " in line:
+            padded = padded or ("\t" in line and row != cells(line) and f"{path}:{number}") or ""
+            row = cells(line)
+        width = width or len(row)
+        if len(row) != width or width < 2:
+            if len(row) < 2:
+                raise ValueError(
+                    f"{path}:{number}: broken line {line!r}: one column; a line holds a word, then its tag"
+                )
+            raise ValueError(
+                f"{path}:{number}: broken line {line!r}: {len(row)} columns, the lines before have {width}"
+            )
+        rows.append(row)
+        numbers.append(number)
+    if rows:
+        blocks.append(Block(tuple(zip(*rows, strict=True)), numbers, document))
+    if padded:
+        notes.append(("spaces around words and tags were removed", padded))
+    if len(blocks) == 1 and len(blocks[0].lines) >= LONG:
+        kind = f"no blank line in the file: it is read as one sentence of {len(blocks[0].lines):,} words"
+        notes.append((kind, f"{path}:1"))
+    return Table(path, blocks, names, is_conll2012, tuple(notes))
+
+
+def cells(line: str) -> list[str]:
+    """The cells of a line without the spaces that pad them; a cell of spaces only is kept as it is."""
+    if "\t" in line:
+        return [cell.strip(" ") or cell for cell in line.split("\t")]
+    return re.split(" +", line.strip(" ")) if line.strip(" ") else []
+
+
+def values_of(blocks: list[Block], column: int) -> set[str]:
+    """Every cell of a column, each once."""
+    return set().union(*(block.columns[column] for block in blocks))
+
+
+def _line_ends(text: str, path: Path) -> tuple[str, bool]:
+    """The text with LF as its only line end, and whether CR alone ended its lines."""
+    text = text.replace("\r\n", "\n")
+    if "\r" not in text:
+        return text, False
+    if "\n" not in text:
+        return text.replace("\r", "\n"), True
+    line = text[: text.index("\r")].count("\n") + 1
+    # a line end written as CR CR LF has one too many; a lone CR is a line end of its own
+    fix = "tr '\\r' '\\n'" if re.search("\r(?![\r\n])", text) else "tr -d '\\r'"
+    raise ValueError(
+        f"{path}:{line}: a carriage return inside a line of a file with other line ends too; write every line end as "
+        f"LF, for instance with: {fix} < FILE > NEW"
+    )
+
+
+def _is_border(line: str) -> bool:
+    return not line.strip(" \t") or line.startswith(BORDERS)
+
+
+def _is_comment(line: str, at_start: bool, width: int, counted: bool, is_conll2012: bool) -> bool:
+    """Whether a line that begins with # is a comment: "#" and "#tag" are words of many corpora.
+
+    A comment where the first column is a number or the file marks documents; else, at the start of a sentence, where
+    the line cannot be a row: it has another number of columns, or a space after the # and a last cell that is no tag.
+    """
+    if counted or is_conll2012 or line.startswith(_MARKS) or GLOBAL_COLUMNS.match(line):
+        return True
+    row = cells(line)
+    if not at_start or not width:
+        return False
+    return len(row) != width or row[0].startswith("# ") and not _SURE_TAG.fullmatch(row[-1])

@@ -1,0 +1,160 @@
+"""How a file counts characters, found out by comparing: offsets to positions in a Python string.
+
+Tools count Unicode characters (Python), UTF-16 units (JavaScript, Java) or UTF-8 bytes; some count a CRLF line end as
+one character, and some count from 1. Most texts read the same in all of these. Where they do not, the text that the
+file has beside an annotation decides: the first way of counting under which all annotations of a document cover the
+text that they should.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from lorakit.data.formats.record import Annotation, Note
+
+UNITS = ("characters", "utf-16", "bytes")
+ASSUMED = "comes after a character beyond U+FFFF, which was counted as one character; --offsets says otherwise"
+
+Pieces = tuple[tuple[int, int], ...]
+
+
+def place_spans(
+    text: str,
+    items: Sequence[Annotation],
+    covered: Sequence[str | None],
+    place: str,
+    unit: str | None = None,
+    first: int = 0,
+) -> tuple[tuple[Annotation, ...], list[Note]]:
+    """Convert the places of a document's annotations to characters of its text.
+
+    Args:
+        text: the document's.
+        items: its annotations, with places as the file counts.
+        covered: the text that the file has beside each; None if it has none. White space is not compared: files show a
+            line end as a space.
+        place: where the document is, for messages.
+        unit: one of UNITS; None finds it out.
+        first: the offset of the text's first character, where the text is part of a longer one.
+
+    Returns:
+        The annotations, and notes: that the file does not count characters, or that nothing tells how it counts.
+
+    Raises:
+        ValueError: with the place and the annotation's id: offsets outside of the text, or that cover another text than
+            the file has beside them; an unknown unit.
+    """
+    if unit is not None and unit not in UNITS:
+        raise ValueError(f"unknown unit of offsets {unit!r}; it is one of {', '.join(UNITS)}")
+    if not items:
+        return (), []
+    ways = [(name, count) for key, name, count in _ways(text) if unit in (None, key)]
+    told = any(letters is not None for letters in covered)
+    for name, count in ways if told or unit else ways[:1]:
+        found = [_convert(item.pieces, count, first) for item in items]
+        if all(_fits(text, *pair) for pair in zip(found, covered, strict=True)):
+            moved = [_moved(item, pieces) for item, pieces in zip(items, found, strict=True)]
+            notes = [Note(f"offsets are {name} and were converted", place)] if name else []
+            if not told and unit is None:
+                notes += _unsure(text, moved, place)
+            return tuple(moved), notes
+    for item, letters in zip(items, covered, strict=True):
+        _explain(text, item, letters, _convert(item.pieces, ways[0][1], first), place)
+    raise AssertionError("an annotation fits nowhere and yet fits")
+
+
+def _moved(item: Annotation, pieces: Pieces) -> Annotation:
+    return item._replace(start=pieces[0][0], end=pieces[-1][1], fragments=pieces if len(pieces) > 1 else ())
+
+
+def _unsure(text: str, items: Sequence[Annotation], place: str) -> list[Note]:
+    first = next((i for i, character in enumerate(text) if character > "\uffff"), len(text))
+    return [Note(ASSUMED, f"{place}, {item.name}") for item in items if item.end > first]
+
+
+# Ways of counting ----------------------------------------------------------------------------------------------------
+
+
+def _ways(text: str) -> Iterator[tuple[str, str, Callable[[int], int | None]]]:
+    """Each way of counting: its unit, its name in notes ("" where it is characters), offset -> position or None."""
+
+    def same(offset: int) -> int | None:
+        return offset if offset <= len(text) else None
+
+    yield "characters", "", same
+    if max(text, default="") > "\uffff":
+        yield "utf-16", "UTF-16 units", _counter(text, lambda character: 2 if character > "\uffff" else 1)
+    else:
+        yield "utf-16", "", same
+    if text.isascii():
+        yield "bytes", "", same
+    else:
+        yield "bytes", "bytes of UTF-8", _counter(text, lambda character: len(character.encode()))
+    if "\r\n" in text:
+        yield "characters", "characters with each line end as one", _line_ends_as_one(text)
+    # a text with a byte-order mark also counts like this
+    yield "characters", "counted from 1", lambda offset: offset - 1 if 0 < offset <= len(text) + 1 else None
+
+
+def _counter(text: str, size: Callable[[str], int]) -> Callable[[int], int | None]:
+    position, counted = {0: 0}, 0
+    for index, character in enumerate(text, start=1):
+        counted += size(character)
+        position[counted] = index
+    return position.get
+
+
+def _line_ends_as_one(text: str) -> Callable[[int], int | None]:
+    position, counted = {}, 0
+    for index, character in enumerate(text):
+        if character == "\n" and text[index - 1 : index] == "\r":
+            continue
+        position[counted] = index
+        counted += 1
+    position[counted] = len(text)
+    return position.get
+
+
+def _convert(pieces: Pieces, count: Callable[[int], int | None], first: int) -> Pieces:
+    """The pieces in characters; () if an offset is not a position in the text."""
+    converted = []
+    for piece in pieces:
+        start, end = (count(offset - first) if offset >= first else None for offset in piece)
+        if start is None or end is None:
+            return ()
+        converted.append((start, end))
+    return tuple(converted)
+
+
+# Checks --------------------------------------------------------------------------------------------------------------
+
+
+def _fits(text: str, pieces: Pieces, covered: str | None) -> bool:
+    if not pieces or any(start > end for start, end in pieces):
+        return False
+    return covered is None or _letters(_cover(text, pieces)) == _letters(covered)
+
+
+def _letters(text: str) -> str:
+    return "".join(text.split())
+
+
+def _cover(text: str, pieces: Pieces) -> str:
+    return " ".join(text[start:end] for start, end in pieces)
+
+
+def _explain(text: str, item: Annotation, covered: str | None, pieces: Pieces, place: str) -> None:
+    """Raise the error of an annotation that does not fit."""
+    if _fits(text, pieces, covered):
+        return
+    offsets = ";".join(f"{start}-{end}" for start, end in item.pieces)
+    where = f"{place}, {item.id or item.label}: offsets {offsets}"
+    if any(start > end for start, end in item.pieces):
+        raise ValueError(f"{where} end before they begin; correct them in the file")
+    if not pieces:
+        raise ValueError(
+            f"{where} are outside of the text of {len(text)} characters, or inside a character; correct them or"
+            " the text, or say with --offsets how they count"
+        )
+    raise ValueError(
+        f"{where} cover {_cover(text, pieces)[:60]!r}, but beside them the file has {str(covered)[:60]!r}; correct the"
+        " offsets, or the text that they are of"
+    )

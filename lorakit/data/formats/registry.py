@@ -1,0 +1,255 @@
+"""The formats of annotated corpora: how each is recognised, read and written, and where it is specified.
+
+To add one, write its reader in a file of this folder and list it in FORMATS.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorakit.data.formats.bioc import (
+    read_bioc_json,
+    read_bioc_xml,
+    recognise_bioc_json,
+    recognise_bioc_xml,
+    write_bioc_json,
+    write_bioc_xml,
+)
+from lorakit.data.formats.brat import read_brat, recognise_brat, write_brat
+from lorakit.data.formats.conll import read_conll, recognise_conll, write_conll
+from lorakit.data.formats.datasets import (
+    read_dataset,
+    read_parquet,
+    recognise_dataset,
+    recognise_parquet,
+    write_dataset,
+    write_parquet,
+)
+from lorakit.data.formats.doccano import read_doccano, recognise_doccano, write_doccano
+from lorakit.data.formats.gliner import read_gliner, recognise_gliner, write_gliner
+from lorakit.data.formats.json_lines import read_json_lines, recognise_json_lines, write_json_lines
+from lorakit.data.formats.label_studio import read_label_studio, recognise_label_studio, write_label_studio
+from lorakit.data.formats.prodigy import read_prodigy, recognise_prodigy, write_prodigy
+from lorakit.data.formats.pubtator import read_pubtator, recognise_pubtator, write_pubtator
+from lorakit.data.formats.record import Document, Reading
+from lorakit.data.formats.spacy_docbin import read_docbin, recognise_docbin, write_docbin
+from lorakit.data.formats.spacy_json import read_spacy_json, recognise_spacy_json, write_spacy_json
+from lorakit.data.formats.spans_jsonl import read_spans_jsonl, recognise_spans_jsonl, write_spans_jsonl
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of annotated corpora.
+
+    Attributes:
+        name: what `--format` calls it.
+        about: what it is, in a few words, for lists.
+        specification: the address of the document that defines it.
+        endings: of its files, lower case, the usual one first; () for a folder.
+        recognise: the evidence that a path holds this format, as a short clause for people ("each line is an object
+            with tokens and tags"), or None. It looks at the beginning of a file only, and never raises on bad content.
+        read: the documents of a path, in order. A ValueError names the file and the line or the annotation.
+        write: writes documents to a path that does not exist yet, and returns a line for everything that the format
+            cannot hold; None where the format is only read.
+        takes: what its documents must have to be written: "text" (and spans in characters; `alignment.with_text`),
+            "words" (and spans in words; `alignment.with_words`) or "tags" (and words; `alignment.tag_sentences`).
+        is_folder: whether `write` makes a folder.
+    """
+
+    name: str
+    about: str
+    specification: str
+    endings: tuple[str, ...]
+    recognise: Callable[[Path], str | None]
+    read: Callable[[Path, Reading], Iterator[Document]]
+    write: Callable[[Sequence[Document], Path], list[str]] | None = None
+    takes: str = "text"
+    is_folder: bool = False
+
+
+# In the order in which they are tried: the narrower first.
+FORMATS = (
+    Format(
+        name="parquet",
+        about="Parquet with columns of tokens and tags",
+        specification="https://huggingface.co/docs/datasets/loading#parquet",
+        endings=(".parquet",),
+        recognise=recognise_parquet,
+        read=read_parquet,
+        write=write_parquet,
+        takes="tags",
+    ),
+    Format(
+        name="datasets",
+        about="a dataset that datasets.Dataset.save_to_disk wrote",
+        specification="https://huggingface.co/docs/datasets/process#save",
+        endings=(),
+        recognise=recognise_dataset,
+        read=read_dataset,
+        write=write_dataset,
+        takes="tags",
+        is_folder=True,
+    ),
+    Format(
+        name="brat",
+        about="brat's standoff files: a folder of .txt and .ann",
+        specification="https://brat.nlplab.org/standoff.html",
+        endings=(".ann", ".a1"),
+        recognise=recognise_brat,
+        read=read_brat,
+        write=write_brat,
+        is_folder=True,
+    ),
+    Format(
+        name="pubtator",
+        about="PubTator: abstracts with places of entities",
+        specification="https://www.ncbi.nlm.nih.gov/CBBresearch/Lu/Demo/tmTools/Format.html",
+        endings=(".pubtator", ".txt"),
+        recognise=recognise_pubtator,
+        read=read_pubtator,
+        write=write_pubtator,
+    ),
+    Format(
+        name="bioc-xml",
+        about="BioC in XML",
+        specification="https://bioc.sourceforge.net/",
+        endings=(".xml",),
+        recognise=recognise_bioc_xml,
+        read=read_bioc_xml,
+        write=write_bioc_xml,
+    ),
+    Format(
+        name="bioc-json",
+        about="BioC in JSON, such as PubTator 3 writes",
+        specification="https://bioc.sourceforge.net/",
+        endings=(".json", ".jsonl"),
+        recognise=recognise_bioc_json,
+        read=read_bioc_json,
+        write=write_bioc_json,
+    ),
+    Format(
+        name="spacy",
+        about="spaCy's DocBin",
+        specification="https://spacy.io/api/docbin",
+        endings=(".spacy",),
+        recognise=recognise_docbin,
+        read=read_docbin,
+        write=write_docbin,
+    ),
+    Format(
+        name="spacy-json",
+        about="spaCy's JSON of version 2",
+        specification="https://v2.spacy.io/api/annotation#json-input",
+        endings=(".json", ".jsonl"),
+        recognise=recognise_spacy_json,
+        read=read_spacy_json,
+        write=write_spacy_json,
+    ),
+    Format(
+        name="label-studio",
+        about="Label Studio's JSON export, full or short",
+        specification="https://labelstud.io/guide/task_format",
+        endings=(".json", ".jsonl"),
+        recognise=recognise_label_studio,
+        read=read_label_studio,
+        write=write_label_studio,
+    ),
+    Format(
+        name="gliner",
+        about="GLiNER's training data",
+        specification="https://github.com/urchade/GLiNER/blob/main/README.md",
+        endings=(".json", ".jsonl"),
+        recognise=recognise_gliner,
+        read=read_gliner,
+        write=write_gliner,
+        takes="words",
+    ),
+    Format(
+        name="prodigy",
+        about="Prodigy's JSON lines",
+        specification="https://prodi.gy/docs/api-interfaces#ner_manual",
+        endings=(".jsonl", ".json"),
+        recognise=recognise_prodigy,
+        read=read_prodigy,
+        write=write_prodigy,
+    ),
+    Format(
+        name="doccano",
+        about="doccano's JSON lines",
+        specification="https://doccano.github.io/doccano/tutorial/#export-a-dataset",
+        endings=(".jsonl", ".json"),
+        recognise=recognise_doccano,
+        read=read_doccano,
+        write=write_doccano,
+    ),
+    Format(
+        name="spans-jsonl",
+        about="JSON lines of texts and spans, such as `lorakit predict` writes",
+        specification="https://huggingface.co/docs/transformers/main_classes/pipelines",
+        endings=(".jsonl", ".json"),
+        recognise=recognise_spans_jsonl,
+        read=read_spans_jsonl,
+        write=write_spans_jsonl,
+    ),
+    Format(
+        name="tokens-jsonl",
+        about="JSON lines of tokens and tags",
+        specification="https://huggingface.co/datasets/tner/bionlp2004",
+        endings=(".json", ".jsonl"),
+        recognise=recognise_json_lines,
+        read=read_json_lines,
+        write=write_json_lines,
+        takes="tags",
+    ),
+    Format(
+        name="conll",
+        about="a word and its tag per line",
+        specification="https://www.clips.uantwerpen.be/conll2003/ner/",
+        endings=(".tsv", ".txt", ".iob2", ".conll", ".bio"),
+        recognise=recognise_conll,
+        read=read_conll,
+        write=write_conll,
+        takes="tags",
+    ),
+)
+ENDINGS = tuple(dict.fromkeys(ending for format in FORMATS for ending in format.endings))
+
+
+def format_named(name: str) -> Format:
+    """The format that a user calls by name.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    for format in FORMATS:
+        if format.name == name:
+            return format
+    raise ValueError(f"unknown format {name!r}; it is one of {', '.join(format.name for format in FORMATS)}")
+
+
+def recognised(path: Path) -> tuple[Format, str] | None:
+    """The first format that recognises a file or folder, and the evidence; None if none does."""
+    for format in FORMATS:
+        if evidence := format.recognise(path):
+            return format, evidence
+    return None
+
+
+def format_of(path: Path) -> tuple[Format, str]:
+    """The format of a file or folder and the evidence for it.
+
+    Content decides. Where no format recognises it, the last of those whose files end as this one does reads it, so that
+    its error says what is wrong.
+
+    Raises:
+        ValueError: no format recognises it, and none has files with this ending.
+    """
+    if found := recognised(path):
+        return found
+    candidates = [format for format in FORMATS if path.suffix.lower() in format.endings]
+    if not candidates:
+        raise ValueError(
+            f"{path}: unknown ending {path.suffix!r}, and no format recognises the content; a corpus file ends in "
+            f"{' '.join(ENDINGS)}"
+        )
+    return candidates[-1], f"by its ending {path.suffix}"

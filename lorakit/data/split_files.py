@@ -1,0 +1,109 @@
+"""Which file of a folder is which split, by the names that corpora use.
+
+`train.tsv`, `dev.json`, `devel.tsv`, `valid.jsonl`, `test.conll` and the same without an ending; or else files whose
+name mentions one split: `eng.train`, `eng.testa` (validation), `eng.testb` (test), `wnut17train.conll`,
+`emerging.dev.conll`, `emerging.test.annotated`, `NER-de-train.tsv`, `train-00000-of-00002.parquet`.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import NamedTuple
+
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("valid", "validation", "dev", "devel", "val", "testa"),
+    "test": ("test", "testb"),
+}
+_ENDS = {"train": "train", "testa": "validation", "testb": "test", "test": "test"}  # of a word of the file's name
+_WORDS = ("latest", "contest", "attest", "pretest", "greatest")  # that end so and name no split
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+_NO_CORPUS = (".md", ".py", ".sh", ".log", ".html", ".pdf", ".png", ".zip", ".gz", ".yaml", ".yml", ".cfg", ".ini")
+
+
+class SplitFiles(NamedTuple):
+    """The files of a folder.
+
+    Attributes:
+        splits: the files (or folders) of each split, in order of their names.
+        unused: the names of all others, sorted.
+        notes: what to know about the choice.
+    """
+
+    splits: dict[str, list[Path]]
+    unused: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def split_files(folder: Path, endings: Collection[str], is_corpus: Callable[[Path], bool]) -> SplitFiles:
+    """Find the files of each split.
+
+    Args:
+        folder: where they are.
+        endings: those of corpus files, lower case; a file with another ending has to hold a corpus.
+        is_corpus: whether a file or folder holds one, by its content.
+
+    Raises:
+        ValueError: several files are the same split.
+    """
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    found, notes = _by_name(folder, paths, endings, is_corpus), ()
+    if "train" not in found:
+        mentioned, notes = _by_mention(folder, paths, is_corpus)
+        found = found if found and "train" not in mentioned else mentioned | found
+    used = {path for files in found.values() for path in files}
+    unused = tuple(path.name for path in paths if path not in used and path.name != "label.json")
+    return SplitFiles({split: found[split] for split in SPLIT_NAMES if split in found}, unused, notes)
+
+
+def _by_name(
+    folder: Path, paths: list[Path], endings: Collection[str], is_corpus: Callable[[Path], bool]
+) -> dict[str, list[Path]]:
+    found = {}
+    for split, names in SPLIT_NAMES.items():
+        files = [
+            path
+            for path in paths
+            if path.stem.lower() in names and path.suffix.lower() in endings
+            or path.name.lower() in names and is_corpus(path)
+        ]  # fmt: skip
+        if files:
+            found[split] = [_only(folder, split, files)]
+    return found
+
+
+def _by_mention(
+    folder: Path, paths: list[Path], is_corpus: Callable[[Path], bool]
+) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
+    candidates: dict[str, list[Path]] = {}
+    for path in paths:
+        splits = _mentioned(path.name)
+        if len(splits) == 1 and path.is_file() and path.suffix.lower() not in _NO_CORPUS and is_corpus(path):
+            candidates.setdefault(splits.pop(), []).append(path)
+    notes = []
+    for split, files in candidates.items():
+        gold = [path for path in files if path.suffix == ".annotated"]  # WNUT17 has its test set without gold tags too
+        if len(files) > 1 and len(gold) == 1:
+            others = ", ".join(path.name for path in files if path not in gold)
+            notes.append(f"{gold[0].name} is the {split} split; not read: {others}")
+            candidates[split] = gold
+        elif not all(_SHARD.search(path.stem) for path in files):
+            candidates[split] = [_only(folder, split, files)]
+    return candidates, tuple(notes)
+
+
+def _mentioned(name: str) -> set[str]:
+    splits = set()
+    for word in re.findall("[a-z]+", name.lower()):
+        splits |= {split for split, names in SPLIT_NAMES.items() if word in names}
+        end = next((end for end in _ENDS if word.endswith(end)), None)
+        if end and word not in _WORDS:
+            splits.add(_ENDS[end])
+    return splits
+
+
+def _only(folder: Path, split: str, files: list[Path]) -> Path:
+    if len(files) > 1:
+        listed = " and ".join(path.name for path in files)
+        raise ValueError(f"{folder}: {listed} are all {split} files; keep one")
+    return files[0]

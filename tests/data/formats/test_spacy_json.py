@@ -1,0 +1,87 @@
+"""spaCy's JSON of version 2 is read as spaCy converts it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lorakit.data.formats.record import Annotation, Document, Reading
+from lorakit.data.formats.spacy_json import read_spacy_json, recognise_spacy_json, write_spacy_json
+from tests.support.corpora import write_lines, write_text
+
+TEXT = "Apple buys U.K. startup."
+
+
+def training(raw: str | None = TEXT, **changes: str) -> list:
+    """https://v2.spacy.io/api/annotation#json-input"""
+    tags = {"Apple": "U-ORG", "buys": "O", "U.K.": "B-GPE", "startup": "L-GPE", ".": "O", **changes}
+    tokens = [{"id": i, "orth": word, "ner": tag} for i, (word, tag) in enumerate(tags.items())]
+    paragraph = {"sentences": [{"tokens": tokens[:2]}, {"tokens": tokens[2:], "brackets": []}], "cats": []}
+    return [{"id": 7, "paragraphs": [{**paragraph, "raw": raw} if raw else paragraph]}]
+
+
+def read(path: Path, value: object) -> list[Document]:
+    file = write_text(path / "a.json", json.dumps(value, indent=1))
+    assert recognise_spacy_json(file)
+    return list(read_spacy_json(file, Reading()))
+
+
+def test_the_training_format_is_read_as_spacy_reads_it(tmp_path: Path) -> None:
+    document = read(tmp_path, training())[0]
+    assert document.spans == (Annotation("ORG", 0, 5), Annotation("GPE", 11, 23))
+    assert (document.text, document.sentences, document.id) == (TEXT, ((0, 10), (11, 24)), "7")
+    converters = pytest.importorskip("spacy.training.converters", reason="the oracle is spaCy")
+    theirs = list(converters.json_to_docs(json.dumps(training())))[0]
+    assert [(e.label_, e.start_char, e.end_char) for e in theirs.ents] == [i[:3] for i in document.spans]
+
+
+def test_without_raw_text_the_spans_are_in_words(tmp_path: Path) -> None:
+    document = read(tmp_path, training(raw=None))[0]
+    assert document.text is None and document.words == ("Apple", "buys", "U.K.", "startup", ".")
+    assert document.spans == (Annotation("ORG", 0, 1), Annotation("GPE", 2, 4)) and document.sentences == (
+        (0, 2),
+        (2, 5),
+    )
+    other = read(tmp_path, training(raw="Something else"))[0]
+    assert other.text is None and other.notes[0].kind == "tokens are not those of the raw text, which is not used"
+
+
+def test_missing_tags_are_counted(tmp_path: Path) -> None:
+    notes = read(tmp_path, training(buys="-"))[0].notes
+    assert [note.kind for note in notes] == ["token that nobody annotated, read as O"]
+
+
+@pytest.mark.parametrize("form", ["array", "lines", "annotator"])
+def test_train_data_is_read(tmp_path: Path, form: str) -> None:
+    """https://v2.spacy.io/usage/training#training-simple-style; lines of it come from jsonlines dumps."""
+    items = [["Who is Shaka Khan?", {"entities": [[7, 17, "PERSON"]]}], ["I like London.", {"entities": []}]]
+    if form == "lines":
+        documents = list(read_spacy_json(write_lines(tmp_path / "a.json", *items), Reading()))
+    else:
+        documents = read(tmp_path, items if form == "array" else {"classes": ["PERSON"], "annotations": [*items, None]})
+    assert [(d.text, d.spans) for d in documents[:2]] == [
+        ("Who is Shaka Khan?", (Annotation("PERSON", 7, 17),)),
+        ("I like London.", ()),
+    ]
+    assert [d.notes[0].kind for d in documents[2:]] == ["text without annotation, left out"] * (form == "annotator")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (training(Apple="X-ORG"), "a.json:2, paragraph 1, token 1: 'ner' must be a BILUO tag, O or -, got 'X-ORG'"),
+        ([{"id": 1, "paragraphs": [{"raw": "a"}]}], "a.json:2, paragraph 1: 'sentences' must be a list, got None"),
+        ([["a", {"entities": [[0, 4, "X"]]}]], "a.json:2, X: offsets 0-4 are outside of the text of 1 characters"),
+        ([["a", {"entities": [[0, 1]]}]], "a.json:2, entity 1: .0, 1. must be .start, end, label."),
+        ([["a", {}], ["a"]], "a.json:2: 'entities' must be a list, got None"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, value)
+
+
+def test_what_is_written_is_train_data(tmp_path: Path) -> None:
+    document = Document((), None, "", TEXT, spans=(Annotation("ORG", 0, 5),))
+    assert write_spacy_json([document], tmp_path / "a.json") == []
+    assert json.loads((tmp_path / "a.json").read_text()) == [[TEXT, {"entities": [[0, 5, "ORG"]]}]]
