@@ -8,18 +8,20 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lorakit.adapters.adapter import (
     STATE,
     Adapter,
-    LoRAState,
     captured,
     known,
     lora_state,
     refuse_while_disabled,
+    untouched,
+    untouched_rows,
     unwrap,
 )
 from lorakit.adapters.adapter import lora_layers as lora_layers
@@ -31,18 +33,27 @@ from lorakit.adapters.counting import lora_plus_groups as lora_plus_groups
 from lorakit.adapters.counting import peft_total as peft_total
 from lorakit.adapters.counting import without_gradient as without_gradient
 from lorakit.adapters.disabling import disable_lora as disable_lora
+from lorakit.adapters.full_training import modules_trained_in_full
 from lorakit.adapters.initialization import new_adapter
 from lorakit.adapters.merging import merge_lora as merge_lora
 from lorakit.adapters.merging import unmerge_lora as unmerge_lora
-from lorakit.adapters.state import add_adapter, refuse_other_parameters, switch, take_out
-from lorakit.adapters.targets import find_head, find_modules
+from lorakit.adapters.names import named_tensors, submodule
+from lorakit.adapters.peft_settings import config_of, refuse_peft_model
+from lorakit.adapters.pretrained import SAVE, save_adapted
+from lorakit.adapters.state import add_adapter, refuse_other_parameters, restore_base, switch
+from lorakit.adapters.storage import save_adapter
+from lorakit.adapters.token_indices import common_rows, rows_trained
 from lorakit.nn.layers import LoRALinear as LoRALinear
-from lorakit.nn.weights import refuse_sharded, update_shapes, whole
+from lorakit.nn.token_rows import ROWS
+from lorakit.nn.weights import refuse_sharded, update_shapes
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 
 def apply_lora(
     model: nn.Module,
-    r: int = 16,
+    r: "int | LoraConfig" = 16,
     lora_alpha: float = 32,
     lora_dropout: float = 0.0,
     target_modules: str | Sequence[str] | None = "all-linear",
@@ -57,6 +68,7 @@ def apply_lora(
     use_rslora: bool = False,
     use_dora: bool = False,
     init_lora_weights: bool | str = True,
+    trainable_token_indices: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     adapter_name: str = "default",
 ) -> nn.Module:
@@ -76,7 +88,7 @@ def apply_lora(
 
     Args:
         model: any module; transformers' models need no further settings.
-        r: rank of the updates, at least 1.
+        r: rank of the updates, at least 1; or a `peft.LoraConfig`, which then stands for all settings below.
         lora_alpha: the updates are scaled by lora_alpha/r.
         lora_dropout: probability in [0, 1) of zeroing an input of the updates, in training mode.
         target_modules: name suffixes of the layers to adapt; or one regex for the full name; or "all-linear": every
@@ -93,6 +105,8 @@ def apply_lora(
         use_rslora: scale by lora_alpha/√r (arXiv:2312.03732).
         use_dora: train the norm of each output's weights separately from their direction (arXiv:2402.09353).
         init_lora_weights: True, False, "gaussian", "orthogonal", "pissa", "pissa_niter_[steps]" or "olora".
+        trainable_token_indices: tokens whose rows of the token table are trained, such as those of new tokens, or a
+            mapping of tables to tokens: {"word_embeddings": [8192, 8193]}. Resize the table before.
         seed: a layer's initial A depends only on this and the layer's name; global generators are not used.
         adapter_name: name of this adapter among several.
 
@@ -103,8 +117,10 @@ def apply_lora(
         ValueError: an argument is out of range; a name matches nothing; a layer cannot be adapted; or an adapter of
             this name exists. The model is then unchanged.
     """
+    refuse_peft_model(model, "apply_lora")
+    peft_config = r if hasattr(r, "peft_type") else None
     config = LoRAConfig(
-        r=r,
+        r=LoRAConfig.r if peft_config else r,
         lora_alpha=lora_alpha,
         lora_dropout=lora_dropout,
         target_modules=target_modules,
@@ -118,7 +134,10 @@ def apply_lora(
         use_rslora=use_rslora,
         use_dora=use_dora,
         init_lora_weights=init_lora_weights,
+        trainable_token_indices=trainable_token_indices,
     )
+    if peft_config:
+        config = config_of(peft_config, beside=config)
     if unwrap(model) is not model:
         raise ValueError(
             f"apply_lora got a model in a {type(model).__name__}, which would keep using the parameters it was given; "
@@ -131,9 +150,10 @@ def apply_lora(
             f"this model has LoRA already; call remove_lora(model) before another apply_lora, or add an adapter under "
             f"another adapter_name than {adapter_name!r}"
         )
-    adapter = new_adapter(model, config, _modules_trained_in_full(model, config), seed)
+    adapter = new_adapter(model, config, modules_trained_in_full(model, config), seed)
+    adapter = replace(adapter, rows=rows_trained(model, config, (*adapter.saved, *adapter.targets)))
     _warn_of_large_ranks(model, adapter)
-    return add_adapter(model, adapter_name, adapter)
+    return save_adapted(add_adapter(model, adapter_name, adapter), save_adapter)
 
 
 def remove_lora(model: nn.Module, merge: bool = False) -> nn.Module:
@@ -165,15 +185,17 @@ def remove_lora(model: nn.Module, merge: bool = False) -> nn.Module:
     unmerge_lora(plain)
     if merge:
         merge_lora(plain)
-    learned = dict(captured(plain).values)
-    take_out(plain, state, keep=())
-    tensors = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
+    learned = captured(plain)
+    restore_base(plain)
+    tensors = named_tensors(plain)
     with torch.no_grad():
-        for name, value in learned.items() if merge else ():
-            tensors[name].copy_(value)
-    for name, parameter in plain.named_parameters():
-        parameter.requires_grad_(state.required_grad[name])
-    delattr(plain, STATE)
+        for name, value in learned.values.items() if merge else ():
+            if name in tensors:
+                tensors[name].copy_(value)
+        for table, tokens in learned.rows.items() if merge else ():
+            weight = tensors[f"{table}.weight"]
+            weight[list(tokens)] = learned.values[f"{table}.{ROWS}"].to(weight)
+    plain.__dict__.pop(SAVE, None)
     return model
 
 
@@ -314,8 +336,10 @@ def combine_adapters(
         mine = [(adapter.updates[target], weight) for adapter, weight in parts if target in adapter.updates]
         updates[target] = combine_updates(mine, how, r)
     values = {}
+    rows = common_rows(adapter for adapter, _ in parts)
     for key in dict.fromkeys(k for adapter, _ in parts for k in adapter.values):
-        base = _untouched(model, state, key)
+        table, _, own = key.rpartition(".")
+        base = untouched_rows(model, table, rows[table]) if own == ROWS else untouched(model, key).float()
         change = sum((w * (a.values[key].to(base) - base) for a, w in parts if key in a.values), torch.zeros_like(base))
         values[key] = base + change
     saved = tuple(dict.fromkeys(s for adapter, _ in parts for s in adapter.saved))
@@ -329,39 +353,17 @@ def combine_adapters(
         use_rslora=False,
         init_lora_weights=True,
         bias=max((a.config.bias for a, _ in parts), key=("none", "lora_only", "all").index),
+        trainable_token_indices=rows or None,
     )
-    state.adapters[name] = Adapter(config, saved, targets, updates, values)
+    state.adapters[name] = Adapter(config, saved, targets, updates, values, rows)
     return model
-
-
-def _untouched(model: nn.Module, state: LoRAState, name: str) -> Tensor:
-    if name in state.originals:
-        return state.originals[name].float()
-    return whole(dict(model.named_parameters()).get(name, dict(model.named_buffers()).get(name)).detach()).float()
-
-
-def _modules_trained_in_full(model: nn.Module, config: LoRAConfig) -> tuple[str, ...]:
-    """Full names of the head and of the modules in modules_to_save."""
-    if config.modules_to_save == ():
-        return ()
-    head = find_head(model)
-    extra = find_modules(model, config.modules_to_save or (), "modules_to_save")
-    saved = tuple(dict.fromkeys([*head, *(n for n in extra if not any(n.startswith(f"{h}.") for h in head))]))
-    inside = {id(p) for name in saved for p in model.get_submodule(name).parameters()}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in inside and not any(name.startswith(f"{s}.") for s in saved):
-            raise ValueError(
-                f"modules_to_save {', '.join(map(repr, saved))} shares a tied parameter with {name!r}, which would be "
-                "trained too; name both modules, or untie them"
-            )
-    return saved
 
 
 def _warn_of_large_ranks(model: nn.Module, adapter: Adapter) -> None:
     """Warn if an update has a higher rank than its weight can have."""
     for name in adapter.targets:
         r = adapter.config.rank_of(name)
-        A, B = update_shapes(model.get_submodule(name), r)
+        A, B = update_shapes(submodule(model, name), r)
         limit = min(math.prod(A[1:]), B[0])
         if r > limit:
             warnings.warn(f"r={r} is more than {name!r} can use: its weight has rank {limit} at most", stacklevel=3)

@@ -4,14 +4,24 @@ All that lorakit has to remember is one plain record attached to the model. One 
 in the model; those of the others are in the record.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor, nn
 
 from lorakit.adapters.config import LoRAConfig
-from lorakit.adapters.names import unmatched
-from lorakit.nn.weights import Update, is_adapted, whole
+from lorakit.adapters.names import (
+    is_within,
+    named_parameters,
+    named_tensors,
+    plain_name,
+    submodule,
+    unmatched,
+    unwrapped,
+)
+from lorakit.nn.token_rows import ROWS, has_rows
+from lorakit.nn.weights import Update, is_adapted, update_shapes, whole
 
 STATE = "_lora_state"
 """Attribute of an adapted model that holds its `LoRAState`."""
@@ -26,6 +36,7 @@ class Adapter:
     targets: tuple[str, ...]  # full names of the adapted layers
     updates: Mapping[str, Update]  # by layer
     values: Mapping[str, Tensor]  # parameters and buffers of the base that are trained in place, by full name
+    rows: Mapping[str, Sequence[int]] = field(default_factory=dict)  # by token table, the tokens whose rows are trained
 
 
 @dataclass
@@ -46,21 +57,15 @@ class LoRAState:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile's and DistributedDataParallel's wrappers."""
-    while True:
-        if "_orig_mod" in model._modules:
-            model = model._orig_mod
-        elif isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
-        else:
-            return model
+    """The model inside the wrappers of torch.compile, DistributedDataParallel and FSDP1."""
+    while (inner := unwrapped(model)) is not model or isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module if inner is model else inner
+    return model
 
 
 def is_replicated(model: nn.Module) -> bool:
     """Whether DistributedDataParallel is among the model's wrappers."""
-    while "_orig_mod" in model._modules:
-        model = model._orig_mod
-    return isinstance(model, nn.parallel.DistributedDataParallel)
+    return isinstance(unwrapped(model), nn.parallel.DistributedDataParallel)
 
 
 def lora_state(model: nn.Module) -> LoRAState:
@@ -80,12 +85,33 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The adapted layers with their full names, without repeats."""
     model = unwrap(model)
     for name in lora_state(model).current.targets:
-        yield name, model.get_submodule(name)
+        yield name, submodule(model, name)
 
 
-def captured(model: nn.Module) -> Adapter:
-    """The active adapter with copies of its current values."""
+def refuse_parts(model: nn.Module, what: str) -> None:
+    """Raise ValueError if a wrapper holds parts of the adapter's tensors, as FSDP1 does: they are not the values."""
+    state, tensors = lora_state(model), named_tensors(unwrap(model))
+    expected = {name: value.shape for name, value in state.originals.items()}
+    for name, layer in lora_layers(model):
+        tensors |= {f"{name}.lora_A": layer.lora_A, f"{name}.lora_B": layer.lora_B}
+        expected |= dict(zip((f"{name}.lora_A", f"{name}.lora_B"), update_shapes(layer, layer.r), strict=True))
+    for name, shape in expected.items():
+        found = getattr(tensors.get(name), "shape", None)
+        if found != torch.Size(shape):
+            raise ValueError(
+                f"{what}: {name} is {tuple(found or ())}, not {tuple(shape)}: a wrapper such as FSDP1 holds the "
+                "parameters in parts. save_adapter works on every rank inside "
+                "FullyShardedDataParallel.summon_full_params(model); for the rest load what it wrote into an unwrapped "
+                "model, or shard with fully_shard (FSDP2)"
+            )
+
+
+def captured(model: nn.Module, what: str = "reading an adapter") -> Adapter:
+    """The active adapter with copies of its current values; `what` is named in errors."""
     state = lora_state(model)
+    if state.disabled:
+        raise RuntimeError("the adapter is switched off; leave disable_lora() first")
+    refuse_parts(model, what)
     updates = {}
     for name, layer in lora_layers(model):
         A, B, magnitude = (
@@ -93,32 +119,48 @@ def captured(model: nn.Module) -> Adapter:
         )
         start = None if layer.lora_start_A is None else (layer.lora_start_A, layer.lora_start_B)
         updates[name] = Update(A, B, layer.lora_alpha, layer.scaling, magnitude, start)
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    if state.disabled:
-        raise RuntimeError("the adapter is switched off; leave disable_lora() first")
+    tensors = named_tensors(unwrap(model))
     values = {name: whole(tensors[name].detach()).clone() for name in state.originals}
     return replace(state.current, updates=updates, values=values)
 
 
 def trained_in_place(model: nn.Module, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
-    """The base's own tensors that training changes: fully trained modules (buffers too) and the requested biases."""
+    """What training changes besides updates: fully trained modules (buffers too), requested biases, rows of tokens."""
     bias, targets = adapter.config.bias, set(adapter.targets)
     own = ("lora_A", "lora_B", "lora_magnitude")
-    for name, parameter in model.named_parameters():
+    for name, parameter in named_parameters(model):
         owner, _, key = name.rpartition(".")
-        if key in own and is_adapted(model.get_submodule(owner)):
+        if key == ROWS and has_rows(submodule(model, owner)):
+            if owner in adapter.rows:
+                yield name, parameter
+            continue
+        if key in own and is_adapted(submodule(model, owner)):
             continue
         if (
-            any(name.startswith(f"{module}.") for module in adapter.saved)
+            any(is_within(name, module) for module in adapter.saved)
             or (bias == "all" and key == "bias")
             or (bias == "lora_only" and key == "bias" and owner in targets)
         ):
             yield name, parameter
-    for module in adapter.saved:
-        persistent = model.get_submodule(module).state_dict().keys()
-        for name, buffer in model.get_submodule(module).named_buffers(prefix=module):
-            if name.removeprefix(f"{module}.") in persistent:
-                yield name, buffer
+    for name in adapter.saved:
+        module = submodule(model, name)
+        persistent = module.state_dict().keys()
+        for own_name, buffer in module.named_buffers():
+            if own_name in persistent:
+                yield plain_name(f"{name}.{own_name}"), buffer
+
+
+def untouched(model: nn.Module, name: str) -> Tensor:
+    """The original values of one of the base's parameters or buffers, whatever the active adapter trains."""
+    state = getattr(model, STATE, None)
+    if state is not None and name in state.originals:
+        return state.originals[name]
+    return whole(named_tensors(model)[name].detach())
+
+
+def untouched_rows(model: nn.Module, table: str, tokens: Sequence[int]) -> Tensor:
+    """The base's rows of these tokens in float32: (tokens, width)."""
+    return whole(submodule(model, table).weight.detach())[list(tokens)].float()
 
 
 def known(state: LoRAState, name: str) -> None:

@@ -1,10 +1,14 @@
-"""The model card of a saved adapter."""
+"""The model card of a saved adapter: a part of README.md that lorakit writes; the rest is the user's."""
 
+import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from lorakit.adapters.adapter import Adapter
+
+BEGIN, END = "<!-- written by lorakit: changes between these lines are lost -->", "<!-- end -->"
 
 
 def model_card(
@@ -26,18 +30,20 @@ def model_card(
         metrics, energy: name -> value; nested mappings or dataclasses.
     """
     config = adapter.config
+    saved = ", ".join(map(in_markdown, adapter.saved)) or "nothing"
+    rows = "".join(f"; {len(tokens)} rows of {in_markdown(name)}" for name, tokens in adapter.rows.items())
     lines = [
         "---",
         "library_name: peft",
-        *([f"base_model: {base}"] if base else []),
+        *([f"base_model: {in_yaml(base)}"] if base else []),
         "tags: [lora, lorakit]",
         "---",
         "",
     ]
-    lines += [f"# LoRA adapter for {model_class}", ""]
+    lines += [BEGIN, f"# LoRA adapter for {model_class}", ""]
     lines += [
         f"{count:,} values: r={config.r}, lora_alpha={config.lora_alpha:g}, bias={config.bias}, "
-        f"{len(adapter.targets)} layers adapted, trained in full: {', '.join(adapter.saved) or 'nothing'}.",
+        f"{len(adapter.targets)} layers adapted, trained in full: {saved}{rows}.",
         "",
         "```python",
         'lorakit.load_adapter(base_model, "this folder")           # or',
@@ -45,12 +51,52 @@ def model_card(
         "```",
     ]
     if labels:
-        lines += ["", "## Labels", "", ", ".join(f"{i} {label}" for i, label in enumerate(labels))]
+        lines += ["", "## Labels", "", ", ".join(f"{i} {in_markdown(label)}" for i, label in enumerate(labels))]
     for title, values in (("Metrics", metrics), ("Energy", energy)):
-        rows = list(_flat(values))
+        rows = [f"| {in_markdown(name)} | {in_markdown(value)} |" for name, value in _flat(values)]
         if rows:
-            lines += ["", f"## {title}", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
-    return "\n".join(lines) + "\n"
+            lines += ["", f"## {title}", "", "| | |", "|---|---|", *rows]
+    return "\n".join([*lines, END]) + "\n"
+
+
+def in_markdown(value: Any) -> str:
+    """A name as Markdown shows it: markup, HTML, table cells and line ends in it have no effect."""
+    text = " ".join(str(value).split())
+    return re.sub(r"([\\`*\[\]<>|&!#]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+
+
+def in_yaml(text: str) -> str:
+    """A name as a YAML value: plain where that is safe, otherwise in double quotes."""
+    plain = re.fullmatch(r"[A-Za-z0-9/.][\w./-]*", text, re.ASCII) and not re.fullmatch(r"[\d.]+", text)
+    return text if plain else json.dumps(text)
+
+
+def into_readme(readme: str, card: str) -> str:
+    """Put a new card into a README.md that exists: its text and its metadata stay.
+
+    Args:
+        readme: the present file; an earlier card in it is replaced, otherwise the new one goes to the end.
+        card: from `model_card`.
+    """
+    (ours, block), (theirs, text) = _front_matter(card), _front_matter(readme)
+    known = {line.partition(":")[0] for line in theirs}
+    front = [*theirs, *(line for line in ours if line.partition(":")[0] not in known)]
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if begin and end:
+        body = before + block.strip() + after
+    else:
+        body = f"{text.rstrip()}\n\n{block.lstrip()}" if text.strip() else block
+    return "\n".join(["---", *front, "---", ""]) + ("" if body.startswith("\n") else "\n") + body
+
+
+def _front_matter(text: str) -> tuple[list[str], str]:
+    """The lines of a card's metadata, and its text."""
+    lines = text.split("\n")
+    if lines[0].strip() != "---" or "---" not in [line.strip() for line in lines[1:]]:
+        return [], text
+    end = [line.strip() for line in lines].index("---", 1)
+    return lines[1:end], "\n".join(lines[end + 1 :])
 
 
 def _flat(values: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:

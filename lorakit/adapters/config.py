@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 ALL_LINEAR = "all-linear"
@@ -28,6 +28,7 @@ class LoRAConfig:
     use_rslora: bool = False  # scale by alpha/√r instead (arXiv:2312.03732)
     use_dora: bool = False  # train a magnitude per output (arXiv:2402.09353)
     init_lora_weights: bool | str = True
+    trainable_token_indices: tuple[int, ...] | Mapping[str, tuple[int, ...]] | None = None  # rows of the token table
 
     def __post_init__(self) -> None:
         _check_rank("r", self.r)
@@ -59,6 +60,7 @@ class LoRAConfig:
             )
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern says where layers_to_transform counts; give both")
+        object.__setattr__(self, "trainable_token_indices", checked_tokens(self.trainable_token_indices))
         for key, value in self.rank_pattern.items():
             _check_rank(f"rank_pattern[{key!r}]", value)
         for key, value in self.alpha_pattern.items():
@@ -87,6 +89,30 @@ def _check_rank(what: str, r: object) -> None:
 def _check_alpha(what: str, alpha: object) -> None:
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not (0 < alpha < math.inf):
         raise ValueError(f"{what} must be a positive number, got {alpha!r}")
+
+
+def checked_tokens(given: object) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
+    """`trainable_token_indices`, with tuples.
+
+    Raises:
+        ValueError: it is none of the forms that are allowed, or repeats a token.
+    """
+    if given is None or (isinstance(given, Sequence | Mapping) and not given):
+        return None
+    if isinstance(given, Mapping) and not any(isinstance(tokens, Mapping) for tokens in given.values()):
+        return {str(table): checked_tokens(tokens) or () for table, tokens in given.items()}
+    if (
+        not isinstance(given, Sequence)
+        or isinstance(given, str)
+        or any(isinstance(token, bool) or not isinstance(token, int) or token < 0 for token in given)
+    ):
+        raise ValueError(
+            f"trainable_token_indices must be numbers of tokens, such as [8192, 8193], or a mapping of token tables to"
+            f" such lists, got {given!r}; tokenizer.convert_tokens_to_ids gives the numbers"
+        )
+    if repeated := sorted({token for token in given if list(given).count(token) > 1}):
+        raise ValueError(f"trainable_token_indices has {repeated[0]} more than once; name each token once")
+    return tuple(given)
 
 
 def pattern_matches(pattern: str, name: str) -> bool:

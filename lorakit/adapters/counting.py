@@ -6,6 +6,8 @@ from typing import Any
 from torch import nn
 
 from lorakit.adapters.adapter import lora_state, unwrap
+from lorakit.adapters.names import named_parameters, submodule
+from lorakit.nn.token_rows import ROWS
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,7 @@ def peft_total(model: nn.Module) -> int:
         ValueError: the model has no LoRA.
     """
     model = unwrap(model)
-    saved = {
-        id(p): p.numel() for name in lora_state(model).current.saved for p in model.get_submodule(name).parameters()
-    }
+    saved = {id(p): p.numel() for name in lora_state(model).current.saved for p in submodule(model, name).parameters()}
     return count_parameters(model).total + sum(saved.values())
 
 
@@ -99,7 +99,7 @@ def without_gradient(model: nn.Module) -> tuple[str, ...]:
     Returns:
         The full names, in the model's order.
     """
-    return tuple(name for name, p in unwrap(model).named_parameters() if p.requires_grad and p.grad is None)
+    return tuple(name for name, p in named_parameters(unwrap(model)) if p.requires_grad and p.grad is None)
 
 
 def lora_plus_groups(
@@ -127,7 +127,7 @@ def lora_plus_groups(
         learning_rate: of A and of the head's matrices.
         ratio: B's rate over A's, at least 1.
         weight_decay: of everything but vectors.
-        embedding_learning_rate: of adapted embeddings.
+        embedding_learning_rate: of adapted embeddings and of trained rows of tokens.
 
     Returns:
         Groups for `torch.optim`, without empty ones.
@@ -143,7 +143,7 @@ def lora_plus_groups(
         owner, _, own = name.rpartition(".")
         if not parameter.requires_grad:
             continue
-        if own in ("lora_A", "lora_B", "lora_magnitude") and isinstance(model.get_submodule(owner), nn.Embedding):
+        if own in ("lora_A", "lora_B", "lora_magnitude", ROWS) and isinstance(submodule(model, owner), nn.Embedding):
             embeddings.append(parameter)
         elif parameter.ndim == 1:
             vectors.append(parameter)

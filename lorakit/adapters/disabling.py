@@ -6,7 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lorakit.adapters.adapter import LoRAState, lora_layers, lora_state, unwrap
+from lorakit.adapters.adapter import LoRAState, lora_layers, lora_state, refuse_parts, unwrap
+from lorakit.adapters.names import named_parameters, named_tensors
+from lorakit.nn.master_weights import base_type
 from lorakit.nn.weights import like, regather
 
 
@@ -43,6 +45,7 @@ def disable_lora(model: nn.Module) -> Iterator[nn.Module]:
     if state.disabled:
         yield model
         return
+    refuse_parts(plain, "disable_lora")
     layers = [layer for _, layer in lora_layers(plain)]
     regather(plain)
     swapped = _swap_in_originals(plain, state)
@@ -71,7 +74,7 @@ def _fill_shards_with_originals(model: nn.Module, state: LoRAState) -> list[tupl
     The parameters stay the same objects: FSDP2 computes with those it knows, whatever the module holds.
     """
     filled = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in named_parameters(model):
         if name in state.originals and hasattr(parameter, "full_tensor"):
             value = state.originals[name].to(parameter.device)
             shard = parameter.to_local()
@@ -86,20 +89,24 @@ def _fill_shards_with_originals(model: nn.Module, state: LoRAState) -> list[tupl
 
 
 def _swap_in_originals(model: nn.Module, state: LoRAState) -> list[tuple[dict, str, Tensor]]:
-    """Replace each tensor trained in place by its original values, wherever registered; returns what was there.
+    """Replace each tensor trained in place by its original values, and the updates by frozen ones; returns them.
 
     The replacements are other parameter objects, so that a graph recorded outside stays valid.
     """
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    named = named_tensors(model)
     originals = {}
     for name, value in state.originals.items():
         trained = named[name]
         if hasattr(trained, "full_tensor"):
             continue
-        value = value.to(trained.device)
+        value = value.to(trained.device, base_type(model, trained))
         # a copy of a buffer: a batch norm in training mode updates it
         originals[id(trained)] = nn.Parameter(value, False) if isinstance(trained, nn.Parameter) else value.clone()
     swapped = []
+    for _, layer in lora_layers(model):  # nothing is trained meanwhile
+        for parameter in (layer.lora_A, layer.lora_B, layer.lora_magnitude):
+            if parameter is not None and not hasattr(parameter, "full_tensor"):
+                originals[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
     for module in model.modules():
         for registry in (module._parameters, module._buffers):
             for key, tensor in registry.items():

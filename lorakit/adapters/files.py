@@ -10,10 +10,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lorakit._files import atomic_folder
+from lorakit._files import atomic_folder, check_regular, read_bounded
 
 CONFIG, TENSORS, OWN, CARD = "adapter_config.json", "adapter_model.safetensors", "lorakit.json", "README.md"
 SCHEMA = 1
+MOST_JSON_BYTES = 1 << 24  # of a JSON file of an adapter
 
 
 def find_folder(source: str | Path) -> Path:
@@ -53,8 +54,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: it is damaged.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads(read_bounded(path, MOST_JSON_BYTES))
+    except (ValueError, RecursionError) as error:  # nested too deeply
         raise ValueError(f"{path} is damaged: {error}; fetch or save the adapter again") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} is damaged: not an object; fetch or save the adapter again")
@@ -69,11 +70,23 @@ def read_tensors(folder: Path) -> tuple[dict[str, Tensor], bool]:
         why = "adapter_model.bin is a pickle, which can run any code: save it again with safetensors" if pickled else ""
         raise ValueError(f"{path} is missing. {why or 'Fetch or save the adapter again'}")
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             ours = "lorakit" in (file.metadata() or {})
-            return {key: file.get_tensor(key) for key in file.keys()}, ours
-    except (SafetensorError, OSError) as error:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}; fetch or save the adapter again") from None
+    if bad := not_finite(tensors):
+        raise ValueError(
+            f"{path} has values in {bad} that are not finite: its training diverged, and its predictions would be"
+            " useless; train again with a lower learning rate"
+        )
+    return tensors, ours
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The first tensor with a value that is NaN or infinite; None if there is none."""
+    return next((name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()), None)
 
 
 def read_own(folder: Path) -> dict[str, Any]:
@@ -87,13 +100,22 @@ def read_own(folder: Path) -> dict[str, Any]:
     expected = own.pop("digest", None)
     if expected != digest(json.dumps(own, sort_keys=True).encode()):
         raise ValueError(f"{path} was changed after it was written; fetch or save the adapter again")
-    for name, expected in own["files"].items():
+    files, labels = own.get("files"), own.get("labels")
+    if not isinstance(files, dict) or not (labels is None or _are_names(labels)):
+        raise ValueError(f"{path} is damaged: its files or labels are not names; fetch or save the adapter again")
+    for name, expected in files.items():
+        if name != Path(name).name or not (folder / name).is_file():
+            raise ValueError(f"{folder / name}, which {OWN} lists, is not there; fetch or save the adapter again")
         if digest((folder / name).read_bytes()) != expected:
             raise ValueError(
                 f"{folder / name} is not the file that was saved with {OWN}; fetch or save the adapter again (after an "
                 f"edit on purpose, delete {OWN} and the safetensors' metadata)"
             )
     return own
+
+
+def _are_names(labels: Any) -> bool:
+    return isinstance(labels, list) and all(isinstance(label, str) for label in labels)
 
 
 def digest(data: bytes) -> str:

@@ -8,18 +8,21 @@ tests.
 
 import hashlib
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.config import LoRAConfig, pattern_matches, pissa_steps
-from lorakit.adapters.names import unmatched
+from lorakit.adapters.names import submodule, unmatched
 from lorakit.adapters.targets import default_targets, find_targets, keep_layers
 from lorakit.nn.weights import Update, plain_weight, update_shapes
 
 
-def new_adapter(model: nn.Module, config: LoRAConfig, saved: tuple[str, ...], seed: int = 0) -> Adapter:
+def new_adapter(
+    model: nn.Module, config: LoRAConfig, saved: tuple[str, ...], seed: int = 0, strict: bool = True
+) -> Adapter:
     """Make a new adapter for `model` without changing it: the layers that `config` names, with initial updates.
 
     Args:
@@ -27,6 +30,7 @@ def new_adapter(model: nn.Module, config: LoRAConfig, saved: tuple[str, ...], se
         config: its settings.
         saved: full names of the modules to train in full.
         seed: see `initial_update`.
+        strict: raise for a pattern that matches nothing; False warns, as PEFT does.
 
     Raises:
         ValueError: as `apply_lora`.
@@ -38,11 +42,13 @@ def new_adapter(model: nn.Module, config: LoRAConfig, saved: tuple[str, ...], se
     for what in ("rank_pattern", "alpha_pattern"):
         for pattern in getattr(config, what):
             if not any(pattern_matches(pattern, name) for name in targets):
-                raise unmatched(what, pattern, (name.rpartition(".")[2] for name in targets))
+                if strict:
+                    raise unmatched(what, pattern, (name.rpartition(".")[2] for name in targets))
+                warnings.warn(f"{what} {pattern!r} of the adapter matches none of its layers: ignored", stacklevel=4)
     updates = {}
     for name in targets:
         r, alpha = config.rank_of(name), config.alpha_of(name)
-        module = model.get_submodule(name)
+        module = submodule(model, name)
         scaling = config.scaling(r, alpha)
         updates[name] = initial_update(module, name, r, alpha, scaling, config.init_lora_weights, seed)
     return Adapter(config, saved, targets, updates, {})

@@ -6,6 +6,9 @@ import torch
 from torch import nn
 
 from lorakit.adapters.adapter import lora_state, unwrap
+from lorakit.adapters.fingerprint import base_fingerprint, remember_shrunk
+from lorakit.adapters.names import named_modules, plain_name, submodule
+from lorakit.nn.master_weights import compute_in_input_type
 from lorakit.nn.weights import is_adapted, is_quantized, refuse_sharded
 
 QUANTIZED = ("int8", "nf4")
@@ -16,8 +19,11 @@ def shrink_base(model: nn.Module, to: torch.dtype | str = torch.bfloat16) -> nn.
     """Keep the frozen linear layers and convolutions of an adapted model in fewer bits, in place.
 
     Half precision: under autocast to the same type, logits and gradients are bit for bit those of the float32 base,
-    which autocast would cast in every forward; half the memory and no casts. The model then runs only under that
-    autocast. Quantized: a different, coarser base; merging gives full-precision weights.
+    which autocast would cast in every forward; half the memory and no casts. In float32 the weights are cast up while
+    they are used, which costs time; layers that are not adapted keep that copy for backward. Quantized: a different,
+    coarser base; merging gives full-precision weights.
+
+    An adapter trained on the smaller base fits the base it came from, shrunk or not: both have the same fingerprint.
 
     Left alone are: what is trained; embeddings and weights tied to one (autocast does not cast them); layer norms; and
     with DoRA the adapted layers, whose norms are taken in float32.
@@ -45,15 +51,19 @@ def shrink_base(model: nn.Module, to: torch.dtype | str = torch.bfloat16) -> nn.
     refuse_sharded(plain, "shrink_base")
     if any(is_adapted(m) and m.merged for m in plain.modules()):
         raise ValueError("shrink_base on a merged model would keep two copies; call unmerge_lora first")
-    if to in (torch.bfloat16, torch.float16):
+    if to not in (torch.bfloat16, torch.float16, *QUANTIZED):
+        raise ValueError(f"to must be torch.bfloat16, torch.float16, {' or '.join(map(repr, QUANTIZED))}; got {to!r}")
+    left_out = {tuple(sorted(adapter.saved)) for adapter in lora_state(plain).adapters.values()}
+    before = {saved: base_fingerprint(plain, saved) for saved in left_out}
+    if to in QUANTIZED:
+        _quantize(plain, to)
+    else:
         for _, module in _matrices(plain):
             for parameter in (module.weight, getattr(module, "bias", None)):
                 if parameter is not None and not parameter.requires_grad:
                     parameter.data = parameter.data.to(to)
-    elif to in QUANTIZED:
-        _quantize(plain, to)
-    else:
-        raise ValueError(f"to must be torch.bfloat16, torch.float16, {' or '.join(map(repr, QUANTIZED))}; got {to!r}")
+            compute_in_input_type(module)
+    remember_shrunk(plain, before)
     return model
 
 
@@ -65,7 +75,7 @@ def _matrices(model: nn.Module) -> list[tuple[str, nn.Module]]:
     }
     return [
         (name, m)
-        for name, m in model.named_modules()
+        for name, m in named_modules(model)
         if (isinstance(m, kinds) or _is_conv1d(m))
         and not m.weight.requires_grad
         and not is_quantized(m.weight)
@@ -85,14 +95,17 @@ def _quantize(model: nn.Module, to: str) -> None:
         raise ImportError(f"a base in {to} needs torchao: pip install torchao") from None
     linear = {name for name, module in _matrices(model) if isinstance(module, nn.Linear)}
     if to == "int8":
-        quantize_(model, Int8WeightOnlyConfig(), filter_fn=lambda _, name: name in linear)
+        quantize_(model, Int8WeightOnlyConfig(), filter_fn=lambda _, name: plain_name(name) in linear)
     else:
         from torchao.quantization import to_nf4
 
-        for name in linear:
-            module = model.get_submodule(name)
-            blocks, rest = divmod(module.weight.numel(), NF4_BLOCK)
-            if rest:
-                raise ValueError(f"{name}: nf4 packs blocks of {NF4_BLOCK} weights, this layer has {rest} left over")
-            packed = to_nf4(module.weight.detach(), NF4_BLOCK, math.gcd(blocks, NF4_SCALERS))
+        modules = {name: submodule(model, name) for name in sorted(linear)}
+        for name, module in modules.items():  # before any is packed
+            if rest := module.weight.numel() % NF4_BLOCK:
+                raise ValueError(
+                    f"{name}: nf4 packs blocks of {NF4_BLOCK} weights, this layer has {rest} left over; use 'int8'"
+                )
+        for module in modules.values():
+            scalers = math.gcd(module.weight.numel() // NF4_BLOCK, NF4_SCALERS)
+            packed = to_nf4(module.weight.detach(), NF4_BLOCK, scalers)
             module.weight = nn.Parameter(packed, requires_grad=False)

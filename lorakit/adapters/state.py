@@ -17,8 +17,11 @@ from lorakit.adapters.adapter import (
     trained_in_place,
     unwrap,
 )
+from lorakit.adapters.mixed import mix_adapters, separate_adapters
+from lorakit.adapters.names import named_parameters, named_tensors, submodule
 from lorakit.nn.layers import LoRALayer, attach, detach, set_update
 from lorakit.nn.master_weights import demote, promote
+from lorakit.nn.token_rows import ROWS, attach_rows, detach_rows
 from lorakit.nn.weights import is_adapted, magnitude_shape, refuse_sharded
 
 
@@ -27,10 +30,12 @@ def add_adapter(model: nn.Module, name: str, adapter: Adapter) -> nn.Module:
     refuse_sharded(model, "adding an adapter")
     state = getattr(model, STATE, None)
     if state is None:
-        state = LoRAState(name, {}, {n: p.requires_grad for n, p in model.named_parameters()})
+        state = LoRAState(name, {}, {n: p.requires_grad for n, p in named_parameters(model)})
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         setattr(model, STATE, state)
+        model.register_forward_pre_hook(mix_adapters, with_kwargs=True)
+        model.register_forward_hook(separate_adapters, always_call=True)
         state.adapters[name] = adapter
         put_in(model, state)
         return model
@@ -38,17 +43,39 @@ def add_adapter(model: nn.Module, name: str, adapter: Adapter) -> nn.Module:
     return model
 
 
+def forget(model: nn.Module) -> None:
+    """Remove what `add_adapter` left on the model besides the layers: the record and the hooks."""
+    delattr(model, STATE)
+    for key in [key for key, hook in model._forward_pre_hooks.items() if hook is mix_adapters]:
+        del model._forward_pre_hooks[key]
+        del model._forward_pre_hooks_with_kwargs[key]
+    for key in [key for key, hook in model._forward_hooks.items() if hook is separate_adapters]:
+        del model._forward_hooks[key]
+        del model._forward_hooks_always_called[key]
+
+
+def restore_base(model: nn.Module) -> None:
+    """Take LoRA out of a model: the base's own values, layers and requires_grad flags."""
+    state = getattr(model, STATE)
+    take_out(model, state)
+    for name, parameter in named_parameters(model):
+        parameter.requires_grad_(state.required_grad[name])
+    forget(model)
+
+
 def refuse_other_parameters(model: nn.Module, name: str, adapter: Adapter) -> None:
     """Raise ValueError if DistributedDataParallel would keep exchanging the gradients of other parameters."""
     if not is_replicated(model):
         return
     plain = unwrap(model)
-    mine = {n: p.shape for n, p in plain.named_parameters() if p.requires_grad}
+    mine = {n: p.shape for n, p in named_parameters(plain) if p.requires_grad}
     theirs = {n: t.shape for n, t in trained_in_place(plain, adapter) if isinstance(t, nn.Parameter)}
     for target, update in adapter.updates.items():
         theirs |= {f"{target}.lora_A": update.A.shape, f"{target}.lora_B": update.B.shape}
         if adapter.config.use_dora:
-            theirs[f"{target}.lora_magnitude"] = magnitude_shape(plain.get_submodule(target))
+            theirs[f"{target}.lora_magnitude"] = magnitude_shape(submodule(plain, target))
+    for table, tokens in adapter.rows.items():
+        theirs[f"{table}.{ROWS}"] = torch.Size((len(tokens), submodule(plain, table).embedding_dim))
     if mine != theirs:
         raise ValueError(
             f"adapter {name!r} trains other parameters than this model did when DistributedDataParallel wrapped it, "
@@ -64,7 +91,7 @@ def switch(model: nn.Module, state: LoRAState, name: str, adapter: Adapter) -> N
     for _, layer in lora_layers(model):
         layer.unmerge()
     state.adapters[state.active] = captured(model)
-    take_out(model, state, keep=adapter.targets)
+    take_out(model, state, keep=(*adapter.targets, *adapter.rows))
     state.active, state.adapters[name] = name, adapter
     put_in(model, state)
     if merged:
@@ -76,7 +103,7 @@ def put_in(model: nn.Module, state: LoRAState) -> None:
     """Put the active adapter's values into the model, whose own tensors have their original values."""
     adapter = state.current
     for name in adapter.targets:
-        module, update = model.get_submodule(name), adapter.updates[name]
+        module, update = submodule(model, name), adapter.updates[name]
         if is_adapted(module):
             set_update(module, update)
             module.lora_dropout = float(adapter.config.lora_dropout)
@@ -84,6 +111,8 @@ def put_in(model: nn.Module, state: LoRAState) -> None:
             attach(module, update, adapter.config.lora_dropout)
         if adapter.config.use_dora and module.lora_magnitude is None:
             module.lora_magnitude = nn.Parameter(module.adapted_norms())
+    for name, tokens in adapter.rows.items():
+        attach_rows(submodule(model, name), tokens)
     trained = dict(trained_in_place(model, adapter))
     state.originals = {name: tensor.detach().clone() for name, tensor in trained.items()}
     parameters = [tensor for tensor in trained.values() if isinstance(tensor, nn.Parameter)]
@@ -96,9 +125,9 @@ def put_in(model: nn.Module, state: LoRAState) -> None:
     state.adapters[state.active] = replace(adapter, updates={}, values={})
 
 
-def take_out(model: nn.Module, state: LoRAState, keep: Sequence[str]) -> None:
-    """Restore the base's own tensors; the layers in `keep` stay in their LoRA form for the next adapter."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+def take_out(model: nn.Module, state: LoRAState, keep: Sequence[str] = ()) -> None:
+    """Restore the base's own tensors; the layers and tables in `keep` stay in their form for the next adapter."""
+    tensors = named_tensors(model)
     for name, original in state.originals.items():
         tensor = tensors[name]
         if isinstance(tensor, nn.Parameter):
@@ -110,3 +139,6 @@ def take_out(model: nn.Module, state: LoRAState, keep: Sequence[str]) -> None:
     for name, layer in list(lora_layers(model)):
         if name not in keep:
             detach(layer)
+    for name in state.current.rows:
+        if name not in keep:
+            detach_rows(submodule(model, name))

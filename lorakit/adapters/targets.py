@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from lorakit.adapters.config import ALL_LINEAR
-from lorakit.adapters.names import listing, name_matches, unmatched
+from lorakit.adapters.names import listing, name_matches, named_modules, submodule, unmatched, unwrapped
+from lorakit.adapters.unused import unused_layers
 from lorakit.nn.weights import is_adaptable
 
 _QUERY_VALUE = ("query", "value")
@@ -58,7 +59,7 @@ def default_targets(model: nn.Module) -> tuple[str, ...]:
 
 def adaptable_names(model: nn.Module) -> list[str]:
     """Last name parts of all layers that can be adapted, in the model's order, without repeats."""
-    names = (name.rpartition(".")[2] for name, module in model.named_modules() if is_adaptable(module))
+    names = (name.rpartition(".")[2] for name, module in named_modules(model) if is_adaptable(module))
     return list(dict.fromkeys(names))
 
 
@@ -72,14 +73,14 @@ def find_head(model: nn.Module) -> tuple[str, ...]:
     path = _body_path(model)
     if path is None:
         return ()
-    body = model.get_submodule(path)
+    body = submodule(model, path)
     if body is model or any(_has_output_embeddings(m) for m in model.modules()):
         return ()
     inside = {id(p) for p in body.parameters()}
     outside: list[str] = []
 
     def walk(module: nn.Module, prefix: str) -> None:
-        for name, child in module.named_children():
+        for name, child in unwrapped(module).named_children():
             full = f"{prefix}{name}"
             if full == path:
                 continue
@@ -93,13 +94,13 @@ def find_head(model: nn.Module) -> tuple[str, ...]:
 
 
 def _body_path(model: nn.Module) -> str | None:
-    pretrained = [name for name, module in model.named_modules() if hasattr(module, "base_model_prefix")]
+    pretrained = [name for name, module in named_modules(model) if hasattr(module, "base_model_prefix")]
     top = [n for n in pretrained if not any(o != n and (o == "" or n.startswith(f"{o}.")) for o in pretrained)]
     if len(top) != 1:
         return None  # none, or several on the same level: no way to tell which is the body
-    path, module = top[0], model.get_submodule(top[0])
-    while (body := module.base_model) is not module:
-        inner = next(name for name, child in module.named_modules() if child is body)
+    path, module = top[0], submodule(model, top[0])
+    while (body := unwrapped(module.base_model)) is not module:
+        inner = next(name for name, child in named_modules(module) if child is body)
         path, module = f"{path}.{inner}".lstrip("."), body
     return path
 
@@ -129,7 +130,7 @@ def find_modules(model: nn.Module, names: Iterable[str], what: str) -> tuple[str
         ValueError: a name matches nothing.
     """
     names = list(names)
-    every = [name for name, module in model.named_modules() if name]
+    every = [name for name, _ in named_modules(model) if name]
     for wanted in names:
         if not any(name_matches(name, wanted) for name in every):
             raise unmatched(what, wanted, (name.rpartition(".")[2] for name in every))
@@ -147,7 +148,7 @@ def find_targets(
     Args:
         model: the model to search.
         target_modules: name suffixes; or one regex for the full name; or "all-linear": every linear layer except the
-            head, the output embeddings and a pooler whose output the model does not use.
+            head, the output embeddings, a pooler whose output the model does not use, and layers that never run.
         exclude_modules: suffixes, or one regex, of layers to leave out.
         trained_in_full: modules trained in full (the head); nothing inside them is adapted.
 
@@ -155,18 +156,27 @@ def find_targets(
         ValueError: a name or regex matches nothing, matches no layer that can be adapted, or matches a layer whose
             parent would bypass the update.
     """
-    modules = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
-    first = {id(module): name for name, module in model.named_modules()}  # a shared module goes by its first name
+    modules = {name: module for name, module in named_modules(model, remove_duplicate=False) if name}
+    first = {id(module): name for name, module in named_modules(model)}  # a shared module goes by its first name
     layers = {name: module for name, module in modules.items() if is_adaptable(module) or _is_kin(module)}
     free = [n for n in layers if not any(n == head or n.startswith(f"{head}.") for head in trained_in_full)]
 
     if target_modules == ALL_LINEAR:
         left_out = {id(m.get_output_embeddings()) for m in model.modules() if _has_output_embeddings(m)}
-        left_out |= {id(layer) for head in find_head(model) for layer in model.get_submodule(head).modules()}
+        left_out |= {id(layer) for head in find_head(model) for layer in submodule(model, head).modules()}
         left_out |= {id(layer) for m in model.modules() for layer in _unused_pooler(m)}
         matched = [n for n in free if _is_linear(layers[n]) and id(layers[n]) not in left_out]
-        if not matched:
-            raise ValueError(f"target_modules {ALL_LINEAR!r}: this model has no linear layer outside its head")
+        # running compiled layers would compile them
+        unused = () if any(unwrapped(m) is not m for m in model.modules()) else unused_layers(model, matched)
+        if not (matched := [n for n in matched if n not in unused]):
+            others = (n for n in free if is_adaptable(layers[n]) and id(layers[n]) not in left_out and n not in unused)
+            names = list(dict.fromkeys(n.rpartition(".")[2] for n in others))
+            instead = sum(isinstance(module, nn.Conv1d) for module in modules.values())
+            why = f" ({instead} Conv1d instead, to which LoRA is not applied here)" if instead else ""
+            raise ValueError(
+                f"target_modules {ALL_LINEAR!r}: this model uses no linear layer outside its head{why}; train it in"
+                f" full, or name other layers: {listing(names) if names else 'it has none that can be adapted'}"
+            )
     elif isinstance(target_modules, str):
         matched = [n for n in free if _fullmatch(target_modules, n, "target_modules")]
         if not matched:

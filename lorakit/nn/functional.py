@@ -24,6 +24,7 @@ from lorakit.nn.kernels import (
     scaled_matmul,
     transposed_matmul,
 )
+from lorakit.nn.weights import HALF
 
 SMALL = 2**18  # elements; 1 MiB in float32
 
@@ -150,8 +151,8 @@ class _Branch(torch.autograd.Function):
         casts = torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if casts else x.dtype
         with torch.autocast(x.device.type, enabled=False):
-            # without autocast, a weight of another type than x is the caller's mistake and raises as in nn.Linear
-            frozen = weight.to(dtype) if casts else weight
+            # without autocast, a weight of a wider type than x is the caller's mistake and raises as in nn.Linear
+            frozen = weight.to(dtype) if casts or weight.dtype in HALF else weight
             frozen = frozen if A0 is None else _without_start(frozen, scaling, A0, B0)
             rows, A_, B_ = _rows(x.to(dtype)), A.to(dtype), B.to(dtype)
             y = linear(rows, frozen, None if bias is None else bias.to(dtype))

@@ -96,7 +96,9 @@ def faster_products(model: nn.Module) -> Iterator[None]:
 def uses_onednn(module: nn.Module) -> bool:
     """Whether a module is a linear layer, plain or adapted, whose float32 matmuls go to oneDNN at the moment."""
     adapted = isinstance(module, nn.Linear) and hasattr(module, "lora_A")
-    return _open > 0 and (type(module) is FasterLinear or adapted) and module.weight.dtype == torch.float32
+    if not (_open > 0 and (type(module) is FasterLinear or adapted)):
+        return False
+    return type(module.weight) in PLAIN and module.weight.dtype == torch.float32  # a quantized one says float32 too
 
 
 def pays() -> bool:
@@ -140,7 +142,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not (_open and _takes(x, weight, bias)):
         return F.linear(x, weight, bias)
     trained = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
-    return _Linear.apply(x, weight, bias) if trained else _product(x, weight, bias)
+    if not trained:
+        return _product(x, weight, bias)
+    # of a matrix, because oneDNN returns a view otherwise, and a function's view must not be changed in place (DeBERTa
+    # and Longformer divide their queries so)
+    return _Linear.apply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lorakit.nn.functional import choose_path, fused_forward
 from lorakit.nn.kernels import linear, no_view
-from lorakit.nn.weights import Update, is_adaptable, is_adapted, is_quantized, like, plain_weight, whole
+from lorakit.nn.weights import Update, is_adaptable, is_adapted, is_quantized, like, plain_weight, whole, widened
 
 
 class LoRALayer(nn.Module):
@@ -224,15 +224,15 @@ class LoRALinear(LoRALayer, nn.Linear):
     def reference_forward(self, x: Tensor) -> Tensor:
         if self.lora_start_A is not None or self.lora_magnitude is not None:
             return super().reference_forward(x)  # PiSSA's or OLoRA's start, or DoRA
-        y = linear(x, self.weight, in_dtype_of(x, self.bias))  # xWᵀ + b
+        y = self.base_output(x, self.weight)  # xWᵀ + b
         update = self.update_output(self.drop(x), self.lora_A, self.lora_B)  # xAᵀBᵀ, by way of (..., r)
         return y + update * self.scaling
 
     def base_output(self, x: Tensor, weight: Tensor) -> Tensor:
-        return linear(x, weight, in_dtype_of(x, self.bias))
+        return linear(x, widened(weight, x.dtype), in_dtype_of(x, self.bias))
 
     def bare_output(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight)
+        return linear(x, widened(self.weight, x.dtype))
 
     def update_output(self, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
         return linear(linear(x, in_dtype_of(x, A)), in_dtype_of(x, B))
@@ -285,7 +285,7 @@ class LoRAConv2d(LoRALayer, nn.Conv2d):
     base_class = nn.Conv2d
 
     def base_output(self, x: Tensor, weight: Tensor) -> Tensor:
-        return self._conv_forward(x, weight, in_dtype_of(x, self.bias))
+        return self._conv_forward(x, widened(weight, x.dtype), in_dtype_of(x, self.bias))
 
     def update_output(self, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
         return F.conv2d(self._conv_forward(x, in_dtype_of(x, A), None), in_dtype_of(x, B))
@@ -317,12 +317,15 @@ def _lora_conv1d() -> type[LoRALayer]:
 
         base_class = Conv1D
 
+        def __repr__(self) -> str:  # transformers' own ignores extra_repr
+            return f"LoRAConv1D(nf={self.nf}, nx={self.nx}{self.extra_repr()})"
+
         def base_output(self, x: Tensor, weight: Tensor) -> Tensor:
-            y = torch.addmm(in_dtype_of(x, self.bias), x.reshape(-1, x.size(-1)), weight)
+            y = torch.addmm(in_dtype_of(x, self.bias), x.reshape(-1, x.size(-1)), widened(weight, x.dtype))
             return y.view(*x.shape[:-1], self.nf)
 
         def bare_output(self, x: Tensor) -> Tensor:
-            return x @ self.weight
+            return x @ widened(self.weight, x.dtype)
 
         def update_output(self, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
             return F.linear(F.linear(x, in_dtype_of(x, A)), in_dtype_of(x, B))
@@ -392,12 +395,18 @@ def set_update(layer: LoRALayer, update: Update) -> None:
         else:
             new = value.detach().to(layer.weight.device, torch.float32, copy=True) if value is not None else None
             layer.register_parameter(name, None if new is None else nn.Parameter(new))
-    layer.r, layer.lora_alpha, layer.scaling = len(update.A), update.lora_alpha, update.scaling
-    # with r = 1 addmm fuses multiply and add; with a scaling that is not a power of two it rounds once less
-    layer.one_addmm = layer.r > 1 and math.frexp(update.scaling)[0] == 0.5
+    layer.r, layer.lora_alpha = len(update.A), update.lora_alpha
+    set_scaling(layer, update.scaling)
     start_A, start_B = update.start or (None, None)
     layer.register_buffer("lora_start_A", start_A, persistent=False)
     layer.register_buffer("lora_start_B", start_B, persistent=False)
+
+
+def set_scaling(layer: LoRALayer, scaling: float) -> None:
+    """Set what the layer's BA is multiplied by."""
+    layer.scaling = scaling
+    # with r = 1 addmm fuses multiply and add; with a scaling that is not a power of two it rounds once less
+    layer.one_addmm = layer.r > 1 and math.frexp(scaling)[0] == 0.5
 
 
 def detach(module: LoRALayer) -> None:

@@ -5,6 +5,7 @@ Sharded weights are FSDP2's `DTensor`s: each process holds a slice. Quantized on
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 CONV1D = "transformers.pytorch_utils.Conv1D"
@@ -82,6 +83,14 @@ def plain_weight(module: nn.Module) -> Tensor:
     return dequantized(whole(weight))
 
 
+HALF = (torch.float16, torch.bfloat16)
+
+
+def widened(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A half-precision weight in a wider type to compute in; any other weight as it is."""
+    return weight.to(dtype) if weight.dtype in HALF and dtype in (torch.float32, torch.float64) else weight
+
+
 # Sharded --------------------------------------------------------------------------------------------------------------
 
 
@@ -115,8 +124,8 @@ def regather(model: nn.Module) -> None:
 
 
 def refuse_sharded(model: nn.Module, what: str) -> None:
-    """Raise ValueError if the model is sharded: FSDP2 keeps the parameters it was given and would miss new ones."""
-    if is_sharded(model):
+    """Raise ValueError if the model is sharded: FSDP keeps the parameters it was given and would miss new ones."""
+    if is_sharded(model) or any(getattr(p, "_fsdp_flattened", False) for p in model.parameters()):
         raise ValueError(
             f"{what}: the parameters of this {type(model).__name__} are sharded over processes by FSDP, which keeps "
             "the parameters it was given; do it before fully_shard, or save_adapter and load it into an unsharded model"

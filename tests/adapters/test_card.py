@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+import yaml
+
 from lorakit.adapters.adapter import lora_state
-from lorakit.adapters.card import model_card
+from lorakit.adapters.card import BEGIN, END, in_markdown, in_yaml, into_readme, model_card
 from lorakit.adapters.storage import save_adapter
 from tests.support.lora_models import trained_roberta
 
@@ -54,3 +57,38 @@ def test_the_card_names_base_model_settings_and_what_is_trained_in_full() -> Non
     model = trained_roberta(modules_to_save=[])
     text = model_card("Tagger", None, lora_state(model).current, 1)
     assert "trained in full: nothing." in text and "base_model:" not in text
+
+
+USERS = "---\nlicense: mit\ntags:\n- mine\n---\n# Genes\n\nOur own words.\n"
+
+
+def test_a_readme_that_is_there_keeps_its_text_and_metadata(tmp_path) -> None:
+    model = trained_roberta()
+    folder = save_adapter(model, tmp_path)
+    card = (folder / "README.md").read_text()
+    save_adapter(model, folder)
+    assert (folder / "README.md").read_text() == card
+    (folder / "README.md").write_text(USERS + "caf\u00e9\n", encoding="latin-1")
+    save_adapter(model, folder, metrics={"f1": 0.5})
+    (folder / "README.md").write_bytes((folder / "README.md").read_bytes() + b"Below.\n")
+    save_adapter(model, folder, metrics={"f1": 0.75})
+    found = (folder / "README.md").read_text(encoding="latin-1")
+    assert found.startswith("---\nlicense: mit\ntags:\n- mine\nlibrary_name: peft\n---\n")
+    assert "Our own words.\ncaf\u00e9\n" in found and found.endswith("Below.\n")
+    assert found.count("| f1 | 0.75 |") == found.count("# LoRA adapter for") == 1 and "| f1 | 0.5 |" not in found
+
+
+@pytest.mark.parametrize("readme", ["", "Words.\n", "---\nnot closed\n"])
+def test_a_readme_without_metadata_gets_some(readme: str) -> None:
+    card = "---\nlibrary_name: peft\n---\n\n" + BEGIN + "\nA card.\n" + END + "\n"
+    found = into_readme(readme, card)
+    assert found.startswith("---\nlibrary_name: peft\n---\n\n") and readme.strip() in found and "A card." in found
+    assert into_readme(found, card) == found
+
+
+def test_names_are_escaped() -> None:
+    assert in_markdown("a|b <img src=x> `c` [d](e)\n# f") == r"a\|b \<img src=x\> \`c\` \[d\](e) \# f"
+    assert in_markdown("B-DNA") == "B-DNA" and in_markdown("rel_pos") == "rel_pos"
+    for name in ("evil\ntags: [x]", "a: b", "x # y", "- z", "1.5"):
+        assert yaml.safe_load(f"base_model: {in_yaml(name)}") == {"base_model": name}
+    assert in_yaml("sentence-transformers/all-MiniLM-L6-v2") == "sentence-transformers/all-MiniLM-L6-v2"

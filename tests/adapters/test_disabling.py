@@ -5,6 +5,7 @@ import torch
 
 from lorakit.lora import (
     apply_lora,
+    count_parameters,
     disable_lora,
     merge_lora,
 )
@@ -57,3 +58,15 @@ def test_disabling_yields_the_model_and_keeps_its_parameters() -> None:
     with disable_lora(model) as inner:
         assert inner is model
     assert {name: id(p) for name, p in model.named_parameters()} == before
+
+
+def test_nothing_is_trained_while_switched_off_and_an_earlier_graph_stays_valid() -> None:
+    model = apply_lora(tiny_roberta(), bias="all", use_dora=True)
+    perturb(model)
+    before = count_parameters(model)
+    loss = logits(model).square().sum()
+    with disable_lora(model):
+        assert count_parameters(model).trainable == 0
+        loss.backward()
+    assert count_parameters(model) == before
+    assert all(p.grad is not None for n, p in model.named_parameters() if "query.lora" in n)

@@ -1,6 +1,7 @@
 """Merging keeps the output; unmerging restores the weights bit for bit."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from lorakit.lora import (
     apply_lora,
     lora_layers,
     merge_lora,
+    remove_lora,
     unmerge_lora,
 )
 from tests.support.architectures import ARCHITECTURES
@@ -87,3 +89,20 @@ def test_a_merge_that_fails_half_way_is_undone() -> None:
         merge_lora(model)
     assert not any(layer.merged for layer in layers)
     assert all(torch.equal(layer.weight, value) for layer, value in zip(layers, before, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_save_pretrained_of_a_merged_model_writes_what_it_computes(dtype: torch.dtype, tmp_path) -> None:
+    """It reloaded as the base, with only a report of unexpected keys."""
+    model = apply_lora(tiny_roberta().to(dtype), r=4, bias="all")
+    perturb(model)
+    merged = logits(merge_lora(model))
+    for number, saved in enumerate((model, copy.deepcopy(model), pickle.loads(pickle.dumps(model)))):
+        saved.save_pretrained(tmp_path / str(number))
+        again = type(model).from_pretrained(tmp_path / str(number)).eval()
+        assert torch.equal(logits(again), merged)
+        assert {p.dtype for p in again.parameters()} == {dtype}
+    unmerge_lora(model).save_pretrained(tmp_path / "unmerged")  # which holds the adapter
+    assert (tmp_path / "unmerged" / "adapter_config.json").exists()
+    assert not (tmp_path / "0" / "adapter_config.json").exists()
+    assert "save_pretrained" not in vars(remove_lora(model, merge=True))

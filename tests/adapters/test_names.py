@@ -1,11 +1,21 @@
 """How names match suffixes and patterns, and the error for a name that matches nothing."""
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
-from lorakit.adapters.names import listing, name_matches, unmatched
+from lorakit.adapters.names import (
+    listing,
+    name_matches,
+    named_modules,
+    named_parameters,
+    named_tensors,
+    submodule,
+    unmatched,
+)
 from lorakit.lora import apply_lora
 
 NAMES = st.lists(st.sampled_from(["query", "xquery", "dense", "attn", "0", "1", "layer"]), min_size=1, max_size=4)
@@ -55,3 +65,15 @@ def test_a_listing_shows_or_counts_every_name(names: list[str], limit: int) -> N
         assert text.endswith(f"… ({len(names) - limit} more)")
     if not names:
         assert text == "nothing"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # torch.compile's own import
+def test_names_are_those_of_the_model_without_wrappers() -> None:
+    plain = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    wrapped = nn.Sequential(torch.compile(plain[0]), checkpoint_wrapper(torch.compile(plain[1])))
+    assert any("_orig_mod" in name for name, _ in wrapped.named_parameters())
+    assert dict(named_parameters(wrapped)) == dict(plain.named_parameters())
+    assert named_tensors(wrapped).keys() == plain.state_dict().keys()
+    inner = {name: module for name, module in plain.named_modules() if name}
+    assert {name: module for name, module in named_modules(wrapped) if name} == inner
+    assert all(submodule(wrapped, name) is module for name, module in inner.items())

@@ -36,9 +36,10 @@ def test_the_file_holds_what_was_trained_in_float32(saved: Path) -> None:
         ({"target_modules": ["query", "value", "key"]}, "missing: .*key.lora_A.weight"),
         ({"modules_to_save": ["scorer"]}, "modules_to_save 'scorer' of the adapter is not in this"),
         ({"megatron_config": {"a": 1}}, "megatron_config=.* is a feature that lorakit does not have"),
-        ({"lora_bias": True}, "lora_bias=True is a feature"),
-        ({"init_lora_weights": "pissa_niter_4"}, "changed at random"),
-        ({"rank_pattern": {"quary": 4}}, "rank_pattern 'quary' matches nothing"),
+        ({"lora_bias": True}, "lora_bias is on, and .*lora_B.bias is missing"),
+        ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4': the base was changed .* save it with PEFT's"),
+        ({"init_lora_weights": "corda"}, "'corda': the base was changed"),
+        ({"init_lora_weights": "loftq"}, "init_lora_weights must be True, False, .* got 'loftq'"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(changes: dict, message: str, saved: Path) -> None:

@@ -99,6 +99,89 @@ def test_a_quantized_base_trains_saves_merges_and_unmerges(to: str, tmp_path: Pa
     assert type(merged.roberta.encoder.layer[0].output.dense.weight.data) is torch.Tensor
 
 
+WIDE = {"hidden_size": 64, "intermediate_size": 128}
+KINDS = [torch.bfloat16, torch.float16, "int8", "nf4"]
+
+
+def shrunk(model: nn.Module, to: torch.dtype | str) -> nn.Module:
+    if isinstance(to, str):
+        pytest.importorskip("torchao", reason="quantized bases need the optional torchao")
+    return shrink_base(model, to)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("to", KINDS)
+def test_an_adapter_of_a_shrunk_base_fits_the_base_it_came_from(to: torch.dtype | str, tmp_path: Path) -> None:
+    """On the original base, on the base shrunk afterwards, on one that was shrunk before; never on another base."""
+    model = apply_lora(tiny_roberta(**WIDE))
+    perturb(model)
+    want = logits(shrunk(model, to))
+    save_adapter(model, tmp_path)
+    after = shrink_base(load_adapter(tiny_roberta(**WIDE), tmp_path), to)
+    before = load_adapter(shrink_base(apply_lora(tiny_roberta(**WIDE), adapter_name="other"), to), tmp_path)
+    again = load_adapter(remove_lora(before), tmp_path)
+    for found in (after, before, again):
+        assert torch.equal(logits(found), want)
+    other = tiny_roberta(**WIDE)
+    with torch.no_grad():
+        other.roberta.encoder.layer[0].output.dense.weight[0, 0] += 1
+    for base in (other, shrink_base(apply_lora(other, adapter_name="other"), to)):
+        with pytest.raises(ValueError, match="another base"):
+            load_adapter(base, tmp_path)
+    changed = shrink_base(apply_lora(tiny_roberta(**WIDE), adapter_name="other"), to)
+    with torch.no_grad():
+        changed.roberta.embeddings.LayerNorm.weight += 1
+    with pytest.raises(ValueError, match="another base"):
+        load_adapter(changed, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_base_shrunk_beside_another_head_says_what_to_do_and_that_works(tmp_path: Path) -> None:
+    model = shrunk(apply_lora(tiny_roberta(**WIDE)), "int8")
+    perturb(model)
+    want, folder = logits(model), save_adapter(model, tmp_path)
+    other = apply_lora(tiny_roberta(**WIDE), modules_to_save=["LayerNorm"], adapter_name="other")
+    shrink_base(other, "int8")
+    with pytest.raises(ValueError, match=r"other modules .* than the adapter's \(classifier\).* first, then shrink"):
+        load_adapter(other, folder)
+    assert torch.equal(logits(load_adapter(other, folder, check_base=False)), want)
+    assert torch.equal(logits(shrink_base(load_adapter(tiny_roberta(**WIDE), folder), "int8")), want)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["roberta", "gpt2"])
+@pytest.mark.parametrize("options", [{"target_modules": "all-linear"}, {"target_modules": None, "bias": "all"}])
+def test_a_half_base_in_float32_computes_with_its_rounded_weights(kind: str, options: dict, dtype: torch.dtype) -> None:
+    """The oracle is the float32 base whose matrices and their biases were rounded once."""
+    build = ARCHITECTURES[kind].build
+    model = apply_lora(build(), **options).train()
+    perturb(model)
+    rounded = copy.deepcopy(model)
+    small = shrink_base(model, dtype)
+    for (name, parameter), other in zip(rounded.named_parameters(), small.parameters(), strict=True):
+        if other.dtype == dtype:
+            parameter.data = parameter.data.to(dtype).float()
+        assert parameter.dtype == torch.float32, name
+    expected, found = output_of(rounded), output_of(small)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    expected.square().sum().backward()
+    found.square().sum().backward()
+    for (name, parameter), other in zip(rounded.named_parameters(), small.named_parameters(), strict=True):
+        if parameter.requires_grad and parameter.grad is not None:
+            torch.testing.assert_close(other[1].grad, parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
+    assert torch.equal(output_of(remove_lora(small).eval()), output_of(remove_lora(rounded).eval()))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_layer_that_nf4_cannot_pack_is_named_before_any_is_packed() -> None:
+    pytest.importorskip("torchao", reason="quantized bases need the optional torchao")
+    model = apply_lora(tiny_roberta(hidden_size=20, num_attention_heads=2))
+    with pytest.raises(ValueError, match="nf4 packs blocks of 64 weights, this layer has .* left over; use 'int8'"):
+        shrink_base(model, "nf4")
+    assert all(type(p) is nn.Parameter for p in model.parameters())
+    assert logits(shrink_base(model, "int8")).isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("to", "message"),
     [("int4", "to must be torch.bfloat16, torch.float16, 'int8' or 'nf4'; got 'int4'"), (torch.float32, "to must be")],

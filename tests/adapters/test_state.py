@@ -99,3 +99,9 @@ def test_adapters_cannot_be_changed_inside_disable_lora() -> None:
                 act()
     assert torch.equal(logits(model), two)
     assert not Path("x").exists()
+
+
+def test_a_model_without_lora_ignores_the_keyword_again() -> None:
+    model = apply_lora(tiny_roberta(), **QUERY_VALUE)
+    remove_lora(model)
+    assert model(input_ids=torch.arange(4, 12)[None], adapter_names=["x"]).logits.isfinite().all()

@@ -252,3 +252,42 @@ def test_any_one_fault_in_the_files_is_refused(
         save_file(tensors, folder / TENSORS, metadata=metadata)
     with pytest.raises((ValueError, FileNotFoundError), match=r"."):
         load_adapter(labelled_roberta(), folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_adapter_with_values_that_are_not_finite_is_neither_saved_nor_loaded(tmp_path, value):
+    model = trained_roberta()
+    save_adapter(model, tmp_path / "good")
+    with torch.no_grad():
+        next(p for name, p in model.named_parameters() if name.endswith("lora_B"))[0, 0] = value
+    with pytest.raises(FloatingPointError, match="the adapter is not saved, because .*lora_B.* not finite"):
+        save_adapter(model, tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
+    tensors = load_file(tmp_path / "good" / TENSORS)
+    next(tensor for name, tensor in tensors.items() if "lora_B" in name)[0, 0] = value
+    (tmp_path / "good" / OWN).unlink()
+    save_file(tensors, tmp_path / "good" / TENSORS)
+    other = tiny_roberta()
+    before = logits(other)
+    with pytest.raises(ValueError, match="lora_B.* not finite: its training diverged"):
+        load_adapter(other, tmp_path / "good")
+    assert torch.equal(logits(other), before)
+
+
+@pytest.mark.parametrize("name", [CONFIG, OWN])
+@pytest.mark.parametrize("fault", ["deep", "large", "pipe"])
+def test_a_file_that_would_cost_much_to_read_is_one_clear_error(tmp_path, name, fault):
+    path = save_adapter(trained_roberta(), tmp_path / "a") / name
+    path.unlink()
+    if fault == "deep":
+        path.write_text("[" * 100_000)
+    elif fault == "large":
+        with path.open("wb") as file:
+            file.truncate(1 << 40)  # takes no room
+    else:
+        os.mkfifo(path)
+    with pytest.raises(
+        (ValueError, FileNotFoundError), match=f"{name} is (damaged|missing|not there)|has 1,099,511,627,776 bytes"
+    ) as caught:
+        load_adapter(tiny_roberta(), tmp_path / "a")
+    assert len(str(caught.value)) < 400

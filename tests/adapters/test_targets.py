@@ -126,6 +126,7 @@ def test_all_linear_leaves_out_head_and_output_embeddings() -> None:
 def test_all_linear_leaves_out_a_pooler_that_the_head_does_not_use() -> None:
     """Where the head reads the pooled output, or may, it is adapted; by name it always can be."""
     model = ARCHITECTURES["layoutlm"].build()
+    model.main_input_name = "pixel_values"  # so it cannot be found out by running it
     pooler = "layoutlm.pooler.dense"
     assert pooler not in find_targets(model, "all-linear", trained_in_full=["classifier"])
     assert find_targets(model, ["pooler.dense"]) == (pooler,)

@@ -97,6 +97,20 @@ def test_values_and_gradients_equal_torchs(shape, inputs, outputs, bias, transpo
 
 
 @needs_onednn
+def test_a_result_may_be_changed_in_place_as_deberta_and_longformer_do() -> None:
+    layer, x = nn.Linear(5, 7), torch.randn(2, 3, 5)
+
+    def gradients(product) -> tuple[Tensor, ...]:
+        query = product(x, layer.weight, layer.bias)
+        query /= 3
+        return torch.autograd.grad(query.square().sum(), tuple(layer.parameters()))
+
+    with every_matmul():
+        found = gradients(linear)
+    torch.testing.assert_close(found, gradients(F.linear))
+
+
+@needs_onednn
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(rows=st.integers(1, 70), inner=st.integers(1, 20), columns=st.integers(1, 70), factor=st.floats(-3, 3))
 def test_a_matmul_is_added_in_one_call_and_zero_adds_nothing(rows, inner, columns, factor) -> None:

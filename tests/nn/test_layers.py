@@ -230,3 +230,11 @@ def test_merging_what_does_not_fit_the_type_raises() -> None:
         layer.merge()
     assert torch.equal(model["layer"].weight, before)
     assert not layer.merged
+
+
+def test_an_adapted_layer_of_every_kind_prints_its_update() -> None:
+    """transformers' Conv1D prints itself without extra_repr."""
+    for kind in KINDS:
+        layer = adapted_layer(make_layer(kind)[0])
+        assert repr(layer).startswith(f"{type(layer).__name__}(") and ", r=2, lora_alpha=3" in repr(layer), kind
+    assert repr(adapted_layer(make_layer("conv1d")[0])).startswith("LoRAConv1D(nf=5, nx=6, r=2,")

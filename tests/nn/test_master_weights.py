@@ -11,6 +11,7 @@ from lorakit.lora import (
     apply_lora,
     disable_lora,
     remove_lora,
+    set_adapter,
 )
 from lorakit.nn.layers import LoRALayer
 from lorakit.nn.master_weights import demote, promote
@@ -43,6 +44,30 @@ def test_trained_parameters_of_a_half_model_have_float32_master_weights(
     assert torch.equal(logits(model), base)
     assert {p.dtype for p in model.parameters()} == {dtype}
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": "all", "use_dora": True}, {"modules_to_save": ["LayerNorm"]}])
+@pytest.mark.parametrize("to", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("base", [torch.float32, torch.bfloat16])
+def test_an_adapted_model_can_be_cast(base: torch.dtype, to: torch.dtype, options: dict) -> None:
+    """For deployment or to merge in float32; what was trained in full is cast with everything else."""
+    model = apply_lora(tiny_roberta().to(base), r=2, **options)
+    perturb(model)
+    apply_lora(model, r=3, **options, adapter_name="second")
+    perturb(model)
+    tolerance = {"rtol": 0.05, "atol": 0.05}
+    tuned, plain = logits(model).float(), logits(tiny_roberta().to(base).to(to))
+    model.to(to)
+    torch.testing.assert_close(logits(model), tuned.to(to), **tolerance)
+    with disable_lora(model):
+        assert torch.equal(logits(model), plain)
+    for name in ("default", "second"):
+        assert logits(set_adapter(model, name)).dtype == to
+    torch.testing.assert_close(logits(model), tuned.to(to), **tolerance)
+    merged = remove_lora(copy.deepcopy(model), merge=True)
+    torch.testing.assert_close(logits(merged), tuned.to(to), **tolerance)
+    assert torch.equal(logits(remove_lora(model)), plain)
+    assert {p.dtype for m in (merged, model) for p in m.parameters()} == {to}
 
 
 def test_a_float16_base_trains_under_a_gradient_scaler() -> None:
