@@ -16,19 +16,22 @@ from typing import Any
 
 from lorakit.power.accumulator import EnergyAccumulator, mean_powers
 from lorakit.power.clock import Clock, SystemClock, boot_id
-from lorakit.power.cpu_time import job_root, process_tree
+from lorakit.power.cpu_time import job_root, process_tree, spawner
 from lorakit.power.device_locks import SharedCounting, find_job, locks_folder
-from lorakit.power.devices import find_devices
+from lorakit.power.devices import NOTHING, find_devices
 from lorakit.power.gather import gather_readings
+from lorakit.power.hwmon import MACHINE
 from lorakit.power.idle import IDLE, measure_idle
 from lorakit.power.journal import Journal, times
 from lorakit.power.machine_use import MachineUse
-from lorakit.power.plausibility import disagreements, implausible_dram
-from lorakit.power.reading import KINDS, Reading
+from lorakit.power.memory_use import memory_in_use
+from lorakit.power.plausibility import disagreements, implausible_dram, unseen_wraps
+from lorakit.power.reading import BESIDE, JOULES_PER_WH, KINDS, Reading
 from lorakit.power.sampler import Sampler
+from lorakit.power.steadiness import PowerCourse, Steadiness, judge_steadiness
 from lorakit.power.windows import WindowPaths, check_window_name, finish_cuda_work
 
-GPU_PROCESSES_EVERY_S = 2.0  # the driver is asked who computes on the GPUs at most this often
+LOOK_EVERY_S = 2.0  # how often at most to ask who computes on the GPUs and who uses the memory
 WHOLE = ""  # the window of the whole block; users' names are not empty
 
 
@@ -60,6 +63,8 @@ class EnergyMeter:
         idle: the `idle` of another meter, instead of measuring again.
         proc: the kernel's /proc folder, for load, memory and process times.
         edac: the kernel's folder of memory controllers, for the number of DIMMs.
+        hwmon: the kernel's folder of hardware monitors, for AMD's and Intel's GPUs, Grace CPUs and whole machines.
+        events: the kernel's folder of perf event sources, for RAPL where powercap is closed.
         environ: the environment that names the visible GPUs and the rank; None uses this process's.
         claims: folder of the job's lock files; None uses the system's temporary folder.
         thread: False starts no thread: readings between the edges of windows are taken by calls of `sample`.
@@ -85,6 +90,8 @@ class EnergyMeter:
         idle: Mapping[str, tuple[float, float]] | None = None,
         proc: str | Path = "/proc",
         edac: str | Path = "/sys/devices/system/edac/mc",
+        hwmon: str | Path = "/sys/class/hwmon",
+        events: str | Path = "/sys/bus/event_source/devices",
         environ: Mapping[str, str] | None = None,
         claims: str | Path | None = None,
         thread: bool = True,
@@ -98,6 +105,8 @@ class EnergyMeter:
             powercap=Path(powercap),
             proc=Path(proc),
             edac=Path(edac),
+            hwmon=Path(hwmon),
+            events=Path(events),
             nvml=nvml,
             clock=clock or SystemClock(),
             environ=os.environ if environ is None else environ,
@@ -191,9 +200,32 @@ class EnergyMeter:
     def gather(self) -> Reading:
         """The whole job: the sum over all ranks where torch.distributed runs, else `reading`.
 
-        Every rank must call it, and each gets the sum.
+        Every rank must call it, and each gets the sum. A device that several ranks of a machine count, because their
+        launcher did not tell them of each other, is in it once.
         """
-        return gather_readings(self.reading)
+        return gather_readings(self._started(), WHOLE)
+
+    @property
+    def steadiness(self) -> Steadiness | None:
+        """How steady the measured power was: how long a window must be for 2 %, and how long the load warms up.
+
+        None if nothing was measured, or there were too few samples (8).
+        """
+        if self._session is None:
+            return None
+        edges_wh = self.reading.measured_uncertainty_wh
+        return None if edges_wh is None else judge_steadiness(self._session.course.points, edges_wh * JOULES_PER_WH)
+
+    @property
+    def course(self) -> list[tuple[float, float]]:
+        """How the measured power went: seconds and mean W between one sample and the next; of a long run, joined."""
+        return [] if self._session is None else list(self._session.course.points)
+
+    def again(self) -> "EnergyMeter":
+        """A new meter of the same sensors, without a journal, a baseline or a thread."""
+        meter = EnergyMeter(thread=False)
+        meter._machine = self._machine
+        return meter
 
     def power_w(self) -> float | None:
         """Measured power over the sampler's last interval, W; None before it and where nothing is measured."""
@@ -213,6 +245,8 @@ class Machine:
     powercap: Path
     proc: Path
     edac: Path
+    hwmon: Path
+    events: Path
     nvml: Any
     clock: Clock
     environ: Mapping[str, str]
@@ -225,6 +259,7 @@ class Session:
     Attributes:
         finished: the block has ended, and readings no longer change.
         power_w: measured power over the last interval between samples, W.
+        course: that power in every interval.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -232,7 +267,9 @@ class Session:
         self._pid = os.getpid()
         self._node = boot_id(machine.proc)
         job = find_job(machine.environ)
-        root = job_root(job.variable, machine.proc) if job else self._pid
+        root = job_root(job.variable, machine.proc) if job else spawner() or self._pid
+        if job is not None and not job.is_named:  # two jobs of one user must not share their locks
+            job = replace(job, name=f"{job.name}-{root}")
         self._use = MachineUse(self._clock.monotonic(), root, self._node, machine.proc)
         self.accumulator = EnergyAccumulator(self._clock.monotonic, self._clock.boottime, self._use)
         self._devices = find_devices(
@@ -240,6 +277,8 @@ class Session:
             powercap=machine.powercap,
             proc=machine.proc,
             edac=machine.edac,
+            hwmon=machine.hwmon,
+            events=machine.events,
             nvml=machine.nvml,
             environ=machine.environ,
         )
@@ -249,8 +288,15 @@ class Session:
         self._idle: Mapping[str, tuple[float, float]] = {}
         self._journal: Journal | None = None
         self._progress: dict[str, tuple[float, float]] = {}
+        self._sampled_at = self._clock.monotonic()
+        self.course = PowerCourse()
         self.power_w: float | None = None
         self.finished = False
+
+    @property
+    def tree_root(self) -> int:
+        """The process whose tree is "ours"."""
+        return self._use.tree.root
 
     def is_mine(self) -> bool:
         """False in a forked child."""
@@ -258,7 +304,8 @@ class Session:
 
     def samples_power(self) -> bool:
         """Whether a device has to be read often because it has no energy counter."""
-        return any(device.source.method == "sampled" for device in self._devices.measured())
+        devices = (*self._devices.measured(), *self.accumulator.of_kind(MACHINE))
+        return any(device.source.method == "sampled" for device in devices)
 
     def measure_idle(self, seconds: float) -> dict[str, tuple[float, float]]:
         """Idle power of each device and its standard error, W."""
@@ -271,7 +318,7 @@ class Session:
         """Begin the block."""
         self._idle, self._out_every_s = idle, out_every_s
         self._conditions = {"driver": self._devices.driver(), "start": self._devices.conditions()}
-        self._look_for_gpu_processes()
+        self._look_around()
         finish_cuda_work()
         self.accumulator.mark_edge(WHOLE, +1)
         self._last_line = self._clock.monotonic()
@@ -312,19 +359,27 @@ class Session:
             watts = [powers[part.source.id] for part in self._devices.measured() if part.source.id in powers]
             self.power_w = sum(watts) if watts else None
             self._progress = progress
-        if self._clock.monotonic() - self._gpu_processes_at >= GPU_PROCESSES_EVERY_S:
-            self._look_for_gpu_processes()
+            now, before = self._clock.monotonic(), self._sampled_at
+            self._sampled_at = now
+            if watts and len(watts) == len(self._devices.measured()):
+                self.course.add(now - before, self.power_w)
+        if self._clock.monotonic() - self._looked_at >= LOOK_EVERY_S:
+            self._look_around()
 
-    def _look_for_gpu_processes(self) -> None:
-        """Note how many other processes compute on the counted GPUs now."""
-        self._gpu_processes_at = self._clock.monotonic()
-        if self._devices.gpus:
-            others = self._devices.busy_elsewhere(self._our_processes(), self._machine.proc, counted_only=True)
-            with self.accumulator.lock:  # not while the driver answers: an edge of a window would wait for it
+    def _look_around(self) -> None:
+        """Note who computes on the counted GPUs now, and who uses the memory."""
+        self._looked_at = self._clock.monotonic()
+        ours, proc = self._our_processes(), self._machine.proc
+        others = self._devices.busy_elsewhere(ours, proc, counted_only=True) if self._devices.gpus else None
+        gpus = self._devices.gpus_in_use(ours, proc) if self._devices.gpus else None
+        memory = memory_in_use(ours, proc)
+        with self.accumulator.lock:  # not while the driver answers: an edge of a window would wait for it
+            if self._devices.gpus:
                 self._use.see_gpu_processes(None if others is None else len(others))
+            self._use.see_levels(self._clock.monotonic(), gpus, memory)
 
     def _our_processes(self) -> list[int]:
-        return process_tree(self._use.tree.root, self._machine.proc)
+        return process_tree(self.tree_root, self._machine.proc)
 
     def refresh(self) -> None:
         """Bring the readings up to date.
@@ -339,15 +394,16 @@ class Session:
                 self._sharing.settle(force=True)
                 self.accumulator.collect()
 
-    def reading(self, path: str) -> Reading:
-        """The newest reading of a window."""
+    def reading(self, path: str, without: Mapping[str, str] = NOTHING) -> Reading:
+        """The newest reading of a window; `without` maps devices to leave out to the reason."""
         with self.accumulator.lock:
             window = self.accumulator.windows[path]
             duration_s = window.duration_s(self.accumulator.time())
-            parts = {kind: self._devices.measure(kind, path, duration_s, self._idle) for kind in KINDS}
+            parts = {kind: self._devices.measure(kind, path, duration_s, self._idle, without) for kind in KINDS}
             others = {}
-            if self.accumulator.of_kind("platform"):
-                others["psys"] = self._devices.measure("platform", path, duration_s, self._idle)
+            for name, kind in BESIDE.items():
+                if self.accumulator.of_kind(kind):
+                    others[name] = self._devices.measure(kind, path, duration_s, self._idle, without)
             contention = self._use.contention(path)
             reading = Reading(
                 **parts,
@@ -414,4 +470,5 @@ class Session:
         implausible = implausible_dram(zones)
         if implausible:
             notes.append(implausible)
+        notes += unseen_wraps(self.accumulator.devices)
         return notes + disagreements(self._devices.checked(), WHOLE, self.accumulator.time())

@@ -25,6 +25,7 @@ from lorakit.power.machine_use import MachineUse
 from lorakit.power.window_share import Gap, Interval, Total, WindowShare
 
 HOLD_S = 10.0  # two power samples further apart than this are not joined: the time between them is a gap
+WORKING_W = 0.5  # a GPU that computes draws more; a sensor was seen to show 8 mW
 SUSPENDED_S = 0.5  # a smaller step of the boot-time clock is not a suspension
 
 
@@ -58,7 +59,7 @@ class Source(Protocol):
         ...
 
     def busy(self) -> bool | None:
-        """Whether the device is working, None if unknown; called only when a counter stands still."""
+        """Whether the device is working, None if unknown; asked only when its energy or power is near zero."""
         ...
 
     def close(self) -> None:
@@ -127,6 +128,10 @@ class DeviceAccumulator:
         """Take a reading; returns whether it closed an interval, so that a window's edge may coincide with it."""
         if time <= self.time and self.value is not None:
             return time == self.time
+        refused = self._refused(value) if self.source.method == "sampled" else None
+        if refused:
+            self.fail(refused)
+            return False
         reason = self._interrupted or (self.value is None and (self.trouble or "no reading before this time"))
         if reason:
             self._close_gap(time, reason)
@@ -135,11 +140,16 @@ class DeviceAccumulator:
         take = self._sample_power if self.source.method == "sampled" else self._sample_counter
         return take(time, value, slack_s)
 
+    def _refused(self, watts: float) -> str | None:
+        """Why a power cannot be right, None if it can."""
+        if not 0.0 <= watts <= self.source.max_w:
+            return f"{watts:.6g} W is outside 0 to {self.source.max_w:.6g} W"
+        if watts < WORKING_W and self.source.busy():
+            return f"{watts:.6g} W is too little: the device is working"
+        return None
+
     def _sample_power(self, time: float, watts: float, slack_s: float) -> bool:
         source, seconds, before = self.source, time - self.time, self.value
-        if not 0.0 <= watts <= source.max_w:
-            self.fail(f"{watts:.6g} W is outside 0 to {source.max_w:.6g} W")
-            return False
         if seconds > HOLD_S:
             self._close_gap(time, self.trouble or f"no power sample for {seconds:.3g} s")
         else:
@@ -167,6 +177,10 @@ class DeviceAccumulator:
             return True
         if counts == 0 and time - self.moved_at > 2 * source.lag_s and source.busy() is not False:
             self.fail(f"counter stands still at {value:.0f}")  # a working device always draws some power
+            return False
+        seconds = time - self.time
+        if counts * source.unit_j < WORKING_W * (seconds - 2 * source.lag_s) and source.busy():
+            self.fail(f"{counts * source.unit_j / seconds:.3g} W is too little: the device is working")
             return False
         lost_j = 0.0
         if source.modulus is not None:  # after a long stall the number of wraps is unknown
@@ -275,7 +289,7 @@ class EnergyAccumulator:
         self.use = use
         self.started, self.boot_started = now(), self._boottime()
         self._ended: tuple[float, float] | None = None
-        self._asleep_s = self.boot_started - self.started
+        self._asleep_s, self._suspended_s = self.boot_started - self.started, 0.0
         self.devices: list[DeviceAccumulator] = []
         self.windows: dict[str, WindowTime] = {}
         self.lock = threading.RLock()
@@ -302,7 +316,7 @@ class EnergyAccumulator:
     def suspended_s(self) -> float:
         """How long the machine has been suspended since the start, s."""
         now, boot_now = self._ended or (self.now(), self._boottime())
-        return max(0.0, (boot_now - self.boot_started) - (now - self.started))
+        return self._suspended_s + max(0.0, boot_now - now - self._asleep_s)
 
     def finish(self) -> None:
         """Stop the clock: what is asked for later is as of now."""
@@ -348,12 +362,18 @@ class EnergyAccumulator:
         return read
 
     def _notice_suspension(self) -> None:
-        """Make the interval across a suspension a gap."""
+        """Make the interval across a suspension a gap.
+
+        The boot-time clock may also step back, where a virtual machine is restored: that starts the comparison anew.
+        """
         asleep_s = self._boottime() - self.now()
-        if asleep_s - self._asleep_s > SUSPENDED_S:
-            for device in self.devices:
-                device.interrupt(f"the machine was suspended for {asleep_s - self._asleep_s:.3g} s")
+        step_s = asleep_s - self._asleep_s
+        if abs(step_s) > SUSPENDED_S:
             self._asleep_s = asleep_s
+        if step_s > SUSPENDED_S:
+            self._suspended_s += step_s
+            for device in self.devices:
+                device.interrupt(f"the machine was suspended for {step_s:.3g} s")
 
     def _drain(self, times: Mapping[int, float] | None = None) -> list[tuple[DeviceAccumulator, str, int, float]]:
         """Apply the waiting edges; those after a device's coming reading are returned, to be applied after it."""

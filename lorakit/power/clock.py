@@ -1,8 +1,8 @@
 """Time for the energy meter, passed in so that tests can drive it.
 
-Durations come from the monotonic clock, which neither an administrator nor an NTP daemon moves. The boot-time clock
+Durations come from the monotonic clock, which neither an administrator nor an NTP daemon sets. The boot-time clock
 also runs while the machine is suspended, so the difference of the two is the suspended time. The wall clock only dates
-a report.
+a report; it is read once, so that all times of one meter agree even if somebody sets it in between.
 """
 
 import platform
@@ -26,6 +26,9 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own clocks."""
 
+    def __init__(self) -> None:
+        self._wall_at_boot = time.time() - self.boottime()
+
     def monotonic(self) -> float:
         """Seconds since an arbitrary start, without suspended time."""
         return time.monotonic()
@@ -37,8 +40,8 @@ class SystemClock:
         return time.monotonic()  # outside Linux a suspension is not noticed; durations stay right
 
     def wall(self) -> float:
-        """Seconds since 1970."""
-        return time.time()
+        """Seconds since 1970, by the wall clock as it was when this object was made."""
+        return self._wall_at_boot + self.boottime()
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
         """Sleep until `event` is set (True) or `seconds` have passed (False)."""

@@ -5,6 +5,7 @@ On Linux both come from /proc directly, because a meter reads them at every edge
 
 import errno
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -168,6 +169,15 @@ def job_root(variable: str, proc: Path = Path("/proc")) -> int:
     except OSError:
         is_host = False
     return 1 if pid == 1 and not is_host else os.getpid()  # process 1 of a container is the launcher, of a host init
+
+
+def spawner() -> int | None:
+    """The process that started this one by `multiprocessing` as a rank of a torch.distributed job, None if none did."""
+    parent = sys.modules["multiprocessing"].parent_process() if "multiprocessing" in sys.modules else None
+    torch = sys.modules.get("torch")
+    if parent is None or torch is None or not torch.distributed.is_available():
+        return None
+    return parent.pid if torch.distributed.is_initialized() else None
 
 
 class TreeTime:

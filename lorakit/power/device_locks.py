@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -25,30 +26,64 @@ _held: dict[Path, tuple[int, int]] = {}  # lock file -> (descriptor, number of m
 class Job:
     """A distributed job according to its launcher: a name that all its processes on this node share.
 
-    `variable` is the one in which each process finds its rank.
+    `variable` is the one in which each process finds its rank, `is_named` tells whether the launcher gave the name.
     """
 
     name: str
     local_rank: int
     variable: str = "LOCAL_RANK"
+    is_named: bool = True
+
+
+LAUNCHERS = (
+    # the variable of the local rank, and those of which one tells the number of ranks on the node or in the job
+    ("LOCAL_RANK", ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE")),  # torchrun, DeepSpeed, launchers like them
+    ("OMPI_COMM_WORLD_LOCAL_RANK", ("OMPI_COMM_WORLD_LOCAL_SIZE",)),
+    ("MPI_LOCALRANKID", ("MPI_LOCALNRANKS",)),  # Intel MPI, MPICH
+    ("MV2_COMM_WORLD_LOCAL_RANK", ("MV2_COMM_WORLD_LOCAL_SIZE",)),  # MVAPICH2
+    ("SLURM_LOCALID", ("SLURM_NTASKS_PER_NODE", "SLURM_NTASKS")),
+)
+REFUSED_FIX = "remove it, or set TMPDIR to a folder of your own for all ranks"
+JOB_NAMES = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "SLURM_STEP_ID", "PMIX_NAMESPACE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def find_job(environ: Mapping[str, str]) -> Job | None:
-    """The job of which this process is a rank, by the variables of torchrun, SLURM or Open MPI; None if it is alone."""
-    ranks = [("LOCAL_RANK", "LOCAL_WORLD_SIZE"), ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE")]
-    for rank, size in [*ranks, ("SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"), ("SLURM_LOCALID", "SLURM_NTASKS")]:
-        if environ.get(rank, "").isdigit() and environ.get(size, "").isdigit():
-            if int(environ[size]) < 2:
+    """The job of which this process is a rank, by the variables of its launcher; None if alone, or if none are set."""
+    for rank, sizes in LAUNCHERS:
+        size = next((environ[name] for name in sizes if environ.get(name, "").isdigit()), None)
+        if environ.get(rank, "").isdigit() and size is not None:
+            if int(size) < 2:
                 return None
-            keys = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "SLURM_STEP_ID", "MASTER_ADDR", "MASTER_PORT")
-            name = "-".join(environ[key] for key in keys if environ.get(key)) or "job"
-            return Job(_file_name(name), int(environ[rank]), rank)
+            name = "-".join(environ[key] for key in JOB_NAMES if environ.get(key))
+            return Job(_file_name(name or "job"), int(environ[rank]), rank, is_named=bool(name))
     return None
 
 
 def locks_folder(job: Job, boot_id: str) -> Path:
     """Folder of a job's lock files: local to the node, one per user and boot."""
     return Path(tempfile.gettempdir()) / f"lorakit-energy-{os.getuid()}" / f"{boot_id}-{job.name}"
+
+
+def _make_own(folder: Path) -> None:
+    """Make a folder for lock files, or refuse one in which somebody else could decide what is counted.
+
+    The system's folder for temporary files may be the parent: its sticky bit keeps users' folders apart.
+
+    Raises:
+        OSError: it or its parent is a link, belongs to another user, or others may write to it.
+    """
+    for path, owners, kept_apart in ((folder.parent, (0, os.getuid()), stat.S_ISVTX), (folder, (os.getuid(),), 0)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            pass
+        about = path.lstat()
+        if not stat.S_ISDIR(about.st_mode):
+            raise OSError(errno.ENOTDIR, f"{path} is not a folder: {REFUSED_FIX}")
+        if about.st_uid not in owners or about.st_mode & stat.S_IWOTH and not about.st_mode & kept_apart:
+            reason = f"{path} belongs to another user, or others can write to it: {REFUSED_FIX}"
+            raise OSError(errno.EPERM, reason)
 
 
 def _file_name(text: str) -> str:
@@ -62,12 +97,12 @@ class DeviceLocks:
         folder: for the lock files; it must be local to the node.
 
     Raises:
-        OSError: the folder cannot be created or written.
+        OSError: the folder cannot be created or written, or others than this user can write to it.
     """
 
     def __init__(self, job: Job, folder: Path) -> None:
         self.job, self.folder, self._since = job, Path(folder), time.monotonic()
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_own(self.folder)
         self._mine: list[Path] = []
 
     def acquire(self, device: str) -> bool:

@@ -7,12 +7,17 @@ missing is kept with its reason, so that every number states what it leaves out.
 
 import os
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lorakit.power.accumulator import DeviceAccumulator, EnergyAccumulator, mirrored
+from lorakit.power.calibration import Calibration, calibration_file, load_calibration, machine_name
 from lorakit.power.cpu_time import CpuLoad
+from lorakit.power.device_sums import DeviceEnergy, estimate_energy, sum_devices
 from lorakit.power.estimates import PowerRange, count_dimms, estimate_cpu, estimate_ram, memory_bytes
+from lorakit.power.hwmon import HwmonSensor, HwmonSource, find_hwmon
 from lorakit.power.nvml import (
     Gpu,
     GpuPowerCheck,
@@ -21,15 +26,23 @@ from lorakit.power.nvml import (
     compute_processes,
     driver_version,
     gpu_conditions,
+    has_mig,
     list_gpus,
     mig_parents,
     open_gpu,
     open_nvml,
+    process_utilization,
+    superchip_note,
 )
-from lorakit.power.rapl import RaplCounter, Zone, diagnose, find_zones, tdp_uw
-from lorakit.power.reading import KINDS, DeviceEnergy, Measurement, estimate_energy, sum_devices
-from lorakit.power.visible_gpus import cuda_uuids, visible_gpus
+from lorakit.power.perf_rapl import PerfCounter, PerfEvent, find_perf_events
+from lorakit.power.power_limits import machine_limit
+from lorakit.power.rapl import RaplCounter, Zone, find_zones
+from lorakit.power.rapl_access import diagnose
+from lorakit.power.reading import ESTIMATE, JOULES_PER_WH, KINDS, Measurement
+from lorakit.power.unit_faults import find_unit_faults
+from lorakit.power.visible_gpus import cuda_uuids, hidden_gpus, visible_gpus
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
 RAM_ESTIMATE = "ram-estimate"  # stands for the RAM where it has no counter
 IN_MODULE = "inside the GPU's counter, which holds the whole module"
 
@@ -61,6 +74,8 @@ class Devices:
         self.missing: dict[str, str] = {}
         self.ranges: dict[str, PowerRange] = {}
         self.checks: dict[str, DeviceAccumulator] = {}
+        self.calibration: Calibration | None = None  # of the whole machine, where nothing of it is measured
+        self._seen_us: dict[str, int] = {}  # by GPU, the newest sample of its processes' utilization
 
     def close(self) -> None:
         """Close all sources and the NVML session."""
@@ -102,29 +117,41 @@ class Devices:
         return [device for device in counted if device.source.method != "estimated"]
 
     def measure(
-        self, kind: str, window: str, duration_s: float, idle: Mapping[str, tuple[float, float]]
+        self,
+        kind: str,
+        window: str,
+        duration_s: float,
+        idle: Mapping[str, tuple[float, float]],
+        without: Mapping[str, str] = NOTHING,
     ) -> Measurement:
         """The energy of one kind in a window.
 
         Args:
-            kind: "gpu", "cpu", "ram" or "platform" (psys).
+            kind: "gpu", "cpu", "ram", or what stands beside them: "platform" (psys) or "machine".
             duration_s: how long the window was open, s.
             idle: maps a device's id to its idle power and that power's standard error, W.
+            without: maps the ids of devices to leave out, as `reading.counted_devices` names them, to the reason.
         """
         devices, now = self.accumulator.of_kind(kind), self.accumulator.time()
+        if kind in self.ranges and (why := without.get(ESTIMATE.format(kind.upper()))):
+            return Measurement("unavailable", source=why)
         if kind in self.ranges:
             power = self.ranges[kind]
             load_j = sum(device.total(window, now).joules or 0.0 for device in devices) if devices else None
+            if kind == "cpu" and self.calibration is not None:
+                return _calibrated(self.calibration, load_j or 0.0, duration_s)
             return estimate_energy(power.low_w, power.high_w, power.source, duration_s, load_j)
-        repeated = mirrored(devices)
-        energies = [self._energy(device, window, idle) for device in devices if device not in repeated]
-        energies += self.unread.get(kind, [])
+        left_out = dict.fromkeys((device.source.id for device in mirrored(devices)), "repeats another die's counter")
+        left_out |= without
+        energies = [self._energy(device, window, idle) for device in devices if device.source.id not in left_out]
+        energies += [part for part in self.unread.get(kind, []) if part.id not in left_out]
         not_counted = self.not_counted.get(kind, []) + [
-            {"id": device.source.id, "name": device.source.name, "why": "repeats another die's counter"}
-            for device in repeated
+            {"id": device.source.id, "name": device.source.name, "why": left_out[device.source.id]}
+            for device in devices
+            if device.source.id in left_out
         ]
         if not energies:
-            reason = self.missing.get(kind, "there is no sensor")
+            reason = self.missing.get(kind) or "; ".join(dict.fromkeys(without.values())) or "there is no sensor"
             return Measurement("unavailable", source=reason, not_counted=tuple(not_counted))
         return sum_devices(energies, duration_s, not_counted)
 
@@ -169,8 +196,7 @@ class Devices:
 
         Args:
             ours: ids of our own processes.
-            proc: the kernel's /proc. In a container NVML may list the host's ids. If none of them is ours and some
-                are no process here, ours may be among them, so nothing is known.
+            proc: the kernel's /proc.
             counted_only: leave out GPUs that this meter does not count.
         """
         counted = {device.source.id for device in self.accumulator.devices}
@@ -179,10 +205,29 @@ class Devices:
         if not lists or None in lists:
             return None
         found = {pid for pids in lists for pid in pids}
-        others = found - set(ours)
-        if others == found and not all((proc / str(pid)).exists() for pid in others):
-            return None
-        return sorted(others)
+        others = _strangers(found, ours, proc)
+        return None if others is None else sorted(others)
+
+    def gpus_in_use(self, ours: Collection[int], proc: Path) -> tuple[float, float] | None:
+        """Counted GPUs that compute for our processes and for others, None if it cannot be told.
+
+        1.0 is one GPU that computes all the time.
+        """
+        counted = {device.source.id for device in self.accumulator.devices}
+        own = others = 0.0
+        for gpu in self.gpus:
+            if gpu.uuid not in counted:
+                continue
+            found = process_utilization(self.nvml, gpu, self._seen_us.get(gpu.uuid, 0))
+            if found is None:
+                return None
+            busy, self._seen_us[gpu.uuid] = found
+            strangers = _strangers(busy, ours, proc)
+            if strangers is None:
+                return None
+            own += sum(share for pid, share in busy.items() if pid not in strangers)
+            others += sum(share for pid, share in busy.items() if pid in strangers)
+        return own, others
 
     def uncounted_cuda_gpus(self) -> list[str]:
         """GPUs that CUDA uses in this process but that are not counted, by UUID."""
@@ -202,6 +247,18 @@ def kind_of(device: Any) -> str:
     return device.kind if device.kind in KINDS else "cpu"
 
 
+def _strangers(found: Collection[int], ours: Collection[int], proc: Path) -> set[int] | None:
+    """Which of the processes that NVML lists are not ours, None if it cannot be told.
+
+    In a container NVML may list the host's ids. If none of them is ours and some are not processes here, ours may be
+    among them, so nothing is known.
+    """
+    others = set(found) - set(ours)
+    if len(others) == len(found) and not all((proc / str(pid)).exists() for pid in others):
+        return None
+    return others
+
+
 def find_devices(
     accumulator: EnergyAccumulator,
     *,
@@ -210,26 +267,31 @@ def find_devices(
     edac: Path,
     nvml: Any,
     environ: Mapping[str, str],
+    hwmon: Path,
+    events: Path,
 ) -> Devices:
     """Find what can be counted on this machine, best sensor first.
 
     Args:
         accumulator: receives every device.
-        powercap, proc, edac: the kernel's folders.
+        powercap, proc, edac, hwmon, events: the kernel's folders.
         nvml: a module with pynvml's functions, None to import pynvml.
         environ: names the visible GPUs.
     """
     devices = Devices(accumulator)
     _find_gpus(devices, nvml, environ)
     zones = find_zones(powercap)
-    _find_rapl(devices, zones)
-    if not accumulator.of_kind("cpu"):
-        access = diagnose(powercap, proc)
+    _find_rapl(devices, zones, proc)
+    access = None if accumulator.of_kind("cpu") else diagnose(powercap, proc)
+    if access is not None and access.state in ("denied", "masked"):
+        _find_perf(devices, find_perf_events(events))
+    _find_hwmon(devices, find_hwmon(hwmon), environ)
+    if access is not None and not accumulator.of_kind("cpu"):
         devices.missing["cpu"] = f"{access.state}: {access.reason}; {access.fix}"
     if any(device.source.scope == "module" for device in accumulator.devices):
         _leave_to_module(devices)
     else:
-        _estimate_cpu(devices, zones, proc)
+        _estimate_cpu(devices, zones, proc, environ)
         _estimate_ram(devices, proc, edac)
     return devices
 
@@ -243,7 +305,8 @@ def _find_gpus(devices: Devices, nvml: Any, environ: Mapping[str, str]) -> None:
         return
     listed = [(gpu.uuid, gpu.name) for gpu in devices.gpus]
     devices.gpu_of_mig = mig_parents(devices.nvml, devices.gpus)
-    visible = visible_gpus(environ, listed, devices.gpu_of_mig, cuda_uuids())
+    divided = {gpu.uuid for gpu in devices.gpus if has_mig(devices.nvml, gpu)} | set(devices.gpu_of_mig.values())
+    visible = visible_gpus(environ, listed, devices.gpu_of_mig, cuda_uuids(), divided)
     devices.notes += [*notes, *visible.notes]
     devices.missing["gpu"] = visible.problem or "; ".join(visible.notes) or "NVML lists no GPU"
     for gpu in devices.gpus:
@@ -260,6 +323,8 @@ def _find_gpus(devices: Devices, nvml: Any, environ: Mapping[str, str]) -> None:
 def _add_gpu(devices: Devices, gpu: Gpu) -> None:
     sensor = open_gpu(devices.nvml, gpu)
     devices.accumulator.add(sensor)
+    note = superchip_note(gpu)
+    devices.notes += [note] if note and note not in devices.notes else []
     if sensor.method == "counter" and sensor.scope == "device":  # a module's power reading may cover its GPU alone
         try:
             devices.checks[gpu.uuid] = devices.accumulator.add(GpuPowerCheck(devices.nvml, gpu))
@@ -267,18 +332,73 @@ def _add_gpu(devices: Devices, gpu: Gpu) -> None:
             return  # no second opinion on this GPU
 
 
-def _find_rapl(devices: Devices, zones: list[Zone]) -> None:
+def _find_rapl(devices: Devices, zones: list[Zone], proc: Path) -> None:
+    faults = find_unit_faults(zones, proc)
     for zone in zones:
         if not zone.counted:
             devices.not_counted[kind_of(zone)].append({"id": zone.key, "name": zone.name, "why": zone.why})
         if not zone.is_read:
             continue
         try:
-            devices.accumulator.add(RaplCounter(zone))
+            fault = faults.get(zone.key)
+            devices.accumulator.add(RaplCounter(zone, fault.factor if fault else 1.0))
+            devices.notes += [fault.note] if fault else []
         except (OSError, ValueError) as error:
             if zone.counted:
                 unread = DeviceEnergy(zone.key, zone.name, "unavailable", f"not read: {error}", "socket")
                 devices.unread[kind_of(zone)].append(unread)
+
+
+def _find_perf(devices: Devices, events: list[PerfEvent]) -> None:
+    """Read RAPL by perf events, where powercap is closed and they are not."""
+    opened: set[str] = set()
+    refused: list[tuple[PerfEvent, OSError]] = []
+    for event in events:  # one may be refused and the next not: a package whose CPU went offline, a kind the CPU lacks
+        try:
+            devices.accumulator.add(PerfCounter(event))
+            opened.add(event.kind)
+        except OSError as error:
+            refused.append((event, error))
+    for kind in opened:
+        devices.unread[kind] = []
+    for event, error in refused:
+        if event.kind in opened:  # otherwise what powercap said stays the reason
+            unread = DeviceEnergy(event.id, event.title, "unavailable", f"not read: {error.strerror}", "socket")
+            devices.unread[event.kind].append(unread)
+
+
+def _find_hwmon(devices: Devices, sensors: list[HwmonSensor], environ: Mapping[str, str]) -> None:
+    """Add what hwmon has beyond NVML and RAPL; a machine's own power is a quantity of its own."""
+    hidden: dict[str, str] = {}
+    for is_amd in (True, False):
+        of_maker = [part.id for part in sensors if part.kind == "gpu" and part.id.startswith("amdgpu") == is_amd]
+        found, notes = hidden_gpus(of_maker, environ)
+        hidden |= found
+        devices.notes += notes
+    in_module = any(device.source.scope == "module" for device in devices.accumulator.devices)
+    why_no_cpu = IN_MODULE if in_module else "RAPL counts the CPU" if devices.accumulator.of_kind("cpu") else ""
+    for sensor in sensors:
+        why = sensor.why or hidden.get(sensor.id) or (why_no_cpu if sensor.kind == "cpu" else "")
+        if why:
+            kind = sensor.kind or ("gpu" if sensor.driver.startswith(("i915", "xe")) else "cpu")
+            devices.not_counted[kind].append({"id": sensor.id, "name": sensor.name, "why": why})
+        else:
+            _add_hwmon(devices, sensor)
+
+
+def _add_hwmon(devices: Devices, sensor: HwmonSensor) -> None:
+    try:
+        devices.accumulator.add(HwmonSource(sensor))
+    except OSError as error:
+        if sensor.kind in KINDS:
+            fix = f"; sudo chmod a+r {' '.join(map(str, sensor.paths))}" if isinstance(error, PermissionError) else ""
+            reason = f"not read: {error.strerror}{fix}"
+            devices.unread[sensor.kind].append(
+                DeviceEnergy(sensor.id, sensor.name, "unavailable", reason, sensor.scope)
+            )
+        return
+    if sensor.kind == "cpu":
+        devices.unread["cpu"] = [part for part in devices.unread["cpu"] if not part.id.startswith("intel-rapl")]
 
 
 def _leave_to_module(devices: Devices) -> None:
@@ -290,24 +410,37 @@ def _leave_to_module(devices: Devices) -> None:
         devices.unread["cpu"] = []
 
 
-def _estimate_cpu(devices: Devices, zones: list[Zone], proc: Path) -> None:
+def _calibrated(found: Calibration, load_j: float, duration_s: float) -> Measurement:
+    low_j, high_j = found.range_j(load_j, duration_s)
+    estimate = estimate_energy(found.idle_w, found.load_w, found.source, duration_s, load_j)
+    return replace(estimate, range_wh=(low_j / JOULES_PER_WH, high_j / JOULES_PER_WH))
+
+
+def _estimate_cpu(devices: Devices, zones: list[Zone], proc: Path, environ: Mapping[str, str]) -> None:
     """A range for the CPUs where there is no counter at all."""
     if devices.accumulator.of_kind("cpu"):
         return
     threads = os.cpu_count() or 1
-    limits = [tdp_uw(zone) for zone in zones if zone.counted and zone.role == "package"]
-    known = bool(limits) and None not in limits
-    power = estimate_cpu(sum(limits) / 1e6 if known else None, threads)
+    found, note = load_calibration(calibration_file(environ), machine_name(proc))
+    if found is not None and devices.accumulator.of_kind("gpu"):
+        found, note = None, "the calibration is not used: it contains the GPUs, which are measured here"
+    devices.notes += [note] if note else []
+    limit = machine_limit(zone.path for zone in zones if zone.counted and zone.role == "package")
+    power = PowerRange(found.idle_w, found.load_w, found.source) if found else estimate_cpu(limit, threads)
     try:
         devices.accumulator.add(CpuLoad(power.low_w, power.high_w, power.source, threads, proc))
         devices.ranges["cpu"] = power
+        devices.calibration = found
     except OSError as error:
-        devices.missing["cpu"] += f"; no estimate either: {error}"
+        devices.missing["cpu"] += f"; no estimate either: {error.filename or proc}: {error.strerror}"
 
 
 def _estimate_ram(devices: Devices, proc: Path, edac: Path) -> None:
     """A range for the RAM where there is no counter at all."""
     if devices.accumulator.of_kind("ram"):
+        return
+    if devices.calibration is not None:
+        devices.missing["ram"] = "inside the CPU's estimate, which is calibrated for the whole machine"
         return
     total = memory_bytes(proc)
     if total is None:

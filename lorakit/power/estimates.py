@@ -6,6 +6,8 @@ from pathlib import Path
 import psutil
 
 from lorakit.power.cpu_time import procfs
+from lorakit.power.kernel_files import read_text
+from lorakit.power.power_limits import MachineLimit
 
 
 @dataclass(frozen=True)
@@ -17,19 +19,21 @@ class PowerRange:
     source: str
 
 
-def estimate_cpu(tdp_w: float | None, threads: int) -> PowerRange:
+def estimate_cpu(limit: MachineLimit, threads: int) -> PowerRange:
     """CPU power between idle and full load.
 
-    With the packages' TDP: 10 to 100 % of it. Without: 0.5 to 8 W per logical CPU, which spans laptops (28 W for 8),
-    desktops (125 W for 16) and servers (280 W for 128).
+    With the packages' power limits: 10 to 100 % of them. Without: 0.5 to 8 W per logical CPU, which spans laptops (28 W
+    for 8), desktops (125 W for 16) and servers (280 W for 128).
 
     Args:
-        tdp_w: long-term power limit of all packages together, W, None if unknown.
+        limit: what all packages together may draw, see `lorakit.power.power_limits`.
         threads: logical CPUs that the kernel shows.
     """
-    if tdp_w is not None:
-        return PowerRange(0.1 * tdp_w, tdp_w, f"10 to 100 % of {tdp_w:g} W (constraint_0_max_power_uw), by load")
-    return PowerRange(0.5 * threads, 8.0 * threads, f"0.5 to 8 W for each of {threads} logical CPUs, by load")
+    if limit.watts is not None:
+        high_w = limit.watts
+        return PowerRange(0.1 * high_w, high_w, f"10 to 100 % of {high_w:g} W ({limit.source}), by load")
+    source = f"0.5 to 8 W for each of {threads} logical CPUs, by load"
+    return PowerRange(0.5 * threads, 8.0 * threads, f"{source}; {limit.source}" if limit.source else source)
 
 
 def estimate_ram(total_bytes: int, dimms: int | None) -> PowerRange:
@@ -41,9 +45,15 @@ def estimate_ram(total_bytes: int, dimms: int | None) -> PowerRange:
 
 
 def count_dimms(edac: Path) -> int | None:
-    """DIMMs that the memory controllers list (servers with ECC only), None if there is no such list."""
-    sizes = [_read(path) for path in Path(edac).glob("mc*/dimm*/size")]
-    return sum(size not in ("", "0") for size in sizes) or None
+    """DIMMs that the memory controllers list (servers with ECC only), None if there is no list or part of it is closed.
+
+    A list that can be read in part would give too few.
+    """
+    try:
+        sizes = [read_text(path) or "0" for path in Path(edac).glob("mc*/dimm*/size")]
+    except OSError:
+        return None
+    return sum(size != "0" for size in sizes) or None
 
 
 def memory_bytes(proc: Path = Path("/proc")) -> int | None:
@@ -53,10 +63,3 @@ def memory_bytes(proc: Path = Path("/proc")) -> int | None:
             return psutil.virtual_memory().total
     except (OSError, LookupError, ValueError):
         return None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace").strip()
-    except OSError:
-        return ""

@@ -18,7 +18,7 @@ from typing import Any
 from lorakit._files import read_json_lines
 from lorakit.power.clock import Clock
 from lorakit.power.contention import merge_contentions
-from lorakit.power.reading import JOULES_PER_WH, KINDS, Measurement, Reading, add_readings
+from lorakit.power.reading import ESTIMATE, JOULES_PER_WH, KINDS, Measurement, Reading, sum_readings
 
 SCHEMA = 1
 SUMMED = ("kwh", "uncertainty_kwh", "power_integral_kwh", "failed_readings", "wrap_risks")
@@ -37,7 +37,6 @@ class Journal:
         self.path, self.run = Path(path), run
         self._pid = os.getpid()
         self._warned = False
-        self._partial = False
         self._queue: deque[tuple[str, Mapping[str, Any]]] = deque()
 
     def queue(self, kind: str, content: Mapping[str, Any]) -> None:
@@ -59,24 +58,29 @@ class Journal:
 
     def _append(self, kind: str, content: Mapping[str, Any]) -> None:
         line = json.dumps({"type": kind, "schema": SCHEMA, "run": self.run, **content}, allow_nan=False) + "\n"
-        data = ("\n" if self._partial else "").encode() + line.encode()  # do not continue a truncated line
         try:
-            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
+                data = ("\n" if _ends_within_a_line(file) else "").encode() + line.encode()
                 written = os.write(file, data)
             finally:
                 os.close(file)
         except OSError as error:
             self._warn(str(error))
             return
-        self._partial = written < len(data)
-        if self._partial:
+        if written < len(data):
             self._warn("the disk is full")
 
     def _warn(self, reason: str) -> None:
         if not self._warned:
             log.warning("energy readings cannot be written to %s: %s; the measurement continues", self.path, reason)
             self._warned = True
+
+
+def _ends_within_a_line(file: int) -> bool:
+    """Whether a killed process, or a full disk, left a truncated line, which the next must not continue."""
+    length = os.fstat(file).st_size
+    return length > 0 and os.pread(file, 1, length - 1) != b"\n"
 
 
 def times(clock: Clock) -> dict[str, float]:
@@ -151,7 +155,10 @@ def read_journal(path: str | Path) -> list[Run]:
             if kind == "end":
                 run.windows, run.complete, run.error = entry["windows"], True, entry["error"]
     if not runs:
-        raise ValueError(f"{path} holds no energy readings (JSON lines of schema {SCHEMA} were expected)")
+        raise ValueError(
+            f"{path} holds no energy readings (JSON lines of schema {SCHEMA} were expected); give a file that "
+            "`lorakit energy run --out` or EnergyMeter(out=...) wrote"
+        )
     return list(runs.values())
 
 
@@ -214,8 +221,8 @@ def merge_runs(runs: Sequence[tuple[Path, Run]]) -> Reading:
                         f"{min(end, other_end) - max(begin, other_begin):.1f} s: merge only one of them"
                     )
             others.append((begin, end, path))
-    total = add_readings([_one_machine(group) for group in by_boot.values()])
-    duration_s = _union_s((run.start["wall_s"], run.wall_s) for _, run in runs)
+    total = sum_readings([_one_machine(group) for group in by_boot.values()])
+    duration_s = _union_s(_spans(by_boot.values()))
     parts = {kind: _spread(getattr(total, kind), duration_s) for kind in KINDS}
     others = {name: _spread(part, duration_s) for name, part in total.others.items()}
     parsed = [pair for group in by_boot.values() for pair in group]
@@ -228,7 +235,7 @@ def _one_machine(runs: Sequence[tuple[Run, Reading]]) -> Reading:
     readings = [reading for _, reading in runs]
     spans = sorted((run.start["boottime_s"], run.boottime_s) for run, _ in runs)
     follow = all(end <= begin for (_, end), (begin, _) in pairwise(spans))
-    return add_consecutive(readings) if follow else add_readings(readings)
+    return add_consecutive(readings) if follow else sum_readings(readings)
 
 
 def _parse(path: Path, run: Run) -> tuple[Reading, list[str]]:
@@ -237,7 +244,7 @@ def _parse(path: Path, run: Run) -> tuple[Reading, list[str]]:
         raise ValueError(f"{path}: the run {run.run} ended before its first reading; leave it out")
     try:
         reading = Reading.from_json(run.reading)
-        add_readings([reading, reading])  # fails here, where the file is known, on anything that cannot be added up
+        sum_readings([reading, reading])  # fails here, where the file is known, on anything that cannot be added up
         return reading, list(_counted(run.reading))
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: the reading of run {run.run} is not lorakit's: {error!r}") from error
@@ -246,7 +253,7 @@ def _parse(path: Path, run: Run) -> tuple[Reading, list[str]]:
 def _counted(reading: Mapping[str, Any]) -> Iterator[str]:
     for kind in KINDS:
         if reading[kind]["method"] == "estimated":
-            yield f"the {kind.upper()} (estimate)"
+            yield ESTIMATE.format(kind.upper())
         yield from (part["id"] for part in reading[kind]["devices"] if part["kwh"] is not None)
 
 
@@ -254,6 +261,14 @@ def _spread(part: Measurement, duration_s: float) -> Measurement:
     """The same energy, with its mean power over this duration."""
     mean_w = part.wh * JOULES_PER_WH / duration_s if part.wh is not None and duration_s > 0 else None
     return replace(part, mean_w=mean_w)
+
+
+def _spans(machines: Iterable[Sequence[tuple[Run, Reading]]]) -> Iterator[tuple[float, float]]:
+    """When each run was active, s since 1970; those of one boot by its clock, which nobody can set in between."""
+    for group in machines:
+        first = min((run.start for run, _ in group), key=lambda start: start["boottime_s"])
+        boot_at = first["wall_s"] - first["boottime_s"]
+        yield from ((boot_at + run.start["boottime_s"], boot_at + run.boottime_s) for run, _ in group)
 
 
 def _union_s(spans: Iterable[tuple[float, float]]) -> float:
@@ -279,7 +294,7 @@ def add_consecutive(readings: Sequence[Reading]) -> Reading:
     """
     if len(readings) == 1:
         return readings[0]
-    total = add_readings(readings)
+    total = sum_readings(readings)
     duration_s = sum(reading.duration_s for reading in readings)
     shares = [(reading.process_share, reading.duration_s) for reading in readings]
     known = duration_s > 0 and all(share is not None for share, _ in shares)

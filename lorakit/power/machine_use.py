@@ -12,7 +12,8 @@ from lorakit.power.contention import Contention
 from lorakit.power.cpu_time import MachineTimes, TreeTime
 
 UNKNOWN = math.nan  # spreads through sums, so that a window without a reading at an edge is unknown
-Totals = tuple[float, float, float, float, float]  # time, busy, own, steal, pressure, s
+NO_LEVELS = (UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN)  # GPUs computing for us and for others; memory of ours and others
+Totals = tuple[float, ...]  # time, busy, own, steal, pressure, s; then the integrals of the levels over time
 
 
 class WindowUse:
@@ -20,7 +21,7 @@ class WindowUse:
 
     def __init__(self) -> None:
         self.open = 0
-        self.totals: Totals = (0.0, 0.0, 0.0, 0.0, 0.0)
+        self.totals: Totals = (0.0,) * (5 + len(NO_LEVELS))
         self.gpu_processes: int | None = None
 
     def mark_edge(self, change: int, totals: Totals) -> None:
@@ -54,6 +55,7 @@ class MachineUse:
         self._windows: dict[str, WindowUse] = {}
         self._waiting: list[tuple[str, int, float]] = []  # edges after the newest reading
         self._gpu_processes: int | None = None
+        self._levels, self._integrals, self._levels_at = NO_LEVELS, (0.0,) * len(NO_LEVELS), now_s
         self._latest = self._totals(now_s)
         self._before = self._latest
 
@@ -76,6 +78,29 @@ class MachineUse:
             UNKNOWN if own_s is None else own_s,
             UNKNOWN if steal_s is None else steal_s,
             self._pressure_s(),
+            *self._integrate(now_s),
+        )
+
+    def _integrate(self, now_s: float) -> tuple[float, ...]:
+        """The levels' integrals; a level holds until the next is seen."""
+        seconds, self._levels_at = now_s - self._levels_at, now_s
+        self._integrals = tuple(
+            total + level * seconds for total, level in zip(self._integrals, self._levels, strict=True)
+        )
+        return self._integrals
+
+    def see_levels(self, now_s: float, gpus: tuple[float, float] | None, memory: tuple[float, float] | None) -> None:
+        """Note what is used now, by us and by others: GPUs (1.0 is one GPU that computes all the time) and bytes.
+
+        None stands for what cannot be told: the last level holds. Windows that opened before the first do not know it.
+        """
+        self._integrate(now_s)
+        seen = (*(gpus or (UNKNOWN, UNKNOWN)), *(memory or (UNKNOWN, UNKNOWN)))
+        pairs = list(zip(self._levels, seen, strict=True))
+        starting = [math.isnan(level) and not math.isnan(new) for level, new in pairs]
+        self._levels = tuple(level if math.isnan(new) else new for level, new in pairs)
+        self._integrals = tuple(
+            0.0 if starts else total for starts, total in zip(starting, self._integrals, strict=True)
         )
 
     def _pressure_s(self) -> float:
@@ -118,7 +143,10 @@ class MachineUse:
         totals = window.totals
         if window.open:
             totals = [mine + window.open * now for mine, now in zip(totals, self._latest, strict=True)]
-        duration_s, busy_s, own_s, steal_s, pressure_s = (None if math.isnan(t) else max(0.0, t) for t in totals)
+        duration_s, busy_s, own_s, steal_s, pressure_s, *levels = (
+            None if math.isnan(total) else max(0.0, total) for total in totals
+        )
+        own_gpu_s, others_gpu_s, own_bytes_s, others_bytes_s = levels
         return Contention(
             duration_s=duration_s,
             logical_cpus=os.cpu_count() or 1,
@@ -128,6 +156,10 @@ class MachineUse:
             pressure_s=pressure_s,
             gpu_processes=window.gpu_processes,
             machines=(self._machine,),
+            own_gpu_s=own_gpu_s,
+            others_gpu_s=others_gpu_s,
+            own_memory_bytes=own_bytes_s / duration_s if own_bytes_s is not None and duration_s else None,
+            others_memory_bytes=others_bytes_s / duration_s if others_bytes_s is not None and duration_s else None,
         )
 
     def close(self) -> None:

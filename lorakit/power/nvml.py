@@ -2,7 +2,7 @@
 
 NVML is imported when it is first needed. From NVIDIA's reference: the energy counter (Volta and later) counts
 millijoules since the driver was loaded and is renewed every 20 to 100 ms; power is instantaneous up to GA100 and a
-one-second average on later chips; a MIG instance has no power reading of its own; a GH200's counter includes its CPU.
+one-second average on later chips; a MIG instance has no power reading of its own. A GH200's counter includes its CPU.
 """
 
 import errno
@@ -11,11 +11,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from lorakit.power.kernel_files import read_if_allowed
+
 NOT_SUPPORTED, NO_PERMISSION, GPU_IS_LOST, UNINITIALIZED, TIMEOUT = 3, 4, 15, 1, 10
+NOT_FOUND = 6
 DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, LIB_RM_VERSION_MISMATCH = 9, 12, 18
 FIELD_POWER_AVERAGE = 185
+MIG_ENABLED = 1
 COUNTER_LAG_S = 0.1
 UNKNOWN_GPU_W = 3000.0  # no board draws more; used where the power limit cannot be read
+JETSON_DEVICES = ("nvhost-gpu", "nvmap", "nvgpu")  # an integrated GPU is not on the PCI bus
+WSL_LIBRARY = "/usr/lib/wsl/lib/libnvidia-ml.so.1"
 PEAK = 1.25  # a board may exceed its limit by this factor for a tenth of a second
 
 
@@ -68,6 +74,16 @@ def open_nvml(nvml: Any = None, pci: Path = Path("/sys/bus/pci/devices"), dev: P
 
 def nvml_fix(code: int | None, pci: Path, dev: Path) -> str:
     """How to make NVML start, by its error code and by the devices that the kernel lists."""
+    if (dev / "dxg").exists():  # the GPU is behind Microsoft's adapter, and no driver module belongs here
+        return (
+            f"WSL2: use the library of Windows' driver, {WSL_LIBRARY} (export LD_LIBRARY_PATH=/usr/lib/wsl/lib), and "
+            "remove the distribution's own (sudo apt remove 'libnvidia-compute-*' 'nvidia-compute-utils-*')"
+        )
+    if any((dev / name).exists() for name in JETSON_DEVICES):
+        return (
+            "Jetson: NVML has no power reading for its GPU; the board's sensor (ina3221), if there is one, is shown "
+            "as machine"
+        )
     if code == NO_PERMISSION:
         return f"add this user to the group that may open {dev}/nvidiactl (ls -l {dev}/nvidia*)"
     if code == LIB_RM_VERSION_MISMATCH:
@@ -80,11 +96,11 @@ def nvml_fix(code: int | None, pci: Path, dev: Path) -> str:
         return (
             "the driver runs, but its library libnvidia-ml.so.1 is missing; in a container: docker run --gpus all ..."
         )
-    devices = [(_read(path / "vendor") or "", _read(path / "class") or "") for path in pci.glob("*")]
-    if any(vendor.strip() == "0x10de" and kind.startswith("0x03") for vendor, kind in devices):
+    devices = [(read_if_allowed(path / "vendor"), read_if_allowed(path / "class")) for path in pci.glob("*")]
+    if any(vendor == "0x10de" and kind.startswith("0x03") for vendor, kind in devices):
         return "install NVIDIA's driver for the GPU on the PCI bus; in a container: docker run --gpus all ..."
     if devices:
-        return "there is no NVIDIA GPU on the PCI bus (other makers' GPUs are not read)"
+        return "there is no NVIDIA GPU on the PCI bus"
     return "install NVIDIA's driver if there is a GPU; in a container: docker run --gpus all ..."
 
 
@@ -135,6 +151,20 @@ def open_gpu(nvml: Any, gpu: Gpu) -> "GpuEnergy | GpuPower":
     raise SensorUnavailable(f"GPU {gpu.index} ({gpu.name}): {'; '.join(dict.fromkeys(reasons))}")
 
 
+def superchip_note(gpu: Gpu) -> str | None:
+    """What is not known about the counter of a GPU that shares its board with a Grace CPU; None for all others.
+
+    A GH200's counter is the whole module's (Zeus, pull request 172). A GB200 or GB300 has two GPUs to one Grace.
+    """
+    name = next((name for name in ("GB200", "GB300") if name in gpu.name), None)
+    if name is None:
+        return None
+    return (
+        f"{name}: it is not documented whether a GPU's energy counter holds the GPU alone or the module with its CPU; "
+        "each is compared with the GPU's power samples, and a note says so if they differ"
+    )
+
+
 class _NvmlSensor:
     """Common to both GPU sensors: identity, power bound, and NVML's errors as OSError."""
 
@@ -144,13 +174,13 @@ class _NvmlSensor:
     def __init__(self, nvml: Any, gpu: Gpu) -> None:
         self.nvml, self.gpu = nvml, gpu
         self.id, self.name = gpu.uuid, gpu.name
-        self.scope = "module" if "GH200" in gpu.name or "GB200" in gpu.name else "device"
+        self.scope = "module" if "GH200" in gpu.name else "device"
         try:
             limits_mw = self._call("nvmlDeviceGetPowerManagementLimitConstraints")
             self.max_w = max(limits_mw) / 1e3 * PEAK
         except OSError:
             self.max_w = UNKNOWN_GPU_W
-        if self.scope == "module" or self.max_w <= 0:
+        if self.scope == "module" or superchip_note(gpu) or self.max_w <= 0:
             self.max_w = UNKNOWN_GPU_W
         self.read()
 
@@ -236,6 +266,14 @@ class GpuPowerCheck(GpuPower):
         self.id = f"{gpu.uuid} power"
 
 
+def has_mig(nvml: Any, gpu: Gpu) -> bool:
+    """Whether the GPU is divided into MIG instances now."""
+    try:
+        return nvml.nvmlDeviceGetMigMode(gpu.handle)[0] == MIG_ENABLED
+    except (nvml.NVMLError, AttributeError):
+        return False
+
+
 def mig_parents(nvml: Any, gpus: list[Gpu]) -> dict[str, str]:
     """Map the UUID of each MIG instance to the UUID of its GPU."""
     parents = {}
@@ -259,6 +297,29 @@ def compute_processes(nvml: Any, gpu: Gpu) -> list[int] | None:
         return [process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle)]
     except (nvml.NVMLError, AttributeError):
         return None
+
+
+def process_utilization(nvml: Any, gpu: Gpu, since_us: int) -> tuple[dict[int, float], int] | None:
+    """How busy each process kept a GPU lately, 0 to 1 by process id, None where NVML does not tell.
+
+    Args:
+        since_us: the time of the newest sample seen before, µs as NVML counts, 0 for all that the driver still has.
+
+    Returns:
+        The mean over each process's new samples, and the time of the newest.
+    """
+    try:
+        samples = nvml.nvmlDeviceGetProcessUtilization(gpu.handle, since_us)
+    except nvml.NVMLError as error:
+        return ({}, since_us) if getattr(error, "value", None) == NOT_FOUND else None  # nobody computed
+    except AttributeError:
+        return None
+    busy: dict[int, list[float]] = {}
+    for sample in samples:
+        if sample.timeStamp > since_us:
+            busy.setdefault(sample.pid, []).append(sample.smUtil / 100)
+    newest = max([since_us, *(sample.timeStamp for sample in samples)])
+    return {pid: min(1.0, sum(shares) / len(shares)) for pid, shares in busy.items()}, newest
 
 
 def driver_version(nvml: Any) -> str | None:
@@ -292,10 +353,3 @@ def gpu_conditions(nvml: Any, gpu: Gpu) -> dict[str, Any]:
 
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None

@@ -43,3 +43,14 @@ def implausible_dram(zones: Iterable[DeviceAccumulator]) -> str | None:
         shown = ", ".join(f"{zone} {power:.3g} W" for zone, power in watts.items())
         return f"implausible DRAM powers, do not trust them: {shown}"
     return None
+
+
+def unseen_wraps(devices: Iterable[DeviceAccumulator]) -> list[str]:
+    """A note for each counter that was not read for so long that it may have started again unseen."""
+    return [
+        f"{device.source.id}: its counter may have started again unseen {device.wrap_risks} time"
+        f"{'' if device.wrap_risks == 1 else 's'}, because it was once not read for {device.longest_s:.0f} s; energy "
+        "may be missing"
+        for device in devices
+        if device.wrap_risks
+    ]

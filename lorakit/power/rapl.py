@@ -14,12 +14,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorakit.power.kernel_files import read_text
+
 ZONE = re.compile(r"^(?P<control>[a-z][a-z0-9_-]*?)(?P<ids>(:[0-9a-f]+)+)$")
 CONTROL = re.compile(r"^[a-z]+[_-]rapl[a-z0-9_-]*$")
 PACKAGE = re.compile(r"^package-(?P<package>[0-9a-f]+)(-die-(?P<die>[0-9a-f]+))?$")
 PSYS = re.compile(r"^psys(-[0-9a-f]+)?$")  # of the second and further sockets: psys-1, ...
+DENIED_NAME = "<denied>"
 BESIDE = "contains the packages; shown separately"
-MAX_SOCKET_W = 1000.0  # unless its limit is higher; 65 kJ counters then need one reading per minute
+MAX_SOCKET_W = 1000.0  # 65 kJ counters then need one reading per minute
 LAG_S = 0.002  # the register is updated about every millisecond
 
 
@@ -50,21 +53,12 @@ class Zone:
         return self.counted or self.why == BESIDE
 
 
-@dataclass(frozen=True)
-class Access:
-    """Whether CPU energy can be read here: measured, denied, masked, absent or vm; why, and the command to fix it."""
-
-    state: str
-    reason: str
-    fix: str
-
-
 def find_zones(root: Path) -> list[Zone]:
     """All RAPL zones under a powercap folder, each with its role, sorted by key; empty if there are none."""
     folders: dict[str, Path] = {}
     _collect(Path(root), folders, depth=4)
     named: list[tuple[str, Path, str, str, str]] = []
-    names = {key: _text(path / "name") or "" for key, path in folders.items()}
+    names = {key: _name(path) for key, path in folders.items()}
     for key in sorted(folders, key=_zone_order):
         control, parent = key.split(":")[0], key.rsplit(":", 1)[0]
         role = _role(names[key])
@@ -89,6 +83,8 @@ def _judge(entry: tuple[str, Path, str, str, str], name: str, all_zones: list[tu
 
     if role in ("core", "uncore"):
         return zone(False, f"part of {socket}")
+    if name == DENIED_NAME:
+        return zone(False, f"{path}/name may not be read by this user")
     if role == "unknown":
         return zone(False, f"no known RAPL domain is named {name!r}")
     for other_key, _, other_role, other_socket, other_control in all_zones:
@@ -127,11 +123,14 @@ def _zone_order(key: str) -> tuple:
     return control, *(int(part, 16) for part in ids)
 
 
-def _text(path: Path) -> str | None:
+def _name(folder: Path) -> str:
+    """A zone's name; one that may not be read is told from one that is missing."""
     try:
-        return path.read_text(encoding="ascii", errors="replace").strip()
+        return read_text(folder / "name") or ""
+    except PermissionError:
+        return DENIED_NAME
     except OSError:
-        return None
+        return ""
 
 
 class RaplCounter:
@@ -139,27 +138,28 @@ class RaplCounter:
 
     The file stays open: reading it again costs microseconds and keeps working if the permission is taken away.
 
+    Args:
+        zone: its powercap folder.
+        unit_factor: true energy of a count ÷ 1 µJ, where the kernel has the unit wrong (`unit_faults`).
+
     Raises:
-        OSError: the counter cannot be opened or read (EACCES: denied).
+        OSError: the counter or its range cannot be opened or read (PermissionError: denied).
         ValueError: the zone has no usable `max_energy_range_uj`.
     """
 
     method = "counter"
-    unit_j = 1e-6
     lag_s = LAG_S
 
-    def __init__(self, zone: Zone) -> None:
+    def __init__(self, zone: Zone, unit_factor: float = 1.0) -> None:
         self.zone = zone
+        self.unit_j = 1e-6 * unit_factor
         self.kind = zone.kind or "other"
         self.id = zone.key
         self.name = zone.name if zone.role != "dram" else f"dram of {zone.socket}"
         self.scope = "node" if zone.role == "psys" else "socket"
         self.source = f"RAPL {zone.key} ({self.name})"
-        limit_uw = tdp_uw(zone)
-        self.max_w = MAX_SOCKET_W if limit_uw is None or zone.role != "package" else max(MAX_SOCKET_W, limit_uw * 2e-6)
-        if zone.role == "psys":
-            self.max_w = 4 * MAX_SOCKET_W
-        text = _text(zone.path / "max_energy_range_uj") or ""
+        self.max_w = 4 * MAX_SOCKET_W if zone.role == "psys" else MAX_SOCKET_W
+        text = read_text(zone.path / "max_energy_range_uj") or ""
         if not text.isdigit() or int(text) == 0:
             raise ValueError(f"{zone.path}/max_energy_range_uj holds {text!r}, not a count of microjoules")
         self.modulus = int(text) + 1
@@ -191,56 +191,3 @@ class RaplCounter:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-
-def tdp_uw(zone: Zone) -> int | None:
-    """A package's long-term power limit in µW; readable by everyone where the energy is not."""
-    for name in ("constraint_0_max_power_uw", "constraint_0_power_limit_uw"):
-        text = _text(zone.path / name) or ""
-        if text.isdigit() and int(text) > 0:
-            return int(text)
-    return None
-
-
-def diagnose(root: Path, proc: Path = Path("/proc")) -> Access:
-    """Tell whether CPU energy can be read here, and if not, why and how to fix it."""
-    zones = [zone for zone in find_zones(root) if zone.role == "package"]
-    errors = []
-    for zone in zones:
-        try:
-            RaplCounter(zone).close()
-        except PermissionError as error:
-            errors.append(error)
-        except (OSError, ValueError) as error:
-            return Access("absent", f"the counter of {zone.name} cannot be read: {error}", "sudo dmesg | grep -i rapl")
-        else:
-            return Access("measured", f"{len(zones)} package zones", "")
-    if errors:
-        fix = f"sudo chmod a+r {root}/intel-rapl*/energy_uj"
-        return Access("denied", f"{zones[0].path}/energy_uj may be read by root only (CVE-2020-8694)", fix)
-    cpuinfo = _text(Path(proc) / "cpuinfo") or ""
-    if "CPU implementer" in cpuinfo:
-        fix = "no command can: read a wall-outlet meter, or the board's own sensors under /sys/class/hwmon"
-        return Access("absent", "ARM processors have no RAPL, and lorakit reads no other CPU sensor", fix)
-    if "hypervisor" in cpuinfo:  # also seen from a container, where no option helps
-        return Access("vm", f"{root} has no RAPL zone: virtual machines do not see them", "measure on the host")
-    if _is_masked(root, proc) or _in_container(proc):
-        fix = f"docker run --security-opt systempaths=unconfined -v {root}:{root}:ro ..."
-        return Access("masked", f"{root} has no RAPL zone: container runtimes hide them", fix)
-    return Access("absent", f"{root} has no RAPL zone", "sudo modprobe intel_rapl_msr")
-
-
-def _is_masked(root: Path, proc: Path) -> bool:
-    """Whether links are dangling, or something is mounted over the zones: how container runtimes hide them."""
-    try:
-        dangling = any(not (Path(root) / entry).exists() for entry in os.listdir(root))
-    except OSError:
-        dangling = False
-    mounts = (_text(Path(proc) / "self" / "mountinfo") or "").splitlines()
-    return dangling or any("/powercap" in line.split(" ", 5)[4] for line in mounts if line.count(" ") > 5)
-
-
-def _in_container(proc: Path) -> bool:
-    groups = _text(Path(proc) / "1" / "cgroup") or ""
-    marked = (Path(proc).parent / ".dockerenv").exists()
-    return marked or any(word in groups for word in ("docker", "kubepods", "containerd", "lxc"))

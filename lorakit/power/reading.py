@@ -4,7 +4,7 @@ Unknown is None (null in JSON), never 0. The measured total holds counters and i
 total of their own, with their range.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -13,7 +13,10 @@ from lorakit.power.contention import Contention, add_contentions
 METHODS = ("counter", "sampled", "estimated", "unavailable")
 MEASURED = ("counter", "sampled")
 KINDS = ("gpu", "cpu", "ram")
+BESIDE = {"psys": "platform", "machine": "machine"}  # `others` that contain the parts -> the kind of their devices
 JOULES_PER_WH = 3600.0
+ESTIMATE = "the {} (estimate)"  # stands for a part without a device of its own
+LATER = ("device_coverage",)  # fields that journals of an older version lack
 
 
 @dataclass(frozen=True)
@@ -26,22 +29,25 @@ class Measurement:
         cpu = Measurement("estimated", wh=5.0, mean_w=60.0, source="10 to 100 % of 95 W", range_wh=(0.8, 7.9))
         print(cpu.method, cpu.wh)  # estimated 5.0
 
-    Attributes:
+    Args:
         method: how `wh` was obtained: "counter", "sampled", "estimated" or "unavailable".
         wh: energy over the covered time, Wh; None if unavailable.
         mean_w: mean power over the covered time, W.
         source: the sensor or the model; for "unavailable" the reason and the fix.
         scope: what the number includes: "device", "socket", "node" or "module" (a GH200's GPU and CPU).
-        coverage: share of the time with trustworthy readings, 0 to 1.
-        gap_count: number of times without. gaps: the first ones, as records with device, start_s, duration_s, reason.
+        coverage: share of the time with trustworthy readings, 0 to 1; the mean over the devices that gave one.
+        gap_count: number of times without.
+        gaps: the first of those, as records with device, start_s, duration_s and reason.
         uncertainty_wh: bound on |wh − truth| over the covered time, Wh, leaving aside the sensor's gain error.
         uncertainty_kind: "bound", or "3 standard errors" where samples were integrated.
         range_wh: lowest and highest plausible value of an estimate, Wh.
-        above_idle_wh: energy above the idle baseline, Wh, if there is one. idle_w, idle_error_w: the baseline's power
-            and its standard error, W.
+        above_idle_wh: energy above the idle baseline, Wh, if there is one.
+        idle_w: the baseline's power, W.
+        idle_error_w: its standard error, W.
         devices: one record per device with id, name, method, source, scope, kwh, coverage, uncertainty_kwh. For a GPU
             that tells its power also the lowest and highest sample and, beside a counter, the samples' integral.
         not_counted: devices of this kind whose energy is not included: id, name, why.
+        device_coverage: share of the devices that gave a trustworthy reading, 0 to 1; None for an estimate.
 
     Raises:
         ValueError: `method` is unknown, or "unavailable" has a number, or another method has none.
@@ -63,6 +69,7 @@ class Measurement:
     idle_error_w: float | None = None
     devices: tuple[Mapping[str, Any], ...] = ()
     not_counted: tuple[Mapping[str, Any], ...] = ()
+    device_coverage: float | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -96,12 +103,16 @@ class Reading:
         print(reading.measured_wh, reading.estimated_wh)  # 20.0 5.0
         print(reading.co2_kg(400.0))  # 0.008
 
-    Attributes:
-        gpu, cpu, ram: one `Measurement` per kind of device.
+    Args:
+        gpu: the energy of all GPUs.
+        cpu: that of all CPUs.
+        ram: that of the memory.
         duration_s: seconds for which the window was open, summed over its repetitions, without suspended time.
         suspended_s: seconds for which the machine was suspended meanwhile.
-        count: how often the window was entered. errors: how often an exception ended it.
-        others: shown beside the three: "psys", which contains CPU and RAM and enters no total; in a sum over nodes also
+        count: how often the window was entered.
+        errors: how often an exception ended it.
+        others: shown beside the three: "psys", which contains CPU and RAM, and "machine", which a server's own meter
+            gives and which contains everything; neither enters a total. In a sum over nodes also
             the estimates of a kind that was measured elsewhere ("cpu, estimated"), which enter the estimated total.
         process_share: CPU time of this process tree ÷ CPU time that the whole machine spent, 0 to 1.
         contention: what else used the machine meanwhile, and whether that spoils a comparison.
@@ -173,6 +184,16 @@ class Reading:
             raise ValueError(f"grams_per_kwh={grams_per_kwh!r} is not a number of grams of CO2 per kWh, 0 or more")
         return None if self.measured_wh is None else self.measured_wh / 1e3 * grams_per_kwh / 1e3
 
+    @property
+    def _shared_gpu(self) -> str:
+        """What the GPUs' line adds if others computed on them: the number is of all of them."""
+        found = self.contention
+        if found is None or self.gpu.wh is None or not (found.gpu_processes or (found.others_gpu_s or 0.0) > 0):
+            return ""
+        if found.gpu_share is None:
+            return ", shared with other processes"
+        return f", shared: {found.gpu_share:.0%} of the GPUs' busy time was ours"
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for JSON: energies in kWh, unknown as null, and the totals besides the fields."""
         data = _to_json(self)
@@ -192,6 +213,7 @@ class Reading:
 
     def __str__(self) -> str:
         lines = [f"{kind.upper()}: {describe(getattr(self, kind))}" for kind in KINDS]
+        lines[0] += self._shared_gpu
         note = self.contention and self.contention.note
         return "\n".join([*lines, f"note: {note}"] if note else lines)
 
@@ -219,6 +241,8 @@ def _from_json(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = {}
     for entry in fields(kind):
+        if entry.name in LATER and entry.name not in data:
+            continue
         value = data[_json_name(entry.name)]
         if value is not None and entry.name != _json_name(entry.name):
             value = [kwh * 1e3 for kwh in value] if isinstance(value, list) else value * 1e3
@@ -237,127 +261,64 @@ def _with_kwh(name: str, value: Any) -> tuple[str, Any]:
     return _json_name(name), value
 
 
-@dataclass(frozen=True)
-class DeviceEnergy:
-    """One device in a window, before devices of a kind are summed.
-
-    `joules` is None if nothing was measured. `idle` is the idle power and its standard error, W. `power_w` is the
-    lowest and highest power sample, W, and `integral_j` the integral of the samples where `joules` is a counter's.
-    """
-
-    id: str
-    name: str
-    method: str
-    source: str
-    scope: str | None
-    joules: float | None = None
-    covered_s: float = 0.0
-    wanted_s: float = 0.0
-    uncertainty_j: float = 0.0
-    uncertainty_kind: str = "bound"
-    gaps: tuple[Mapping[str, Any], ...] = ()
-    gap_count: int = 0
-    failed_readings: int = 0
-    longest_interval_s: float = 0.0
-    wrap_risks: int = 0
-    idle: tuple[float, float] | None = None
-    power_w: tuple[float, float] | None = None
-    integral_j: float | None = None
-
-    @property
-    def coverage(self) -> float:
-        """Share of the wanted time with trustworthy readings, 0 to 1."""
-        return min(1.0, self.covered_s / self.wanted_s) if self.wanted_s > 0 else 0.0
-
-    def record(self) -> dict[str, Any]:
-        """The device as `Measurement.devices` lists it."""
-        known = self.joules is not None
-        return {
-            "id": self.id,
-            "name": self.name,
-            "method": self.method if known else "unavailable",
-            "source": self.source,
-            "scope": self.scope,
-            "kwh": self.joules / JOULES_PER_WH / 1e3 if known else None,
-            "coverage": self.coverage,
-            "uncertainty_kwh": self.uncertainty_j / JOULES_PER_WH / 1e3 if known else None,
-            "power_integral_kwh": None if self.integral_j is None else self.integral_j / JOULES_PER_WH / 1e3,
-            "min_w": self.power_w[0] if self.power_w else None,
-            "max_w": self.power_w[1] if self.power_w else None,
-            "failed_readings": self.failed_readings,
-            "longest_interval_s": self.longest_interval_s,
-            "wrap_risks": self.wrap_risks,
-        }
-
-
-def sum_devices(
-    devices: Sequence[DeviceEnergy], duration_s: float, not_counted: Sequence[Mapping[str, Any]] = ()
-) -> Measurement:
-    """Sum the devices of one kind over a window; a device without any reading lowers the coverage.
-
-    Args:
-        devices: at least one.
-        duration_s: how long the window was open, s.
-        not_counted: records of devices left out: id, name, why.
-    """
-    known = [device for device in devices if device.joules is not None]
-    records = tuple(device.record() for device in devices)
-    if not known:
-        reason = "; ".join(dict.fromkeys(f"{device.id}: {device.source}" for device in devices))
-        return Measurement("unavailable", source=reason, devices=records, not_counted=tuple(not_counted))
-    joules = sum(device.joules for device in known)
-    kinds = {device.uncertainty_kind for device in known}
-    idle = [device.idle for device in known if device.idle is not None]
-    with_idle = len(idle) == len(known)
-    return Measurement(
-        "sampled" if any(device.method == "sampled" for device in known) else "counter",
-        wh=joules / JOULES_PER_WH,
-        mean_w=sum(device.joules / device.coverage for device in known) / duration_s if duration_s > 0 else None,
-        source="; ".join(dict.fromkeys(device.source for device in known)),
-        scope=known[0].scope,
-        devices=records,
-        not_counted=tuple(not_counted),
-        coverage=sum(device.coverage for device in devices) / len(devices),
-        gaps=tuple(gap for device in devices for gap in device.gaps),
-        gap_count=sum(device.gap_count for device in devices),
-        uncertainty_wh=sum(device.uncertainty_j for device in known) / JOULES_PER_WH,
-        uncertainty_kind=kinds.pop() if len(kinds) == 1 else "bound and 3 standard errors",
-        above_idle_wh=sum(device.joules - device.idle[0] * device.covered_s for device in known) / JOULES_PER_WH
-        if with_idle
-        else None,
-        idle_w=sum(watts for watts, _ in idle) if with_idle else None,
-        idle_error_w=sum(error**2 for _, error in idle) ** 0.5 if with_idle else None,
-    )
-
-
-def estimate_energy(
-    low_w: float, high_w: float, source: str, duration_s: float, extra_j: float | None = None
-) -> Measurement:
-    """Estimate the energy of a window from a power range.
-
-    Args:
-        low_w: power when idle, W. high_w: power under full load, W.
-        source: what the two come from.
-        duration_s: how long the window was open, s.
-        extra_j: energy above `low_w` that the load accounts for, J; None takes the middle of the range.
-    """
-    low_j, high_j = low_w * duration_s, high_w * duration_s
-    joules = (low_j + high_j) / 2 if extra_j is None else min(low_j + extra_j, high_j)
-    return Measurement(
-        "estimated",
-        wh=joules / JOULES_PER_WH,
-        mean_w=joules / duration_s if duration_s > 0 else None,
-        source=source,
-        scope="node",
-        range_wh=(low_j / JOULES_PER_WH, high_j / JOULES_PER_WH),
-    )
-
-
 def add_readings(readings: Sequence[Reading]) -> Reading:
     """Sum readings of different devices over the same time: the ranks of a node, the nodes of a job.
 
-    A kind that is measured on one node and estimated on another gives two measurements, never one. Whether a device is
-    in several readings is not checked: see `lorakit.power.journal.merge_runs`.
+    A kind that is measured on one node and estimated on another gives two measurements, never one.
+
+    Example:
+        import lorakit
+        from lorakit.power.reading import add_readings
+
+        with lorakit.EnergyMeter() as meter:
+            sum(range(1000))
+        try:
+            add_readings([meter.reading, meter.reading])  # as if each process of a job had counted the node
+        except ValueError as error:
+            print("in two of the readings" in str(error))  # True
+
+    Args:
+        readings: at least one. Devices are told apart by machine (its boot id) and id.
+
+    Returns:
+        The sum.
+
+    Raises:
+        ValueError: there is nothing to add, or a device is in two readings of one machine.
+    """
+    seen: set[tuple[str, str]] = set()
+    for reading in readings:
+        for machine, device in counted_devices(reading):
+            if (machine, device) in seen:
+                raise ValueError(
+                    f"{device} of the machine {machine or '(any)'} is in two of the readings: add only one of them, or "
+                    "let EnergyMeter.gather add up the processes of a job"
+                )
+            seen.add((machine, device))
+    return sum_readings(readings)
+
+
+def counted_devices(reading: Reading) -> Iterator[tuple[str, str]]:
+    """The machine's boot id and the device's id, for everything whose energy is in a reading, or beside it.
+
+    The UUID of a GPU is unique everywhere, so its machine is "". Of a sum over machines, and of a reading that does not
+    name its machine, only the GPUs are given.
+    """
+    machines = reading.contention.machines if reading.contention is not None else ()
+    for kind in KINDS:
+        if getattr(reading, kind).method == "estimated" and len(machines) == 1:
+            yield machines[0], ESTIMATE.format(kind.upper())
+    beside = [part for name, part in reading.others.items() if name in BESIDE]
+    for part in (*(getattr(reading, kind) for kind in KINDS), *beside):
+        for device in part.devices:
+            if device["kwh"] is not None and device["id"].startswith("GPU-"):
+                yield "", device["id"]
+            elif device["kwh"] is not None and len(machines) == 1:
+                yield machines[0], device["id"]
+
+
+def sum_readings(readings: Sequence[Reading]) -> Reading:
+    """As `add_readings`, for readings that are known to share no device over the same time.
 
     Raises:
         ValueError: there is nothing to add.
@@ -377,9 +338,10 @@ def add_readings(readings: Sequence[Reading]) -> Reading:
         if measured and estimates:
             others[f"{kind}, estimated"] = _add_measurements(estimates, duration_s)
         parts[kind] = _add_measurements(measured or estimates or measurements, duration_s)
-    psys = [part for reading in readings if (part := reading.others.get("psys")) and part.wh is not None]
-    if psys:
-        others["psys"] = _add_measurements(psys, duration_s)
+    for name in BESIDE:
+        beside = [part for reading in readings if (part := reading.others.get(name)) and part.wh is not None]
+        if beside:
+            others[name] = _add_measurements(beside, duration_s)
     return Reading(
         **parts,
         others=others,
@@ -430,6 +392,7 @@ def _add_measurements(parts: Sequence[Measurement], duration_s: float) -> Measur
         devices=tuple(devices),
         not_counted=tuple(device for part in known for device in part.not_counted),
         coverage=None if ranged else _coverage(parts, known),
+        device_coverage=_device_coverage(devices),
         gaps=tuple(gap for part in known for gap in part.gaps),
         gap_count=sum(part.gap_count for part in known),
         uncertainty_wh=None if ranged else sum(part.uncertainty_wh for part in known),
@@ -442,23 +405,32 @@ def _add_measurements(parts: Sequence[Measurement], duration_s: float) -> Measur
 
 
 def _coverage(parts: Sequence[Measurement], known: Sequence[Measurement]) -> float:
-    """Mean over all devices, including those without a reading; over the parts where they name no devices."""
-    shares = [device["coverage"] for part in parts for device in part.devices]
+    """Mean over all devices that gave a reading; over the parts where they name no devices."""
+    shares = [device["coverage"] for part in parts for device in part.devices if device["kwh"] is not None]
     shares = shares or [part.coverage for part in known]
     return sum(shares) / len(shares)
+
+
+def _device_coverage(devices: Sequence[Mapping[str, Any]]) -> float | None:
+    read = [device["kwh"] is not None for device in devices]
+    return sum(read) / len(read) if read else None
 
 
 def describe(measurement: Measurement) -> str:
     """One line for people: `12.3 Wh, 244 W, counter (NVML total energy)`."""
     if measurement.wh is None:
         return f"unavailable: {measurement.source}"
-    text = f"{measurement.wh:.4g} Wh, {measurement.mean_w:.4g} W, {measurement.method} ({measurement.source})"
+    watts = "" if measurement.mean_w is None else f"{measurement.mean_w:.4g} W, "  # no power before any time has passed
+    text = f"{measurement.wh:.4g} Wh, {watts}{measurement.method} ({measurement.source})"
     if measurement.range_wh is not None:
         text += f", between {measurement.range_wh[0]:.3g} and {measurement.range_wh[1]:.3g} Wh"
     elif measurement.uncertainty_wh is not None:
         text += f", ± {measurement.uncertainty_wh:.2g} Wh"
     if measurement.coverage is not None and measurement.coverage < 1:
         text += f", {measurement.coverage:.1%} of the time covered"
+    if measurement.device_coverage is not None and measurement.device_coverage < 1:
+        read = sum(device["kwh"] is not None for device in measurement.devices)
+        text += f", {read} of {len(measurement.devices)} devices read"
     return text
 
 

@@ -2,18 +2,22 @@
 
 import logging
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 log = logging.getLogger("lorakit.energy")
 
 
 class WindowPaths:
-    """The open windows of each thread, which give a nested window its path "outer/inner"."""
+    """The open windows of each thread and asyncio task, which give a nested window its path "outer/inner".
+
+    A task is inside the windows that were open where it was made. A generator has no windows of its own: one that it
+    holds open while it is suspended is around what its caller opens, as with `contextlib.contextmanager`.
+    """
 
     def __init__(self) -> None:
-        self._thread = threading.local()
+        self._open: ContextVar[tuple[list[str], ...]] = ContextVar("open", default=())
 
     @contextmanager
     def entered(self, name: str) -> Iterator[str]:
@@ -22,11 +26,11 @@ class WindowPaths:
         Windows may overlap: leaving an outer one first does not change the path of what is open inside it.
         """
         mine = [name]  # a new object, so that of two windows with one name each removes its own entry
-        self._thread.open = (*getattr(self._thread, "open", ()), mine)
+        self._open.set((*self._open.get(), mine))
         try:
-            yield "/".join(entry[0] for entry in self._thread.open)
+            yield "/".join(entry[0] for entry in self._open.get())
         finally:
-            self._thread.open = tuple(entry for entry in getattr(self._thread, "open", ()) if entry is not mine)
+            self._open.set(tuple(entry for entry in self._open.get() if entry is not mine))
 
 
 def check_window_name(name: str) -> None:

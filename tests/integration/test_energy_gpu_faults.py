@@ -146,7 +146,7 @@ def test_frozen_gpu_counter_is_reported_if_the_gpu_works(tmp_path):
         world.run(meter, 20)
     assert device(meter.reading, "GPU-a")["kwh"] is None
     assert "stands still" in meter.reading.gpu.gaps[0]["reason"]
-    assert meter.reading.gpu.coverage == 0.5
+    assert (meter.reading.gpu.coverage, meter.reading.gpu.device_coverage) == (1.0, 0.5)
 
 
 def test_sleeping_gpu_is_zero_not_unknown(tmp_path):

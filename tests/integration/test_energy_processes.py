@@ -269,6 +269,17 @@ def test_two_meters_of_one_rank_share_its_locks(tmp_path):
     assert outer.reading.gpu.wh * 3600 == pytest.approx(2000, abs=0.01)
 
 
+def test_two_jobs_whose_launcher_gives_no_name_have_their_own_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    world = World(tmp_path)
+    for root in (101, 102):
+        monkeypatch.setattr("lorakit.energy.job_root", lambda *_, root=root: root)
+        with world.meter(environ={"MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}):
+            pass
+    names = sorted(path.name for path in (tmp_path / "tmp").glob("lorakit-energy-*/*"))
+    assert [name.rpartition("-job-")[2] for name in names] == ["101", "102"]
+
+
 def test_late_decision_loses_no_energy(tmp_path):
     """A rank that waited in vain for the first one counts from its own start."""
     world = World(tmp_path, [FakeGpu("GPU-a", Profile((0, 100.0)))])

@@ -2,6 +2,7 @@
 
 import platform
 import threading
+import time
 
 import pytest
 
@@ -58,3 +59,11 @@ def test_suspension_noticed_at_the_last_edge_is_a_gap_too(tmp_path):
         world.clock.asleep_s += 60
         world.advance(1)
     assert meter.reading.cpu.gap_count == 1
+
+
+def test_setting_the_wall_clock_does_not_move_the_times_of_a_meter(monkeypatch):
+    clock = SystemClock()
+    before = clock.wall()
+    assert before == pytest.approx(time.time(), abs=5)
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    assert 0 <= clock.wall() - before < 60

@@ -34,6 +34,12 @@ def test_the_threshold_is_the_only_border(share, says):
     assert not observed(duration_s=0.5, others=0.9).is_contended  # ticks of 10 ms: too short to be judged
 
 
+def test_ticks_that_count_more_than_all_are_all():
+    found = Contention(duration_s=10.0, logical_cpus=2, own_cpu_s=0.1, others_cpu_s=20.2, steal_s=0.0)
+    assert found.describe() == "other processes used 100.0 % of the CPUs, steal 0.0 %"
+    assert found.note.startswith("other processes used 100 % of the CPUs during this run") and found.share == 1.0
+
+
 def test_unknown_is_no_share_and_no_note():
     nothing = Contention(10.0, 2)
     assert nothing.share is nothing.note is nothing.own_share is None

@@ -130,9 +130,10 @@ def spin(seconds):
         pass
 
 
-def test_the_root_of_a_job_is_the_ancestor_that_has_no_rank(tmp_path):
+def test_the_root_of_a_job_is_the_ancestor_that_has_no_rank(tmp_path, monkeypatch):
     """Here a wrapper around this rank, started by the launcher."""
-    wrapper = os.getppid()
+    wrapper = 78
+    monkeypatch.setattr(os, "getppid", lambda: wrapper)  # the real parent may be process 1, which ends the search
     write_process(tmp_path, wrapper, 77, 0, 0, 0, 0)
     write_process(tmp_path, 77, 1, 0, 0, 0, 0)
     (tmp_path / str(wrapper) / "environ").write_bytes(b"HOME=/\0LOCAL_RANK=0\0")
@@ -142,8 +143,9 @@ def test_the_root_of_a_job_is_the_ancestor_that_has_no_rank(tmp_path):
 
 
 @pytest.mark.parametrize("is_host", [True, False])
-def test_process_1_is_a_jobs_root_in_a_container_only(tmp_path, is_host):
-    parent = os.getppid()
+def test_process_1_is_a_jobs_root_in_a_container_only(tmp_path, monkeypatch, is_host):
+    parent = 78
+    monkeypatch.setattr(os, "getppid", lambda: parent)
     write_process(tmp_path, parent, 1, 0, 0, 0, 0)
     (tmp_path / str(parent) / "environ").write_bytes(b"LOCAL_RANK=0\0")
     if is_host:

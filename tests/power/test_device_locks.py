@@ -71,8 +71,16 @@ def test_locks_of_a_killed_rank_do_not_live_on_in_its_children(tmp_path):
         ({"SLURM_LOCALID": "1", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "77"}, Job("77", 1, "SLURM_LOCALID")),
         (
             {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"},
-            Job("job", 1, "OMPI_COMM_WORLD_LOCAL_RANK"),
+            Job("job", 1, "OMPI_COMM_WORLD_LOCAL_RANK", is_named=False),
         ),
+        ({"MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}, Job("job", 1, "MPI_LOCALRANKID", is_named=False)),
+        (
+            {"MV2_COMM_WORLD_LOCAL_RANK": "0", "MV2_COMM_WORLD_LOCAL_SIZE": "2"},
+            Job("job", 0, "MV2_COMM_WORLD_LOCAL_RANK", is_named=False),
+        ),
+        ({"LOCAL_RANK": "1", "LOCAL_SIZE": "2", "WORLD_SIZE": "2", "MASTER_PORT": "5"}, Job("5", 1)),  # DeepSpeed
+        ({"LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "n1"}, Job("n1", 1)),
+        ({"LOCAL_RANK": "0"}, None),
         ({"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "a/b c"}, Job("a_b_c", 0)),
     ],
 )
@@ -98,3 +106,25 @@ def test_holder_that_has_not_written_its_name_yet_is_waited_for(tmp_path):
     assert asking.holder("package-0") == "process 17 (local rank 0)"
     writer.join()
     assert asking.holder("dram") == "another process of the job"  # nobody ever writes
+
+
+@pytest.mark.parametrize("part", ["base", "job"])
+@pytest.mark.parametrize("fault", ["others can write", "another owner", "a link"])
+def test_a_folder_that_is_not_this_users_alone_is_refused(tmp_path, part, fault):
+    base = tmp_path / "lorakit-energy"
+    folder = base / "boot-job"
+    theirs = base if part == "base" else folder
+    theirs.mkdir(parents=True, mode=0o700)
+    if fault == "others can write":
+        theirs.chmod(0o777)
+    elif fault == "another owner":
+        if os.getuid():
+            pytest.skip("only root can give a folder to somebody else")
+        os.chown(theirs, 65534, 65534)
+    else:
+        theirs.rmdir()
+        (tmp_path / "elsewhere").mkdir()
+        theirs.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="belongs to another user, or others can write to it|not a folder"):
+        DeviceLocks(Job("job", 0), folder)
+    assert not (tmp_path / "elsewhere").exists() or list((tmp_path / "elsewhere").iterdir()) == []

@@ -15,7 +15,8 @@ def test_gpu_that_cannot_be_read_lowers_the_coverage_and_is_named(tmp_path):
     with world.meter() as meter:
         world.run(meter, 10)
     assert meter.reading.gpu.wh * 3600 == pytest.approx(2000, abs=0.01)
-    assert meter.reading.gpu.coverage == 0.5
+    assert (meter.reading.gpu.coverage, meter.reading.gpu.device_coverage) == (1.0, 0.5)
+    assert str(meter.reading).splitlines()[0].endswith(", 1 of 2 devices read")
     assert "NVML error 4" in device(meter.reading, "GPU-a")["source"]
     assert device(meter.reading, "GPU-a")["method"] == "unavailable"
 
@@ -86,13 +87,13 @@ def test_nvml_that_does_not_start_is_named(tmp_path, code):
 def test_mig_instance_in_use_is_not_called_uncounted(tmp_path, monkeypatch):
     world = two_gpus(tmp_path)
     monkeypatch.setattr("lorakit.power.devices.mig_parents", lambda *_: {"MIG-1": "GPU-a"})
-    for uuid, expected in [("1", ()), ("b", ()), ("c", ("CUDA used GPUs that are not counted: GPU-c",))]:
+    for uuid, expected in [("1", ()), ("c", ("CUDA used GPUs that are not counted: GPU-c",))]:
         torch = FakeTorch(False)
         monkeypatch.setitem(sys.modules, "torch", torch)
         with world.meter() as meter:  # CUDA starts inside the block
             torch.cuda.is_initialized, torch.cuda.device_count = (lambda: True), (lambda: 1)
             torch.cuda.get_device_properties = lambda _index, uuid=uuid: types.SimpleNamespace(uuid=uuid)
-        assert meter.reading.notes == expected
+        assert tuple(note for note in meter.reading.notes if "divided by MIG" not in note) == expected
 
 
 def test_gpus_that_cuda_uses_and_nvml_does_not_list_are_no_zero(tmp_path, monkeypatch):

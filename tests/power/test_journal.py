@@ -165,3 +165,20 @@ def test_damaged_journal_is_one_clear_error(tmp_path_factory, data):
         merge_runs([(folder / "j", run) for run in read_journal(folder / "j")])
     except ValueError as error:
         assert str(error)
+
+
+@pytest.mark.parametrize("jump_s", [86_400, -86_400])
+def test_a_clock_that_is_set_between_two_runs_changes_no_duration_or_power(tmp_path, world, jump_s):
+    path = tmp_path / "run.jsonl"
+    for _ in range(2):
+        with world.meter(out=path) as meter:
+            run(world, meter, 30)
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+    second = lines[-1]["run"]
+    for line in lines:
+        if line["run"] == second and "wall_s" in line:
+            line["wall_s"] += jump_s
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    total = merge_runs([(path, part) for part in read_journal(path)])
+    assert total.duration_s == pytest.approx(60)
+    assert total.gpu.mean_w == pytest.approx(100, rel=0.02)

@@ -9,7 +9,9 @@ import pytest
 
 import lorakit
 from lorakit.power import machine_use
+from lorakit.power.memory_use import memory_in_use
 from lorakit.power.nvml import Gpu
+from lorakit.power.reading import Reading
 from tests.support.energy_world import FakeGpu, Profile, World, two_gpus
 
 
@@ -50,6 +52,7 @@ print(time.process_time(), flush=True)
 def test_a_real_process_is_ours_if_it_is_in_our_tree_and_another_if_not(tmp_path, is_ours):
     """The shell ends at once, so that the process it leaves behind belongs to init."""
     (tmp_path / "spin.py").write_text(SPINS)
+    (tmp_path / "spent").touch()  # the shell may end before the process has opened it
     command = f"{sys.executable} -S {tmp_path}/spin.py > {tmp_path}/spent"
     with lorakit.EnergyMeter(tmp_path, thread=False) as meter:
         subprocess.run(["sh", "-c", command if is_ours else f"({command}) &"], check=True)
@@ -182,3 +185,72 @@ def test_the_driver_is_asked_by_the_sampler_only_and_not_at_every_reading(tmp_pa
             with meter.window("w"):
                 world.advance(0.1)
     assert len(asked) == 2 * (1 + 5)  # two GPUs, at the start and every 2 s
+
+
+# ---- whose energy: GPU time and memory
+
+
+def shared_gpu(tmp_path, **users):
+    """A GPU on which processes compute; `users` maps a process's id to its utilization in %."""
+    world = World(tmp_path, [FakeGpu("GPU-a", Profile((0, 200.0)))])
+    gpu = world.nvml.gpus[0]
+    gpu.processes = [int(pid.removeprefix("p")) for pid in users]
+    gpu.utilizations = {int(pid.removeprefix("p")): percent for pid, percent in users.items()}
+    for pid in gpu.processes:
+        (world.proc / str(pid)).mkdir(exist_ok=True)
+    return world, gpu
+
+
+def test_a_shared_gpu_is_said_in_its_line_with_our_part(tmp_path):
+    world, gpu = shared_gpu(tmp_path, **{f"p{os.getpid()}": 60, "p77": 20})
+    with world.meter() as meter:
+        world.run(meter, 20)
+        gpu.utilizations = {os.getpid(): 60}
+        gpu.processes = [os.getpid()]
+        with meter.window("alone"):
+            world.run(meter, 20)
+    whole, alone = meter.reading, meter.windows["alone"]
+    assert whole.gpu.wh * 3600 == pytest.approx(8000)  # the total stays the machine's
+    assert whole.contention.own_gpu_s == pytest.approx(24)
+    assert whole.contention.others_gpu_s == pytest.approx(5, abs=1)  # until the next look
+    assert whole.contention.gpu_share == pytest.approx(24 / 29, abs=0.03)
+    assert str(whole).splitlines()[0].endswith("of the GPUs' busy time was ours")
+    assert alone.contention.gpu_share > whole.contention.gpu_share
+    assert Reading.from_json(whole.to_json()).contention == whole.contention
+
+
+def test_gpu_time_is_unknown_where_the_driver_lists_ids_of_another_namespace(tmp_path):
+    world, gpu = shared_gpu(tmp_path)
+    gpu.processes, gpu.utilizations = [987_654], {987_654: 80}  # no process here
+    with world.meter() as meter:
+        world.run(meter, 10)
+    assert (meter.reading.contention.own_gpu_s, meter.reading.contention.gpu_share) == (None, None)
+
+
+def test_an_exclusive_gpu_has_a_plain_line(tmp_path):
+    world, _ = shared_gpu(tmp_path, **{f"p{os.getpid()}": 90})
+    with world.meter() as meter:
+        world.run(meter, 10)
+    assert meter.reading.contention.gpu_share == 1.0
+    assert "shared" not in str(meter.reading)
+
+
+def test_memory_is_split_between_this_tree_and_the_rest(tmp_path):
+    world = World(tmp_path)
+    page = os.sysconf("SC_PAGE_SIZE")
+    (world.proc / str(os.getpid()) / "statm").write_text("9999 2048 100 1 0 1 0\n")
+    with world.meter() as meter:
+        world.run(meter, 10)
+    found = meter.reading.contention
+    assert found.own_memory_bytes == pytest.approx(2048 * page)
+    assert found.own_memory_bytes + found.others_memory_bytes == pytest.approx(33_554_432 * 1024)
+    assert found.memory_share == pytest.approx(2048 * page / (33_554_432 * 1024))
+
+
+def test_memory_of_this_machine_is_as_psutil_says(tmp_path):
+    import psutil
+
+    own, others = memory_in_use([os.getpid()])
+    assert own == pytest.approx(psutil.Process().memory_info().rss, rel=0.2)
+    assert 0 < own + others <= psutil.virtual_memory().total
+    assert memory_in_use([2**22 + 1]) is None

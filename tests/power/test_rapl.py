@@ -2,11 +2,14 @@
 
 import errno
 import os
+import shlex
+from fnmatch import fnmatch
 
 import pytest
 
-from lorakit.power.rapl import RaplCounter, diagnose, find_zones, tdp_uw
-from tests.support.energy_world import FakeZone, Profile, World
+from lorakit.power.rapl import RaplCounter, find_zones
+from lorakit.power.rapl_access import diagnose
+from tests.support.energy_world import FakeZone, Profile, World, deny
 
 TREES = {
     # tree: {zone: (name, role, counted)}
@@ -231,7 +234,7 @@ def test_kept_descriptor_survives_a_lost_permission(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "open", lambda *_, **__: (_ for _ in ()).throw(PermissionError(errno.EACCES, "denied")))
     fake.file.write_text("88\n")
     assert counter.read() == 88
-    with pytest.raises(PermissionError, match="denied"):
+    with pytest.raises(PermissionError, match="max_energy_range_uj may not be read by this user"):
         RaplCounter(zone)
 
 
@@ -262,22 +265,6 @@ def test_zone_without_a_range_is_refused(tmp_path):
         RaplCounter(zone)
 
 
-def test_tdp_needs_no_root(tmp_path):
-    _, zone = zone_of(tmp_path, tdp_w=135.0)
-    assert tdp_uw(zone) == 135_000_000
-
-
-def deny(monkeypatch):
-    real = os.open
-
-    def opened(path, *arguments, **options):
-        if str(path).endswith("energy_uj"):
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return real(path, *arguments, **options)
-
-    monkeypatch.setattr(os, "open", opened)
-
-
 def test_denied_zones_give_a_range_up_to_their_tdp(tmp_path, monkeypatch):
     world = World(
         tmp_path,
@@ -291,6 +278,40 @@ def test_denied_zones_give_a_range_up_to_their_tdp(tmp_path, monkeypatch):
     assert cpu.range_wh == pytest.approx((27.0, 270.0))
     assert "270 W" in cpu.source
     assert meter.reading.measured_wh is None
+
+
+def test_a_tree_of_which_only_the_name_may_be_read_is_denied_and_the_advice_works(tmp_path, monkeypatch):
+    """pyJoules' issue 13: energy_uj, max_energy_range_uj and constraint_* are all -r--------."""
+    zones = [("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "core"), ("intel-rapl:0:1", "dram")]
+    world = World(tmp_path, zones=[(key, name, Profile((0, 40.0)), {"tdp_w": 95.0}) for key, name in zones])
+    closed = {"*/energy_uj", "*/max_energy_range_uj", "*/constraint_*"}
+    deny(monkeypatch, closed)
+    access = diagnose(world.root, world.proc)
+    assert access.state == "denied"
+    assert "intel-rapl:0/energy_uj" in access.reason and "intel-rapl:0/max_energy_range_uj" in access.reason
+    with world.meter() as meter:
+        world.run(meter, 10)
+    assert "the packages' power limits are not known" in meter.reading.cpu.source
+    assert "constraint_0_max_power_uw may not be read by this user" in meter.reading.cpu.source
+
+    command = shlex.split(access.fix)
+    assert command[:3] == ["sudo", "chmod", "a+r"]
+    opened = {f"*/{name.rpartition('/')[2]}" for name in command[3:]}
+    assert all(fnmatch(f"{world.root}/intel-rapl:0", glob.rpartition("/")[0]) for glob in command[3:])
+    deny(monkeypatch, closed - opened)
+    assert diagnose(world.root, world.proc).state == "measured"
+    with world.meter() as meter:
+        world.run(meter, 10)
+    assert meter.reading.cpu.wh * 3600 == pytest.approx(400, abs=0.01)
+
+
+@pytest.mark.parametrize("closed", ["*/name", "*/powercap"])
+def test_zones_whose_names_or_folder_are_closed_are_denied_not_absent(tmp_path, monkeypatch, closed):
+    world = World(tmp_path, zones=[("intel-rapl:0", "package-0", Profile((0, 40.0)))])
+    deny(monkeypatch, {closed})
+    access = diagnose(world.root, world.proc)
+    assert access.state == "denied"
+    assert access.fix.startswith("sudo chmod a+r")
 
 
 def test_zones_hidden_by_a_mount_are_masked_not_absent(tmp_path):
@@ -317,7 +338,7 @@ def test_absent_denied_masked_and_virtual_are_different_answers(tmp_path, monkey
     (proc / "cpuinfo").write_text("Features : fp asimd\nCPU implementer : 0x41\n")
     state, fix = answer()
     assert state == "absent"
-    assert "no command can: read a wall-outlet meter" in fix
+    assert fix.startswith("lorakit energy calibrate")
     (proc / "cpuinfo").write_text("flags : fpu sse2 hypervisor\n")
     dockerenv.touch()
     assert answer() == ("vm", "measure on the host")

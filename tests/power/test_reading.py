@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from lorakit.power.reading import Measurement, Reading, add_readings, estimate_energy
+from lorakit.power.contention import Contention
+from lorakit.power.device_sums import estimate_energy
+from lorakit.power.reading import Measurement, Reading, add_readings
 
 
 def test_a_number_needs_a_method_and_an_unavailable_one_has_none():
@@ -59,7 +61,7 @@ def test_sum_lists_a_device_that_could_not_be_read_and_keeps_the_conditions():
     first = Reading(measured(2.0, devices=(record,)), nothing, nothing, 60.0, conditions=at(40, 60))
     second = Reading(dead, nothing, nothing, 60.0)
     total = add_readings([first, second])
-    assert (total.gpu.wh, total.gpu.coverage) == (2.0, 0.5)
+    assert (total.gpu.wh, total.gpu.coverage, total.gpu.device_coverage) == (2.0, 1.0, 0.5)
     assert [part["id"] for part in total.gpu.devices] == ["GPU-a", "GPU-b"]
     assert add_readings(
         [first, Reading(measured(1.0), nothing, nothing, 60.0, conditions=at(55, 70))]
@@ -83,3 +85,17 @@ def test_sum_over_ranks_has_their_common_time_and_the_sum_of_their_powers():
 def test_sum_of_nothing_is_refused():
     with pytest.raises(ValueError, match="no readings to add"):
         add_readings([])
+
+
+def test_a_device_of_one_machine_is_added_once_and_equal_names_on_two_machines_are():
+    nothing = Measurement("unavailable", source="none")
+
+    def on(machine, device):
+        part = measured(2.0, devices=({"id": device, "name": "x", "kwh": 0.002, "coverage": 1.0},))
+        return Reading(nothing, part, nothing, 60.0, contention=Contention(60.0, 2, machines=(machine,)))
+
+    with pytest.raises(ValueError, match="package-0 of the machine m1 is in two of the readings: add only one"):
+        add_readings([on("m1", "package-0"), on("m1", "package-0")])
+    assert add_readings([on("m1", "package-0"), on("m2", "package-0")]).cpu.wh == 4.0
+    with pytest.raises(ValueError, match="GPU-a of the machine "):  # a UUID is unique everywhere
+        add_readings([on("m1", "GPU-a"), on("m2", "GPU-a")])

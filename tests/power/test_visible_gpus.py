@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorakit.power.visible_gpus import visible_gpus
+from lorakit.power.visible_gpus import hidden_gpus, visible_gpus
 
 A, B, C, D = "GPU-aaaa1111", "GPU-aaab2222", "GPU-cccc3333", "GPU-dddd4444"
 SAME = [(uuid, "V100") for uuid in (A, B, C, D)]
@@ -104,5 +104,39 @@ def test_running_cuda_settles_every_doubt():
 
 
 def test_mig_instance_counts_as_its_whole_gpu():
-    visible = visible_gpus({"CUDA_VISIBLE_DEVICES": "MIG-2222"}, SAME, MIG)
-    assert "no power reading for a MIG instance, so the whole GPU is counted" in visible.notes[0]
+    visible = visible_gpus({"CUDA_VISIBLE_DEVICES": "MIG-2222"}, SAME, MIG, mig_gpus={B})
+    assert "MIG-2222 is a part of GPU-aaab2222" in visible.notes[0]
+    assert "no power reading for a MIG instance, so the whole GPU is counted" in visible.notes[1]
+
+
+# ---- AMD's and Intel's variables
+
+RUNTIMES = {  # what the runtimes' sources do (ROCR-Runtime's amd_filter_device.cpp, clr's rocdevice.cpp, NEO's parser)
+    "ROCR_VISIBLE_DEVICES": {"": "", "1,0": "01", " 1 , 2 ": "12", "0,0,1": "0", "0,9,1": "0", "0,-1,1": "0", "x": ""},
+    "HIP_VISIBLE_DEVICES": {"": "012", "1, 2": "1", "0,0,1": "01", "0,9,1": "0", "-1": "", "NoDevFiles": ""},
+    "ZE_AFFINITY_MASK": {"": "012", "1,0": "01", "0.1,2": "02", "9,1": "1"},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [(name, value, shown) for name, cases in RUNTIMES.items() for value, shown in cases.items()],
+)
+def test_gpus_hidden_by_amds_and_intels_variables(name, value, shown):
+    maker = "i915" if name.startswith("ZE") else "amdgpu"
+    ids = [f"{maker} {index}" for index in range(3)]
+    hidden, notes = hidden_gpus(ids, {name: value})
+    assert "".join(gpu[-1] for gpu in ids if gpu not in hidden) == shown
+    assert set(hidden.values()) <= {f"{name}={value} hides it"}
+    ends = value in ("0,0,1", "0,9,1", "0,-1,1", "x", "1, 2", "-1", "NoDevFiles") and maker == "amdgpu"
+    assert len(notes) == (ends and shown != "01")
+
+
+def test_uuids_of_amds_gpus_hide_none_and_a_note_says_so():
+    ids = ["amdgpu 0", "amdgpu 1"]
+    hidden, notes = hidden_gpus(ids, {"ROCR_VISIBLE_DEVICES": "GPU-deadbeefdeadbeef", "HIP_VISIBLE_DEVICES": "0"})
+    assert hidden == {}
+    assert notes == [
+        "ROCR_VISIBLE_DEVICES=GPU-deadbeefdeadbeef names GPUs by UUID, so it hides none here; use numbers to leave "
+        "some out"
+    ]

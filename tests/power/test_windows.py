@@ -1,5 +1,6 @@
 """Paths of windows, and CUDA at their edges."""
 
+import asyncio
 import sys
 import threading
 
@@ -78,3 +79,21 @@ def test_broken_cuda_at_an_edge_is_logged_and_not_raised(tmp_path, monkeypatch, 
     with EnergyMeter(tmp_path, thread=False):
         pass
     assert "could not be synchronised" in caplog.text
+
+
+def test_tasks_that_run_at_the_same_time_do_not_nest_in_each_other():
+    paths, found = WindowPaths(), []
+
+    async def task(name):
+        with paths.entered(name):
+            await asyncio.sleep(0)
+            with paths.entered("inner") as path:
+                await asyncio.sleep(0)
+                found.append(path)
+
+    async def both():
+        with paths.entered("all"):
+            await asyncio.gather(task("a"), task("b"))
+
+    asyncio.run(both())
+    assert sorted(found) == ["all/a/inner", "all/b/inner"]

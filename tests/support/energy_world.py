@@ -4,13 +4,17 @@ Power is piecewise constant, so that the true energy of any stretch of time is a
 integral with a tick and faults of the test's choice; nothing in here shares code with lorakit.
 """
 
+import errno
 import os
 import threading
 from bisect import bisect_right
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
 import lorakit.energy as energy
+
+OPEN, LIST = os.open, os.listdir
 
 
 class Profile:
@@ -76,6 +80,9 @@ class FakeGpu:
         self.counter_gain = 1.0
         self.frozen_at = None
         self.processes = []
+        self.utilizations = {}  # process id -> % of the GPU's time
+        self.mig = None  # True and False: the GPU's MIG mode; None: a GPU without MIG
+        self.instances = []  # UUIDs of its MIG instances
 
 
 class FakeNvml:
@@ -141,6 +148,25 @@ class FakeNvml:
 
     def nvmlDeviceGetComputeRunningProcesses(self, gpu):
         return [SimpleNamespace(pid=pid) for pid in gpu.processes]
+
+    def nvmlDeviceGetMigMode(self, gpu):
+        if gpu.mig is None:
+            raise NVMLError(3)
+        return [int(gpu.mig), int(gpu.mig)]
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, gpu):
+        return 0 if gpu.mig is None else 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, gpu, index):
+        if index >= len(gpu.instances):
+            raise NVMLError(6)
+        return FakeGpu(gpu.instances[index], None)
+
+    def nvmlDeviceGetProcessUtilization(self, gpu, since_us):
+        now_us = int(self.clock.now * 1e6)
+        if not gpu.utilizations or now_us <= since_us:
+            raise NVMLError(6)
+        return [SimpleNamespace(pid=p, timeStamp=now_us, smUtil=u) for p, u in gpu.utilizations.items()]
 
     def nvmlDeviceGetUtilizationRates(self, gpu):
         self._enter("nvmlDeviceGetUtilizationRates", gpu)
@@ -212,8 +238,9 @@ class World:
         write_meminfo(self.proc)
         self.write()
 
-    def meter(self, **options) -> energy.EnergyMeter:
-        options = {"environ": {}, "thread": False, "proc": self.proc, "edac": self.root.parent / "edac"} | options
+    def meter(self, **given) -> energy.EnergyMeter:
+        options = {"environ": {}, "thread": False, "proc": self.proc, "edac": self.root.parent / "edac"}
+        options = {**options, "hwmon": self.root.parent / "hwmon", "events": self.root.parent / "events"} | given
         return energy.EnergyMeter(self.root, self.nvml, self.clock, **options)
 
     @property
@@ -265,6 +292,25 @@ ZONE = [("intel-rapl:0", "package-0", P100)]
 
 def two_gpus(tmp_path, **options):
     return World(tmp_path, [FakeGpu("GPU-a", P100, **options), FakeGpu("GPU-b", P200)], ZONE)
+
+
+def deny(monkeypatch, closed=("*/energy_uj",)):
+    """Make the kernel refuse to open the files, and to list the folders, that these patterns name."""
+
+    def check(path):
+        if any(fnmatch(str(path), pattern) for pattern in closed):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    def opened(path, *arguments, **options):
+        check(path)
+        return OPEN(path, *arguments, **options)
+
+    def listed(path="."):
+        check(path)
+        return LIST(path)
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "listdir", listed)
 
 
 def device(reading, name):

@@ -1,0 +1,234 @@
+"""Power and energy sensors of the kernel's hwmon folder: GPUs of AMD and Intel, Grace CPUs, and whole machines.
+
+A sensor's role comes from the driver's name and the channel's label, never from its number:
+
+- amdgpu: a GPU's power; on an APU that of the whole chip (Documentation/gpu/amdgpu/thermal.rst).
+- i915, xe: a graphics card's energy. The channel "pkg" is part of "card", and tiles (i915_gt0) are part of their device
+  (Documentation/ABI/testing/sysfs-driver-intel-i915-hwmon and -xe-hwmon).
+- power_meter: an ACPI meter. By `power1_oem_info` it is a Grace socket, one of its rails or its module, else the whole
+  machine (Documentation/hwmon/acpi_power_meter.rst; NVIDIA's Grace tuning guide, "Power telemetry").
+- ina3221: a Jetson's input, the rail VDD_IN (Documentation/hwmon/ina3221.rst).
+- aem: an IBM server's own meter, through IPMI (Documentation/hwmon/ibmaem.rst).
+
+A machine's own power contains its parts, so it is a quantity of its own that is added to nothing. Not yet run on such
+hardware: the tests use trees of public reports and of the kernel's documentation.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lorakit.power.kernel_files import read_count, read_if_allowed, read_text
+
+CHANNEL = re.compile(r"^(energy|power)(\d+)_(input|average)$")
+GRACE = re.compile(r"^(Module|Grace|CPU|SysIO) Power Socket (\d+)$", re.IGNORECASE)
+MACHINE = "machine"
+UNKNOWN_W = {"gpu": 1000.0, "cpu": 1000.0, MACHINE: 20_000.0}  # no such device draws more
+PEAK = 1.25  # power may exceed its cap by this factor for a moment
+INTERVAL_S = 1.0  # over which a driver averages that does not tell
+
+
+@dataclass(frozen=True)
+class HwmonSensor:
+    """One channel.
+
+    `kind` is "gpu", "cpu" or "machine"; None for a part of another sensor's device, with the reason in `why`. `paths`
+    are the files to read: one, or a voltage and a current.
+    """
+
+    id: str
+    name: str
+    driver: str
+    kind: str | None
+    scope: str
+    paths: tuple[Path, ...]
+    why: str = ""
+    max_w: float = UNKNOWN_W[MACHINE]
+    lag_s: float = INTERVAL_S
+    busy_path: Path | None = None
+
+    @property
+    def counts_energy(self) -> bool:
+        """Whether it is a running energy in µJ; otherwise it is a power."""
+        return self.paths[0].name.startswith("energy")
+
+
+def find_hwmon(root: Path) -> list[HwmonSensor]:
+    """All sensors of power and energy whose meaning is known, sorted by device."""
+    found: list[HwmonSensor] = []
+    for folder in sorted(Path(root).glob("hwmon*"), key=lambda path: (len(path.name), path.name)):
+        driver = read_if_allowed(folder / "name") or read_if_allowed(folder / "device" / "name")
+        reader = next((read for start, read in DRIVERS if driver.startswith(start)), None)
+        if reader is not None:
+            found += reader(folder, driver)
+    return _without_rails(found)
+
+
+def _channels(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The files of power and energy in a folder and in its device, each with its label; averages before instants."""
+    seen = set()
+    for place in (folder, folder / "device"):
+        try:
+            names = sorted(os.listdir(place), key=lambda name: (not name.startswith("energy"), name))
+        except OSError:
+            continue
+        for name in names:
+            match = CHANNEL.match(name)
+            if match and match.group(1, 2) not in seen:
+                seen.add(match.group(1, 2))
+                yield place / name, read_if_allowed(place / f"{match.group(1)}{match.group(2)}_label")
+
+
+def _address(folder: Path) -> str:
+    """The device's address on its bus, which stays the same when hwmon numbers change; else the folder's name."""
+    device = folder / "device"
+    return device.resolve().name if device.is_symlink() else folder.name
+
+
+def _watts(path: Path) -> float | None:
+    text = read_if_allowed(path)
+    return int(text) / 1e6 if text.isdigit() and int(text) else None
+
+
+def _amdgpu(folder: Path, driver: str) -> Iterator[HwmonSensor]:
+    labels = {read_if_allowed(path).lower() for path in folder.glob("*_label")}
+    is_apu = "vddnb" in labels or "slowppt" in labels  # the north bridge's voltage: the CPU is on the same chip
+    cap_w = _watts(folder / "power1_cap_max") or _watts(folder / "power1_cap")
+    for path, _ in _channels(folder):
+        yield HwmonSensor(
+            id=f"amdgpu {_address(folder)}",
+            name="AMD APU" if is_apu else "AMD GPU",
+            driver=driver,
+            kind="cpu" if is_apu else "gpu",
+            scope="socket" if is_apu else "device",
+            paths=(path,),
+            max_w=cap_w * PEAK if cap_w and not is_apu else UNKNOWN_W["gpu"],
+            busy_path=None if is_apu else folder / "device" / "gpu_busy_percent",
+        )
+        return  # one power per GPU
+
+
+def _intel(folder: Path, driver: str) -> Iterator[HwmonSensor]:
+    """The card's energy, else the first channel; parts are listed."""
+    channels = [(path, label) for path, label in _channels(folder) if path.name.startswith("energy")]
+    whole = next((path for path, label in channels if label == "card"), channels[0][0] if channels else None)
+    limit_w = _watts(folder / "power1_rated_max") or _watts(folder / "power1_max")
+    for path, label in channels:
+        tile = "_gt" in driver
+        part = path != whole or tile
+        yield HwmonSensor(
+            id=f"{driver} {_address(folder)}" + (f" {label}" if part and label else ""),
+            name=f"Intel GPU {label}".strip(),
+            driver=driver,
+            kind=None if part else "gpu",
+            scope="device",
+            paths=(path,),
+            why=("a tile of its device" if tile else "part of the card") if part else "",
+            max_w=2 * limit_w if limit_w else UNKNOWN_W["gpu"],
+            lag_s=0.1,
+        )
+
+
+def _acpi(folder: Path, driver: str) -> Iterator[HwmonSensor]:
+    for path, _ in _channels(folder):
+        about = read_if_allowed(path.parent / "power1_oem_info")
+        interval_ms = read_if_allowed(path.parent / "power1_average_interval")
+        match = GRACE.match(about)
+        rail = match.group(1).lower() if match else ""
+        kind = {"grace": "cpu", "cpu": "cpu", "sysio": None}.get(rail, MACHINE)
+        yield HwmonSensor(
+            id=f"acpi {about or _address(folder)}",
+            name=about or "ACPI power meter",
+            driver=driver,
+            kind=kind,
+            scope="socket" if kind != MACHINE else "module" if rail else "node",
+            paths=(path,),
+            why="part of the Grace socket's power" if kind is None else "",
+            max_w=UNKNOWN_W[kind or "cpu"],
+            lag_s=int(interval_ms) / 1e3 if interval_ms.isdigit() else INTERVAL_S,
+        )
+
+
+def _jetson(folder: Path, driver: str) -> Iterator[HwmonSensor]:
+    for label_path in sorted(folder.glob("in*_label")):
+        label, index = read_if_allowed(label_path), label_path.name.removeprefix("in").removesuffix("_label")
+        paths = (folder / f"in{index}_input", folder / f"curr{index}_input")
+        if label == "VDD_IN" and all(path.exists() for path in paths):
+            yield HwmonSensor(f"ina3221 {label}", f"Jetson {label}", driver, MACHINE, "node", paths, max_w=500.0)
+
+
+def _server(folder: Path, driver: str) -> Iterator[HwmonSensor]:
+    for path, label in _channels(folder):  # energy first, where it counts energy
+        name = f"{driver} {label}".strip()
+        yield HwmonSensor(f"{driver} {label or path.name}", name, driver, MACHINE, "node", (path,))
+        return
+
+
+DRIVERS = (
+    ("amdgpu", _amdgpu),
+    ("i915", _intel),
+    ("xe", _intel),
+    ("power_meter", _acpi),
+    ("ina3221", _jetson),
+    ("aem", _server),
+)
+
+
+def _without_rails(sensors: list[HwmonSensor]) -> list[HwmonSensor]:
+    """The same, with a Grace CPU's rail as a part where its socket has a sensor of its own."""
+    names = [sensor.name.lower() for sensor in sensors]
+    found = []
+    for sensor, name in zip(sensors, names, strict=True):
+        if name.startswith("cpu power socket") and name.replace("cpu", "grace", 1) in names:
+            sensor = replace(sensor, kind=None, why="part of the Grace socket's power")
+        found.append(sensor)
+    return found
+
+
+class HwmonSource:
+    """A sensor as the accumulator reads it: a running energy, or a power.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+
+    modulus: int | None = None  # the drivers extend the register to 64 bits
+
+    def __init__(self, sensor: HwmonSensor) -> None:
+        self.sensor = sensor
+        self.kind = sensor.kind or "other"
+        self.id, self.name, self.scope = sensor.id, sensor.name, sensor.scope
+        self.method = "counter" if sensor.counts_energy else "sampled"
+        self.source = f"hwmon {sensor.driver} ({sensor.paths[0].name})"
+        self.unit_j = 1e-6 if sensor.counts_energy else 1.0
+        self.max_w, self.lag_s = sensor.max_w, sensor.lag_s
+        self.read()
+
+    def read(self) -> float:
+        """Microjoules, or watts."""
+        counts = []
+        for path in self.sensor.paths:
+            try:
+                count = read_count(path)
+            except ValueError as error:
+                raise OSError(errno.EIO, str(error)) from error
+            if count is None:
+                raise OSError(errno.EIO, f"{path} is missing")  # it may come back, as a GPU that slept
+            counts.append(count)
+        if self.sensor.counts_energy:
+            return counts[0]
+        return counts[0] / 1e6 if len(counts) == 1 else counts[0] * counts[1] / 1e6  # µW, or mV times mA
+
+    def busy(self) -> bool | None:
+        """Whether the GPU is computing, None where the driver does not tell."""
+        try:
+            text = read_text(self.sensor.busy_path) if self.sensor.busy_path else None
+        except OSError:
+            return None
+        return int(text) > 0 if text and text.isdigit() else None
+
+    def close(self) -> None:
+        """Nothing is kept open."""

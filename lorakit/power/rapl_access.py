@@ -1,0 +1,123 @@
+"""Whether the CPU's energy can be read here, and if not, why and how to change that."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorakit.power.kernel_files import read_if_allowed, read_text
+from lorakit.power.rapl import DENIED_NAME, RaplCounter, Zone, find_zones
+
+NEEDED = ("name", "energy_uj", "max_energy_range_uj")
+WALL_METER = "lorakit energy calibrate, with the readings of a wall-outlet meter"
+
+
+@dataclass(frozen=True)
+class Access:
+    """Whether CPU energy can be read here: measured, denied, masked, absent or vm; why, and the command to fix it.
+
+    Where some packages are measured and others denied, `fix` is the command for the others.
+    """
+
+    state: str
+    reason: str
+    fix: str
+
+
+def diagnose(root: Path, proc: Path = Path("/proc")) -> Access:
+    """Tell whether CPU energy can be read here, and if not, why and how to fix it."""
+    root, proc = Path(root), Path(proc)
+    if not _may_list(root):
+        return Access("denied", f"{root} may be listed by root only", f"sudo chmod a+rx {root}")
+    zones = [zone for zone in find_zones(root) if zone.role == "package" or zone.name == DENIED_NAME]
+    packages = [zone for zone in zones if zone.role == "package"]
+    denied = list(dict.fromkeys(path for zone in zones for path in _denied(zone)))
+    broken = ""
+    read = 0
+    for zone in packages:
+        try:
+            RaplCounter(zone).close()
+            read += 1
+        except PermissionError:
+            continue
+        except (OSError, ValueError) as error:
+            broken = broken or f"the counter of {zone.name} cannot be read: {error}"
+    names = dict.fromkeys(path.name for path in denied)
+    fix = "sudo chmod a+r " + " ".join(f"{root}/intel-rapl*/{name}" for name in names) if names else ""
+    if read:
+        count = f"{len(packages)} package zone{'' if len(packages) == 1 else 's'}"
+        return Access("measured", count if read == len(packages) else f"{read} of {count}", fix)
+    if denied:
+        return Access("denied", f"{', '.join(map(str, denied[:2]))} may be read by root only (CVE-2020-8694)", fix)
+    if broken and _is_masked(root, proc):  # a container may mount /dev/null over single files
+        return _masked(root, broken)
+    if broken:
+        return Access("absent", broken, "sudo dmesg | grep -i rapl")
+    return _why_there_is_none(root, proc)
+
+
+def _may_list(folder: Path) -> bool:
+    try:
+        os.listdir(folder)
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _denied(zone: Zone) -> Iterator[Path]:
+    """The files of a zone that exist but may not be read."""
+    for name in NEEDED:
+        try:
+            read_text(zone.path / name)
+        except PermissionError:
+            yield zone.path / name
+        except OSError:
+            continue  # the driver's failure, which opening the counter reports
+
+
+def _why_there_is_none(root: Path, proc: Path) -> Access:
+    cpuinfo = read_if_allowed(proc / "cpuinfo")
+    if "CPU implementer" in cpuinfo:
+        reason = f"{_arm_name(cpuinfo)} has no RAPL, and no power sensor of it was found under /sys/class/hwmon"
+        return Access("absent", reason, WALL_METER)
+    if "microsoft" in read_if_allowed(proc / "sys/kernel/osrelease").lower():
+        return Access(
+            "vm", f"{root} has no RAPL zone: WSL2 is a virtual machine", f"measure on Windows, or {WALL_METER}"
+        )
+    if "hypervisor" in cpuinfo:  # also seen from a container, where no option helps
+        return Access("vm", f"{root} has no RAPL zone: virtual machines do not see them", "measure on the host")
+    if _is_masked(root, proc) or _in_container(proc):
+        return _masked(root, f"{root} has no RAPL zone: container runtimes hide them")
+    return Access("absent", f"{root} has no RAPL zone", "sudo modprobe intel_rapl_msr")
+
+
+def _masked(root: Path, reason: str) -> Access:
+    return Access("masked", reason, f"docker run --security-opt systempaths=unconfined -v {root}:{root}:ro ...")
+
+
+def _arm_name(cpuinfo: str) -> str:
+    """What to call an ARM processor: the two whose users ask, else the architecture."""
+    parts = {line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("CPU part")}
+    if "0xd4f" in parts:
+        return "an ARM Neoverse V2 (NVIDIA Grace, AWS Graviton4)"
+    if "0xd42" in parts:
+        return "an ARM Cortex-A78AE (NVIDIA Jetson Orin)"
+    return "an ARM processor"
+
+
+def _is_masked(root: Path, proc: Path) -> bool:
+    """Whether links are dangling, or something is mounted over the zones: how container runtimes hide them."""
+    try:
+        dangling = any(not (root / entry).exists() for entry in os.listdir(root))
+    except OSError:
+        dangling = False
+    mounts = read_if_allowed(proc / "self" / "mountinfo").splitlines()
+    return dangling or any("/powercap" in line.split(" ", 5)[4] for line in mounts if line.count(" ") > 5)
+
+
+def _in_container(proc: Path) -> bool:
+    groups = read_if_allowed(proc / "1" / "cgroup")
+    marked = (proc.parent / ".dockerenv").exists()
+    return marked or any(word in groups for word in ("docker", "kubepods", "containerd", "lxc"))

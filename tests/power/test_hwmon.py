@@ -1,0 +1,223 @@
+"""Sensors of hwmon, on trees of public reports and of the kernel's documentation. Not yet run on such hardware."""
+
+import pytest
+
+from lorakit.power.hwmon import HwmonSource, find_hwmon
+from tests.support.energy_world import P100, ZONE, FakeGpu, Profile, World, deny
+
+
+def tree(folder, files):
+    """hwmon0, hwmon1, … each with its device on the bus; `files` maps names to contents, "device/…" to the device's."""
+    for index, (device, content) in enumerate(files):
+        target = folder.parent / "devices" / device
+        target.mkdir(parents=True, exist_ok=True)
+        place = folder / f"hwmon{index}"
+        place.mkdir(parents=True)
+        (place / "device").symlink_to(target)
+        for name, text in content.items():
+            (place / name).write_text(f"{text}\n")
+    return folder
+
+
+AMD = {  # a Radeon of Vitals' issue 320: PPT 28.00 W (cap = 291.00 W)
+    "name": "amdgpu", "power1_average": 28_000_000, "power1_label": "PPT", "power1_cap": 291_000_000,
+    "power1_cap_max": 291_000_000, "in0_input": 825, "in0_label": "vddgfx", "device/gpu_busy_percent": 97,
+}  # fmt: skip
+AMD_INPUT = {"name": "amdgpu", "power1_input": 30_000_000, "power1_label": "PPT", "in0_label": "vddgfx"}  # Linux 6.6
+APU = {  # thermal.rst: in1 is the north bridge's voltage, on APUs only
+    "name": "amdgpu", "power1_average": 11_000_000, "power1_label": "slowPPT", "in1_input": 700, "in1_label": "vddnb",
+    "device/gpu_busy_percent": 90,
+}  # fmt: skip
+BATTLEMAGE = {  # btop's pull request 1457: no power file at all, 414 J in 2.01 s
+    "name": "xe", "energy1_label": "card", "energy1_input": 5_000_000, "energy2_label": "pkg",
+    "energy2_input": 4_000_000, "power1_label": "card", "power1_cap": 275_000_000,
+}  # fmt: skip
+ARC = {"name": "i915", "energy1_input": 7_000_000, "power1_max": 190_000_000, "in0_input": 600}  # compute-runtime #925
+ARC_TILE = {"name": "i915_gt0", "energy1_input": 3_000_000}
+JETSON = {  # alumet's issue 212: an AGX Orin's 1-0040
+    "name": "ina3221", "in1_label": "VDD_GPU_SOC", "in1_input": 19_136, "curr1_input": 128, "in2_label": "VDD_IN",
+    "in2_input": 19_000, "curr2_input": 600,
+}  # fmt: skip
+
+
+def grace(kind, watts, socket=0):
+    """power_meter-acpi: the files are the device's, and only `name` may be hwmon's."""
+    return (
+        f"ACPI000D:{kind}{socket}",
+        {
+            "name": "power_meter",
+            "device/power1_average": int(watts * 1e6),
+            "device/power1_oem_info": f"{kind} Power Socket {socket}",
+            "device/power1_average_interval": 50,
+        },
+    )
+
+
+MACHINES = {
+    # what: (tree, {id: (kind, counts energy)})
+    "Radeon": ([("0000:03:00.0", AMD)], {"amdgpu 0000:03:00.0": ("gpu", False)}),
+    "Radeon under Linux 6.6": ([("0000:03:00.0", AMD_INPUT)], {"amdgpu 0000:03:00.0": ("gpu", False)}),
+    "Ryzen APU": ([("0000:c4:00.0", APU)], {"amdgpu 0000:c4:00.0": ("cpu", False)}),
+    "Battlemage": (
+        [("0000:03:00.0", BATTLEMAGE)],
+        {"xe 0000:03:00.0": ("gpu", True), "xe 0000:03:00.0 pkg": (None, True)},
+    ),
+    "Arc under i915": (
+        [("0000:03:00.0", ARC), ("0000:03:00.0", ARC_TILE)],
+        {"i915 0000:03:00.0": ("gpu", True), "i915_gt0 0000:03:00.0": (None, True)},
+    ),
+    "Grace Hopper": (
+        [grace("Module", 400), grace("Grace", 180), grace("CPU", 90), grace("SysIO", 20)],
+        {
+            "acpi Module Power Socket 0": ("machine", False),
+            "acpi Grace Power Socket 0": ("cpu", False),
+            "acpi CPU Power Socket 0": (None, False),
+            "acpi SysIO Power Socket 0": (None, False),
+        },
+    ),
+    "Grace with its rail only": ([grace("CPU", 90)], {"acpi CPU Power Socket 0": ("cpu", False)}),
+    "a server's ACPI meter": (
+        [("ACPI000D:00", {"name": "power_meter", "power1_average": 212_000_000, "power1_average_interval": 1000})],
+        {"acpi ACPI000D:00": ("machine", False)},
+    ),
+    "an IBM server by IPMI": (
+        [("aem", {"name": "aem2", "energy1_input": 1_000_000, "power1_average": 200_000_000})],
+        {"aem2 energy1_input": ("machine", True)},
+    ),
+    "Jetson AGX Orin": ([("1-0040", JETSON)], {"ina3221 VDD_IN": ("machine", False)}),
+    "a board's temperatures": ([("x", {"name": "k10temp", "temp1_input": 40_000, "power1_input": 5})], {}),
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_golden_tree(tmp_path, machine):
+    files, expected = MACHINES[machine]
+    found = find_hwmon(tree(tmp_path / "hwmon", files))
+    assert {sensor.id: (sensor.kind, sensor.counts_energy) for sensor in found} == expected
+
+
+def test_no_folder_is_no_sensor(tmp_path):
+    assert find_hwmon(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(("files", "watts"), [(AMD, 28.0), (JETSON, 19.0 * 0.6)])
+def test_powers_are_watts(tmp_path, files, watts):
+    (sensor,) = find_hwmon(tree(tmp_path / "hwmon", [("d", files)]))
+    assert HwmonSource(sensor).read() == pytest.approx(watts)
+
+
+class Hwmon:
+    """A World whose hwmon files follow profiles: {file below hwmon/: (profile, unit)}."""
+
+    def __init__(self, tmp_path, files, moving, gpus=(), zones=()):
+        self.world = World(tmp_path, gpus, zones)
+        if not gpus:
+            self.world.nvml.init_fault = 12
+        self.folder, self.moving = tree(tmp_path / "hwmon", files), moving
+        write = self.world.write
+        self.world.write = lambda: (write(), self.move())
+        self.move()
+
+    def move(self):
+        for name, (profile, counts) in self.moving.items():
+            value = profile.joules(self.world.time) if counts else profile.at(self.world.time)
+            (self.folder / name).write_text(f"{int(value * 1e6)}\n")
+
+    def run(self, seconds, **options):
+        with self.world.meter(**options) as meter:
+            self.world.run(meter, seconds, every_s=1.0)
+        return meter.reading
+
+
+def test_an_amd_gpu_is_sampled(tmp_path):
+    load = Profile((0, 60.0), (6, 250.0))
+    reading = Hwmon(tmp_path, [("0000:03:00.0", AMD)], {"hwmon0/power1_average": (load, False)}).run(12)
+    assert reading.gpu.method == "sampled"
+    assert reading.gpu.wh * 3600 == pytest.approx(60 * 6 + 250 * 6, rel=0.06)
+    assert reading.measured_wh == reading.gpu.wh
+
+
+def test_an_intel_card_is_counted_once_and_its_package_is_a_part(tmp_path):
+    moving = {"hwmon0/energy1_input": (Profile((0, 206.0)), True), "hwmon0/energy2_input": (Profile((0, 150.0)), True)}
+    reading = Hwmon(tmp_path, [("0000:03:00.0", BATTLEMAGE)], moving).run(12)
+    assert (reading.gpu.method, reading.gpu.scope) == ("counter", "device")
+    assert reading.gpu.wh * 3600 == pytest.approx(206 * 12, abs=0.1)
+    assert [part["why"] for part in reading.gpu.not_counted] == ["part of the card"]
+
+
+def test_a_busy_amd_gpu_at_8_mw_is_refused(tmp_path):
+    moving = {"hwmon0/power1_average": (Profile((0, 0.008)), False)}
+    reading = Hwmon(tmp_path, [("0000:03:00.0", AMD)], moving).run(10)
+    assert reading.gpu.wh is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "watts"),
+    [
+        ({}, 350.0),
+        ({"HIP_VISIBLE_DEVICES": "1"}, 100.0),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, 100.0),
+        ({"HIP_VISIBLE_DEVICES": "", "CUDA_VISIBLE_DEVICES": "2"}, 200.0),
+        ({"ROCR_VISIBLE_DEVICES": "0,1"}, 150.0),
+        ({"ROCR_VISIBLE_DEVICES": "1,2", "HIP_VISIBLE_DEVICES": "0"}, 100.0),  # HIP numbers what ROCR leaves
+        ({"ROCR_VISIBLE_DEVICES": "2,0", "HIP_VISIBLE_DEVICES": "0"}, 200.0),  # in its order
+        ({"ROCR_VISIBLE_DEVICES": "2", "HIP_VISIBLE_DEVICES": "0", "CUDA_VISIBLE_DEVICES": "9"}, 200.0),
+    ],
+)
+def test_amd_gpus_that_the_process_may_not_use_are_left_out(tmp_path, environ, watts):
+    moving = {f"hwmon{k}/power1_average": (Profile((0, 50.0 * 2**k)), False) for k in range(3)}
+    files = [(f"0000:{bus}:00.0", AMD) for bus in ("03", "43", "83")]
+    reading = Hwmon(tmp_path, files, moving).run(10, environ=environ)
+    assert reading.gpu.wh * 3600 == pytest.approx(watts * 10, rel=0.01)
+    assert reading.notes == ()
+
+
+def test_an_apu_counts_the_cpu_only_where_rapl_does_not(tmp_path, monkeypatch):
+    moving = {"hwmon0/power1_average": (Profile((0, 15.0)), False)}
+    (tmp_path / "open").mkdir()
+    reading = Hwmon(tmp_path / "open", [("0000:c4:00.0", APU)], moving, zones=ZONE).run(10)
+    assert reading.cpu.wh * 3600 == pytest.approx(1000, abs=0.1)
+    assert {part["id"]: part["why"] for part in reading.cpu.not_counted} == {
+        "amdgpu 0000:c4:00.0": "RAPL counts the CPU"
+    }
+    deny(monkeypatch)
+    reading = Hwmon(tmp_path, [("0000:c4:00.0", APU)], moving, zones=ZONE).run(10)
+    assert (reading.cpu.method, reading.cpu.device_coverage) == ("sampled", 1.0)
+    assert reading.cpu.wh * 3600 == pytest.approx(150, rel=0.01)
+
+
+def test_a_grace_cpu_is_measured_and_its_module_is_added_to_nothing(tmp_path):
+    files = [grace("Module", 0), grace("Grace", 0), grace("CPU", 0), grace("SysIO", 0)]
+    watts = (400.0, 180.0, 90.0, 20.0)
+    moving = {f"hwmon{k}/device/power1_average": (Profile((0, power)), False) for k, power in enumerate(watts)}
+    reading = Hwmon(tmp_path, files, moving).run(12)
+    assert (reading.cpu.method, reading.cpu.scope) == ("sampled", "socket")
+    assert reading.cpu.wh * 3600 == pytest.approx(180 * 12, rel=0.01)
+    assert reading.others["machine"].wh * 3600 == pytest.approx(400 * 12, rel=0.01)
+    assert reading.measured_wh == reading.cpu.wh
+
+
+def test_on_grace_hopper_the_gpus_counter_holds_the_cpu(tmp_path):
+    gpu = FakeGpu("GPU-a", Profile((0, 600.0)), name="NVIDIA GH200 480GB")
+    moving = {"hwmon0/device/power1_average": (Profile((0, 180.0)), False)}
+    reading = Hwmon(tmp_path, [grace("Grace", 180)], moving, gpus=[gpu]).run(12)
+    assert reading.measured_wh * 3600 == pytest.approx(600 * 12)
+    assert "the whole module" in reading.cpu.not_counted[0]["why"]
+
+
+def test_a_servers_own_meter_stands_beside_its_parts(tmp_path):
+    meter = {"name": "power_meter", "power1_average": 0, "power1_average_interval": 1000}
+    moving = {"hwmon0/power1_average": (Profile((0, 350.0)), False)}
+    reading = Hwmon(tmp_path, [("ACPI000D:00", meter)], moving, [FakeGpu("GPU-a", P100)], ZONE).run(12)
+    assert reading.measured_wh * 3600 == pytest.approx(200 * 12, abs=1)
+    machine = reading.others["machine"]
+    assert (machine.method, machine.scope) == ("sampled", "node")
+    assert machine.wh * 3600 == pytest.approx(350 * 12, rel=0.01)
+
+
+def test_a_sensor_that_may_not_be_read_is_listed(tmp_path, monkeypatch):
+    world = Hwmon(tmp_path, [("0000:03:00.0", AMD)], {"hwmon0/power1_average": (Profile((0, 50.0)), False)})
+    deny(monkeypatch, {"*/power1_average"})
+    reading = world.run(5)
+    assert reading.gpu.wh is None
+    assert "may not be read by this user" in reading.gpu.source
