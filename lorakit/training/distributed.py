@@ -28,6 +28,7 @@ TIMEOUT_S = 600.0  # a rank that waits longer for another fails with an error; L
 NAMING_S = 5.0  # how long a rank whose exchange failed waits for the others' last words, to say which rank it lost
 
 _groups = count()  # joined by this process
+_chosen: list[str] = []  # kinds of device, by `on_device`; the last one counts, in all threads
 
 
 def rank() -> int:
@@ -46,10 +47,29 @@ def is_main() -> bool:
 
 
 def device() -> torch.device:
-    """The GPU of this process's local rank, or the CPU where there is no GPU."""
-    if torch.cuda.is_available():
+    """The GPU of this process's local rank, or the CPU where there is no GPU or `on_device` asks for it."""
+    if _chosen[-1:] != ["cpu"] and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("cpu")
+
+
+@contextmanager
+def on_device(kind: str | None) -> Iterator[None]:
+    """While active, `device` is of this kind: "cpu" or "cuda"; None leaves the choice as it is.
+
+    Raises:
+        ValueError: "cuda" where torch finds no GPU.
+    """
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no GPU here; leave --device out, or use --device cpu")
+    if kind is None:
+        yield
+        return
+    _chosen.append(kind)
+    try:
+        yield
+    finally:
+        _chosen.pop()
 
 
 def all_sum(values: torch.Tensor) -> torch.Tensor:
@@ -94,8 +114,7 @@ def shard(model: nn.Module) -> None:
     Raises:
         ValueError: there is only one process.
     """
-    if world_size() == 1:
-        raise ValueError("strategy 'fsdp' shards over processes, and there is only one; start it with torchrun")
+    check_sharding()
     for module in model.modules():
         if isinstance(module, nn.ModuleList):  # an encoder's layers
             for layer in module:
@@ -111,6 +130,19 @@ def sync_if(module: nn.Module, last: bool) -> AbstractContextManager[None]:
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(last)
     return nullcontext()
+
+
+def check_sharding() -> None:
+    """Refuse strategy "fsdp" in a single process.
+
+    Raises:
+        ValueError: there is only one process.
+    """
+    if world_size() == 1:
+        raise ValueError(
+            "strategy 'fsdp' shards over processes, and there is only one; start it with torchrun, or use strategy"
+            " 'ddp'"
+        )
 
 
 @contextmanager

@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorakit.data.packing import Batch, Layout, TokenTable, sorted_batches
+from lorakit.data.packing import Batch, Layout, TokenTable, collate, sorted_batches
 from lorakit.data.tokenization import Encoded
+from lorakit.training.dry_run import dry_run
+from lorakit.training.layout import is_rounding, relative_error
 
 BATCH_TOKENS = 4096  # in the one pass that fills the cache
+PROVED = 8  # sentences
 
 
 class _Reached(Exception):
@@ -38,7 +41,8 @@ class FrozenLayerCache:
             2.0 GB for BioNLP2004's 655,151 tokens and a width of 768.
 
     Raises:
-        ValueError: nothing is frozen below, or what is frozen is not constant; the message names it and the fix.
+        ValueError: nothing is frozen below, or it is not constant, or the cache changes the output; the message names
+            it and the fix.
     """
 
     def __init__(
@@ -46,8 +50,9 @@ class FrozenLayerCache:
     ) -> None:
         self.layers = _parts(model)[1]
         self.depth = constant_layers(model)
-        self.returns_tuple = False
+        self.more: tuple[Any, ...] | None = None  # what a layer returns besides; None if it returns a tensor
         self.hidden = self._fill(model, encoded, layout, autocast)
+        self._prove(model, encoded, layout, autocast)
 
     @property
     def nbytes(self) -> int:
@@ -59,7 +64,7 @@ class FrozenLayerCache:
         hidden = self.hidden[batch.source.clamp_min(0)]  # padding gets some token's: nothing attends to it
         below = self.layers[: self.depth]
         for layer in below:
-            layer.forward = lambda *args, **kwargs: (hidden,) if self.returns_tuple else hidden
+            layer.forward = lambda *args, **kwargs: hidden if self.more is None else (hidden, *self.more)
         try:
             yield
         finally:
@@ -75,13 +80,17 @@ class FrozenLayerCache:
         def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             nonlocal found
             x = args[0] if args else kwargs["hidden_states"]
+            if x.shape[:2] != here.source.shape:
+                raise _unfit(model, "changes the shape of a batch inside")
             if found is None:
                 found = torch.empty(len(encoded.ids), x.shape[-1], dtype=x.dtype, device=device)
             found[here.source[here.source >= 0]] = x[here.source >= 0]
             raise _Reached
 
         def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self.returns_tuple = isinstance(output, tuple)
+            self.more = output[1:] if isinstance(output, tuple) else None
+            if any(value is not None for value in self.more or ()):
+                raise _unfit(model, "passes more than hidden states from layer to layer")
 
         hooks = [
             self.layers[self.depth].register_forward_pre_hook(keep, with_kwargs=True),
@@ -101,6 +110,25 @@ class FrozenLayerCache:
                 hook.remove()
         assert found is not None, "a corpus to train on has at least one window"
         return found
+
+    def _prove(
+        self, model: nn.Module, encoded: Encoded, layout: Layout, autocast: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
+        """Refuse a model that computes something else with the cache, as where a convolution is between its layers."""
+        windows = range(min(PROVED, len(encoded))) if not layout.by_length else range(1)
+        batch = collate(encoded, windows, layout, device=self.hidden.device)
+        with dry_run(model), torch.no_grad(), autocast():
+            model.eval()
+            expected = model(**layout.inputs(batch))[0][batch.segments >= 0]
+            with self.skipped(batch):
+                found = model(**layout.inputs(batch))[0][batch.segments >= 0]
+        error = relative_error(found, expected)
+        if not is_rounding(error, torch.finfo(self.hidden.dtype).eps):
+            raise _unfit(model, f"computes more between its layers: its output would differ by {error:.1g} of its size")
+
+
+def _unfit(model: nn.Module, reason: str) -> ValueError:
+    return ValueError(f"cache_prefix: {type(model).__name__} {reason}; train it without cache_prefix")
 
 
 def constant_layers(model: nn.Module) -> int:
@@ -141,7 +169,8 @@ def _depth(embeddings: nn.Module, layers: nn.ModuleList) -> int:
     if depth == 0:
         raise ValueError(
             "cache_prefix: layer 0 is trained, so no layer is constant; train the top layers only, with "
-            f"apply_lora(..., layers_to_transform=range({len(layers) // 2}, {len(layers)}))"
+            f"apply_lora(..., layers_to_transform=range({len(layers) // 2}, {len(layers)})), on the command line "
+            f"--layers-to-transform {' '.join(map(str, range(len(layers) // 2, len(layers))))}"
         )
     return depth
 

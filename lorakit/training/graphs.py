@@ -47,7 +47,7 @@ class CompiledEngine:
         self.total = torch.zeros((), device=self.device)
         self.ready: set[torch.Size] = set()
 
-    def prepare(self, plan: Plan, targets: int) -> float | None:
+    def prepare(self, plan: Plan, targets: float) -> float | None:
         """Compile forward and backward for a new shape; gradients, buffers and random numbers are left unchanged.
 
         Returns:
@@ -84,13 +84,13 @@ class CompiledEngine:
         self.ready.add(plan.source.shape)
         return time.perf_counter() - began
 
-    def run(self, plan: Plan, targets: int, last: bool) -> None:
+    def run(self, plan: Plan, targets: float, last: bool) -> None:
         self.total += self.forward_backward(self.table.batch(plan), targets, last)
 
 
 @dataclass(frozen=True)
 class _Recorded:
-    """A graph and its input: the indices of a batch's tokens, row by row, then the words of the step (int32)."""
+    """A graph and its input, int32: the indices of a batch's tokens, row by row, then the targets' float32 bits."""
 
     graph: Any
     given: Tensor
@@ -111,19 +111,13 @@ class CudaGraphEngine:
 
     def __init__(self, forward_backward: ForwardBackward, table: TokenTable) -> None:
         device = table.values.device
-        if world_size() > 1:
-            raise ValueError("engine 'cuda_graphs' needs a single process; train in one, or with engine 'compile'")
-        if device.type != "cuda":
-            raise ValueError(
-                f"engine 'cuda_graphs' needs an NVIDIA GPU, and this process trains on {device.type}; use engine"
-                " 'eager' or 'compile'"
-            )
+        check_engine("cuda_graphs", device)
         self.forward_backward, self.table = forward_backward, table
         self.total = torch.zeros((), device=device)
         self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
         self.ready: dict[torch.Size, _Recorded] = {}
 
-    def prepare(self, plan: Plan, targets: int) -> float | None:
+    def prepare(self, plan: Plan, targets: float) -> float | None:
         """Record a new shape; gradients, loss, buffers and random numbers are left unchanged.
 
         Returns:
@@ -141,7 +135,7 @@ class CudaGraphEngine:
         _send(plan, targets, given)
 
         def share() -> Tensor:
-            return self.forward_backward(self.table.look_up(given[:-1].view(shape)), given[-1])
+            return self.forward_backward(self.table.look_up(given[:-1].view(shape)), given[-1].view(torch.float32))
 
         model = self.forward_backward.model
         self.stream.wait_stream(torch.cuda.current_stream())
@@ -163,10 +157,31 @@ class CudaGraphEngine:
         torch.cuda.synchronize()
         return time.perf_counter() - began
 
-    def run(self, plan: Plan, targets: int, last: bool) -> None:
+    def run(self, plan: Plan, targets: float, last: bool) -> None:
         recorded = self.ready[plan.source.shape]
         _send(plan, targets, recorded.given)
         recorded.graph.replay()
+
+
+def check_engine(name: str, device: torch.device) -> None:
+    """Refuse an engine that this machine or this number of processes cannot run.
+
+    Args:
+        name: of TrainConfig's engines.
+        device: that trains.
+
+    Raises:
+        ValueError: it cannot run here.
+    """
+    if name == "compile":
+        check_compiler(device)
+    if name == "cuda_graphs" and world_size() > 1:
+        raise ValueError("engine 'cuda_graphs' needs a single process; train in one, or with engine 'compile'")
+    if name == "cuda_graphs" and device.type != "cuda":
+        raise ValueError(
+            f"engine 'cuda_graphs' needs an NVIDIA GPU, and this process trains on {device.type}; use engine"
+            " 'eager' or 'compile'"
+        )
 
 
 def check_compiler(device: torch.device) -> None:
@@ -189,11 +204,11 @@ def check_compiler(device: torch.device) -> None:
         ) from error
 
 
-def _send(plan: Plan, targets: int, given: Tensor) -> None:
+def _send(plan: Plan, targets: float, given: Tensor) -> None:
     """Copy a batch's plan to where its graph reads it; the host does not wait."""
     sent = torch.empty(given.shape, dtype=torch.int32, pin_memory=True)
     sent[:-1] = plan.source.flatten()
-    sent[-1] = targets
+    sent[-1:] = torch.tensor([targets], dtype=torch.float32).view(torch.int32)  # exact for up to 2^24 words
     given.copy_(sent, non_blocking=True)
 
 

@@ -2,69 +2,163 @@
 
 A packed row holds several sentences. Attention is kept inside each by a block-diagonal mask, and position ids restart
 with each, so the output must equal that of every sentence alone. Whether a model honours both cannot be read from its
-configuration, so it is asked: three short sentences go through it packed and one by one.
+configuration, so it is asked: three sentences go through it packed and one by one.
+
+Plain rows are proven in the same way. Where padding changes the output, only sentences of equal length share a batch.
 """
 
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from weakref import WeakSet
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lorakit.data.packing import ROW_LENGTH, Layout, collate, with_few_shapes
+from lorakit.data.packing import ROW_LENGTH, Layout, TokenTable, plan_batch, with_few_shapes
 from lorakit.data.tokenization import IGNORE, Encoded
 from lorakit.nn.attention import faster_attention
-from lorakit.training.dry_run import keep_modes
+from lorakit.nn.disentangled import faster_disentangled
+from lorakit.training.architectures import block_masks, longest_reach, mask_candidates, mixing_reason
+from lorakit.training.config import packing_choice
+from lorakit.training.distributed import is_main
+from lorakit.training.dry_run import dry_run
+from lorakit.training.precision import Autocast, autocast_for
 
-LARGEST_ERROR = 1e-2  # relative to the output; rounding stays below in every dtype, mixed sentences are far above
+LARGEST_ERROR = 1e-4  # relative to the output; rounding in float32 stays far below, mixed sentences are far above
+ROUNDING = 8  # the same for lower types, in units of their machine epsilon
+PROBED = (5, 7, 12)  # tokens of the sentences of a proof
+PROBED_ROW = (5, 60, 319)  # the same for windows that need longer ones
+LONGEST_PROOF = 1024  # tokens; a wider window is not proven
 PART_ELEMENTS = 2**18  # elements of hidden state per part and thread; in smaller parts the overhead of calls shows
 UNIT = 16  # a row's width is a multiple of this many tokens where few shapes are wanted
 COMPILED_UNIT = 32  # the same for torch.compile, which takes long for each shape
 
+FAILURES = (TypeError, IndexError, RuntimeError, ValueError, AssertionError, AttributeError, KeyError)  # of a forward
+logger = logging.getLogger(__name__)
+_told: WeakSet[nn.Module] = WeakSet()  # models whose fallback was reported
 
-def layout_for(model: nn.Module, packing: bool = True, precision: str = "auto") -> Layout:
-    """Find out how a model takes its batches, and prove it: packed output must equal the one-by-one output.
+
+def layout_for(model: nn.Module, packing: bool | str = "auto", precision: str = "auto") -> Layout:
+    """Find out how a model takes its batches, and prove it: the output must equal that of every sentence alone.
 
     Where attention is lorakit's own, in float32 on a CPU, rows are long and batches are computed in parts: there the
     length of a row costs nothing, and both few shapes and small parts save memory. Elsewhere rows are short, and a
     batch goes through the model at once.
 
     Args:
-        model: a transformers model on the device it will run on; its modes and random numbers stay as they are.
-        packing: False gives each sentence a row of its own, padded to the longest.
-        precision: as in TrainConfig; only "auto" and "fp32" can use lorakit's own attention.
+        model: a transformers model on the device it will run on; its modes, flags, buffers and random numbers stay as
+            they are.
+        packing: "on" or True packs, and refuses a model that cannot be packed; "off" or False gives each sentence a row
+            of its own, padded to the longest; "auto" packs where that is proven, and says so where it is not.
+        precision: as in TrainConfig; the proof runs under its autocast.
 
     Returns:
         The layout to pass to `TokenTable` and `plan_batch`.
 
     Raises:
-        ValueError: packing is asked for and the model's attention would mix the sentences of a row.
+        ValueError: packing is "on" and would mix the sentences of a row; or even plain rows change the output.
     """
-    config = model.config
-    pad = config.pad_token_id if config.pad_token_id is not None else 0
-    if not packing:
-        return Layout(first_position(model), pad, packing=False)
-    attention = config._attn_implementation
-    fix = "load the model with attn_implementation='sdpa', or train with packing off (TrainConfig(packing=False))"
+    packing = packing_choice(packing)
+    autocast, _ = autocast_for(precision, _device(model))
+    reason = None
+    if packing != "off":
+        found = _packed_layout(model, autocast)
+        if isinstance(found, Layout):
+            return found
+        reason = found
+        if packing == "on":
+            fix = "train in plain rows (--packing off, or TrainConfig(packing='off'))"
+            raise ValueError(f"{type(model).__name__} cannot be packed, because {reason}: {fix}")
+    return plain_layout(model, precision, reason)
+
+
+def plain_layout(model: nn.Module, precision: str = "auto", reason: str | None = None) -> Layout:
+    """Find out how a model takes plain rows, and say once per model why they are used.
+
+    Args:
+        model, precision: as for `layout_for`.
+        reason: why rows are not packed although they may be; None if they were not to be.
+
+    Raises:
+        ValueError: even plain rows change the output.
+    """
+    layout = _plain_layout(model, autocast_for(precision, _device(model))[0])
+    if reason and is_main() and model not in _told:
+        _told.add(model)
+        rows = "plain rows of equal length" if layout.by_length else "plain rows"
+        logger.warning("%s is used with %s, not packed, because %s", type(model).__name__, rows, reason)
+    return replace(layout, reason=reason)
+
+
+@contextmanager
+def packed_attention(model: nn.Module) -> Iterator[Callable[[], bool]]:
+    """While active, the model takes the masks of its layout, and attention is computed in blocks where it can be.
+
+    Yields:
+        A function that says whether any attention was computed in blocks so far.
+    """
+    with block_masks(model), faster_attention(model) as own, faster_disentangled(model) as disentangled:
+        if own is not None:
+            own.used = False  # during training it is shared, and another model may have set this
+        yield lambda: disentangled.used or (own is not None and own.used)
+
+
+def _packed_layout(model: nn.Module, autocast: Autocast) -> Layout | str:
+    """The layout for packed rows, or why there is none."""
+    reason = mixing_reason(model)
+    if reason:
+        return reason
+    attention = model.config._attn_implementation
     if attention not in ("sdpa", "eager"):
-        raise ValueError(f"attention {attention!r} cannot be packed; sdpa and eager can: {fix}")
-    if getattr(config, "sliding_window", None) or getattr(config, "local_attention", None):
-        raise ValueError(f"{config.model_type} attends in a sliding window, which a packed mask would replace: {fix}")
-    layout = Layout(first_position(model), pad, additive_mask=model.dtype if attention == "eager" else None)
-    try:
-        with faster_attention(model) as own:
-            if own is not None:
-                own.used = False  # during training it is shared, and another model may have set this
-            error = _packing_error(model, layout)
-    except (TypeError, IndexError, RuntimeError, ValueError) as problem:
-        raise ValueError(f"{type(model).__name__} does not take a packed batch ({problem}): {fix}") from problem
-    if not error < LARGEST_ERROR:
+        return f"attention {attention!r} takes no mask of blocks; load it with attn_implementation='sdpa' or 'eager'"
+    reach = longest_reach(model)
+    lengths = PROBED if reach is None or reach > LONGEST_PROOF else (*PROBED[:2], reach + 9)
+    reasons = []
+    for masks in mask_candidates(model):
+        layout = Layout(first_position(model), _padding(model), masks=masks)
+        try:
+            with packed_attention(model) as in_blocks:
+                error = _error(model, layout, lengths, autocast)
+        except FAILURES as problem:
+            reasons.append(f"it does not take a block mask ({' '.join(str(problem).split())[:120] or type(problem)})")
+            continue
+        if error is None:
+            return in_long_rows(layout, getattr(model.config, "hidden_size", None)) if in_blocks() else layout
+        reasons.append(f"{attention!r} attention mixes packed sentences (outputs differ by {error:.1g} of their size)")
+    return reasons[0]
+
+
+def _plain_layout(model: nn.Module, autocast: Autocast) -> Layout:
+    """The layout for plain rows: of any lengths, or only of equal ones."""
+    layout = Layout(first_position(model), _padding(model), packing=False)
+    with packed_attention(model):
+        if _error(model, layout, PROBED, autocast) is None:
+            return layout
+        error = _error(model, layout, (7, 7, 7), autocast)
+    if error is not None:
         raise ValueError(
-            f"{type(model).__name__} with {attention!r} attention mixes packed sentences (outputs differ by {error:.1g}"
-            f" of their size): {fix}"
+            f"{type(model).__name__} gives a sentence another output beside other sentences of the same length than "
+            f"alone (by {error:.1g} of its size), so it cannot be used in batches: use another model"
         )
-    in_blocks = own is not None and own.used and precision in ("auto", "fp32")
-    return in_long_rows(layout, getattr(config, "hidden_size", None)) if in_blocks else layout
+    return replace(layout, by_length=True, shortest=_shortest(model, autocast))
+
+
+@torch.no_grad()
+def _shortest(model: nn.Module, autocast: Autocast) -> int:
+    """The fewest tokens that a model can read, up to 7; one that pools tokens (CANINE) fails on fewer."""
+    for length in range(1, 7):
+        ids = torch.from_numpy(_sentences(model, [length]).ids)[None].to(_device(model))
+        with dry_run(model), autocast():
+            model.eval()
+            try:
+                model(input_ids=ids)
+            except FAILURES:
+                continue
+        return length
+    return 7
 
 
 def in_long_rows(layout: Layout, hidden_size: int | None) -> Layout:
@@ -88,12 +182,32 @@ def training_layout(
         batch_size: sentences per batch.
         engine: as in TrainConfig; a compiled or recorded batch is not computed in parts.
         whole: never compute a batch in parts, because FSDP would gather the weights again for each.
+
+    Raises:
+        ValueError: the layout does not suit the engine, or FSDP.
     """
+    check_layout(layout, engine, whole)
     if engine != "eager" or whole:
         layout = replace(layout, part_length=None)
     unit = {"eager": layout.unit, "compile": COMPILED_UNIT, "cuda_graphs": UNIT}[engine]
     few = engine != "eager" or layout.row_length is not None
     return with_few_shapes(layout, encoded, batch_size, unit) if few else layout
+
+
+def check_layout(layout: Layout, engine: str = "eager", whole: bool = False) -> None:
+    """Refuse a layout that an engine, or FSDP, cannot use; the arguments are those of `training_layout`.
+
+    Raises:
+        ValueError: with the fix.
+    """
+    reason = f", and this model is not packed, because {layout.reason}" if layout.reason else ""
+    if engine != "eager" and not layout.packing:
+        raise ValueError(f"engine {engine!r} needs packed rows{reason}: use engine 'eager'")
+    if whole and layout.by_length:
+        raise ValueError(
+            "strategy 'fsdp' needs as many batches on every process, and this model takes only sentences of equal "
+            f"length in a batch{reason}: use strategy 'ddp'"
+        )
 
 
 def first_position(model: nn.Module) -> int:
@@ -104,22 +218,73 @@ def first_position(model: nn.Module) -> int:
     return 0
 
 
+def _padding(model: nn.Module) -> int:
+    pad = model.config.pad_token_id
+    return 0 if pad is None else pad
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
 @torch.no_grad()
-def _packing_error(model: nn.Module, layout: Layout) -> float:
-    """The largest difference between packed sentences and each alone, relative to the output's size."""
-    device = next(model.parameters()).device
-    vocabulary = model.config.vocab_size
-    ids = np.arange(24) % max(vocabulary - 10, 1) + min(10, vocabulary - 1)
-    offsets = np.array([0, 5, 12, 24])
-    nothing = np.full(24, -1)
-    probe = Encoded(ids, np.full(24, IGNORE), nothing, offsets, np.array([1, 1, 1]))
-    with keep_modes(model):
-        model.eval()
-        packed = collate(probe, [0, 1, 2], Layout(layout.first_position, layout.pad_token_id), device=device)
-        together = model(**layout.inputs(packed))[0]
+def _error(model: nn.Module, layout: Layout, lengths: Sequence[int], autocast: Autocast) -> float | None:
+    """How far the output for sentences in one batch is from that for each alone, relative to the output's size.
+
+    Returns:
+        None if it is rounding. In a lower precision rounding is large, so float32 weights are also tried without
+        autocast, where it is not.
+    """
+    probe = _sentences(model, lengths)
+    plan = plan_batch(probe, range(len(lengths)), replace(layout, rows=1))  # one row, if it is packed
+    batch = TokenTable(probe, layout, _device(model)).batch(plan)
+    dtype = torch.float32
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and torch.finfo(parameter.dtype).eps > torch.finfo(dtype).eps:
+            dtype = parameter.dtype
+    tries = [(autocast, _autocast_dtype(autocast, model) or dtype)]
+    if autocast is not nullcontext and dtype == torch.float32:
+        tries.append((nullcontext, dtype))
+    for context, coarsest in tries:
         worst = 0.0
-        for number in range(3):
-            mine = (packed.segments == number).nonzero(as_tuple=True)
-            alone = model(input_ids=packed.input_ids[mine][None])[0][0]
-            worst = max(worst, float((together[mine] - alone).abs().max() / alone.abs().max().clamp_min(1e-9)))
-        return worst
+        with dry_run(model), context():
+            model.eval()
+            together = model(**layout.inputs(batch))[0]
+            for number in range(len(lengths)):
+                mine = (batch.segments == number).nonzero(as_tuple=True)
+                alone = model(input_ids=batch.input_ids[mine][None])[0][0]
+                worst = max(worst, relative_error(together[mine], alone))
+        if not is_rounding(worst, torch.finfo(coarsest).eps):
+            return worst
+    return None
+
+
+def _sentences(model: nn.Module, lengths: Sequence[int]) -> Encoded:
+    """Sentences of these lengths without special tokens, some of which a model treats in its own way (ESM's mask)."""
+    config, total = model.config, sum(lengths)
+    special = {value for name, value in vars(config).items() if name.endswith("token_id") and isinstance(value, int)}
+    ids = [number for number in range(min(10, config.vocab_size - 1), config.vocab_size) if number not in special]
+    ids = np.resize(np.array(ids[:total] or [0]), total)
+    offsets = np.cumsum([0, *lengths])
+    return Encoded(ids, np.full(total, IGNORE), np.full(total, -1), offsets, np.ones(len(lengths), np.int64))
+
+
+def _autocast_dtype(autocast: Autocast, model: nn.Module) -> torch.dtype | None:
+    kind = _device(model).type
+    with autocast():
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """The largest difference of two outputs, over the largest value that is expected."""
+    return float((found.float() - expected.float()).abs().max() / expected.float().abs().max().clamp_min(1e-9))
+
+
+def is_rounding(error: float, eps: float) -> bool:
+    """Whether a `relative_error` is one of rounding; NaN is not.
+
+    Args:
+        error: of an output.
+        eps: machine epsilon of the coarsest type that it is computed in.
+    """
+    return error < max(LARGEST_ERROR, ROUNDING * eps)

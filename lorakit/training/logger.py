@@ -1,10 +1,13 @@
 """The log of a training run: metrics.jsonl, the loggers asked for, and lines beside the progress bars."""
 
+import errno
 import json
+import math
+import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -12,8 +15,8 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from lorakit.training.distributed import is_main
-from lorakit.training.metrics import Scores
-from lorakit.training.progress import ProgressBars
+from lorakit.training.progress import Forgiving, ProgressBars
+from lorakit.training.scores import Scores
 from lorakit.training.trackers import Write, open_logger, scalars
 
 
@@ -29,7 +32,8 @@ class TrainingLog:
         folder, self.prefix = settings["output_dir"], f"{label}, " if label else ""
         self.quiet = not settings["progress"] or not is_main()
         self.path = Path(folder) / "metrics.jsonl" if folder and is_main() else None
-        self.file: IO[str] | None = None
+        self.file: IO[bytes] | None = None
+        self.now_s: Callable[[], float] = time.time  # while open, a clock that the energy journal's agrees with
         self.settings = settings
         self.loggers: list[Write] = []
 
@@ -44,10 +48,17 @@ class TrainingLog:
         if self.path is None:
             yield
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as opened, self.path.open("a", encoding="utf-8") as self.file:
-            if length < self.length():
-                self.file.truncate(length)
+        offset = time.time() - _uptime_s()
+        self.now_s = lambda: offset + _uptime_s()
+        with ExitStack() as opened:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                # unbuffered, so that closing it writes nothing that could fail
+                self.file = opened.enter_context(self.path.open("ab", buffering=0))
+                if length < self.length():
+                    self.file.truncate(length)
+            except OSError as error:
+                self._give_up(error)
             for name in dict.fromkeys(self.settings["log_to"]):
                 self.loggers.append(opened.enter_context(open_logger(name, self.path.parent, self.settings, step)))
             try:
@@ -57,7 +68,10 @@ class TrainingLog:
 
     def length(self) -> int:
         """Bytes of metrics.jsonl; 0 where this rank writes none."""
-        return self.path.stat().st_size if self.path else 0
+        try:
+            return self.path.stat().st_size if self.path else 0
+        except OSError:
+            return 0
 
     def step(self, bars: ProgressBars, **values: float | None) -> None:
         """Log the steps since the last line, and show their loss and speed."""
@@ -74,9 +88,10 @@ class TrainingLog:
         if not self.quiet:
             self._tell(f"epoch {epoch}: {split} loss {scores.loss:.4f}, F1 {scores.f1:.4f}")
 
-    def cached(self, **values: float) -> None:
-        """Log that the frozen layers' output was computed, and its size."""
-        self._write({"event": "cache_prefix", **values})
+    def cached(self, again: bool = False, **values: float) -> None:
+        """Log that the frozen layers' output was computed, and its size; not if it was `again`, after a resume."""
+        if not again:
+            self._write({"event": "cache_prefix", **values})
         if not self.quiet:
             size = f"{values['bytes'] / 2**20:,.0f} MiB"
             self._tell(f"kept the output of {values['layers']} frozen layers: {size}")
@@ -87,16 +102,22 @@ class TrainingLog:
         if not self.quiet:
             self._tell(f"compiled {values['rows']} x {values['width']} tokens in {values['seconds']:.1f} s")
 
+    def note(self, message: str) -> None:
+        """Tell something about the run, also where no progress is shown."""
+        self._write({"event": "note", "message": message})
+        if is_main():
+            self._tell(message)
+
     def problem(self, message: str) -> None:
         """Warn about something that does not end the run."""
         warnings.warn(message, RuntimeWarning, stacklevel=2)
         self._write({"event": "problem", "message": message})
 
     def _tell(self, line: str) -> None:
-        tqdm.write(self.prefix + line, file=sys.stderr)
+        tqdm.write(self.prefix + line, file=Forgiving(sys.stderr))
 
     def _write(self, line: dict[str, Any]) -> None:
-        line |= {"wall_s": time.time()}  # the energy journal's clock, so that a step can be given its energy
+        line |= {"wall_s": self.now_s()}  # the energy journal's clock, so that a step can be given its energy
         for write in list(self.loggers) if "step" in line else ():
             try:
                 write(scalars(line), line["step"], line["wall_s"])
@@ -106,7 +127,23 @@ class TrainingLog:
         if self.file is None:
             return
         try:
-            print(json.dumps(line), file=self.file, flush=True)
+            # JSON has no NaN: the loss of an epoch that diverged is null
+            line = {name: None if _is_nan_or_inf(value) else value for name, value in line.items()}
+            data = (json.dumps(line) + "\n").encode()
+            if self.file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:  # a full disk ends the log, not the training
-            self.file = None
-            warnings.warn(f"{self.path} can no longer be written: {error}", RuntimeWarning, stacklevel=2)
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self.file = None
+        warnings.warn(f"{self.path} can no longer be written: {error}", RuntimeWarning, stacklevel=3)
+
+
+def _is_nan_or_inf(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _uptime_s() -> float:
+    """Seconds since boot: unlike the wall clock, nobody can set it during a run."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()

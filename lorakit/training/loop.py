@@ -2,52 +2,61 @@
 
 It trains the parameters that require a gradient, and does not know why they do. The loss of a step is the mean
 cross-entropy over all its words, however they are packed into rows, micro-batches and ranks: every micro-batch
-contributes its *sum*, divided by the words of the whole step.
+contributes its *sum*, divided by the words of the whole step. (`loss` has the other losses.)
 
 What surrounds a step is in `session`, what a checkpoint holds in `state`, how a batch runs in `engine` and `graphs`.
 """
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from lorakit.data.corpus import NerData
+from lorakit.data.decoding import decoder_for, remember_decoder
+from lorakit.data.habits import learn_habits, remember_habits
+from lorakit.data.ner_data import NerData
 from lorakit.data.packing import Layout, Plan, Step, TokenTable, epoch_steps, plan_batch, steps_per_epoch
-from lorakit.data.tokenization import Encoded, check_tokenizer
-from lorakit.nn.attention import faster_attention
+from lorakit.data.subwords import check_tokenizer
+from lorakit.data.tokenization import Encoded
 from lorakit.nn.kernels import faster_dropout, faster_products
 from lorakit.nn.weights import whole
-from lorakit.training.checkpoint import Checkpointer, run_identity
+from lorakit.training.checkpoint import Checkpointer, run_lock
 from lorakit.training.config import TrainConfig, TrainResult
 from lorakit.training.distributed import all_sum, device, process_group, rank, world_size
 from lorakit.training.engine import EagerEngine, ForwardBackward, StepEngine
 from lorakit.training.evaluation import (
     EncodedSplit,
     Tokenizer,
+    check_table,
     encode_split,
     encode_tagged,
     label_names,
     score_split,
 )
 from lorakit.training.frozen_layer_cache import FrozenLayerCache
+from lorakit.training.gradients import check_gradients
 from lorakit.training.graphs import CompiledEngine, CudaGraphEngine
+from lorakit.training.identity import digest_of
 from lorakit.training.interleaving import steps_per_turn
-from lorakit.training.layout import layout_for, training_layout
+from lorakit.training.layout import layout_for, packed_attention, training_layout
+from lorakit.training.loss import layout_of_loss, objective_for
 from lorakit.training.metrics import Scores, SentenceCounts
-from lorakit.training.optimizer import build_optimizer, rate_of
+from lorakit.training.optimizer import build_optimizer, rate_of, set_rate
 from lorakit.training.precision import autocast_for, frozen_in_half
 from lorakit.training.preemption import StopRequest
-from lorakit.training.sentences import SplitSentences, digest_of
+from lorakit.training.same_run import check_ranks, run_identity
+from lorakit.training.sentences import NAME as SENTENCES
+from lorakit.training.sentences import SplitSentences
 from lorakit.training.session import Observe, Session
-from lorakit.training.state import TrainState, random_state, seed_everything, set_random_state
+from lorakit.training.state import Counters, TrainState, random_state, seed_everything, set_random_state
 from lorakit.training.warmup import make_kernels
 
 SHAPES_FROM = 256  # steps whose batch shapes are looked at before training
+SEEN_WITHOUT_VALIDATION = 8  # training sentences whose loss must be finite after an epoch
 
 
 def train(
@@ -85,28 +94,41 @@ def train(
         Scores, counts and times of the run.
 
     Raises:
-        ValueError: the model cannot be trained on this corpus, or the checkpoint belongs to another run.
-        FloatingPointError: no step had a finite gradient for a while.
+        ValueError: the model cannot be trained on this corpus, the checkpoint belongs to another run, or output_dir
+            holds a run and neither resume nor overwrite is set.
+        FloatingPointError: training diverged: no step had a finite gradient for a while, or the loss of every epoch so
+            far is not finite.
         MemoryError: a batch does not fit in memory; the message names it and what to change.
         Preempted: a signal asked to stop.
     """
     config = config or TrainConfig()
     with process_group():
-        check_tokenizer(tokenizer)
-        _check_trainable(model, data)
-        seed_everything(config.seed, rank())
-        model.to(device())
-        layout = layout_for(model, config.packing, config.precision)
-        encoded = encode_tagged(model, tokenizer, data.train)
+        layout, encoded = _set_up(model, tokenizer, data, config)
         with faster_operators(model), StopRequest(active=config.output_dir is not None) as stop:
-            trainer = Trainer(model, encoded, layout, config, stop, observe)
-            return trainer.train(Evaluator(model, tokenizer, data, layout, config.precision))
+            trainer = Trainer(model, encoded, layout, config, stop, observe, data=data)
+            with run_lock(config.output_dir):
+                return trainer.train(Evaluator(model, tokenizer, data, layout, config))
+
+
+def _set_up(model: nn.Module, tokenizer: Tokenizer, data: NerData, config: TrainConfig) -> tuple[Layout, Encoded]:
+    """Check what a run is given, seed it, and move the model to its device; how it takes batches, and the corpus."""
+    check_tokenizer(tokenizer)
+    _check_trainable(model, data)
+    check_table(model, tokenizer, (data.train, data.validation, data.test))
+    check_ranks(config, model, data)
+    decode = decoder_for(config.decode, data.labels)  # refuses other labels before the first step
+    seed_everything(config.seed, rank())
+    remember_habits(model, learn_habits(data.train))  # for `predict` on raw texts
+    remember_decoder(model, decode)
+    model.to(device())
+    layout = layout_for(model, config.packing, config.precision)
+    return layout_of_loss(model, layout, config), encode_tagged(model, tokenizer, data.train)
 
 
 @contextmanager
 def faster_operators(model: nn.Module) -> Iterator[None]:
-    """While active, the model's CPU operators are replaced by faster ones."""
-    with faster_products(model), faster_dropout(model), faster_attention(model):
+    """While active, the model takes packed rows, and its CPU operators are replaced by faster ones."""
+    with faster_products(model), faster_dropout(model), packed_attention(model):
         yield
 
 
@@ -140,23 +162,21 @@ class PausableRun:
         label: str = "",
     ) -> None:
         check_pausable(config)
-        check_tokenizer(tokenizer)
-        _check_trainable(model, data)
         self.folder = Path(config.output_dir) / "checkpoints" if config.output_dir else None
         self.result: TrainResult | None = None
-        seed_everything(config.seed, rank())
-        self._model = model.to(device())
-        layout = layout_for(model, config.packing, config.precision)
-        encoded = encode_tagged(model, tokenizer, data.train)
+        self._model = model
+        layout, encoded = _set_up(model, tokenizer, data, config)
         with faster_operators(model):
-            self._trainer = Trainer(model, encoded, layout, config, stop, observe, label)
+            self._trainer = Trainer(model, encoded, layout, config, stop, observe, label, data)
             began = time.perf_counter()
+            self._lock = ExitStack()
+            self._lock.enter_context(run_lock(config.output_dir))
             self._trainer.start()
         with self._trainer.session.open():
             pass  # an earlier run's log is cut off, also where a signal comes before this run's first turn
         # opening W&B takes seconds, so that run pauses after epochs only
         steps = None if "wandb" in config.log_to else steps_per_turn(self._trainer.steps_per_epoch, config.epochs)
-        self._parts = self._trainer.parts(Evaluator(model, tokenizer, data, layout, config.precision), steps)
+        self._parts = self._trainer.parts(Evaluator(model, tokenizer, data, layout, config), steps)
         self._random, self._duration_s = random_state(), time.perf_counter() - began
 
     @property
@@ -173,8 +193,9 @@ class PausableRun:
         self._random = random_state()
         self._duration_s += time.perf_counter() - began
         if finished:
-            self.result = result_of(trainer.state, trainer.test, self._duration_s)
+            self.result = result_of(trainer.state.counters, trainer.test, self._duration_s)
             self._trainer = self._parts = None  # frees the optimizer's moments and the best epoch's copy
+            self._lock.close()
 
     def save(self) -> bool:
         """Write a checkpoint during a pause; returns False, on all ranks, if the disk cannot take it."""
@@ -185,6 +206,7 @@ class PausableRun:
         """End an unfinished run: the model keeps its newest weights."""
         if self._parts is not None:
             self._parts.close()
+        self._lock.close()
 
 
 class Trainer:
@@ -198,6 +220,7 @@ class Trainer:
         stop: set by a signal.
         observe: as for `train`.
         label: the run's name in progress bars and lines.
+        data: the corpus, which a checkpoint is compared with.
     """
 
     def __init__(
@@ -209,6 +232,7 @@ class Trainer:
         stop: StopRequest,
         observe: Observe | None = None,
         label: str = "",
+        data: NerData | None = None,
     ) -> None:
         self.model, self.encoded, self.layout, self.config = model, encoded, layout, config
         where, sharded = next(model.parameters()).device, config.strategy == "fsdp"
@@ -217,16 +241,21 @@ class Trainer:
         self.autocast, scaled = autocast_for(config.precision, where)
         scaler = torch.amp.GradScaler(where.type, enabled=scaled)
         self.table = TokenTable(encoded, layout, where)
-        self.forward_backward = ForwardBackward(model, layout, self.autocast, scaler, config.strategy)
+        objective = objective_for(model, layout, encoded, label_names(model), config, self.autocast)
+        self.shares = objective.shares(encoded)
+        self.forward_backward = ForwardBackward(model, layout, self.autocast, scaler, config.strategy, objective)
         self.engine = build_engine(config.engine, self.forward_backward, self.table)
-        optimizer = build_optimizer(model, config.learning_rate, config.weight_decay)
+        optimizer = build_optimizer(
+            model, config.learning_rate, config.weight_decay, config.module_learning_rates, config.loraplus_lr_ratio
+        )
         self.state = TrainState(model, optimizer, scaler)  # after sharding, which makes new parameters
         folder = Path(config.output_dir) / "checkpoints" if config.output_dir else None
-        self.checkpointer = Checkpointer(folder, run_identity(config, model, encoded) if folder else {})
+        self.checkpointer = Checkpointer(folder, run_identity(config, model, encoded, data) if folder else {})
         self.session = Session(config, self.state, self.checkpointer, stop, self.steps_per_epoch, observe, label)
         self.test: Scores | None = None
         self.kernels_due = layout.row_length is not None and config.engine != "compile" and not sharded
-        self.cache_due = config.cache_prefix
+        self.cache_due, self.gradients_due = config.cache_prefix, True
+        self.note: str | None = None  # on how the run continues
 
     def train(self, evaluator: "Evaluator") -> TrainResult:
         """Train epoch by epoch, then test the weights of the best epoch."""
@@ -235,41 +264,56 @@ class Trainer:
         with self.session.open():
             for _ in self.parts(evaluator):
                 pass
-        return result_of(self.state, self.test, time.perf_counter() - began)
+        return result_of(self.state.counters, self.test, time.perf_counter() - began)
 
     def start(self) -> None:
-        """Continue from the newest checkpoint, or delete those of an earlier run."""
+        """Continue from the newest checkpoint, or begin in a folder that no other run is in."""
         if self.config.resume:
-            self.checkpointer.restore(self.state)
+            self.note = self.checkpointer.restore(self.state)
         else:
-            self.checkpointer.clear()
+            self.checkpointer.begin(SENTENCES, self.config.overwrite)
 
     def parts(self, evaluator: "Evaluator", pause_every: int | None = None) -> Iterator[None]:
         """Train and test; yields after each epoch, and within it after every `pause_every` steps."""
         config, state = self.config, self.state
+        if self.note:
+            self.session.log.note(self.note)
+        if cut := self.encoded.cut:
+            self.session.log.note(
+                f"{cut:,} of {len(self.encoded.sentence_lengths):,} training sentences are longer than the model can"
+                " read at once, and are read in overlapping windows; split them where a sentence ends to avoid it"
+            )
         # FSDP gathers parameters in groups of one type
         held = frozen_in_half(
             self.model, nullcontext if config.strategy == "fsdp" else self.autocast, self.forward_once
         )
         with held:
-            while state.counters.epoch <= config.epochs and not self.out_of_patience():
+            while not state.counters.has_ended(config.epochs, config.patience):
                 yield from self.train_epoch(pause_every)
-                if evaluator.has("validation"):
-                    scores = evaluator.score("validation", self.session)
-                    self.session.evaluated("validation", state.counters.epoch, scores)
-                    state.keep_if_best(scores.to_json())
-                    evaluator.keep_counts(best=state.counters.best_epoch == state.counters.epoch)
-                else:
-                    state.counters.best_epoch = state.counters.epoch
-                state.next_epoch()
+                self.validate(evaluator)
+                state.counters.next_epoch()
                 self.session.save()
                 yield
             state.restore_best()
             if evaluator.has("test"):
                 self.test = evaluator.score("test", self.session)
                 self.session.evaluated("test", state.counters.best_epoch, self.test)
+                self.session.check_loss("test", self.test.loss)
             if config.output_dir:
                 self.session.write_sentences(evaluator.splits_of_best(self.session))
+
+    def validate(self, evaluator: "Evaluator") -> None:
+        """Score the epoch, and keep its weights if it is the best so far."""
+        counters = self.state.counters
+        if not evaluator.has("validation"):
+            counters.best_epoch = counters.epoch
+            self.session.check_loss("training", evaluator.training_loss())
+            return
+        scores = evaluator.score("validation", self.session)
+        self.session.evaluated("validation", counters.epoch, scores)
+        self.state.keep_if_best(scores.to_json())
+        evaluator.keep_counts(best=counters.best_epoch == counters.epoch)
+        self.session.check_loss("validation", counters.history[counters.best_epoch - 1]["loss"])
 
     def train_epoch(self, pause_every: int | None = None) -> Iterator[None]:
         """Take the epoch's steps, or those that a resumed run has left; yields after every `pause_every` steps."""
@@ -293,12 +337,13 @@ class Trainer:
         """Take one optimizer step; returns the norm of its gradients before clipping, on the device."""
         config, state, engine = self.config, self.state, self.engine
         steps = self.steps_per_epoch * config.epochs
-        rate = rate_of(state.counters.step, steps, config.learning_rate, config.warmup_ratio)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(state.optimizer, rate_of(state.counters.step, steps, config.learning_rate, config.warmup_ratio))
         engine.total.zero_()
         for i, micro in enumerate(step.micros, start=1):
             self.forward_backward_step(micro, step.targets, last=i == len(step.micros))
+        if self.gradients_due:
+            check_gradients(state.trained)
+            self.gradients_due = False
         state.scaler.unscale_(state.optimizer)  # clip true gradients, not scaled ones
         grad_norm = whole(nn.utils.clip_grad_norm_(state.trained.values(), config.max_grad_norm))
         # of the reduced gradients, so all ranks decide alike; on the device, so the host does not wait
@@ -311,7 +356,7 @@ class Trainer:
         state.count_step(engine.total, bad, tokens, sum(micro.computed_tokens for micro in step.micros))
         return grad_norm
 
-    def forward_backward_step(self, micro: Plan, targets: int, last: bool) -> None:
+    def forward_backward_step(self, micro: Plan, targets: float, last: bool) -> None:
         """Add a micro-batch's share to the step's gradients and loss; ranks exchange gradients after the last."""
         with self.session.memory_errors_explained(micro, self.batch_layout.parts):
             seconds = self.engine.prepare(micro, targets)
@@ -332,12 +377,8 @@ class Trainer:
             rank(),
             world_size(),
             first_step=counters.epoch_step,
+            shares=self.shares,
         )
-
-    def out_of_patience(self) -> bool:
-        """Whether too many epochs have passed since the best one."""
-        counters, patience = self.state.counters, self.config.patience
-        return bool(patience) and counters.epoch - 1 - counters.best_epoch >= patience
 
     def forward_once(self) -> None:
         """Run the model on one sentence."""
@@ -350,20 +391,25 @@ class Trainer:
         self.forward_backward.around, self.cache_due = cache.skipped, False
         seconds = time.perf_counter() - began
         self.state.counters.train_seconds += seconds
-        self.session.log.cached(layers=cache.depth, bytes=cache.nbytes, seconds=seconds)
+        self.session.log.cached(
+            again=self.state.counters.step > 0, layers=cache.depth, bytes=cache.nbytes, seconds=seconds
+        )
 
     def warm_up_kernels(self) -> None:
         """Build oneDNN's kernels for nearly all shapes of the run before its first step."""
         first = islice(self.steps(), SHAPES_FROM)
-        make_kernels(self.model, (tuple(plan.source.shape) for step in first for plan in step.micros))
+        with self.autocast():  # in the type in which steps multiply
+            make_kernels(self.model, (tuple(plan.source.shape) for step in first for plan in step.micros))
         self.kernels_due = False
 
 
 class Evaluator:
     """Scores the splits of a corpus during a run; each is encoded when it is first needed."""
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, data: NerData, layout: Layout, precision: str) -> None:
-        self.model, self.tokenizer, self.data, self.layout, self.precision = model, tokenizer, data, layout, precision
+    def __init__(
+        self, model: nn.Module, tokenizer: Tokenizer, data: NerData, layout: Layout, config: TrainConfig
+    ) -> None:
+        self.model, self.tokenizer, self.data, self.layout, self.config = model, tokenizer, data, layout, config
         self.splits: dict[str, EncodedSplit] = {}
         self.counts: dict[str, SentenceCounts] = {}  # of the last evaluation of each split
         self.best_validation: SentenceCounts | None = None
@@ -375,15 +421,23 @@ class Evaluator:
     def score(self, split: str, session: Session) -> Scores:
         """Score the model; the session may end the run between two batches."""
         if split not in self.splits:
-            self.splits[split] = encode_split(self.model, self.tokenizer, getattr(self.data, split), self.layout)
+            sentences = getattr(self.data, split)
+            self.splits[split] = encode_split(self.model, self.tokenizer, sentences, self.layout)
         with session.bars.evaluation(split) as show:
 
             def between(done: int, total: int) -> None:
                 show(done, total)
                 session.after_batch(done, total)
 
-            scores, self.counts[split] = score_split(self.model, self.splits[split], self.precision, between)
+            scores, self.counts[split] = score_split(self.model, self.splits[split], self.config.precision, between)
         return scores
+
+    def training_loss(self) -> float:
+        """The loss on a few training sentences: enough to see, without a validation set, that training diverged."""
+        if "train" not in self.splits:
+            few = self.data.train[:SEEN_WITHOUT_VALIDATION]
+            self.splits["train"] = encode_split(self.model, self.tokenizer, few, self.layout)
+        return score_split(self.model, self.splits["train"], self.config.precision)[0].loss
 
     def keep_counts(self, best: bool) -> None:
         """Keep the counts of the last validation if its epoch is the best so far."""
@@ -416,10 +470,9 @@ def build_engine(name: str, forward_backward: ForwardBackward, table: TokenTable
     return engines[name](forward_backward, table)
 
 
-def result_of(state: TrainState, test: Scores | None, duration_s: float) -> TrainResult:
+def result_of(counters: Counters, test: Scores | None, duration_s: float) -> TrainResult:
     """The result of a run; every rank calls it, because tokens are summed."""
-    counters = state.counters
-    tokens = torch.tensor([counters.train_tokens, counters.computed_tokens], device=state.device)
+    tokens = torch.tensor([counters.train_tokens, counters.computed_tokens], device=device())
     train_tokens, computed_tokens = all_sum(tokens).tolist()
     history = tuple(Scores.from_json(scores) for scores in counters.history)
     return TrainResult(
@@ -451,7 +504,8 @@ def check_pausable(config: TrainConfig) -> None:
         )
 
 
-def _check_trainable(model: nn.Module, data: NerData) -> None:
+def check_corpus(model: nn.Module, data: NerData) -> None:
+    """Raise ValueError unless the corpus has the model's labels, and sentences to train on."""
     names = label_names(model)
     if list(data.labels) != names:
         raise ValueError(
@@ -460,6 +514,10 @@ def _check_trainable(model: nn.Module, data: NerData) -> None:
         )
     if not data.train:
         raise ValueError("the corpus has no training sentence")
+
+
+def _check_trainable(model: nn.Module, data: NerData) -> None:
+    check_corpus(model, data)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
         raise ValueError("no parameter requires a gradient: there is nothing to train")

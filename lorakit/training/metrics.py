@@ -4,62 +4,20 @@ Papers quote seqeval's *default* mode (conlleval's rules: an I- tag without a B-
 *Strict* IOB2 counts only entities that are well formed. Neither is always the lower one: strict drops a malformed
 entity, default counts it as a false positive. So both are reported, each under its name.
 
-Entities are counted here, on arrays of classes, because seqeval takes longer than a GPU needs for an epoch. Tags other
-than O, B-… and I-… still go to seqeval itself, which knows more schemes and warns about invalid tags.
+Entities are counted here, on arrays of classes, because seqeval takes longer than a GPU needs for an epoch. Tags of
+another scheme (IOB1, BIOES, BILOU, BMES, types without prefixes) are first brought to IOB2: for the strict mode those
+entities that are well formed in their own scheme. What is of no scheme goes to seqeval itself, which warns about it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class EntityScores:
-    """Precision, recall and F1, each 0 to 1, and the number of gold entities they are measured on."""
-
-    precision: float
-    recall: float
-    f1: float
-    support: int
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The scores of a tagger on one split; entity-level ones are micro-averaged.
-
-    Attributes:
-        loss: mean cross-entropy per word; None where only tags were compared.
-        precision: of entities, in seqeval's default mode, 0 to 1.
-        recall: the same.
-        f1: the same.
-        accuracy: share of words with the right tag, 0 to 1.
-        strict: precision, recall, F1 and support in strict IOB2.
-        by_type: the scores of each entity type in the default mode.
-        strict_by_type: the same in strict IOB2.
-    """
-
-    loss: float | None
-    precision: float
-    recall: float
-    f1: float
-    accuracy: float
-    strict: EntityScores
-    by_type: dict[str, EntityScores]
-    strict_by_type: dict[str, EntityScores] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries and Python numbers, in `comparison.json`'s layout."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(record: Mapping[str, Any]) -> "Scores":
-        """The scores that `to_json` wrote."""
-        types = ("by_type", "strict_by_type")
-        rows = {key: {name: EntityScores(**row) for name, row in record.get(key, {}).items()} for key in types}
-        return Scores(**{**record, "strict": EntityScores(**record["strict"]), **rows})
+from lorakit.data.tags import Span, from_spans, scheme_of_labels, spans, split_tag, well_formed_spans, with_prefixes
+from lorakit.training.scores import EntityScores, Scores
 
 
 @dataclass(frozen=True)
@@ -83,13 +41,20 @@ class SentenceCounts:
         return entity_scores(*getattr(self, mode).sum(0).tolist())
 
 
-def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], loss: float | None = None) -> Scores:
+def score(
+    gold: Sequence[Sequence[str]],
+    predicted: Sequence[Sequence[str]],
+    loss: float | None = None,
+    scheme: str | None = None,
+) -> Scores:
     """Score predicted tags against gold ones.
 
     Args:
         gold: the tags of each sentence.
         predicted: as many for each.
         loss: stored in the result.
+        scheme: "iob2", "iob1" or "bioes" (BMES and BILOU are read as that), in which strict entities are well formed;
+            None for the one that the tags themselves tell, which is iob2 for B- and I-.
 
     Raises:
         ValueError: there is no sentence, or a sentence's two tag lists differ in length.
@@ -105,7 +70,7 @@ def score(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], los
     labels = list(dict.fromkeys(chain(*gold, *predicted)))
     classes = {label: number for number, label in enumerate(labels)}
     flat = (np.array([classes[tag] for tags in side for tag in tags]) for side in (gold, predicted))
-    return score_classes(*flat, np.array([len(tags) for tags in gold]), labels, loss)
+    return score_classes(*flat, np.array([len(tags) for tags in gold]), labels, loss, scheme or _scheme(labels))
 
 
 def score_classes(
@@ -114,6 +79,7 @@ def score_classes(
     sentence_lengths: np.ndarray,
     labels: Sequence[str],
     loss: float | None = None,
+    scheme: str | None = None,
 ) -> Scores:
     """Score predicted classes against gold ones, with the words of all sentences in one array.
 
@@ -123,6 +89,7 @@ def score_classes(
         sentence_lengths: in words; a sentence may be empty.
         labels: the tag of each class.
         loss: stored in the result.
+        scheme: of the labels, from `lorakit.data.tags`; None for what the labels tell.
 
     Raises:
         ValueError: there is no word, or the three arrays do not agree on the number of words.
@@ -132,12 +99,13 @@ def score_classes(
             f"cannot score {len(predicted)} predicted against {len(gold)} gold words in sentences of "
             f"{sentence_lengths.sum()} words; the three must be the same number, at least one"
         )
-    if not _all_iob2(gold, predicted, labels):
+    sides = _in_iob2(gold, predicted, sentence_lengths, labels, scheme or scheme_of_labels(labels))
+    if sides is None:
         ends = np.cumsum(sentence_lengths)[:-1]
         return score_by_seqeval(*(_names(side, ends, labels) for side in (gold, predicted)), loss)
     first = _first_words(sentence_lengths)
-    default = count_entities(gold, predicted, first, labels, default_types(labels), strict=False)
-    strict = count_entities(gold, predicted, first, labels, strict_types(labels), strict=True)
+    default = count_entities(*sides.default, first, sides.labels, default_types(sides.labels), strict=False)
+    strict = count_entities(*sides.strict, first, sides.labels, strict_types(sides.labels), strict=True)
     overall = _micro(default)
     same = np.array([labels.index(tag) for tag in labels])  # several classes may have the same tag
     return Scores(
@@ -153,21 +121,66 @@ def score_classes(
 
 
 def count_by_sentence(
-    gold: np.ndarray, predicted: np.ndarray, sentence_lengths: np.ndarray, labels: Sequence[str]
+    gold: np.ndarray,
+    predicted: np.ndarray,
+    sentence_lengths: np.ndarray,
+    labels: Sequence[str],
+    scheme: str | None = None,
 ) -> SentenceCounts:
     """Count the entities of each sentence; the arguments are those of `score_classes`, which gives the sums' scores."""
-    if not _all_iob2(gold, predicted, labels):
+    sides = _in_iob2(gold, predicted, sentence_lengths, labels, scheme or scheme_of_labels(labels))
+    if sides is None:
         ends = np.cumsum(sentence_lengths)[:-1]
         return _count_by_seqeval(*(_names(side, ends, labels) for side in (gold, predicted)))
     first = _first_words(sentence_lengths)
     sentence = np.repeat(np.arange(len(sentence_lengths)), sentence_lengths)
 
-    def counts(types: list[str], strict: bool) -> np.ndarray:
-        matches = match_entities(gold, predicted, first, labels, types, strict)
+    def counts(pair: tuple[np.ndarray, np.ndarray], types: list[str], strict: bool) -> np.ndarray:
+        matches = match_entities(*pair, first, sides.labels, types, strict)
         starts = (matches.found, matches.predicted, matches.gold)
         return np.stack([np.bincount(sentence[at], minlength=len(sentence_lengths)) for at in starts], axis=1)
 
-    return SentenceCounts(counts(default_types(labels), False), counts(strict_types(labels), True))
+    names = sides.labels
+    return SentenceCounts(
+        counts(sides.default, default_types(names), False), counts(sides.strict, strict_types(names), True)
+    )
+
+
+class _Sides(NamedTuple):
+    """Gold and predicted classes whose labels are IOB2, for each of the two modes."""
+
+    default: tuple[np.ndarray, np.ndarray]
+    strict: tuple[np.ndarray, np.ndarray]
+    labels: Sequence[str]
+
+
+def _in_iob2(
+    gold: np.ndarray, predicted: np.ndarray, sentence_lengths: np.ndarray, labels: Sequence[str], scheme: str | None
+) -> _Sides | None:
+    """Bring both sides to IOB2; None where tags are not those of a scheme, which only seqeval itself can read.
+
+    In another scheme the default mode's entities are written as IOB2, and the strict mode's are those that are well
+    formed in that scheme.
+    """
+    if scheme in (None, "iob2"):
+        return _Sides((gold, predicted), (gold, predicted), labels) if _all_iob2(gold, predicted, labels) else None
+    tags, ends = list(with_prefixes(labels).values()), np.cumsum(sentence_lengths)[:-1]
+    kinds = sorted({split_tag(tag)[1] for tag in tags} - {""})
+    names = ["O", *(f"{letter}-{kind}" for kind in kinds for letter in "BI")]
+    number_of = {name: number for number, name in enumerate(names)}
+
+    def converted(side: np.ndarray, find: Callable[[Sequence[str], str], list[Span]]) -> np.ndarray:
+        rows = _names(side, ends, tags)
+        return np.array([number_of[tag] for row in rows for tag in from_spans(find(row, scheme), len(row))], np.int64)
+
+    default, strict = ((converted(gold, find), converted(predicted, find)) for find in (spans, well_formed_spans))
+    return _Sides(default, strict, names)
+
+
+def _scheme(labels: Sequence[str]) -> str | None:
+    """The scheme of tags that were seen, which need not be all labels: those with B- and I- are IOB2."""
+    scheme, tags = scheme_of_labels(labels), with_prefixes(labels)
+    return "iob2" if scheme == "iob1" and all(tag == label for label, tag in tags.items()) else scheme
 
 
 def default_types(labels: Sequence[str]) -> list[str]:

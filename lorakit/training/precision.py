@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lorakit.nn.weights import is_quantized
 from lorakit.training.dry_run import dry_run
 
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -68,7 +69,7 @@ def only_cast(model: nn.Module, autocast: Autocast, use: Callable[[], Any]) -> l
         if not torch.is_autocast_enabled(kind):
             return []
         dtype = torch.get_autocast_dtype(kind)
-        frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point() and p.dtype != dtype]
+        frozen = [p for p in model.parameters() if not p.requires_grad and _is_wider(p, dtype)]
         reads = _Reads(frozen, dtype)
         with dry_run(model), torch.no_grad(), reads:
             for training in (True, False):
@@ -96,5 +97,11 @@ class _Reads(TorchDispatchMode):
         return function(*args, **kwargs)
 
 
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def _is_wider(parameter: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the parameter takes more memory than its cast: a quantized one, whatever its dtype says, does not."""
+    return parameter.is_floating_point() and parameter.dtype != dtype and not is_quantized(parameter)
+
+
+def _storage(tensor: Tensor) -> int | None:
+    """The address of the tensor's memory; None for a quantized one, which has several pieces."""
+    return None if is_quantized(tensor) else tensor.untyped_storage().data_ptr()

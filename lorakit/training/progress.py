@@ -5,11 +5,42 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 LINE_EVERY_S = 60.0
+
+
+class Forgiving:
+    """A stream whose failures end what it shows and nothing else: a full disk, or a pipe whose reader has gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal; a closed stream is not one."""
+        try:
+            return self._stream.isatty()
+        except (OSError, ValueError, AttributeError):  # closed, or None as in a process without a console
+            return False
+
+    def write(self, text: str) -> int:
+        """Write, if that is possible."""
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError, AttributeError):
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, if that is possible."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass
 
 
 class ProgressBars:
@@ -40,8 +71,9 @@ class ProgressBars:
     ) -> None:
         self.label = label
         self.epochs, self.steps_per_epoch, self.done = epochs, steps_per_epoch, done
-        self.stream, self.clock = stream or sys.stderr, clock
-        self.bars, self.lines = not quiet and self.stream.isatty(), not quiet and not self.stream.isatty()
+        self.stream, self.clock = Forgiving(stream or sys.stderr), clock
+        terminal = self.stream.isatty()
+        self.bars, self.lines = not quiet and terminal, not quiet and not terminal
         self.epoch, self.last_line_s = 0, float("-inf")
         self.run_bar: tqdm | None = None
         self.epoch_bar: tqdm | None = None

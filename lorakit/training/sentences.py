@@ -5,7 +5,7 @@ A digest of each split's words and tags tells whether two runs were scored on th
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from lorakit._files import write_text
 from lorakit.training.config import TrainConfig
+from lorakit.training.identity import UNKNOWN_BEFORE
 from lorakit.training.metrics import SentenceCounts
 
 NAME = "sentences.json"
@@ -21,6 +22,7 @@ SCHEMA = 1
 METRIC = "entities by seqeval: default mode and strict IOB2"
 MODES = ("default", "strict")
 COLUMNS = ("found", "predicted", "gold")
+DEFAULTS = {"loss": "cross_entropy", "class_weights": None, "loraplus_lr_ratio": None}
 
 
 @dataclass(frozen=True)
@@ -53,23 +55,18 @@ class RunSentences:
     splits: Mapping[str, SplitSentences]
 
 
-def digest_of(sentences: Iterable[tuple[Sequence[str], Sequence[str]]]) -> str:
-    """A digest of (words, tags) pairs: 16 hex digits of a SHA-256."""
-    digest = hashlib.sha256()
-    for words, tags in sentences:
-        digest.update(json.dumps([list(words), list(tags)]).encode())
-    return digest.hexdigest()[:16]
-
-
 def settings_of(config: TrainConfig, identity: Mapping[str, Any]) -> dict[str, Any]:
     """What a run depends on besides its seed, the base and LoRA's options, which the loop does not know.
 
     Args:
         config: of the run.
-        identity: from `checkpoint.run_identity`.
+        identity: from `same_run.run_identity`.
     """
-    # the frozen weights' sum depends on the seed where LoRA starts from a random factorisation of them
-    kept = {name: value for name, value in identity.items() if name not in ("seed", "frozen weights (sum)")}
+    # The hash of the frozen weights depends on the seed where LoRA starts from a random factorisation of them. The rest
+    # is left out, so that runs compare with those of versions that did not have it.
+    kept = {name: value for name, value in identity.items() if name not in ("seed", *UNKNOWN_BEFORE)}
+    # left out where they do nothing, so that runs compare with those of versions that did not have them
+    kept = {name: value for name, value in kept.items() if name not in DEFAULTS or value != DEFAULTS[name]}
     shapes = json.dumps(kept.pop("trained parameters"), sort_keys=True)
     return {
         **kept,

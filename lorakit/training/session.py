@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,13 +11,13 @@ import torch
 from torch import Tensor
 
 from lorakit.data.packing import Plan
-from lorakit.training.checkpoint import Checkpointer
+from lorakit.training.checkpoint import Checkpointer, newest_sound_checkpoint
 from lorakit.training.config import TrainConfig
 from lorakit.training.distributed import is_main, rank, world_size
 from lorakit.training.logger import TrainingLog
-from lorakit.training.metrics import Scores
 from lorakit.training.preemption import Preempted, StopAgreement, StopRequest
 from lorakit.training.progress import ProgressBars
+from lorakit.training.scores import Scores
 from lorakit.training.sentences import NAME, RunSentences, SplitSentences, settings_of, write_sentences
 from lorakit.training.state import TrainState
 
@@ -53,7 +52,7 @@ class Session:
         self.config, self.state, self.checkpointer, self.observe = config, state, checkpointer, observe
         self.steps_per_epoch, self.stopping = steps_per_epoch, StopAgreement(stop, state.device)
         self.label = label
-        self.log = TrainingLog({item.name: getattr(config, item.name) for item in fields(config)}, label)
+        self.log = TrainingLog(vars(config), label)
         self.bars = ProgressBars(config.epochs, steps_per_epoch, quiet=self.log.quiet)
         self._timed_since: float | None = None  # while steps are timed
         self._logged_at = self._paused_at = 0.0
@@ -120,6 +119,21 @@ class Session:
         """Log an evaluation."""
         self.log.evaluation(split, epoch, self.state.counters.step, scores)
 
+    def check_loss(self, of: str, loss: float) -> None:
+        """End a run whose weights have all diverged, before they are saved.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        if math.isfinite(loss):
+            return
+        config = self.config
+        fix = "a lower learning rate" + (", or in bf16 or fp32" if config.precision == "fp16" else "")
+        raise FloatingPointError(
+            f"the {of} loss is {loss} after epoch {self.state.counters.best_epoch}: training diverged (learning rate"
+            f" {config.learning_rate:.2g}, precision {config.precision}); train again with {fix}"
+        )
+
     def write_sentences(self, splits: Mapping[str, SplitSentences]) -> None:
         """Write sentences.json; a disk that cannot take it does not end the training."""
         if not is_main():
@@ -174,7 +188,8 @@ class Session:
         skipped, in_a_row = int(since.skipped), int(since.in_a_row)
         counters.skipped += skipped
         seconds, good = time.perf_counter() - self._logged_at, since.steps - skipped
-        rate = self.state.optimizer.param_groups[0]["lr"]
+        first = self.state.optimizer.param_groups[0]
+        rate = first["lr"] / first["rate_ratio"]  # what all groups have a ratio to
         self.log.step(
             self.bars,
             epoch=counters.epoch,
@@ -189,13 +204,18 @@ class Session:
         self.state.restart_log()
         self._logged_at = time.perf_counter()
         if in_a_row >= GIVE_UP_AFTER:
-            folder = self.checkpointer.folder
-            kept = f"; the state before them is in {folder}" if folder and self.save() else ""
             raise FloatingPointError(
                 f"the last {in_a_row} steps up to step {counters.step} had no finite gradient and were skipped"
                 f" (learning rate {rate:.2g}, precision {self.config.precision}); try a lower learning rate or"
-                f" precision='fp32'{kept}"
+                f" precision='fp32'{self._state_before()}"
             )
+
+    def _state_before(self) -> str:
+        """Save, and say where the state from before the skipped steps is; they have changed no weights."""
+        folder = self.checkpointer.folder
+        if folder is None or not self.save():
+            return ""
+        return f"; the state before them is in {newest_sound_checkpoint(folder) or folder}"
 
     def _count_time(self) -> None:
         if self._timed_since is not None:

@@ -4,6 +4,7 @@
 moments, the loss scaler, the counters, what was summed since the last log line, and every random generator.
 """
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -31,6 +32,37 @@ class Counters:
     compile_seconds: float = 0.0
     skipped: int = 0  # steps without a finite gradient
     log_bytes: int = 0  # length of metrics.jsonl
+
+    def count_step(self, tokens: int, computed_tokens: int) -> None:
+        """Count a step.
+
+        Args:
+            tokens: real tokens of its batches on this rank.
+            computed_tokens: the same with padding.
+        """
+        self.train_tokens += tokens
+        self.computed_tokens += computed_tokens
+        self.step, self.epoch_step = self.step + 1, self.epoch_step + 1
+
+    def next_epoch(self) -> None:
+        """Count an epoch."""
+        self.epoch, self.epoch_step = self.epoch + 1, 0
+
+    def add_scores(self, scores: dict[str, Any]) -> bool:
+        """Add an epoch's validation scores to the history; returns whether it is the best epoch so far.
+
+        That is the one with the highest F1 and, of equal ones, the lowest loss: where entities are rare, F1 is 0 for
+        the first epochs, in which the loss already tells that the model learns.
+        """
+        self.history.append(scores)
+        best = self.best_epoch == 0 or quality(scores) > quality(self.history[self.best_epoch - 1])
+        if best:
+            self.best_epoch = self.epoch
+        return best
+
+    def has_ended(self, epochs: int, patience: int | None) -> bool:
+        """Whether all epochs are over, or as many as `patience` have passed since the best one."""
+        return self.epoch > epochs or bool(patience) and self.epoch - 1 - self.best_epoch >= patience
 
 
 class SinceLog:
@@ -92,26 +124,16 @@ class TrainState:
             tokens: real tokens of its batches on this rank.
             computed_tokens: the same with padding.
         """
-        counters = self.counters
         self.since_log.add(loss, bad, tokens)
-        counters.train_tokens += tokens
-        counters.computed_tokens += computed_tokens
-        counters.step, counters.epoch_step = counters.step + 1, counters.epoch_step + 1
+        self.counters.count_step(tokens, computed_tokens)
 
     def restart_log(self) -> None:
         """Begin to sum up the next log line."""
         self.since_log = SinceLog(self.device, self.since_log.in_a_row)
 
-    def next_epoch(self) -> None:
-        """Count an epoch."""
-        self.counters.epoch, self.counters.epoch_step = self.counters.epoch + 1, 0
-
     def keep_if_best(self, scores: dict[str, Any]) -> None:
-        """Add an epoch's validation scores to the history, and copy the weights if its F1 is the highest so far."""
-        counters = self.counters
-        counters.history.append(scores)
-        if counters.best_epoch == 0 or scores["f1"] > counters.history[counters.best_epoch - 1]["f1"]:
-            counters.best_epoch = counters.epoch
+        """Add an epoch's validation scores to the history, and copy the weights if it is the best so far."""
+        if self.counters.add_scores(scores):
             self.best_weights = {name: p.detach().clone() for name, p in self.trained.items()}
 
     @torch.no_grad()
@@ -153,6 +175,12 @@ class TrainState:
         if "since_log" in state:
             self.since_log.load_state_dict(state["since_log"])
             set_random_state(state["random"])
+
+
+def quality(scores: Mapping[str, Any]) -> tuple[float, float]:
+    """What an epoch is judged by; one whose loss is not finite is worse than any other."""
+    loss = scores["loss"]
+    return (scores["f1"], -loss) if math.isfinite(loss) else (-1.0, -math.inf)
 
 
 # Random generators ---------------------------------------------------------------------------------------------------

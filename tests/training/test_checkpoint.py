@@ -1,5 +1,9 @@
 import json
+import os
 import resource
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,15 +12,19 @@ from hypothesis import strategies as st
 
 from lorakit.training import checkpoint
 from lorakit.training.checkpoint import (
-    SENTENCES,
     Checkpoint,
     Checkpointer,
+    FolderInUseError,
+    OtherRunError,
+    check_resumable,
     delete_checkpoints,
     gather_state,
     load_checkpoint,
+    run_lock,
     save_checkpoint,
     state_of_this_rank,
 )
+from lorakit.training.identity import SENTENCES
 from lorakit.training.optimizer import build_optimizer
 from lorakit.training.state import TrainState
 
@@ -176,8 +184,23 @@ def test_tensors_are_named_by_what_they_are_of_and_come_back(tmp_path, train_sta
 
 def test_another_runs_checkpoint_is_refused(tmp_path, train_state):
     Checkpointer(tmp_path, RUN).save(train_state, pytest.fail)
-    with pytest.raises(ValueError, match="was written with epochs = 2, now it is 3; resume with the former value, or"):
-        Checkpointer(tmp_path, {**RUN, "epochs": 3}).restore(train_state)
+    with pytest.raises(ValueError, match="was written with epochs = 2, now it is 1; resume with the former value, or"):
+        Checkpointer(tmp_path, {**RUN, "epochs": 1}).restore(train_state)
+
+
+def test_more_epochs_are_the_same_run_and_what_that_does_to_the_rate_is_said(tmp_path, train_state):
+    Checkpointer(tmp_path, RUN).save(train_state, pytest.fail)
+    assert Checkpointer(tmp_path, RUN).restore(train_state) is None
+    note = Checkpointer(tmp_path, {**RUN, "epochs": 3}).restore(train_state)
+    assert "now for 3 epochs in place of 2: the learning rate rises to the schedule of 3 epochs" in note
+
+
+def test_what_would_not_be_restored_is_refused_before_anything_is_trained(tmp_path, train_state):
+    check_resumable(tmp_path / "none", {"epochs": 1})
+    Checkpointer(tmp_path, {**RUN, "trained parameters": {"a": [2], "b": [3]}}).save(train_state, pytest.fail)
+    check_resumable(tmp_path, {"epochs": 3})
+    with pytest.raises(OtherRunError, match=r"trained parameters: b = \[3\], now it is \[4\]"):
+        check_resumable(tmp_path, {"trained parameters": {"b": [4]}})
 
 
 @pytest.mark.parametrize(
@@ -224,8 +247,66 @@ def test_without_a_folder_nothing_is_saved(train_state):
     assert Checkpointer(None, {}).save(train_state, pytest.fail)
 
 
-def test_a_new_run_clears_the_checkpoints_of_an_earlier_one(tmp_path, train_state):
-    checkpointer = Checkpointer(tmp_path, RUN)
+def test_a_new_run_replaces_an_earlier_one_only_if_told_to(tmp_path, train_state):
+    checkpointer = Checkpointer(tmp_path / "checkpoints", RUN)
+    checkpointer.begin("results", overwrite=False)
     checkpointer.save(train_state, pytest.fail)
-    checkpointer.clear()
-    assert load_checkpoint(tmp_path) is None
+    (tmp_path / "results").touch()
+    with pytest.raises(OtherRunError, match=r"holds another run \(checkpoints/step-00000001, results\); choose"):
+        checkpointer.begin("results", overwrite=False)
+    checkpointer.begin("results", overwrite=True)
+    assert load_checkpoint(tmp_path / "checkpoints") is None and not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("copy", ["step-00000001-mine", "step-00000001.bak", "step-best", "step-00000099"])
+def test_a_copy_that_somebody_made_is_neither_deleted_nor_read(tmp_path, copy):
+    shutil.copytree(save_checkpoint(tmp_path, 1, state(1)), tmp_path / copy)
+    for number in (2, 3, 4):
+        save_checkpoint(tmp_path, number, state(number))
+    assert (tmp_path / copy / "state.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["step-00000003", "step-00000004", copy])
+
+
+def test_checkpoints_of_another_run_in_a_linked_folder_are_not_rotated_out(tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "shared")
+    for run, number in (("theirs", 1), ("mine", 2), ("mine", 3), ("mine", 4)):
+        tensors, values = state(number)
+        save_checkpoint(tmp_path / "checkpoints", number, Checkpoint(tensors, {**values, "run": {"seed": run}}))
+    names = sorted(path.name for path in (tmp_path / "shared").iterdir())
+    assert names == ["step-00000001", "step-00000003", "step-00000004"]
+
+
+def test_a_state_that_is_nested_too_deeply_is_damage(tmp_path):
+    save_checkpoint(tmp_path, 1, state(1))
+    (save_checkpoint(tmp_path, 2, state(2)) / "state.json").write_text("[" * 100_000)
+    with pytest.warns(UserWarning, match="step-00000002 is damaged"):
+        assert load_checkpoint(tmp_path).state["n"] == 1
+
+
+def test_a_state_that_is_no_regular_file_is_damage_and_is_not_waited_for(tmp_path):
+    save_checkpoint(tmp_path, 1, state(1))
+    path = save_checkpoint(tmp_path, 2, state(2)) / "state.json"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.warns(UserWarning, match=r"step-00000002 is damaged .*not a regular file"):
+        assert load_checkpoint(tmp_path).state["n"] == 1
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
+    code = "import sys; from lorakit.training.checkpoint import run_lock\nwith run_lock(sys.argv[1]): input('locked')"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "out"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.read(6) == "locked"
+        with pytest.raises(FolderInUseError, match=r"another process trains into '.*out'; wait until it has ended, or"):
+            with run_lock(tmp_path / "out"):
+                pass
+    finally:
+        other.kill()
+        other.wait()
+        other.stdin.close()
+        other.stdout.close()
+    with run_lock(tmp_path / "out"), run_lock(tmp_path / "out"):  # killed: the lock is gone
+        assert list((tmp_path / "out").iterdir()) == []

@@ -1,11 +1,13 @@
 """Settings that are out of range or do not work together are refused by name."""
 
+import numpy as np
 import pytest
+import torch
 
 from lorakit.training.config import TrainConfig, TrainResult
 
-COMPILE = "'compile' does not work with strategy 'fsdp', cache_prefix or packing=False; use engine 'eager'"
-GRAPHS = "'cuda_graphs' does not work with strategy 'fsdp' or packing=False; use engine 'eager'"
+COMPILE = "'compile' does not work with strategy 'fsdp', cache_prefix or packing 'off'; use engine 'eager'"
+GRAPHS = "'cuda_graphs' does not work with strategy 'fsdp' or packing 'off'; use engine 'eager'"
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,14 @@ GRAPHS = "'cuda_graphs' does not work with strategy 'fsdp' or packing=False; use
         ("resume", True, "resume and save_every need output_dir"),
         ("save_every", 0, "save_every is 0"),
         ("strategy", "deepspeed", "strategy is 'deepspeed'; it must be one of ddp, fsdp"),
+        ("loss", "crf", "loss is 'crf'; it must be one of auto, cross_entropy, model"),
+        ("class_weights", "even", "class_weights is 'even'; it must be 'balanced', a number above 0 for each label"),
+        ("class_weights", (1.0, 0.0), r"class_weights is \(1.0, 0.0\); it must be"),
+        ("class_weights", {"O": True}, "class_weights is {'O': True}; it must be"),
+        ("class_weights", (), r"class_weights is \(\); it must be"),
+        ("class_weights", 2.0, "class_weights is 2.0; it must be"),
+        ("loraplus_lr_ratio", 0.5, "loraplus_lr_ratio is 0.5; it must be a number of at least 1, such as 16, or None"),
+        ("loraplus_lr_ratio", "16", "loraplus_lr_ratio is '16'"),
         ("engine", "fast", "engine is 'fast'; it must be one of eager, compile, cuda_graphs"),
     ],
 )
@@ -32,9 +42,18 @@ def test_settings_out_of_range_are_named(field, value, message):
         TrainConfig(**{field: value})
 
 
+def test_class_weights_may_be_numpys_or_torchs():
+    for weights in (np.array([1, 2.5]), np.array([1, 2.5], np.float32), torch.tensor([1, 2.5])):
+        assert TrainConfig(class_weights=weights).class_weights == [1.0, 2.5]
+    assert TrainConfig(class_weights={"B-X": np.float32(2.5)}).class_weights == {"B-X": 2.5}
+    with pytest.raises(ValueError, match="class_weights is 2.0; it must be"):
+        TrainConfig(class_weights=np.float64(2))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"loss": "model", "class_weights": "balanced"}, "class_weights are of the cross-entropy, and loss is 'model'"),
         ({"strategy": "fsdp", "precision": "fp16"}, "'fsdp' does not work with precision 'fp16'; use bf16 or fp32"),
         ({"strategy": "fsdp", "cache_prefix": True}, "'fsdp' does not work with cache_prefix: a sharded layer"),
         ({"engine": "compile", "strategy": "fsdp"}, COMPILE),
@@ -53,3 +72,15 @@ def test_the_speed_of_a_run_leaves_compiling_and_evaluation_out():
     counts = {"best_epoch": 1, "epochs": 1, "steps": 4, "skipped_steps": 0, "computed_tokens": 1100, "history": ()}
     times = {"train_seconds": 4.0, "compile_seconds": 30.0, "duration_s": 50.0}
     assert TrainResult(validation=None, test=None, train_tokens=1000, **counts, **times).train_tokens_per_s == 250
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [(True, "on"), (False, "off"), ("auto", "auto"), ("on", "on"), ("off", "off")]
+)
+def test_packing_is_a_word_and_a_bool_means_on_or_off(given, kept):
+    assert TrainConfig(packing=given).packing == kept
+
+
+def test_another_packing_is_refused():
+    with pytest.raises(ValueError, match="packing is 'yes'; it must be one of auto, on, off"):
+        TrainConfig(packing="yes")

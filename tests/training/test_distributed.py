@@ -100,6 +100,18 @@ def test_ranks_end_with_the_same_weights_bit_for_bit(facts, name):
     assert first["result"] == second["result"]
 
 
+def test_ranks_that_were_given_different_settings_are_all_told_before_the_first_step(job, facts):
+    first, second = facts["mismatched"]
+    assert first == second
+    assert first["rate"] == (
+        "the processes were given different settings: learning_rate is '0.01' on rank 0 and '0.5' on rank 1; start all"
+        " with the same command"
+    )
+    for name, said in {"epochs": "epochs is '2' on", "r": "LoRA: r is 4 on", "corpus": "train set (hash) is"}.items():
+        assert said in first[name]
+    assert not (job / "mismatched").exists()
+
+
 @pytest.mark.parametrize("name", CURVES)
 def test_every_number_of_ranks_visits_the_same_sentences_in_the_same_steps(facts, alone, name):
     micros = int(name.rsplit("-", 1)[1])
@@ -165,6 +177,13 @@ def test_compiled_training_by_two_processes_is_that_of_one(facts, tmp_path):
     assert losses(first) == pytest.approx(expected, abs=1e-5)
 
 
+def test_class_weights_of_two_processes_are_those_of_one(facts, tmp_path):
+    expected = [line["loss"] for line in two_ranks.weighted(tmp_path) if line["event"] == "step"]
+    assert len(expected) == 3
+    for log in facts["weighted"]:
+        assert [line["loss"] for line in log if line["event"] == "step"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_one_ranks_infinite_loss_is_skipped_by_both(facts):
     first, second = facts["not_a_number"]
     assert (first["skipped"], first["finite"]) == (1, True)
@@ -225,6 +244,13 @@ def test_one_ranks_lack_of_memory_names_rank_and_knob_and_keeps_the_newest_check
     assert first["error"] == "RuntimeError"
     assert "rank 0 of 2 lost rank 1, which ended with MemoryError: out of memory on rank 1" in first["message"]
     assert load_checkpoint(job / "memory" / "checkpoints").state["step"] == 4
+
+
+def test_each_rank_names_the_parameters_without_gradient_before_ddp_stops(facts):
+    messages = [(mine["error"], mine["message"]) for mine in facts["no_gradient"]]
+    assert messages[0] == messages[1]
+    assert messages[0][0] == "NoGradientError"
+    assert "2 of 8 trained parameters got no gradient in the first step" in messages[0][1]
 
 
 def test_a_rank_that_raises_does_not_leave_the_other_hanging(facts):

@@ -1,5 +1,7 @@
 """Caching the frozen lower layers' output: the same training, without computing them again."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,20 +12,23 @@ from lorakit.training.evaluation import encode_tagged
 from lorakit.training.frozen_layer_cache import FrozenLayerCache
 from lorakit.training.layout import layout_for
 from tests.support.tiny import LABELS
-from tests.support.toy import quick, read_log, step_lines, weights
+from tests.support.token_classifiers import build
+from tests.support.toy import killed_after, quick, read_log, step_lines, weights
 
 
 def top(model, first=2):
     layers = range(first, len(model.base_model.encoder.layer))
-    return lorakit.apply_lora(model, r=4, target_modules=["query", "dense"], layers_to_transform=layers)
+    query = "query_proj" if model.config.model_type == "deberta-v2" else "query"
+    return lorakit.apply_lora(model, r=4, target_modules=[query, "dense"], layers_to_transform=layers)
 
 
-@pytest.mark.parametrize("architecture", ["roberta", "bert", "electra"])
+@pytest.mark.parametrize("architecture", ["roberta", "bert", "electra", "deberta-v2"])
 @pytest.mark.parametrize("packing", [True, False])
 def test_training_is_the_same_with_and_without(tiny_model, tokenizer, data, tmp_path, architecture, packing):
     curves, trained = [], []
     for cached in (False, True):
-        model = top(tiny_model(architecture, num_hidden_layers=4))
+        attention = "eager" if architecture == "deberta-v2" else "sdpa"
+        model = top(tiny_model(architecture, attention=attention, num_hidden_layers=4))
         config = quick(output_dir=tmp_path / str(cached), log_every=1, packing=packing, cache_prefix=cached)
         result = lorakit.train(model, tokenizer, data, config)
         curves.append([line["loss"] for line in step_lines(tmp_path / str(cached))])
@@ -35,6 +40,30 @@ def test_training_is_the_same_with_and_without(tiny_model, tokenizer, data, tmp_
     (line,) = [line for line in read_log(tmp_path / "True") if line["event"] == "cache_prefix"]
     encoded = encode_tagged(model, tokenizer, data.train)
     assert (line["layers"], line["bytes"]) == (2, len(encoded.ids) * 32 * 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "reason"),
+    [
+        ("lilt", {}, "passes more than hidden states from layer to layer"),
+        ("longformer", {}, "changes the shape of a batch inside"),
+        ("deberta-v2", {"conv_kernel_size": 3}, "computes more between its layers: its output would differ by"),
+    ],
+)
+def test_a_model_that_the_cache_would_change_is_refused_and_trains_without_it(tokenizer, data, kind, options, reason):
+    model = lorakit.apply_lora(
+        set_to_zero(build(kind, **options)), r=2, layers_to_transform=[1], layers_pattern="layer"
+    )
+    with pytest.raises(ValueError, match=f"cache_prefix: .* {reason}.*; train it without cache_prefix"):
+        lorakit.train(model, tokenizer, data, quick(cache_prefix=True))
+    assert lorakit.train(model, tokenizer, data, quick(epochs=1)).steps > 0
+
+
+def set_to_zero(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
 
 
 def test_lower_layers_are_not_computed_and_come_back(tiny_model, tokenizer, data):
@@ -91,3 +120,14 @@ def test_a_run_resumes_only_with_the_same_setting(tiny_model, tokenizer, data, t
     lorakit.train(model, tokenizer, data, quick(epochs=1, output_dir=tmp_path, cache_prefix=True))
     with pytest.raises(ValueError, match="cache_prefix = True, now it is False"):
         lorakit.train(model, tokenizer, data, quick(epochs=1, output_dir=tmp_path, resume=True))
+
+
+def test_a_stopped_and_resumed_run_logs_what_one_without_a_stop_logs(tiny_model, tokenizer, data, tmp_path):
+    config = quick(epochs=2, cache_prefix=True, log_every=3)
+    lorakit.train(top(tiny_model()), tokenizer, data, replace(config, output_dir=tmp_path / "whole"))
+    parts = replace(config, output_dir=tmp_path / "parts")
+    with killed_after(14), pytest.raises(KeyboardInterrupt):
+        lorakit.train(top(tiny_model()), tokenizer, data, parts)
+    lorakit.train(top(tiny_model()), tokenizer, data, replace(parts, resume=True))
+    whole, stopped = ([line["event"] for line in read_log(tmp_path / name)] for name in ("whole", "parts"))
+    assert stopped == whole and whole.count("cache_prefix") == 1

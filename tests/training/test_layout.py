@@ -7,9 +7,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lorakit.data.packing import ROW_LENGTH, Layout, collate, epoch_steps
+from lorakit.data.packing import ROW_LENGTH, Layout, TokenTable, collate, epoch_steps
 from lorakit.nn.attention import faster_attention
 from lorakit.training.layout import PART_ELEMENTS, UNIT, first_position, in_long_rows, layout_for, training_layout
+from tests.support.token_classifiers import build
 from tests.support.toy import corpus_of, encoded_sentences
 
 PACKED = [
@@ -83,27 +84,105 @@ def test_without_packing_every_model_gets_plain_rows(encoded, tiny_model, archit
             )
 
 
-def test_a_model_that_would_mix_packed_sentences_is_refused_with_the_fix(tiny_model):
-    with pytest.raises(ValueError, match=r"DebertaV2.* does not take a packed batch .*TrainConfig\(packing=False\)"):
-        layout_for(tiny_model("deberta-v2", attention="eager"))
+def test_a_model_that_would_mix_packed_sentences_is_refused_with_the_fix_which_works(tiny_model):
     deaf = tiny_model()
     deaf.roberta._create_attention_masks = lambda **_: (None, None)
-    with pytest.raises(ValueError, match=r"'sdpa' attention mixes packed sentences .*TrainConfig\(packing=False\)"):
-        layout_for(deaf)
+    for model, reason in (
+        (build("convbert"), "ConvBert.* cannot be packed, because its convolutions mix neighbouring tokens"),
+        (build("deberta-v2", conv_kernel_size=3, conv_act="gelu"), "because its convolution mixes neighbouring tokens"),
+        (deaf, r"because 'sdpa' attention mixes packed sentences \(outputs differ by"),
+    ):
+        with pytest.raises(ValueError, match=rf"{reason}.*: train in plain rows \(--packing off, or TrainConfig"):
+            layout_for(model, "on")
+        if model is not deaf:
+            assert not layout_for(model, "off").packing
 
 
-def test_an_attention_that_cannot_be_packed_is_refused_by_name(tiny_model):
+def test_the_fallback_to_plain_rows_is_told_once_for_each_model(caplog):
+    for model in (build("convbert"), build("mra")):
+        for _ in range(2):
+            layout = layout_for(model)
+        assert not layout.packing
+        assert layout.reason in caplog.text
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        "ConvBertForTokenClassification is used with plain rows of equal length, not packed, because its convolutions"
+        " mix neighbouring tokens",
+        "MraForTokenClassification is used with plain rows, not packed, because its attention works on blocks of a row",
+    ]
+    layout_for(build("convbert"), "off")
+    assert len(caplog.records) == 2
+
+
+def test_an_attention_that_takes_no_mask_is_named(tiny_model):
     model = tiny_model()
     model.config._attn_implementation = "flex_attention"
-    with pytest.raises(ValueError, match="attention 'flex_attention' cannot be packed; sdpa and eager can"):
-        layout_for(model)
+    with pytest.raises(ValueError, match="attention 'flex_attention' takes no mask of blocks; load it with attn_imp"):
+        layout_for(model, "on")
 
 
-def test_a_sliding_window_is_refused(tiny_model):
+def test_a_model_whose_output_depends_on_the_other_rows_is_refused(tiny_model, monkeypatch):
     model = tiny_model()
-    model.config.sliding_window = 128
-    with pytest.raises(ValueError, match="roberta attends in a sliding window"):
+    model.roberta._create_attention_masks = lambda **_: (None, None)
+    monkeypatch.setattr(model.classifier, "forward", lambda x: x[..., :5] - x[..., :5].mean((0, 1)))
+    with pytest.raises(ValueError, match="beside other sentences of the same length .*: use another model"):
         layout_for(model)
+
+
+def test_a_window_wider_than_the_proof_is_proven_only_for_known_architectures(tiny_model):
+    """A sentence longer than the window is part of the proof, so a mask without the window is found out."""
+    model = build("mistral")
+    assert layout_for(model).masks.reach == ((None, 15),)
+    model.config.sliding_window = 9  # the model computes its masks of single sentences from the same field
+    assert layout_for(model).masks.reach == ((None, 8),)
+
+
+def test_engines_and_fsdp_refuse_the_rows_they_cannot_use(encoded):
+    plain = layout_for(build("fnet"))
+    for engine in ("compile", "cuda_graphs"):
+        with pytest.raises(ValueError, match=f"'{engine}' needs packed rows, and .* Fourier.*: use engine 'eager'"):
+            training_layout(plain, encoded, 4, engine)
+    with pytest.raises(ValueError, match="strategy 'fsdp' needs as many batches .*: use strategy 'ddp'"):
+        training_layout(plain, encoded, 4, whole=True)
+    assert training_layout(plain, encoded, 4) == plain
+
+
+def test_a_sentence_that_is_too_short_for_the_model_is_refused_by_its_length(encoded, tokenizer):
+    """CANINE pools four characters, and transformers fails on three."""
+    layout = layout_for(build("canine"))
+    assert layout.shortest == 4
+    assert layout_for(build("fnet")).shortest == 1
+    with pytest.raises(ValueError, match="a sentence has 3 tokens, special .*, and this model takes at least 4: leave"):
+        TokenTable(encoded, layout)
+    TokenTable(encoded_sentences(tokenizer, shortest=2), layout)
+
+
+def test_the_proof_leaves_flags_and_buffers_that_a_forward_changes(tiny_model):
+    """BigBird chooses its attention by the length of a row, and keeps the choice for good."""
+    model = build("big_bird", attention_type="block_sparse")
+    before = {name: type(module) for name, module in model.named_modules()}
+    assert layout_for(model).packing
+    assert model.bert.attention_type == "block_sparse"
+    assert {name: type(module) for name, module in model.named_modules()} == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_proof_runs_under_the_precision_of_the_run(tiny_model, dtype):
+    """A base in bf16 takes fp32 inputs only under autocast."""
+    model = tiny_model().to(dtype)
+    model.classifier.float()
+    if dtype == torch.bfloat16:
+        with pytest.raises(ValueError, match="cannot be packed"):
+            layout_for(model, "on", "fp32")
+    assert layout_for(model, "on", "bf16").packing
+
+
+def test_an_error_between_the_old_limit_and_the_new_is_refused(tiny_model):
+    """1e-3 of the output's size is 10 times the limit, and was a tenth of the former one."""
+    model = tiny_model()
+    model.classifier.register_forward_hook(lambda module, args, y: y + 1e-3 * y.abs().max() * (y.shape[1] > 12))
+    with pytest.raises(ValueError, match="outputs differ by 0.001"):
+        layout_for(model, "on")
 
 
 def test_the_proof_of_packing_leaves_modes_and_random_numbers_alone(tiny_model):
@@ -117,11 +196,15 @@ def test_the_proof_of_packing_leaves_modes_and_random_numbers_alone(tiny_model):
 
 def test_rows_are_long_and_batches_in_parts_only_where_attention_is_lorakits_own(tiny_model):
     part = PART_ELEMENTS * torch.get_num_threads() // 32
-    for layout in (layout_for(tiny_model()), layout_for(tiny_model(), precision="fp32")):
-        assert (layout.row_length, layout.unit, layout.part_length) == (ROW_LENGTH, UNIT, part)
     for layout in (
+        layout_for(tiny_model()),
+        layout_for(tiny_model(), precision="fp32"),
         layout_for(tiny_model(), precision="bf16"),
         layout_for(tiny_model().bfloat16()),
+    ):
+        assert (layout.row_length, layout.unit, layout.part_length) == (ROW_LENGTH, UNIT, part)
+    for layout in (
+        layout_for(tiny_model().double()),
         layout_for(tiny_model(attention="eager")),
         layout_for(tiny_model("t5")),  # asks for sdpa, but adds a bias that only torch's own takes
         layout_for(tiny_model(), packing=False),

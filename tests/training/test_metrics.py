@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from seqeval.metrics import accuracy_score
 from seqeval.metrics import sequence_labeling as default_mode
 from seqeval.metrics import v1 as strict_mode
-from seqeval.scheme import IOB2
+from seqeval.scheme import BILOU, IOB1, IOB2, IOBES
 
 from lorakit.data.corpus import read_ner
 from lorakit.training.metrics import (
@@ -130,13 +130,11 @@ def test_equals_seqeval_on_the_real_test_set(bionlp2004, noise):
     assert sum(row.support for row in score(gold, guess).by_type.values()) == 8_662
 
 
-def test_tags_of_other_schemes_are_left_to_seqeval_with_its_warnings_and_errors():
+def test_tags_of_no_scheme_are_left_to_seqeval_with_its_warnings():
     with pytest.warns(UserWarning, match="Bx seems not to be NE tag"):
         scores = score([["Bx", "O"]], [["Bx", "B-a"]])
     assert (scores.precision, scores.recall, list(scores.by_type)) == (0.5, 1.0, ["a", "x"])
-    with pytest.raises(ValueError, match="Invalid token is found: S-a"):
-        score([["S-a", "B-a"]], [["S-a", "O"]])
-    labels = ["O", "B-a", "S-a"]  # a class that is not used does no harm
+    labels = ["O", "B-a", "Bx"]  # a class that is not used does no harm
     assert score_classes(np.array([0, 1]), np.array([1, 1]), np.array([2]), labels).f1 == pytest.approx(2 / 3)
 
 
@@ -196,3 +194,58 @@ def test_unequal_input_is_refused():
 def test_sentences_do_not_run_into_each_other():
     scores = score([["B-a"], ["I-a"]], [["B-a"], ["I-a"]])
     assert (scores.by_type["a"].support, scores.strict.support) == (2, 1)
+
+
+SCHEMES = {"iob1": ("BI", IOB1), "bioes": ("BIES", IOBES), "bilou": ("BILU", BILOU)}
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_other_schemes_equal_seqeval_with_the_schemes_own_class(name, data):
+    letters, scheme = SCHEMES[name]
+    labels = ["O", *(f"{letter}-{kind}" for letter in letters for kind in "ab")]
+    pairs = data.draw(sentences(labels))
+    gold = [[a for a, _ in sentence] for sentence in pairs]
+    guess = [[b for _, b in sentence] for sentence in pairs]
+    read = "iob1" if name == "iob1" else "bioes"
+    ours = score(gold, guess, scheme=read)
+    # seqeval's default mode reads L and U as other letters than E and S
+    usual = [[[tag.replace("L-", "E-").replace("U-", "S-") for tag in tags] for tags in side] for side in (gold, guess)]
+    count = default_mode.precision_recall_fscore_support
+    overall = count(*usual, average="micro", zero_division=0)
+    overall = EntityScores(*(float(x) for x in overall[:3]), int(overall[3]))
+    names = sorted({entity[0] for side in usual for entity in default_mode.get_entities(side)})
+    rows = zip(*(column.tolist() for column in count(*usual, zero_division=0)), strict=True)
+    by_type = {name: EntityScores(*row) for name, row in zip(names, rows, strict=True)}
+    strict = strict_mode.precision_recall_fscore_support(gold, guess, average="micro", zero_division=0, scheme=scheme)
+    assert (ours.precision, ours.recall, ours.f1, ours.by_type) == (
+        overall.precision,
+        overall.recall,
+        overall.f1,
+        by_type,
+    )
+    assert ours.strict == EntityScores(*(float(x) for x in strict[:3]), int(strict[3]))
+    assert ours.accuracy == accuracy_score(gold, guess)
+    counts = count_by_sentence(*as_classes(gold, guess, labels), read)
+    assert (counts.total("default"), counts.total("strict")) == (overall, ours.strict)
+
+
+def test_tags_of_another_scheme_are_known_by_their_letters():
+    perfect = [["B-NAME", "M-NAME", "E-NAME", "O", "S-LOC"], ["O", "W-LOC"]]
+    scores = score(perfect, perfect)
+    assert (scores.f1, scores.strict.f1, scores.strict.support) == (1.0, 1.0, 3)
+    broken = score(perfect, [["B-NAME", "M-NAME", "O", "O", "S-LOC"], ["O", "W-LOC"]])
+    assert broken.strict.f1 == pytest.approx(2 * 2 / (2 + 3))  # the unclosed NAME is dropped
+    assert broken.f1 == pytest.approx(2 / 3)  # and in the default mode found wrong
+
+
+def test_types_without_prefixes_are_entities():
+    gold = [["PER", "PER", "O", "LOC"]]
+    scores = score(gold, gold)
+    assert (scores.f1, scores.strict.f1, scores.accuracy) == (1.0, 1.0, 1.0)
+    assert scores.by_type == {name: EntityScores(1.0, 1.0, 1.0, 1) for name in ("LOC", "PER")}
+    prefixed = [["I-PER", "I-PER", "O", "I-LOC"]], [["I-PER", "O", "O", "I-LOC"]]
+    expected = oracle(*prefixed)[0][0]
+    half = score(gold, [["PER", "O", "O", "LOC"]])
+    assert (half.precision, half.recall, half.f1) == (expected.precision, expected.recall, expected.f1)

@@ -3,10 +3,13 @@ import shutil
 
 import pytest
 import torch
+from transformers import CanineTokenizer
 
 import lorakit
+from lorakit.data.encoding import encode
 from lorakit.training.models import load_tagger, load_token_classifier, save_model
 from tests.support.tiny import LABELS, MINI, make_tiny_model
+from tests.support.tokenizers import save_tokenizer
 
 
 def test_the_embedded_base_loads_in_fp32_with_the_labels_in_order():
@@ -46,6 +49,36 @@ def test_a_tokenizer_without_prefix_space_is_loaded_again_with_it(tmp_path):
     )
     _, tokenizer = load_token_classifier(tmp_path / "base", LABELS)
     assert tokenizer(["x", "gene"], is_split_into_words=True).tokens()[1:-1] == ["Ġx", "Ġgene"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("modernbert", "PreTrainedTokenizerFast"), ("llama3", "PreTrainedTokenizerFast"), ("llama3", "Qwen2Tokenizer")],
+)
+def test_a_base_whose_tokenizer_ignores_add_prefix_space_reads_words_as_running_text(kind, name, tmp_path):
+    make_tiny_model().save_pretrained(tmp_path)
+    save_tokenizer(kind, tmp_path, name)
+    model, tokenizer = load_token_classifier(tmp_path, LABELS)
+    words = ["x", "IL-2", "gene", "3.5", "McDonald", "CD4+", "2024"]
+    running = tokenizer(" " + " ".join(words), add_special_tokens=False)["input_ids"]
+    assert encode(tokenizer, [words], 512).ids.tolist()[1:-1] == running
+    assert [len(row) for row in lorakit.predict(model, tokenizer, [words])] == [len(words)]
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda folder: None, "RobertaTokenizer has no vocabulary: .* copy them beside the model"),
+        (lambda folder: CanineTokenizer().save_pretrained(folder), "CanineTokenizer is a slow tokenizer, which cannot"),
+    ],
+)
+def test_a_base_without_a_fast_tokenizer_is_one_clear_error(write, message, tokenizer, tmp_path):
+    make_tiny_model().save_pretrained(tmp_path)
+    write(tmp_path)
+    with pytest.raises(ValueError, match=f"cannot load a model from the folder .*: {message}"):
+        load_token_classifier(tmp_path, LABELS)
+    tokenizer.save_pretrained(tmp_path)  # as the message says
+    load_token_classifier(tmp_path, LABELS)
 
 
 def test_a_missing_folder_is_named():

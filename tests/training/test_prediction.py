@@ -5,12 +5,17 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
+from transformers import AutoTokenizer
 
 import lorakit
 from lorakit.data.pretokenizer import split_words
+from lorakit.data.tags import irregular
+from lorakit.training import evaluation
+from lorakit.training.evaluation import tag_words
 from lorakit.training.prediction import Entity, find_entities
 from tests.data.test_pretokenizer import texts
-from tests.support.tiny import LABELS, make_tiny_model
+from tests.support.tiny import LABELS, MINI, make_tiny_model
+from tests.support.toy import toy_sentences
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +117,7 @@ def test_anything_but_a_list_of_texts_is_refused(model, tokenizer, texts, messag
 def test_a_head_for_another_task_is_refused(tokenizer):
     model = make_tiny_model()
     model.config.id2label = {i: f"LABEL_{i}" for i in range(5)}
-    with pytest.raises(ValueError, match=r"classes are not entity tags \(unknown tag 'LABEL_0'.*LABEL_0, LABEL_1"):
+    with pytest.raises(ValueError, match=r"classes are not entity tags \('LABEL_0' is none\).*LABEL_0, LABEL_1"):
         lorakit.predict(model, tokenizer, ["IL-2"])
 
 
@@ -121,3 +126,93 @@ def test_predict_gives_a_tag_for_every_word_even_odd_and_beyond_the_window(tiny_
     tags = lorakit.predict(tiny_model(), tokenizer, sentences)
     assert [len(row) for row in tags] == [3, 0, 1, 700]
     assert {tag for row in tags for tag in row} <= set(LABELS)
+
+
+def test_an_added_special_token_is_one_word_of_a_raw_text(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(MINI)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<URL>"]})
+    model, text = tiny_model(), "see <URL>, gene"
+    model.resize_token_embeddings(len(tokenizer))
+    ((words, tags, _),) = find_entities(model, tokenizer, [text])
+    assert [word.text for word in words] == ["see", "<URL>", ",", "gene"]
+    encoding = tokenizer([w.text for w in words], is_split_into_words=True, return_tensors="pt")
+    firsts = [encoding.word_ids().index(i) for i in range(4)]
+    with torch.no_grad():
+        classes = model(**encoding).logits[0, firsts].argmax(-1).tolist()
+    assert tags == [model.config.id2label[number] for number in classes]
+    assert tokenizer.convert_tokens_to_ids("<URL>") in encoding["input_ids"]
+
+
+@pytest.mark.parametrize("packing", ["on", "off"])
+def test_each_text_with_an_adapter_of_its_own_is_tagged_as_by_that_adapter_alone(tiny_model, tokenizer, packing):
+    model, names = tiny_model(), ["one", "two", "three"]
+    for seed, name in enumerate(names):
+        lorakit.apply_lora(model, r=seed + 1, adapter_name=name)
+        torch.manual_seed(seed)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.2)
+    sentences = [*(s.words for s in toy_sentences(40, 3)), ("IL-2", "gene") * 300, ()]
+    texts = [" ".join(words) for words in sentences]
+    chosen = [[*names, "__base__"][i % 4] for i in range(len(texts))]
+    tags = lorakit.predict(model, tokenizer, sentences, packing=packing, adapters=chosen)
+    entities = lorakit.predict(model, tokenizer, texts, packing=packing, adapters=chosen)
+    scores = tag_words(model, tokenizer, sentences, packing=packing, adapters=chosen).probabilities
+    different = set()
+    for name in names:
+        lorakit.set_adapter(model, name)
+        mine = [i for i, other in enumerate(chosen) if other == name]
+        alone = tag_words(model, tokenizer, [sentences[i] for i in mine])
+        assert alone.tags == [tags[i] for i in mine]
+        for i, expected in zip(mine, alone.probabilities, strict=True):
+            assert scores[i] == pytest.approx(expected, abs=1e-5)
+        found = lorakit.predict(model, tokenizer, [texts[i] for i in mine])
+        for row, i in zip(found, mine, strict=True):
+            assert [(e.start, e.end, e.type) for e in row] == [(e.start, e.end, e.type) for e in entities[i]]
+        different.add(str(lorakit.predict(model, tokenizer, sentences[:4])))
+    assert len(different) == 3
+    with lorakit.disable_lora(model):
+        base = lorakit.predict(model, tokenizer, sentences[3::4])
+    assert base == tags[3::4]
+
+
+def test_a_process_without_a_sentence_of_its_own_still_takes_part(tiny_model, tokenizer, monkeypatch):
+    """The second of two processes, where one batch holds all sentences: it computes a batch that does not count."""
+    model = lorakit.apply_lora(tiny_model(), r=2)
+    monkeypatch.setattr(evaluation, "rank", lambda: 1)
+    monkeypatch.setattr(evaluation, "world_size", lambda: 2)
+    for adapters in (None, ["default"]):
+        (probabilities,) = tag_words(model, tokenizer, [["IL-2", "gene"]], adapters=adapters).probabilities
+        assert probabilities == [0.0, 0.0]  # to which the first process adds its own
+
+
+def test_adapters_that_do_not_fit_the_texts_are_refused(tiny_model, tokenizer):
+    model = lorakit.apply_lora(tiny_model(), r=2)
+    for wrong, message in (
+        (["default"], "adapters has one name for each text; got 1 names for 2 texts"),
+        ("default", "got 'default' for 2 texts"),
+        (["default", "other"], "adapter 'other' matches nothing"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lorakit.predict(model, tokenizer, ["a", "b"], adapters=wrong)
+
+
+def test_viterbi_gives_no_broken_tag_and_keeps_sentences_without_one(tiny_model, tokenizer):
+    model = tiny_model()
+    with torch.no_grad():  # every class is the best of some word
+        model.classifier.weight.normal_(generator=torch.Generator().manual_seed(0))
+    sentences = [f"IL-2 gene {i} binds NF-kappa B in T cells .".split()[: 3 + i % 6] for i in range(40)]
+    greedy, best = (lorakit.predict(model, tokenizer, sentences, decode=decode) for decode in ("greedy", "viterbi"))
+    broken = [i for i, tags in enumerate(greedy) if irregular(tags, "iob2")]
+    assert 5 < len(broken) < 40
+    assert not any(irregular(tags, "iob2") for tags in best)
+    assert [i for i in range(40) if greedy[i] != best[i]] == broken
+    pairs = list(zip(sentences, best, strict=True))
+    scores = lorakit.evaluate(model, tokenizer, pairs, decode="viterbi")
+    assert scores.f1 == scores.strict.f1 == 1
+    assert lorakit.evaluate(model, tokenizer, pairs).f1 < 1
+
+
+def test_an_unknown_decoder_is_refused(tiny_model, tokenizer):
+    with pytest.raises(ValueError, match="decode is 'beam'; it must be one of auto, viterbi, greedy"):
+        lorakit.predict(tiny_model(), tokenizer, [["a"]], decode="beam")

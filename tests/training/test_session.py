@@ -1,17 +1,20 @@
 """Log lines, skipped steps and lack of memory; and that the host waits for the device at log lines only."""
 
+import itertools
+import math
 from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import lorakit
 from lorakit.training import layout, loop
 from lorakit.training.checkpoint import load_checkpoint
 from lorakit.training.engine import LossSum
 from lorakit.training.state import SinceLog
-from tests.support.toy import quick, read_log, step_lines, weights
+from tests.support.toy import quick, read_log, step_lines, toy_data, weights
 from tests.support.waits import Waits
 
 
@@ -34,7 +37,7 @@ def after_each_step(monkeypatch):
 def test_the_host_waits_for_the_device_at_log_lines_only(
     tiny_model, tokenizer, data, after_each_step, monkeypatch, mode, precision
 ):
-    monkeypatch.setattr(loop, "faster_attention", nullcontext)  # it runs on CPUs only, where nothing waits
+    monkeypatch.setattr(loop, "packed_attention", nullcontext)  # it runs on CPUs only, where nothing waits
     model = tiny_model(dropout=0.1)
     if mode == "lora":
         lorakit.apply_lora(model, r=4, lora_dropout=0.1, bias="all")
@@ -82,9 +85,9 @@ def test_steps_without_a_finite_gradient_are_skipped_counted_and_end_the_run(tin
     with torch.no_grad():
         model.classifier.bias.fill_(float("nan"))
     before = weights(model)
-    with pytest.raises(FloatingPointError, match=r"the last 22 steps up to step 22 had no finite gradient .*precision"):
-        lorakit.train(model, tokenizer, data, quick(output_dir=tmp_path, epochs=4))
-    assert [(line["loss"], line["skipped"]) for line in step_lines(tmp_path)] == [(None, 10), (None, 12), (None, 22)]
+    with pytest.raises(FloatingPointError, match=r"the last 20 steps up to step 20 had no finite gradient .*precision"):
+        lorakit.train(model, tokenizer, data, quick(output_dir=tmp_path, batch_size=4))
+    assert [(line["loss"], line["skipped"]) for line in step_lines(tmp_path)] == [(None, 10), (None, 20)]
     assert all(torch.equal(p, before[name]) or name == "classifier.bias" for name, p in model.named_parameters())
 
 
@@ -110,6 +113,60 @@ def test_a_run_that_gives_up_leaves_the_state_before_the_bad_steps(tiny_model, t
     assert (result.steps, result.skipped_steps) == (96, 20)
     steps = [line["step"] for line in step_lines(tmp_path)]
     assert steps == sorted(set(steps)) and steps[-1] == 96
+
+
+def test_the_last_checkpoint_before_bad_steps_is_kept_and_named(tiny_model, tokenizer, data, tmp_path):
+    """Each checkpoint of the bad steps would push an earlier one out; so would those of a resumed run."""
+    model, calls = tiny_model(), []
+
+    def spoil(module, inputs, output):
+        calls.append(module.training)
+        if module.training and calls.count(True) > 5:
+            output.logits.mul_(float("inf"))
+
+    model.register_forward_hook(spoil)
+    config = quick(output_dir=tmp_path, batch_size=2, log_every=5, save_every=4)
+    message = "the state before them is in .*checkpoints/step-00000004$"
+    with pytest.raises(FloatingPointError, match=message):
+        lorakit.train(model, tokenizer, data, config)
+    before = load_file(tmp_path / "checkpoints" / "step-00000004" / "tensors.safetensors")
+    calls[:] = [True] * 10
+    with pytest.raises(FloatingPointError, match=message):
+        lorakit.train(model, tokenizer, data, replace(config, resume=True))
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept[0] == "step-00000004" and len(kept) == 3
+    assert all(torch.isfinite(value).all() for value in before.values())
+
+
+@pytest.mark.parametrize(("splits", "named"), [((6, 4), "validation"), ((0, 4), "training"), ((0, 0), "training")])
+def test_a_run_whose_loss_is_not_finite_ends_before_it_is_saved(tiny_model, tokenizer, tmp_path, splits, named):
+    config = quick(output_dir=tmp_path, learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match=rf"the {named} loss is nan after epoch 1: training diverged .*1e\+30"):
+        lorakit.train(tiny_model(), tokenizer, toy_data(16, *splits), config)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def spoil_evaluation(monkeypatch, number):
+    """Make the loss of this evaluation of a run infinite."""
+    calls, score = itertools.count(1), loop.score_split
+
+    def spoiled(*given):
+        scores, counts = score(*given)
+        return (replace(scores, loss=math.inf, f1=0.99) if next(calls) == number else scores), counts
+
+    monkeypatch.setattr(loop, "score_split", spoiled)
+
+
+def test_a_test_loss_that_is_not_finite_ends_the_run(tiny_model, tokenizer, monkeypatch):
+    spoil_evaluation(monkeypatch, 3)
+    with pytest.raises(FloatingPointError, match="the test loss is inf after epoch"):
+        lorakit.train(tiny_model(), tokenizer, toy_data(8, 4, 4), quick())
+
+
+def test_a_later_epoch_whose_loss_is_not_finite_is_never_the_best(tiny_model, tokenizer, monkeypatch):
+    spoil_evaluation(monkeypatch, 2)
+    result = lorakit.train(tiny_model(), tokenizer, toy_data(8, 4, 4), quick())
+    assert result.best_epoch == 1 and math.isinf(result.history[1].loss) and math.isfinite(result.test.loss)
 
 
 def test_one_bad_step_is_skipped_and_the_run_continues(tiny_model, tokenizer, data, tmp_path):

@@ -28,7 +28,7 @@ def test_a_loaded_state_takes_the_steps_that_the_saved_one_would_have_taken():
     model = torch.nn.Linear(3, 2)
     state = state_of(model)
     take_step(state, model)
-    state.keep_if_best({"f1": 0.5})
+    state.keep_if_best({"f1": 0.5, "loss": 1.0})
     saved = state.state_dict()
     tensors = {group: {n: v.clone() for n, v in saved[group].items()} for group in ("model", "best")}
     moments = {n: {k: v.clone() for k, v in kept.items()} for n, kept in saved["optimizer"].items()}
@@ -43,17 +43,28 @@ def test_a_loaded_state_takes_the_steps_that_the_saved_one_would_have_taken():
     assert all(torch.equal(value, tensors["best"][name]) for name, value in resumed.best_weights.items())
 
 
-def test_the_weights_of_the_highest_score_come_back_and_of_two_equal_ones_the_first():
+@pytest.mark.parametrize(
+    ("epochs", "best"),  # (F1, loss) of each
+    [
+        ([(0.2, 0.1), (0.7, 0.3), (0.7, 0.3), (0.1, 0.1)], 2),  # of two equal ones the first
+        ([(0.0, 0.18), (0.0, 0.12), (0.0, 0.06), (0.0, 0.07)], 3),  # F1 is 0: the loss decides
+        ([(0.7, 0.3), (0.7, 0.2), (0.6, 0.1)], 2),
+        ([(0.0, 0.1), (0.1, 9.0)], 2),  # F1 comes first
+        ([(0.5, float("nan")), (0.5, 2.0), (0.5, float("inf"))], 2),
+        ([(0.0, 3.0), (0.5, float("nan")), (0.9, float("inf"))], 1),  # what computes nothing is never the best
+    ],
+)
+def test_the_weights_of_the_best_epoch_come_back(epochs, best):
     model = torch.nn.Linear(3, 2)
     state = state_of(model)
     kept = None
-    for epoch, f1 in enumerate((0.2, 0.7, 0.7, 0.1), start=1):
+    for epoch, (f1, loss) in enumerate(epochs, start=1):
         take_step(state, model)
-        state.keep_if_best({"f1": f1})
-        if epoch == 2:
+        state.keep_if_best({"f1": f1, "loss": loss})
+        if epoch == best:
             kept = model.weight.detach().clone()
-        state.next_epoch()
-    assert state.counters.best_epoch == 2
+        state.counters.next_epoch()
+    assert state.counters.best_epoch == best
     state.restore_best()
     assert torch.equal(model.weight, kept)
 

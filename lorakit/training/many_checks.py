@@ -1,0 +1,80 @@
+"""What runs must have in common to be trained together, and what of an adapter can be; the rest is refused by name."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from lorakit.adapters.adapter import Adapter, trained_in_place
+from lorakit.adapters.config import LoRAConfig
+from lorakit.adapters.full_training import modules_trained_in_full
+from lorakit.adapters.initialization import new_adapter
+from lorakit.adapters.mixed import why_alone
+from lorakit.adapters.token_indices import rows_trained
+from lorakit.training.config import TrainConfig
+from lorakit.training.many_run import AdapterRun
+
+SHARED = ("precision", "packing", "decode")
+"""Settings that all runs must have in common."""
+FIXED = ("engine", "strategy", "resume", "save_every", "cache_prefix", "class_weights", "log_to", "loss")
+"""Settings that must have their default, because there is no such thing for several runs at once."""
+
+
+def check_runs(runs: Sequence[AdapterRun], at_once: int) -> None:
+    """Raise ValueError unless these runs can be trained together, by their settings."""
+    if not isinstance(at_once, int) or isinstance(at_once, bool) or at_once < 1:
+        raise ValueError(f"at_once is {at_once!r}; it must be an integer of at least 1")
+    if not runs:
+        raise ValueError("runs is empty; give at least one AdapterRun")
+    for what, values in (
+        ("name", [run.name for run in runs]),
+        ("output_dir", [str(Path(run.config.output_dir).resolve()) for run in runs if run.config.output_dir]),
+    ):
+        if repeated := next((value for value in values if values.count(value) > 1), None):
+            raise ValueError(f"two runs have the {what} {repeated!r}; give each its own")
+    first = runs[0]
+    for run in runs:
+        for name in SHARED:
+            if getattr(run.config, name) != getattr(first.config, name):
+                raise ValueError(
+                    f"runs {first.name!r} and {run.name!r} have {name} {getattr(first.config, name)!r} and"
+                    f" {getattr(run.config, name)!r}; runs that share a batch must have the same; call train_many once"
+                    " for each"
+                )
+        for name in FIXED:
+            default, value = TrainConfig.__dataclass_fields__[name].default, getattr(run.config, name)
+            if value != default and (name, value) != ("loss", "cross_entropy"):
+                raise ValueError(
+                    f"run {run.name!r}: {name}={value!r} cannot be batched with other runs; leave it at {default!r}, or"
+                    " train this run alone with train"
+                )
+
+
+def new_adapters(model: nn.Module, runs: Sequence[AdapterRun]) -> list[Adapter]:
+    """Each run's adapter as it starts, with the values of the base that it trains in place.
+
+    Raises:
+        ValueError: as `apply_lora`; or an adapter cannot be stacked, with the run's name and the reason.
+    """
+    found = []
+    for run in runs:
+        settings = dict(run.lora)
+        seed = settings.pop("seed", 0)
+        if unknown := settings.keys() - LoRAConfig.__dataclass_fields__.keys():
+            names = ", ".join(sorted(LoRAConfig.__dataclass_fields__))
+            raise ValueError(f"run {run.name!r}: lora has {sorted(unknown)[0]!r}; its settings are {names}, seed")
+        try:
+            config = LoRAConfig(**settings)
+            adapter = new_adapter(model, config, modules_trained_in_full(model, config), seed)
+            rows = rows_trained(model, config, (*adapter.saved, *adapter.targets))
+        except ValueError as error:
+            raise ValueError(f"run {run.name!r}: {error}") from error
+        values = {name: tensor.detach().clone() for name, tensor in trained_in_place(model, adapter)}
+        found.append(replace(adapter, values=values, rows=rows))
+        if reason := why_alone(model, found[-1]):
+            raise ValueError(
+                f"run {run.name!r}: its adapter cannot be batched with other runs, because {reason}; train it alone"
+                " with train"
+            )
+    return found

@@ -1,0 +1,217 @@
+"""What several adapters train, as one matrix with a row per adapter, and AdamW on all of it at once.
+
+A step of N adapters then takes as many operations as a step of one: their A's, B's and heads are views of the matrix,
+its gradient has the same shape, and each row has a rate, a decay, a norm to clip and a count of steps of its own.
+Columns that an adapter does not use (a higher rank, a layer of others) are zero and stay zero.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from lorakit.adapters.adapter import Adapter, untouched
+from lorakit.adapters.names import submodule
+from lorakit.nn.stacked import Stack, corner, padded
+from lorakit.nn.weights import Update, update_shapes
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # AdamW's defaults in torch, which a single run uses
+
+
+@dataclass(frozen=True)
+class Part:
+    """Columns of the matrix: one tensor of every adapter.
+
+    Attributes:
+        module: full name of the module.
+        key: "A", "B", "weight" or "bias".
+        shape: for one adapter.
+        columns: where it is.
+    """
+
+    module: str
+    key: str
+    shape: tuple[int, ...]
+    columns: slice
+
+    @property
+    def parameter(self) -> str:
+        """The parameter's full name in an adapted model."""
+        return f"{self.module}.lora_{self.key}" if self.key in "AB" else f"{self.module}.{self.key}"
+
+
+class StackedParameters:
+    """The trained values of several adapters, and the optimizer's state for them.
+
+    Args:
+        model: an adapted model, on its device.
+        adapters: all that will ever have a row, which decide the columns; what of the base they train in place is in
+            their `values`.
+    """
+
+    def __init__(self, model: nn.Module, adapters: Iterable[Adapter]) -> None:
+        adapters = list(adapters)
+        keys = {key for adapter in adapters for key in adapter.values}
+        self.base = {key: untouched(model, key) for key in keys}
+        self.same_keys = all(adapter.values.keys() == keys for adapter in adapters)
+        self.device = next(model.parameters()).device
+        self.parts = tuple(_parts(model, adapters))
+        self.modules = {part.module: submodule(model, part.module) for part in self.parts}
+        self.width = sum(math.prod(part.shape) for part in self.parts)
+        self.values = torch.zeros(0, self.width, device=self.device)
+        self.first, self.second = self.values.clone(), self.values.clone()  # AdamW's moments
+        self.scale, self.ratio, self.decay = self.values.clone(), self.values.clone(), self.values.clone()
+        self.steps = torch.zeros(0, 1, device=self.device, dtype=torch.float64)  # 1 - 0.999 is coarse in float32
+        self.adapters: list[Adapter] = []
+
+    def __len__(self) -> int:
+        return len(self.adapters)
+
+    def add(self, adapter: Adapter, groups: Mapping[str, tuple[float, float]]) -> None:
+        """Give an adapter a new row, the last.
+
+        Args:
+            adapter: with its values.
+            groups: by parameter, its rate over the run's, and its weight decay.
+        """
+        row = {name: torch.zeros(1, self.width, device=self.device) for name in ("values", "scale", "ratio", "decay")}
+        row["scale"].fill_(1.0)
+        for part in self.parts:
+            value = _value_of(part, adapter)
+            if value is None:  # zeros, or the base's own value, with a rate of 0
+                if part.parameter in self.base:
+                    row["values"][0, part.columns] = self.base[part.parameter].flatten().to(row["values"])
+                continue
+            ratio, decay = groups[part.parameter]
+            for name, filled in (("values", value), ("ratio", ratio), ("decay", ratio * decay)):
+                corner(row[name][0, part.columns].view(part.shape), value.shape).copy_(torch.as_tensor(filled))
+            if part.key == "B":
+                row["scale"][0, part.columns] = adapter.updates[part.module].scaling
+        for name, new in row.items():
+            setattr(self, name, torch.cat([getattr(self, name), new]))
+        for name in ("first", "second", "steps"):
+            old = getattr(self, name)
+            setattr(self, name, torch.cat([old, old.new_zeros(1, old.shape[1])]))
+        self.adapters.append(adapter)
+        self._keep_constants()
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all other rows."""
+        index = torch.tensor(rows, dtype=torch.long, device=self.device)
+        for name in ("values", "first", "second", "scale", "ratio", "decay", "steps"):
+            setattr(self, name, getattr(self, name).index_select(0, index))
+        self.adapters = [self.adapters[row] for row in rows]
+        self._keep_constants()
+
+    def adapter(self, row: int) -> Adapter:
+        """The adapter of a row with copies of its present values."""
+        adapter, updates, values = self.adapters[row], {}, {}
+        factors: dict[str, dict[str, Tensor]] = {}
+        for part in self.parts:
+            like = _value_of(part, adapter)
+            if like is None:
+                continue
+            value = corner(self.values[row, part.columns].view(part.shape), like.shape).clone()
+            if part.key in "AB":
+                factors.setdefault(part.module, {})[part.key] = value
+            else:
+                values[part.parameter] = value
+        for name, found in factors.items():
+            updates[name] = replace(adapter.updates[name], **found)
+        return replace(adapter, updates=updates, values=values)
+
+    def stacks(self, values: Tensor, rows: Tensor) -> dict[str, Stack]:
+        """The stacks of all modules, with an adapter for each row of a batch, as views of one matrix.
+
+        Args:
+            values: (adapters, width), which may require a gradient.
+            rows: (rows of the batch,), the adapter of each.
+        """
+        found: dict[str, dict[str, Tensor]] = {}
+        # split's backward is one cat; that of slices would fill a matrix for each
+        views = (values * self.scale).index_select(0, rows).split([math.prod(part.shape) for part in self.parts], dim=1)
+        for part, view in zip(self.parts, views, strict=True):
+            found.setdefault(part.module, {})[part.key] = view.view(-1, *part.shape)
+        for name, constants in self._constants.items():
+            found[name] |= {key: value.index_select(0, rows) for key, value in constants.items()}
+        return {name: Stack(**tensors) for name, tensors in found.items()}
+
+    @torch.no_grad()
+    def step(self, grad: Tensor, rates: Tensor, max_norms: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of AdamW on every row, as `torch.nn.utils.clip_grad_norm_` and `torch.optim.AdamW` take it for one.
+
+        A row whose gradient is not finite stays as it is.
+
+        Args:
+            grad: (rows, width).
+            rates: (rows, 1), the learning rates.
+            max_norms: (rows, 1), what gradients are clipped to.
+
+        Returns:
+            The norms before clipping, and whether each row was skipped, both (rows, 1).
+        """
+        if not self.same_keys:  # a value of the base that only others train
+            grad = grad * (self.ratio > 0)
+        norms = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
+        taken = torch.isfinite(norms)
+        clip = torch.where(taken, (max_norms / (norms + 1e-6)).clamp_max(1.0), 0.0)
+        grad = torch.where(taken, grad * clip, 0.0)
+        self.steps += taken
+        moved = taken.to(grad.dtype)
+        self.first.lerp_(grad, (1 - BETAS[0]) * moved)
+        self.second.lerp_(grad * grad, (1 - BETAS[1]) * moved)
+        steps = self.steps.clamp_min(1)  # a row that was only skipped has taken none
+        rates = rates * moved
+        self.values.addcmul_(self.values * self.decay, rates, value=-1)
+        size = (rates / (1 - BETAS[0] ** steps)).to(grad.dtype)
+        below = (self.second.sqrt() / (1 - BETAS[1] ** steps).sqrt().to(grad.dtype)).add_(EPSILON)
+        self.values.addcmul_(self.first / below * self.ratio, size, value=-1)
+        return norms, ~taken
+
+    def _keep_constants(self) -> None:
+        """Stack what is not trained: dropout rates, and the starts of PiSSA and OLoRA."""
+        self._constants: dict[str, dict[str, Tensor]] = {}
+        rates = torch.tensor([adapter.config.lora_dropout for adapter in self.adapters], device=self.device)
+        for part in self.parts:
+            if part.key not in "AB":
+                continue
+            constants = self._constants.setdefault(part.module, {})
+            if rates.any():
+                constants["dropout"] = rates[:, None, None]
+            starts = [_start_of(part, adapter) for adapter in self.adapters]
+            if any(start is not None for start in starts):
+                constants[f"start_{part.key}"] = padded(starts, part.shape, self.device)
+
+
+def _parts(model: nn.Module, adapters: Sequence[Adapter]) -> Iterator[Part]:
+    """The columns that hold every tensor of these adapters, in the largest rank that a layer has in any."""
+    shapes: dict[tuple[str, str], tuple[int, ...]] = {}
+    for name in dict.fromkeys(name for adapter in adapters for name in adapter.updates):
+        r = max(len(adapter.updates[name].A) for adapter in adapters if name in adapter.updates)
+        shapes[name, "A"], shapes[name, "B"] = update_shapes(submodule(model, name), r)
+    for adapter in adapters:
+        for name, value in adapter.values.items():
+            owner, _, key = name.rpartition(".")
+            shapes[owner, key] = tuple(value.shape)
+    at = 0
+    for (module, key), shape in shapes.items():
+        yield Part(module, key, shape, slice(at, at + math.prod(shape)))
+        at += math.prod(shape)
+
+
+def _value_of(part: Part, adapter: Adapter) -> Tensor | None:
+    """The adapter's tensor for these columns; None if it has none."""
+    if part.key not in "AB":
+        return adapter.values.get(part.parameter)
+    update: Update | None = adapter.updates.get(part.module)
+    return None if update is None else getattr(update, part.key)
+
+
+def _start_of(part: Part, adapter: Adapter) -> Tensor | None:
+    """What the adapter's update counts from in these columns, times the scale for B; None if that is zero."""
+    update = adapter.updates.get(part.module)
+    if update is None or update.start is None:
+        return None
+    return update.start[0] if part.key == "A" else update.scaling * update.start[1]

@@ -1,0 +1,70 @@
+"""What the files of somebody else's model may not do: bring code, or lead to a pickle, which can run any code."""
+
+import json
+import os
+from pathlib import Path
+
+from lorakit._files import check_regular, read_bounded
+
+NO_REMOTE_CODE = {"trust_remote_code": False}
+"""Goes to every `from_pretrained`: without it transformers asks on standard input, and takes "y" for an answer."""
+INDEX = "model.safetensors.index.json"
+MOST_CONFIG_BYTES, MOST_INDEX_BYTES = 1 << 24, 1 << 26
+
+
+def check_files(name: str) -> None:
+    """Refuse a model whose files are not what they should be, before any of them is opened.
+
+    Args:
+        name: a folder or hub id; an id's index is fetched, as loading would do next.
+
+    Raises:
+        ValueError: a file is no regular file or too large, or an index names weights that are not safetensors.
+        OSError: a file cannot be read.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        for path in folder.glob("*.json"):
+            check_regular(path, MOST_INDEX_BYTES if path.name == INDEX else None)
+        if (folder / "config.json").exists():
+            check_regular(folder / "config.json", MOST_CONFIG_BYTES)
+        for path in folder.glob("*.safetensors"):
+            check_regular(path)
+        index = folder / INDEX
+    else:
+        from transformers.utils import cached_file
+
+        missing = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        found = cached_file(name, INDEX, **missing)
+        index = Path(found) if found else None
+    if index is not None and index.is_file():
+        check_index(index)
+
+
+def check_index(path: Path) -> None:
+    """Refuse an index of weights that names anything but safetensors files of its own folder.
+
+    Raises:
+        ValueError: it does, or it is damaged.
+    """
+    try:
+        names = set(json.loads(read_bounded(path, MOST_INDEX_BYTES))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path.name} is damaged ({error!r})") from None
+    for name in names:
+        if not isinstance(name, str) or not name.endswith(".safetensors") or name != os.path.basename(name):
+            raise ValueError(
+                f"{path.name} names {name!r} for weights, and only safetensors files beside it are read: others may be"
+                " pickles, which can run any code; save the model again with safetensors"
+            )
+
+
+def explained(error: Exception) -> str:
+    """What a loader's error says, in one line; that a model brings code is said in our words."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if "trust_remote_code" in reason or "custom code" in reason:
+        return (
+            "it needs code that comes with it (auto_map in its configuration), and lorakit never runs code of a model:"
+            " load and save it with transformers as an architecture that transformers has, or choose another base"
+        )
+    return reason
