@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 UNKNOWN = "not recorded"
+KINDS = ("measured", "estimated")  # of energy, whose totals are separate
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def loss_chart(runs: Sequence[Run]) -> Chart | None:
 
 
 def _paint_loss(runs: Numbered, figure: "Figure") -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     axes = figure.subplots()
     for i, run in runs:
@@ -68,6 +68,7 @@ def _paint_loss(runs: Numbered, figure: "Figure") -> None:
         if validation:
             axes.plot(*zip(*validation, strict=True), color=colour, marker=marker, linestyle="", markersize=6)
     axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
@@ -80,23 +81,37 @@ def f1_chart(runs: Sequence[Run]) -> Chart | None:
     numbered = [(i, run) for i, run in enumerate(runs) if _pairs(run.evaluations, "epoch", "f1")]
     if not numbered:
         return None
-    ends = "; ".join(
-        f"{run.label} ends at {run.evaluations[-1]['f1']:.4f}, best {max(e['f1'] for e in run.evaluations):.4f}"
-        for _, run in numbered
-    )
-    rows = [
-        (run.label, str(epoch), f"{f1:.4f}")
-        for _, run in numbered
-        for epoch, f1 in _pairs(run.evaluations, "epoch", "f1")
-    ]
+    rows = []
+    for _, run in numbered:
+        rows += [(run.label, str(e), "validation", f"{f1:.4f}") for e, f1 in _pairs(run.evaluations, "epoch", "f1")]
+        if test := run.scores("test"):
+            epoch = "best of each seed" if run.seeds else str(run.values.get("best_epoch", "–"))
+            rows.append((run.label, epoch, "test", f"{test['f1']:.4f}"))
+    marks = "A ring marks the best epoch, whose weights are kept. " if any(_best(run) for _, run in numbered) else ""
+    if any(_best(run) and run.scores("test") for _, run in numbered):
+        marks += "A cross there is their F1 on the test set. "
     return Chart(
         "f1",
-        "Validation F1 by epoch",
-        f"Seqeval's default mode. {ends}.",
+        "F1 by epoch",
+        f"Seqeval's default mode, validation set. {marks}{'; '.join(_end_of(run) for _, run in numbered)}.",
         draw("f1", partial(_paint_f1, numbered), WIDTH, 280),
-        ("run", "epoch", "F1"),
+        ("run", "epoch", "set", "F1"),
         tuple(rows),
     )
+
+
+def _end_of(run: Run) -> str:
+    """Where a run's curve ends and is highest, and the test F1, in words."""
+    test = f", test {scores['f1']:.4f}" if (scores := run.scores("test")) else ""
+    best = max(e["f1"] for e in run.evaluations)
+    return f"{run.label} ends at {run.evaluations[-1]['f1']:.4f}, best {best:.4f}{test}"
+
+
+def _best(run: Run) -> tuple[int, float] | None:
+    """The best epoch and its validation F1; None if it was not recorded or differs between seeds."""
+    epochs = {} if run.seeds else dict(_pairs(run.evaluations, "epoch", "f1"))
+    epoch = run.values.get("best_epoch")
+    return (epoch, epochs[epoch]) if epoch in epochs else None
 
 
 def _paint_f1(runs: Numbered, figure: "Figure") -> None:
@@ -107,8 +122,12 @@ def _paint_f1(runs: Numbered, figure: "Figure") -> None:
         colour, dash, marker = look(i)
         epochs, f1 = zip(*_pairs(run.evaluations, "epoch", "f1"), strict=True)
         axes.plot(epochs, f1, color=colour, linestyle=dash, marker=marker, markersize=6)
+        if best := _best(run):
+            axes.plot(*best, color=colour, marker="o", markersize=13, markerfacecolor="none", markeredgewidth=1.5)
+            if test := run.scores("test"):
+                axes.plot(best[0], test["f1"], color=colour, marker="x", markersize=9, markeredgewidth=2.2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set(xlabel="epoch", ylabel="validation F1")
+    axes.set(xlabel="epoch", ylabel="F1")
     axes.grid(True, axis="y")
     _legend(figure, runs, marked=True)
 
@@ -126,18 +145,28 @@ def type_chart(runs: Sequence[Run], split: str) -> Chart | None:
             if row:
                 scores = (f"{row[key]:.4f}" for key in ("precision", "recall", "f1"))
                 rows.append((name, run.label, *scores, f"{row['support']:,}"))
+    counts = [{name: row["support"] for name, row in run.scores(split)["by_type"].items()} for _, run in numbered]
+    known = all(other == counts[0] for other in counts)  # as after runs on one corpus
+    shown = [f"{plain(name, 18)} ({counts[0][name]:,})" if known else plain(name, 24) for name in names]
+    about = "In brackets: the entities of the type in the annotation. " if known else ""
     height = min(1600, 110 + len(names) * (14 + 17 * len(numbered)))
     return Chart(
         f"types-{split}",
         f"F1 by entity type, {split} set",
-        f"Seqeval's default mode, one bar per run and type ({', '.join(names)}).",
-        draw(f"types-{split}", partial(_paint_types, numbered, names, split), WIDTH, height),
+        f"Seqeval's default mode, one bar per run and type ({', '.join(names)}). {about}A type with few entities has an"
+        " uncertain F1.",
+        draw(
+            f"types-{split}",
+            partial(_paint_types, numbered, dict(zip(names, shown, strict=True)), split),
+            WIDTH,
+            height,
+        ),
         ("type", "run", "precision", "recall", "F1", "entities"),
         tuple(rows),
     )
 
 
-def _paint_types(runs: Numbered, names: Sequence[str], split: str, figure: "Figure") -> None:
+def _paint_types(runs: Numbered, names: Mapping[str, str], split: str, figure: "Figure") -> None:
     axes = figure.subplots()
     height = 0.8 / len(runs)
     for place, (i, run) in enumerate(runs):
@@ -147,7 +176,7 @@ def _paint_types(runs: Numbered, names: Sequence[str], split: str, figure: "Figu
         offset = (place - (len(runs) - 1) / 2) * height
         bars = axes.barh([row + offset for row in rows], f1, height * 0.86, color=look(i)[0])
         axes.bar_label(bars, fmt="{:.3f}", padding=3, fontsize=10)
-    axes.set_yticks(range(len(names)), [plain(name, 24) for name in names])
+    axes.set_yticks(range(len(names)), list(names.values()))
     axes.set(xlim=(0, 1.13), xticks=[0, 0.25, 0.5, 0.75, 1], xlabel=f"F1, {split} set")
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
@@ -155,13 +184,14 @@ def _paint_types(runs: Numbered, names: Sequence[str], split: str, figure: "Figu
     _legend(figure, runs, bars=True)
 
 
-def energy_chart(run: Run, number: int, top_wh: float) -> Chart | None:
+def energy_chart(run: Run, number: int, top_wh: float, top_s: float) -> Chart | None:
     """Watt-hours over time, one panel per component: solid is measured, hatched estimated; None without a journal.
 
     Args:
         run: the run.
         number: its number, for the ids inside the drawing.
         top_wh: the upper end of the vertical axis, common to all runs and components so that they can be compared.
+        top_s: the right end of the horizontal axis, seconds, common to all runs.
     """
     points = thinned(run.energy)
     if len(points) < 2:
@@ -177,21 +207,21 @@ def energy_chart(run: Run, number: int, top_wh: float) -> Chart | None:
         f"{run.label}: energy over time",
         f"{'; '.join(kinds)}. Solid areas are measured, hatched ones estimated; thin dashed lines show the lowest and "
         f"highest plausible values of an estimate.{f' Note: {note}.' if note else ''}",
-        draw(f"energy{number}", partial(_paint_energy, run, points, top_wh), WIDTH, 330),
+        draw(f"energy{number}", partial(_paint_energy, run, points, top_wh, top_s), WIDTH, 330),
         ("seconds", *(f"{name.upper()}, {run.kind_of(name)} (Wh)" for name in COMPONENTS)),
         tuple(rows),
     )
 
 
-def _paint_energy(run: Run, points: Sequence[EnergyPoint], top_wh: float, figure: "Figure") -> None:
-    unit_s, unit = (3600.0, "hours") if points[-1].elapsed_s > 7200 else (60.0, "minutes")
-    if points[-1].elapsed_s < 180:
+def _paint_energy(run: Run, points: Sequence[EnergyPoint], top_wh: float, top_s: float, figure: "Figure") -> None:
+    unit_s, unit = (3600.0, "hours") if top_s > 7200 else (60.0, "minutes")
+    if top_s < 180:
         unit_s, unit = 1.0, "seconds"
     times = [point.elapsed_s / unit_s for point in points]
     panels = figure.subplots(len(COMPONENTS), sharex=True)
     for axes, name in zip(panels, COMPONENTS, strict=True):
         _paint_component(axes, name, run, times, points)
-        axes.set(ylim=(0, top_wh), xlim=(0, times[-1]))
+        axes.set(ylim=(0, top_wh), xlim=(0, top_s / unit_s))
     panels[-1].set_xlabel(f"{unit} since the start")
     figure.supylabel("Wh so far", fontsize=11)
 
@@ -224,6 +254,11 @@ def top_of(runs: Sequence[Run]) -> float:
     ends = [wh for run in runs if run.energy for wh in run.energy[-1].wh.values() if wh is not None]
     highs = [span[1] for run in runs if run.energy for span in run.energy[-1].range_wh.values() if span]
     return 1.08 * max(ends + highs, default=0.0) or 1.0
+
+
+def longest(runs: Sequence[Run]) -> float:
+    """The right end of a time axis that holds every run's energy over time, s."""
+    return max((run.energy[-1].elapsed_s for run in runs if run.energy), default=0.0) or 1.0
 
 
 def look(number: int) -> tuple[str, Any, str]:

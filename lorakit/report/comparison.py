@@ -4,6 +4,7 @@ New keys may be added; renaming one needs a higher SCHEMA.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ def comparison_record(
     modes: Mapping[str, Any],
     study: bool = False,
     interleaved: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    co2_g_per_kwh: float | None = None,
 ) -> dict[str, Any]:
     """Make the content of comparison.json.
 
@@ -70,6 +73,8 @@ def comparison_record(
         modes: `output.mode_record`'s result for "full" and "lora", or for one of them.
         study: add the figures that the study published.
         interleaved: the modes were trained in turns, not one after the other.
+        settings: what the runs depend on besides the seed, as JSON values by name.
+        co2_g_per_kwh: the user's factor, by which the tables give the CO2 of what was measured.
     """
     return {
         "schema": SCHEMA,
@@ -79,8 +84,18 @@ def comparison_record(
         "dataset": dataset,
         "interleaved": interleaved,
         "modes": dict(modes),
+        **({"settings": dict(settings)} if settings else {}),
+        **({} if co2_g_per_kwh is None else {"co2_g_per_kwh": co2_g_per_kwh}),
         **({"study": STUDY} if study else {}),
     }
+
+
+def comparison_split(modes: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The split on which modes are compared: test if all were scored on it, else validation; None without any."""
+    for split in ("test", "validation"):
+        if modes and all(values.get(split) for values in modes.values()):
+            return split
+    return None
 
 
 def contention_note(values: Mapping[str, Any]) -> str | None:
@@ -89,12 +104,17 @@ def contention_note(values: Mapping[str, Any]) -> str | None:
 
 
 def as_json(record: Mapping[str, Any]) -> str:
-    """The text of comparison.json.
+    """The text of comparison.json; a number that is not finite, as the loss of a run that diverged, is null."""
+    return json.dumps(finite(record), indent=2, allow_nan=False) + "\n"
 
-    Raises:
-        ValueError: a number is not finite.
-    """
-    return json.dumps(record, indent=2, allow_nan=False) + "\n"
+
+def finite(value: Any) -> Any:
+    """A JSON value with None for every number that is not finite."""
+    if isinstance(value, Mapping):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_comparison(path: Path) -> dict[str, Any]:

@@ -1,17 +1,21 @@
-"""Found entities for people and programs: a table, JSON lines, CoNLL, a coloured terminal, an HTML page.
+"""Found entities for people and programs: a table, JSON lines, CSV, CoNLL, a coloured terminal, an HTML page.
 
 Texts are untrusted: control characters that a terminal would obey are shown as escapes (\\x1b), and HTML is escaped.
 """
 
+import csv
 import html
+import io
 import json
-import unicodedata
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import NamedTuple
 
 from lorakit.data.pretokenizer import Word
+from lorakit.data.tags import Span, from_spans
+from lorakit.report.terminal import COLOURS, visible
 from lorakit.training.prediction import Entity
 
 
@@ -46,15 +50,27 @@ def as_jsonl(found: Iterable[Tagging]) -> str:
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
+def as_csv(found: Iterable[Tagging]) -> str:
+    """A header, then a row per entity: the number of its text, from 1, and the fields of `Entity` (RFC 4180)."""
+    names, file = [field.name for field in fields(Entity)], io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(["number", *names])
+    for number, tagging in enumerate(found, start=1):
+        writer.writerows([number, *(getattr(entity, name) for name in names)] for entity in tagging.entities)
+    return file.getvalue()
+
+
 def as_conll(found: Iterable[Tagging]) -> str:
-    """One word, a tab and its tag per line, and a blank line after each text: `read_ner` reads this format."""
+    """One word, a tab and its tag per line, and a blank line after each text: `read_ner` reads this format.
+
+    The tags are those of the entities, so they are well-formed IOB2 even where the model's own begin an entity with I-.
+    """
     parts = []
     for tagging in found:
-        parts += [f"{word.text}\t{tag}\n" for word, tag in zip(tagging.words, tagging.tags, strict=True)] + ["\n"]
+        spans = [Span(e.type, e.first_word, e.end_word) for e in tagging.entities]
+        tags = from_spans(spans, len(tagging.words))
+        parts += [f"{word.text}\t{tag}\n" for word, tag in zip(tagging.words, tags, strict=True)] + ["\n"]
     return "".join(parts)
-
-
-COLOURS = ("44", "42", "45", "43", "46", "41")  # backgrounds; the type is written too, so nobody needs the colour
 
 
 def as_terminal(found: Sequence[Tagging]) -> str:
@@ -72,54 +88,71 @@ def as_terminal(found: Sequence[Tagging]) -> str:
     return "".join(lines)
 
 
-def visible(text: str) -> str:
-    """The text with control characters and line ends as escapes, which a terminal shows instead of obeying."""
-    return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Zl", "Zp") or c in _BIDI else c
-        for c in text
-    )
-
-
-# these would change the order in which a line is shown
-_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
 STYLE = """
 :root { color-scheme: light dark; }
-body { font: 1rem/2 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.2rem; }
-.legend { padding: 0; list-style: none; } .legend li { display: inline-block; margin-right: 1rem; }
-.text { white-space: pre-wrap; overflow-wrap: anywhere; }
+body { font: 1rem/1.6 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.35rem; line-height: 1.25; margin: 0 0 .3rem; }
+.about { margin: 0 0 .8rem; overflow-wrap: anywhere; opacity: .8; font-size: .9rem; }
+.legend { padding: 0; list-style: none; } .legend li { display: inline-block; margin: 0 1rem .3rem 0; }
+ol { margin: 0; padding: 0; list-style: none; }
+.text { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 2; padding: .25rem 0 .25rem 2.6rem;
+  position: relative; border-top: 1px solid #8884; }
+.text::before { content: attr(data-number); position: absolute; left: 0; width: 2rem; text-align: right; opacity: .65;
+  font-size: .8rem; line-height: 2.5; }
 mark { color: #111; border-radius: .3em; padding: .15em .35em; -webkit-box-decoration-break: clone;
   box-decoration-break: clone; }
+.label { white-space: nowrap; }
 mark b { font-size: .7em; margin-left: .5em; } mark small { font-size: .7em; margin-left: .35em; }
 """
 FILLS = ("#a8d1ff", "#b5e3a1", "#f3b8e4", "#ffd480", "#9fe6df", "#ffb3a7", "#d3c3ff", "#d9d9d9")
 
 
-def as_html(found: Sequence[Tagging], title: str = "Entities") -> str:
-    """One self-contained page for light and dark themes; it escapes the text, loads nothing and runs no script."""
+def as_html(found: Sequence[Tagging], model: str) -> str:
+    """One self-contained page for light and dark themes; it escapes the text, loads nothing and runs no script.
+
+    Each text has the number that the table gives it. Blank texts are left out, and how many is said.
+
+    Args:
+        found: the texts and their entities.
+        model: the name of the model that found them.
+    """
     counts = Counter(entity.type for tagging in found for entity in tagging.entities)
     number = {kind: i % len(FILLS) for i, kind in enumerate(_types(found))}
     rules = "".join(f".t{i} {{ background: {fill}; }}\n" for i, fill in enumerate(FILLS))
     legend = "".join(
-        f'<li><mark class="t{number[kind]}">{html.escape(kind)}</mark> {counts[kind]}</li>\n' for kind in _types(found)
+        f'<li><mark class="t{number[kind]}">{html.escape(kind)}</mark> {counts[kind]:,}</li>\n'
+        for kind in _types(found)
     )
-    body = "\n".join(f'<p class="text" dir="auto">{_marked(tagging, number)}</p>' for tagging in found if tagging.text)
+    shown = [(i, tagging) for i, tagging in enumerate(found, start=1) if tagging.text.strip()]
+    body = "\n".join(
+        f'<li class="text" dir="auto" data-number="{i}">{_marked(tagging, number)}</li>' for i, tagging in shown
+    )
+    title = f"{_count(counts.total(), 'entity', 'entities')} in {_count(len(shown), 'text', 'texts')}"
+    blank = len(found) - len(shown)
+    about = f"found by {model}" + (f"; {_count(blank, 'blank text', 'blank texts')} left out" if blank else "")
     return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>{html.escape(f'{title} – {model}')}</title>\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{STYLE}{rules}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n"
-        f'<ul class="legend">\n{legend}</ul>\n{body}\n</body>\n</html>\n'
+        f'<p class="about">{html.escape(about)}</p>\n'
+        f'<ul class="legend">\n{legend}</ul>\n<ol>\n{body}\n</ol>\n</body>\n</html>\n'
     )
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number:,} {one if number == 1 else several}"
 
 
 def _marked(tagging: Tagging, number: dict[str, int]) -> str:
     parts, reached = [], 0
     for e in tagging.entities:
         parts.append(html.escape(tagging.text[reached : e.start]))
+        last = re.search(r"\S{,12}\s*$", e.text)[0]  # no line breaks between the entity's end and its label
         parts.append(
-            f'<mark class="t{number[e.type]}" title="{html.escape(e.type)}, score {e.score:.3f}">{html.escape(e.text)}'
-            f"<b>{html.escape(e.type)}</b><small>{e.score:.2f}</small></mark>"
+            f'<mark class="t{number[e.type]}" title="{html.escape(e.type)}, score {e.score:.3f}">'
+            f'{html.escape(e.text.removesuffix(last))}<span class="label">{html.escape(last)}'
+            f"<b>{html.escape(e.type)}</b><small>{e.score:.2f}</small></span></mark>"
         )
         reached = e.end
     return "".join(parts) + html.escape(tagging.text[reached:])

@@ -11,6 +11,8 @@ from lorakit.adapters.counting import ParameterCount
 from lorakit.power.reading import Reading
 from lorakit.report.comparison import as_json
 from lorakit.report.picture import draw_comparison
+from lorakit.report.run_comparison import verdict_text
+from lorakit.report.seeds import seeds_table
 from lorakit.report.tables import as_markdown
 from lorakit.training.config import TrainConfig, TrainResult
 
@@ -38,6 +40,7 @@ def mode_record(
         "best_epoch": result.best_epoch,
         "seed": config.seed,
         "learning_rate": config.learning_rate,
+        "module_learning_rates": config.module_learning_rates,
         "batch_size": config.batch_size,
         "adapter": dict(adapter) if adapter else None,
         "steps": result.steps,
@@ -69,5 +72,12 @@ def write_comparison(record: Mapping[str, Any], folder: str | os.PathLike[str]) 
     folder.mkdir(parents=True, exist_ok=True)
     text = as_json(record)
     write_text(folder / "comparison.json", text)
-    write_text(folder / "comparison.md", as_markdown(record))
+    write_text(folder / "comparison.md", as_markdown(record, _sections(record)))
     atomic_write(folder / "comparison.png", lambda path: draw_comparison(record, path))
+
+
+def _sections(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What comparison.md has besides for several seeds."""
+    if "seeds" not in record:
+        return []
+    return [("Seeds", seeds_table(record)), ("Comparison", verdict_text(record))]

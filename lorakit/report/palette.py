@@ -1,4 +1,7 @@
-"""The report's colours. On the page, text has a contrast of at least 4.5:1 and every line 3:1, in both themes."""
+"""The report's colours; comparison.png has the light ones.
+
+On the page, text has a contrast of at least 4.5:1 and every line 3:1, in both themes.
+"""
 
 LIGHT = {
     "page": "#f6f6f3", "panel": "#ffffff", "ink": "#1c2024", "muted": "#565d66", "rule": "#d9dbd6", "accent": "#0b57a4",
@@ -12,5 +15,4 @@ DARK = {
     "run1": "#6fb1ff", "run2": "#ff9a5c", "run3": "#6fd6a0", "run4": "#d39bf2",
     "run5": "#ff8f9f", "run6": "#62d0da", "run7": "#dcc05a", "run8": "#b4bcc5",
 }  # fmt: skip
-PICTURE = {"full": "#4c72b0", "lora": "#dd8452", "gpu": "#55a868", "cpu": "#8172b3", "ram": "#937860"}  # comparison.png
 RUNS = 8  # distinct colours for runs; further runs repeat them with other dashes

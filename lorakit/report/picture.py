@@ -1,11 +1,12 @@
 """comparison.png: F1 by epoch, trained parameters, speed and energy of each mode in one picture."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorakit.report.comparison import NAMES
-from lorakit.report.palette import PICTURE
+from lorakit.report.comparison import NAMES, as_json
+from lorakit.report.palette import LIGHT
 from lorakit.report.tables import contention_notes
 
 if TYPE_CHECKING:
@@ -18,39 +19,58 @@ def draw_comparison(record: Mapping[str, Any], path: Path) -> None:
 
     modes = record["modes"]
     figure = Figure(figsize=(10, 7), layout="constrained")
-    figure.suptitle(f"{record['model']} on {record['dataset']}")
+    seeds = f" ({len(record['seeds'])} seeds: mean F1, total energy)" if "seeds" in record else ""
+    figure.suptitle(f"{record['model']} on {record['dataset']}{seeds}", parse_math=False)
     (f1, parameters), (speed, energy) = figure.subplots(2, 2)
-    _draw_f1(f1, modes)
+    _draw_f1(f1, modes, "seeds" in record)
     _draw_bars(parameters, modes, "trainable_parameters", "Trained parameters")
     _draw_bars(speed, modes, "train_tokens_per_s", "Training, real tokens per second")
     _draw_energy(energy, modes)
     notes = contention_notes({NAMES[mode]: values for mode, values in modes.items()})
     if notes:
         figure.supxlabel("\n".join(notes), fontsize="small")
-    figure.savefig(path, dpi=110, format="png")
+    figure.savefig(path, dpi=110, format="png", metadata={"Comment": record_digest(record)})
 
 
-def _draw_f1(axes: "Axes", modes: Mapping[str, Any]) -> None:
+def record_digest(record: Mapping[str, Any]) -> str:
+    """The PNG comment of a record's picture, by which a picture of another record can be told."""
+    return f"sha256 {hashlib.sha256(as_json(record).encode()).hexdigest()}"
+
+
+def _draw_f1(axes: "Axes", modes: Mapping[str, Any], several: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    ends = {mode: values["history"][-1]["f1"] for mode, values in modes.items() if values["history"]}
     for mode, values in modes.items():
-        epochs, f1 = [row["epoch"] for row in values["history"]], [row["f1"] for row in values["history"]]
-        axes.plot(epochs, f1, "o-", color=PICTURE[mode], label=NAMES[mode])
-        if f1:
-            # both modes often end close together: the better one's number goes above its point, the other's below
-            place = (6, 4 if mode == max(ends, key=ends.get) else -10)
-            end = (epochs[-1], f1[-1])
-            axes.annotate(f"{f1[-1]:.3f}", end, xytext=place, textcoords="offset points", color=PICTURE[mode])
+        colour, rows = _colours(modes)[mode], values["history"]
+        if not rows:
+            continue
+        best = next((row for row in rows if row["epoch"] == values.get("best_epoch") and not several), None)
+        # the numbers are in the legend: beside the points those of two modes would overlap, or leave the frame
+        name = f"{NAMES[mode]}: validation {(best or rows[-1])['f1']:.3f}"
+        axes.plot([row["epoch"] for row in rows], [row["f1"] for row in rows], "o-", color=colour, label=name)
+        if best:  # over seeds there is no one epoch
+            axes.plot(
+                best["epoch"], best["f1"], "o", color=colour, markersize=13, markerfacecolor="none", markeredgewidth=1.5
+            )
+        if values["test"]:
+            f1 = values["test"]["f1"]
+            at = best or rows[-1]
+            style = {"color": colour, "markersize": 9, "markeredgewidth": 2.2, "linestyle": ""}
+            axes.plot(at["epoch"], f1, "x", **style, label=f"{NAMES[mode]}: test {f1:.3f}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.margins(x=0.15, y=0.1)
-    axes.set(title="Validation F1 (seqeval, default mode)", xlabel="epoch")
+    axes.margins(x=0.1, y=0.15)
+    axes.set(title="F1 (seqeval, default mode)" + ("" if several else "; ring: best epoch"), xlabel="epoch")
     if any(values["history"] for values in modes.values()):
-        axes.legend()
+        axes.legend(loc="best", fontsize="small")
+
+
+def _colours(modes: Mapping[str, Any]) -> dict[str, str]:
+    """The colour of each mode, which is that of its run on the page."""
+    return {mode: LIGHT[f"run{i}"] for i, mode in enumerate(modes, start=1)}
 
 
 def _draw_bars(axes: "Axes", modes: Mapping[str, Any], key: str, title: str) -> None:
-    heights, colours = [values[key] for values in modes.values()], [PICTURE[mode] for mode in modes]
+    heights, colours = [values[key] for values in modes.values()], list(_colours(modes).values())
     bars = axes.bar([NAMES[mode] for mode in modes], heights, color=colours)
     axes.bar_label(bars, fmt="{:,.0f}")
     axes.set_title(title)
@@ -70,7 +90,7 @@ def _draw_energy(axes: "Axes", modes: Mapping[str, Any]) -> None:
             [NAMES[mode] for mode in modes],
             heights,
             bottom=bottom,
-            color=PICTURE[part],
+            color=LIGHT[part],
             hatch=["//" if values["method"] == "estimated" else "" for values in parts],
             edgecolor="white",
             label=f"{part.upper()}, {parts[0]['method']}",

@@ -87,20 +87,23 @@ class Side:
 
 
 def compare_runs(
-    folders: Sequence[str | os.PathLike[str]], split: str = "test", margin: float | None = None
+    folders: Sequence[str | os.PathLike[str]],
+    split: str = "test",
+    margin: float | None = None,
+    one_side: bool = False,
 ) -> dict[str, Any]:
     """Compare the runs in some folders; returns a record of plain values.
 
     Args:
-        folders: of runs, or output folders that hold a run of each mode.
+        folders: of runs, or output folders that hold runs: one of each mode, or several seeds.
         split: "test" or "validation".
         margin: differences of F1 below it count as equal, above 0 and below 1; None for no such verdict.
+        one_side: accept runs that differ only in the seed, of which the record has the means and intervals.
 
     Raises:
         ValueError: a folder holds no run, or the runs cannot be compared.
     """
-    if margin is not None and not 0 < margin < 1:
-        raise ValueError(f"the margin is {margin}; it must be a difference of F1 above 0 and below 1, such as 0.005")
+    check_margin(margin)
     runs: list[ScoredRun] = []
     for folder in folders:
         try:
@@ -117,7 +120,7 @@ def compare_runs(
         seen[place] = run.folder
     check_comparable(runs, split)
     sides = sides_of(runs)
-    if len(sides) == 1:
+    if len(sides) == 1 and not one_side:
         raise ValueError(
             f"{', '.join(run.folder for run in runs)}: nothing to compare, because there is one run or all differ only"
             " in the seed; give runs of at least two settings"
@@ -125,11 +128,21 @@ def compare_runs(
     return record_of(sides, split, margin)
 
 
+def check_margin(margin: float | None) -> None:
+    """Check that a margin is a difference of F1.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if margin is not None and not 0 < margin < 1:
+        raise ValueError(f"the margin is {margin}; it must be a difference of F1 above 0 and below 1, such as 0.005")
+
+
 # Reading -------------------------------------------------------------------------------------------------------------
 
 
 def read_scored_runs(folder: Path) -> Iterator[ScoredRun]:
-    """The runs in a folder: an output folder with a run of each mode, or a single one.
+    """The runs in a folder: an output folder with a run of each mode or with several seeds, or a single run.
 
     Raises:
         ValueError: there is no run, or one whose sentences.json is missing, damaged or of another run.
@@ -166,7 +179,9 @@ def _runs_in(folder: Path) -> Iterator[tuple[Source, Run]]:
             yield source, Run(**{**vars(found[0]), "folder": str(folder)})
             return
     (source,) = read_sources([folder])
-    yield from ((source, run) for run in source.runs if not run.published)
+    for run in source.runs:
+        if not run.published:
+            yield from ((source, one) for one in run.seeds or (run,))
 
 
 def check_comparable(runs: Sequence[ScoredRun], split: str) -> None:
@@ -321,11 +336,23 @@ def comparison_text(record: Mapping[str, Any]) -> str:
     margin = "" if record["margin"] is None else f"; equal means within ±{record['margin']:g}"
     lines = [f"{record['split']} set, {record['sentences']:,} sentences; 95 % intervals in brackets{margin}", ""]
     lines.append(_table(["", *(side["name"] for side in sides)], side_rows(record)))
+    notes = contention_lines(record)
+    lines += [""] * bool(notes) + notes
     for pair in pairs:
         lines += ["", _table(["", pair["name"], "verdict"], pair_rows(pair))]
         lines += ["", *(f"{SCORES[mode]}: {found['sentence']}." for mode, found in pair["f1"].items())]
-    notes = contention_lines(record)
-    return "\n".join([*lines, *[""] * bool(notes), *notes]) + "\n"
+    return "\n".join(lines) + "\n"
+
+
+def verdict_text(record: Mapping[str, Any]) -> str:
+    """What a comparison.json of several seeds says: each side, the verdict, and how to add seeds that would tell."""
+    comparison, count = record["comparison"], len(record["seeds"])
+    if "why" in comparison:
+        return f"The runs are not compared: {comparison['why']}.\n"
+    found = [score["more_seeds"] for pair in comparison["comparisons"] for score in pair["f1"].values()]
+    more = [number for number in found if number is not None]
+    advice = f"To add seeds, run the same command with --seeds {count + max(more)} --resume.\n" if more else ""
+    return comparison_text(comparison) + advice
 
 
 def contention_lines(record: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from lorakit._files import read_json_lines
 from lorakit.power.journal import merge_runs, read_course, read_journal
 from lorakit.power.reading import MEASURED
 from lorakit.report.comparison import NAMES, read_comparison
+from lorakit.report.means import mean_of
 
 COMPONENTS = ("gpu", "cpu", "ram")
 METRICS, JOURNAL = "metrics.jsonl", "energy.jsonl"
@@ -50,6 +51,8 @@ class Run:
         energy: its energy over time; empty without a journal.
         published: it only holds figures published elsewhere (the study's).
         folder: of its log; None if there is no log.
+        seeds: if it stands for runs of several seeds, those runs; `values` then has means and totals, `steps` and
+            `evaluations` have means, and there is neither `energy` over time nor a folder.
     """
 
     label: str
@@ -60,6 +63,7 @@ class Run:
     energy: tuple[EnergyPoint, ...] = ()
     published: bool = False
     folder: str | None = None
+    seeds: "tuple[Run, ...]" = ()
 
     def scores(self, split: str) -> Mapping[str, Any] | None:
         """The scores on a split as comparison.json has them; None if nothing was recorded."""
@@ -79,7 +83,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Source:
-    """A folder and the runs in it."""
+    """A folder and the runs in it; `record` is its comparison.json, empty without one."""
 
     folder: str
     runs: tuple[Run, ...]
@@ -87,6 +91,7 @@ class Source:
     dataset: str | None = None
     command: str | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_sources(folders: Sequence[str | os.PathLike[str]], labels: Sequence[str] = ()) -> list[Source]:
@@ -124,20 +129,53 @@ def _read_source(folder: Path, name: str) -> Source:
 
 def _read_comparison(folder: Path, name: str) -> Source:
     record = read_comparison(folder / "comparison.json")
-    runs = []
-    for mode, values in record["modes"].items():
-        label = NAMES.get(mode, mode)
-        if name:
-            label = f"{name} · {label}" if len(record["modes"]) > 1 else name
-        place = _place_of(folder, mode, values)
-        if place:
-            runs.append(_read_run(place, label, mode, values))
-        else:  # the record still has the scores of each epoch
-            runs.append(Run(label, mode, values, evaluations=tuple(values.get("history") or ())))
+    about = {"co2_g_per_kwh": record.get("co2_g_per_kwh")}
+    record["modes"] = {mode: {**values, **about} for mode, values in record["modes"].items()}
+    if "seeds" in record:
+        parts = [
+            _read_modes(folder / seed["folder"], seed["modes"], f"seed {seed['seed']}") for seed in record["seeds"]
+        ]
+        labels = _labels(record["modes"], name)
+        runs = [
+            _over_seeds(labels[mode], mode, values, [part[mode] for part in parts])
+            for mode, values in record["modes"].items()
+        ]
+    else:
+        runs = list(_read_modes(folder, record["modes"], name).values())
     for mode, values in record.get("study", {}).items():
         runs.append(Run(f"study, {NAMES.get(mode, mode)}", mode, values, published=True))
     known = {key: record.get(key) for key in ("model", "dataset", "command")}
-    return Source(str(folder), tuple(runs), **known, environment=record.get("environment") or {})
+    return Source(str(folder), tuple(runs), **known, environment=record.get("environment") or {}, record=record)
+
+
+def _read_modes(folder: Path, modes: Mapping[str, Any], name: str) -> dict[str, Run]:
+    runs = {}
+    for mode, label in _labels(modes, name).items():
+        place = _place_of(folder, mode, modes[mode])
+        if place:
+            runs[mode] = _read_run(place, label, mode, modes[mode])
+        else:  # the record still has the scores of each epoch
+            runs[mode] = Run(label, mode, modes[mode], evaluations=tuple(modes[mode].get("history") or ()))
+    return runs
+
+
+def _labels(modes: Mapping[str, Any], name: str) -> dict[str, str]:
+    labels = {mode: NAMES.get(mode, mode) for mode in modes}
+    if name:
+        labels = {mode: f"{name} · {label}" if len(modes) > 1 else name for mode, label in labels.items()}
+    return labels
+
+
+def _over_seeds(label: str, mode: str, values: Mapping[str, Any], seeds: Sequence[Run]) -> Run:
+    """The runs of several seeds as one, whose log lines are the means of lines of the same step."""
+
+    def means(lines: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Mapping[str, Any], ...]:
+        by_step = [{line["step"]: line for line in run if "step" in line} for run in lines]
+        shared = [step for step in by_step[0] if all(step in found for found in by_step)]
+        return tuple(mean_of([found[step] for found in by_step]) for step in shared)
+
+    steps, evaluations = means([run.steps for run in seeds]), means([run.evaluations for run in seeds])
+    return Run(label, mode, values, steps, evaluations or tuple(values.get("history") or ()), seeds=tuple(seeds))
 
 
 def _place_of(folder: Path, mode: str, values: Mapping[str, Any]) -> Path | None:

@@ -144,7 +144,8 @@ def f1_interval(scored: Scored, side: Mapping[int, int]) -> Interval:
         low, high = np.quantile(resampled, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
         return Interval(value, float(low), float(high))
     plan = Plan(value, float(resampled.var(ddof=1)), (_spread(scored.f1[places], scored.resampled[places]),), None)
-    return Interval(value, *plan.interval())
+    low, high = plan.interval()  # two seeds that differ give a wide one
+    return Interval(value, max(0.0, low), min(1.0, high))
 
 
 def verdict_of(low: float, high: float, margin: float | None) -> str:

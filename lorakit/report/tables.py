@@ -1,10 +1,13 @@
 """Markdown tables of a comparison, for comparison.md and the terminal; every number comes from the record."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from lorakit.adapters.card import in_markdown
 from lorakit.report.comparison import NAMES, contention_note
+from lorakit.report.energy_totals import energy_sentence
 
 PARTS = {"ram": ("RAM", "RAM"), "gpu": ("all GPUs", "GPU"), "cpu": ("all CPUs", "CPU")}  # in the study's order
 MARK = "*"  # behind a difference of times or energies that are not comparable
@@ -25,16 +28,30 @@ TableRow = tuple[str, Callable[[Any], float | None], int]  # name, value of a mo
 Group = tuple[str, Mapping[str, Any]]  # prefix of its first column, what the rows read for each mode
 
 
-def as_markdown(record: Mapping[str, Any]) -> str:
-    """The content of comparison.md: scores, energy, parameters, and how the figures were obtained."""
-    lines = [f"# {record['model']} on {record['dataset']}", ""]
+def as_markdown(record: Mapping[str, Any], sections: Iterable[tuple[str, str]] = ()) -> str:
+    """The content of comparison.md: scores, energy, parameters, and how the figures were obtained.
+
+    Args:
+        record: the content of comparison.json.
+        sections: titles and texts to add.
+    """
+    lines = [f"# {in_markdown(record['model'])} on {in_markdown(record['dataset'])}", ""]
     if scored_splits(record):
         lines += ["## Metrics", "", metrics_table(record), "", *metric_notes(record), ""]
     lines += ["## Energy", "", energy_table(record), "", *energy_notes(record), ""]
+    lines += ["## Settings", "", settings_table(record), ""]
     lines += ["## Trainable parameters", "", *parameter_lines(record), ""]
+    for title, text in sections:
+        lines += [f"## {title}", "", text.rstrip("\n"), ""]
     environment = ", ".join(f"{name} {value}" for name, value in record["environment"].items())
-    lines += [f"Command: `{record['command']}`", "", f"Environment: {environment}", ""]
+    lines += [f"Command: {in_code(record['command'])}", "", f"Environment: {environment}", ""]
     return "\n".join(lines)
+
+
+def in_code(text: str) -> str:
+    """A text as inline code; backticks in it do not end it."""
+    text = " ".join(text.split("\n"))
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def scored_splits(record: Mapping[str, Any]) -> list[str]:
@@ -59,7 +76,7 @@ def metrics_table(record: Mapping[str, Any]) -> str:
     if "study" in record and any(mode["validation"] for mode in record["modes"].values()):
         groups.append(("study ", {mode: record["study"][mode]["validation"] for mode in record["modes"]}))
     rows = [(name, partial(metric, keys=keys), 6) for name, keys in METRICS]
-    return _comparison_table("metric", groups, rows)
+    return _comparison_table("metric" + _over(record, "mean"), groups, rows)
 
 
 def metric_notes(record: Mapping[str, Any]) -> list[str]:
@@ -85,14 +102,25 @@ def energy_table(record: Mapping[str, Any]) -> str:
     groups: list[Group] = [("", record["modes"])]
     if "study" in record:
         groups.append(("study ", {mode: record["study"][mode] for mode in record["modes"]}))
-    return _comparison_table("energy", groups, rows)
+    return _comparison_table("energy" + _over(record, "total"), groups, rows)
+
+
+def _over(record: Mapping[str, Any], how: str) -> str:
+    """What the first column's head says if the figures are of several seeds."""
+    return f", {how} of {len(record['seeds'])} seeds" if "seeds" in record else ""
 
 
 def energy_notes(record: Mapping[str, Any]) -> list[str]:
     """What spoils the comparison of times and energies, and how each component was obtained, one line each."""
     lines = contention_notes({NAMES[mode]: values for mode, values in record["modes"].items()})
+    factor, notes = record.get("co2_g_per_kwh"), dict[str, list[str]]()
+    for mode, values in record["modes"].items():
+        lines.append(f"{NAMES[mode]}: {energy_sentence(values['energy'], factor)}")
+        for note in values["energy"].get("notes") or ():
+            notes.setdefault(note, []).append(NAMES[mode])
     energy = next(iter(record["modes"].values()))["energy"]
     lines += [f"{device}: {energy[part]['method']} ({energy[part]['source']})" for part, (_, device) in PARTS.items()]
+    lines += [f"{', '.join(names)}: {note}" for note, names in notes.items()]
     if record.get("interleaved"):
         lines.append("The models were trained in turns, a few steps each; time and energy are each one's own.")
     return [f"- {line}" for line in lines]
@@ -101,6 +129,39 @@ def energy_notes(record: Mapping[str, Any]) -> list[str]:
 def contention_notes(modes: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The remark on each run during which others used the machine; `modes` maps a name to a mode's record."""
     return [f"{name}{MARK}: {note}" for name, values in modes.items() if (note := contention_note(values))]
+
+
+SETTINGS = {
+    "learning_rate": "learning rate",
+    "module_learning_rates": "rates of modules",
+    "batch_size": "sentences per batch",
+    "epochs": "epochs",
+    "best_epoch": "best epoch",
+    "steps": "steps",
+}
+"""What a table of settings shows of each mode: the key in its record, and the name; LoRA's own options follow."""
+
+
+def settings_table(record: Mapping[str, Any]) -> str:
+    """How each mode was trained: its rate, batches, epochs and, for LoRA, the options of `apply_lora`."""
+    modes = record["modes"]
+    names = {key: name for key, name in SETTINGS.items() if any(values.get(key) for values in modes.values())}
+    rows = [[name, *(_setting(values.get(key)) for values in modes.values())] for key, name in names.items()]
+    adapters = [values["adapter"] or {} for values in modes.values()]
+    options = dict.fromkeys(name for adapter in adapters for name in adapter if name != "peft_total_parameters")
+    rows += [[name, *(_setting(adapter.get(name)) for adapter in adapters)] for name in options]
+    return markdown_table(["setting", *(NAMES[mode] for mode in modes)], rows)
+
+
+def _setting(value: Any) -> str:
+    """A setting for people: 0.002, query value, lora_B=0.008; a dash for none."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={_setting(one)}" for name, one in value.items()) or "–"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value)) or "–"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    return "–" if value is None else str(value)
 
 
 def parameter_lines(record: Mapping[str, Any]) -> list[str]:
@@ -121,7 +182,7 @@ def parameter_lines(record: Mapping[str, Any]) -> list[str]:
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table that also reads well as plain text: the first column aligned left, the others right."""
-    cells = [list(header), *map(list, rows)]
+    cells = [[re.sub(r"([|<`])", r"\\\1", " ".join(cell.split("\n"))) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
 

@@ -1,9 +1,11 @@
+import copy
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
-from lorakit.report.charts import energy_chart, f1_chart, look, loss_chart, thinned, top_of
+from lorakit.report.charts import energy_chart, f1_chart, longest, look, loss_chart, thinned, top_of, type_chart
 from lorakit.report.page import make_page
 from lorakit.report.runs import Run, read_sources
 from tests.support.reports import change, figures_of
@@ -30,7 +32,7 @@ def measured_gpu(run):
 
 def test_measured_is_solid_and_estimated_is_hatched_and_both_say_it_in_words(run):
     record = measured_gpu(run)
-    chart = energy_chart(read_sources([run])[0].runs[0], 0, 3.0)
+    chart = energy_chart(read_sources([run])[0].runs[0], 0, 3.0, 60.0)
     gpu, cpu, ram = re.findall(
         r'<g id="energy0-axes_\d">.*?(?=<g id="energy0-axes_|</g>\s*</g>\s*<defs>|$)', chart.svg, re.DOTALL
     )
@@ -61,4 +63,43 @@ def test_more_runs_than_colours_differ_in_their_dashes():
 def test_charts_of_nothing_are_none():
     nothing = Run("x", "", {})
     assert f1_chart([nothing]) is None
-    assert energy_chart(nothing, 0, top_of([nothing])) is None
+    assert energy_chart(nothing, 0, top_of([nothing]), longest([nothing])) is None
+
+
+def axis_labels(svg):
+    return re.findall(r"<text[^>]*>([^<]+)</text>", svg)
+
+
+def test_runs_side_by_side_have_one_time_axis(run):
+    short, long = (
+        replace(r, energy=tuple(replace(p, elapsed_s=k * p.elapsed_s) for p in r.energy))
+        for k, r in zip((1, 400), read_sources([run])[0].runs, strict=True)
+    )
+    assert longest([short, long]) == long.energy[-1].elapsed_s > 7200
+    axes = [axis_labels(energy_chart(one, 0, 3.0, longest([short, long])).svg) for one in (short, long)]
+    assert "hours since the start" in axes[0] and "hours since the start" in axes[1]
+    assert [t for t in axes[0] if re.fullmatch(r"[\d.]+", t)] == [t for t in axes[1] if re.fullmatch(r"[\d.]+", t)]
+    alone = axis_labels(energy_chart(short, 0, 3.0, longest([short])).svg)
+    assert "hours since the start" not in alone
+
+
+def test_bars_show_how_many_entities_they_are_of(run):
+    runs = read_sources([run])[0].runs
+    chart = type_chart(runs, "validation")
+    supports = {name: row["support"] for name, row in runs[0].scores("validation")["by_type"].items()}
+    assert supports and {f"{name} ({count:,})" for name, count in supports.items()} <= set(axis_labels(chart.svg))
+    one, other = (copy.deepcopy(dict(r.values)) for r in runs)
+    name = next(iter(supports))
+    other["validation"]["by_type"][name]["support"] += 1  # another corpus: no one number is right
+    chart = type_chart([replace(runs[0], values=one), replace(runs[1], values=other)], "validation")
+    assert name in axis_labels(chart.svg) and "In brackets" not in chart.description
+
+
+def test_the_best_epoch_and_the_test_score_are_marked_and_said(run):
+    runs = read_sources([run])[0].runs
+    chart = f1_chart(runs)
+    for one in runs:
+        assert (one.label, str(one.values["best_epoch"]), "test", f"{one.scores('test')['f1']:.4f}") in chart.rows
+    assert "A ring marks the best epoch" in chart.description and "A cross there" in chart.description
+    unknown = [replace(one, values={}) for one in runs]
+    assert "ring" not in f1_chart(unknown).description and len(f1_chart(unknown).svg) < len(chart.svg)

@@ -34,3 +34,9 @@ def test_the_studys_figures_are_added_where_asked_for_and_their_parts_give_their
         parts = sum(values["energy"][part]["kwh"] for part in ("ram", "gpu", "cpu"))
         total = values["energy"]["measured_kwh"] + values["energy"]["estimated_kwh"]
         assert parts == pytest.approx(total, abs=1e-9)
+
+
+def test_a_number_that_is_not_finite_is_null(record):
+    diverged = {**record, "modes": {"lora": {"loss": float("nan"), "history": [{"loss": float("inf"), "f1": 0.5}]}}}
+    written = json.loads(as_json(diverged))
+    assert written["modes"] == {"lora": {"loss": None, "history": [{"loss": None, "f1": 0.5}]}}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorakit.report.costs import Cost, cost_of, cost_to_reach, f1_goals
+from lorakit.report.costs import Cost, cost_of, cost_table, cost_to_reach, f1_goals
 from lorakit.report.runs import COMPONENTS, EnergyPoint, Run, read_sources
 
 METHODS = {"gpu": "counter", "cpu": "estimated", "ram": "unavailable"}
@@ -94,6 +94,24 @@ def test_a_later_moment_never_costs_less_and_the_ends_are_the_readings(powers, s
 
 def test_goals_are_shares_of_the_best_run_or_those_chosen():
     runs = [Run("a", "", {}, evaluations=({"f1": 0.4}, {"f1": 0.8})), Run("b", "", {}, evaluations=({"f1": 0.5},))]
-    assert f1_goals(runs) == [(s * 0.8, s) for s in (0.8, 0.9, 0.95, 0.99, 1.0)]
+    assert f1_goals(runs) == [(s * 0.8, s) for s in (0.9, 0.95, 1.0)]
     assert f1_goals(runs, [0.7, 0.6]) == [(0.6, None), (0.7, None)]
     assert f1_goals([Run("a", "", {})]) == []
+
+
+def test_over_seeds_the_cost_is_the_mean_and_none_unless_all_reached_it(tmp_path):
+    first = write_run(tmp_path / "a", [(1015, 0.5), (1036, 0.7)], (1000, [10, 20, 40, 60]))
+    second = write_run(tmp_path / "b", [(1025, 0.6)], (1000, [10, 20, 40, 60]))
+    both = Run("LoRA", "lora", {}, seeds=(first, second))
+    assert cost_to_reach(both, 0.6) == Cost(1.5, *map(pytest.approx, (0.65, 30.5, 30.5 / 36, 3.05 / 36)))
+    assert cost_to_reach(both, 0.7) is None and cost_to_reach(first, 0.7) is not None
+
+
+def test_goals_that_cost_the_same_are_one_and_what_is_not_reached_is_said_once(tmp_path):
+    fast = write_run(tmp_path / "fast", [(1015, 0.5), (1036, 0.7)], (1000, [10, 20, 40]))
+    slow = write_run(tmp_path / "slow", [(1015, 0.5), (1036, 0.6)], (1000, [10, 20, 40]))
+    groups = cost_table([fast, slow], []).groups
+    assert [group.name for group in groups] == ["F1 0.6300 to 0.7000, 90% of the best to the best"]
+    assert [[cell.text for cell in row.cells] for row in groups[0].rows[:2]] == [["2", "not reached"], ["36.0", "–"]]
+    groups = cost_table([fast, slow], [0.4, 0.5, 0.55, 0.7]).groups
+    assert [group.name for group in groups] == ["F1 0.4000 to 0.5000", "F1 0.5500", "F1 0.7000"]

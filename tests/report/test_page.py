@@ -7,6 +7,8 @@ import subprocess
 import sys
 import zipfile
 from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -15,6 +17,7 @@ from lorakit.report.page import make_page, write_page
 from lorakit.report.run_comparison import compare_runs
 from lorakit.report.runs import read_sources
 from tests.support.reports import CROWDED, HOSTILE, RECORDED, change, crowd, figures_of
+from tests.support.seed_runs import make_seeds
 from tests.support.sentence_runs import make_run
 from tests.support.tiny import ROOT
 
@@ -136,7 +139,7 @@ def test_a_file_of_an_older_version_is_still_shown(tmp_path):
     page = write_page([tmp_path]).read_text()
     assert "No energy over time was recorded." in page
     cells = figures_of(page, "cost-table")
-    reached = [row for name, row in cells.items() if name.endswith("80% of the best: Seconds")][0]
+    reached = [row for name, row in cells.items() if name.endswith("% of the best: Seconds")][0]
     assert reached == [(None, "not recorded")] * 2
     assert "not reached" in page
 
@@ -172,6 +175,35 @@ def test_runs_with_their_counts_by_sentence_are_compared(tmp_path):
     assert (value, verdict) == (record["comparisons"][0]["f1"]["default"]["value"], "worse")
     assert "[−0." in text and "LoRA − full, F1: LoRA is worse than full." in page
     assert make_page(read_sources(folders)) == page
+
+
+def test_several_seeds_are_shown_as_means_and_totals_with_a_row_each_and_the_verdict(tmp_path):
+    folder = make_seeds(tmp_path / "x", {"full": 0.75, "lora": 0.6}, busy=1, margin=0.01)
+    page = make_page(read_sources([folder]))
+    record = json.loads((folder / "comparison.json").read_text())
+    rows = figures_of(page, "seeds-1")
+    for seed in record["seeds"]:
+        full, lora = (seed["modes"][mode]["test"]["f1"] for mode in ("full", "lora"))
+        row = [value for value, _ in rows[f"Test F1: seed {seed['seed']}"]]
+        assert row == [full, lora, pytest.approx(lora - full)]
+    assert [value for value, _ in rows["Wh estimated: total"]] == pytest.approx([6.0, 6.0, 0.0])
+    assert [text for _, text in rows["Training (s): seed 1"]] == ["5.0", "5.0*", "+0.0*"]
+    assert figures_of(page, "scores-test")["Default mode: F1"][1][0] == record["modes"]["lora"]["test"]["f1"]
+    assert figures_of(page, "energy-table")["Energy (Wh): CPU"][0] == (6.0, "6.000 estimated")
+    assert figures_of(page, "parameter-table")["Training: Seed"][0] == (None, "0, 1, 2")
+    assert page.count("LoRA − full, F1: LoRA is worse than full.") == 2  # at a glance, and below its table
+    assert "F1, test set, mean of 3 seeds" in page and "Equal means within ±0.01 of F1." in page
+    assert "6 runs: full (3 seeds), LoRA (3 seeds)" in page and "Energy over time is on the page of each seed." in page
+    assert f"{folder}/seed-2/report.html" in page and CROWDED["note"].split("used")[0] in page
+
+
+def test_the_pages_of_single_runs_say_nothing_of_seeds(page):
+    assert 'id="seeds"' not in page and "all seeds" not in page and 'href="#seeds"' not in page
+
+
+def test_seeds_of_one_mode_have_means_and_no_verdict(tmp_path):
+    page = make_page(read_sources([make_seeds(tmp_path / "x", {"lora": 0.6})]))
+    assert "comparison-sides" in page and "comparison-1" not in page and "cannot tell" not in page
 
 
 def test_runs_without_their_counts_by_sentence_say_why_they_are_not_compared(page):
@@ -226,3 +258,20 @@ def test_an_installed_package_carries_the_pages_template(tmp_path):
     subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     assert "lorakit/report/page.html" in zipfile.ZipFile(wheel).namelist()
+
+
+def test_pages_of_errors_in_a_runs_folders_are_linked_from_where_the_report_is(run, tmp_path):
+    (run / "errors.html").write_text("x")
+    (run / "lora" / "errors test.html").write_text("x")
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    for output in (None, other / "r.html"):
+        page = write_page([run], output)
+        links = re.findall(r'<a href="([^"#]+)">([^<]+)</a>', page.read_text())
+        assert [name for _, name in links] == [str(run / "errors.html"), str(run / "lora" / "errors test.html")]
+        for address, name in links:
+            assert (page.parent / unquote(address)).resolve() == Path(name).resolve()
+
+
+def test_without_a_page_of_errors_nothing_is_said_of_it(page):
+    assert "What goes wrong" not in page

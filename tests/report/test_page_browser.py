@@ -10,6 +10,7 @@ from lorakit.report.page import write_page
 from lorakit.report.tables import METRICS, metric
 from tests.support.browser import CHROMIUM, browser
 from tests.support.reports import HOSTILE, RECORDED, change
+from tests.support.seed_runs import make_seeds
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here (Debian: apt-get install chromium)")
 
@@ -50,6 +51,17 @@ def test_it_opens_without_complaint_or_request_and_fits(tab, page, tmp_path, sch
     assert tab.run(BACKGROUND) == {"light": "rgb(246, 246, 243)", "dark": "rgb(18, 21, 24)"}[scheme]
     tab.screenshot(tmp_path / "page.png")
     assert (tmp_path / "page.png").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+def test_the_page_of_several_seeds_fits(tab, tmp_path, width):
+    folder = make_seeds(tmp_path / "x", {"full": 0.75, "lora": 0.6}, seeds=3, busy=1, margin=0.01)
+    tab.open(write_page([folder]), width)
+    assert tab.complaints() == []
+    assert tab.run("document.documentElement.scrollWidth") == width
+    wide = "p => p.scrollWidth > p.clientWidth + 1"
+    for places in (".panel", "#seeds .scroll, #comparison .scroll"):
+        assert tab.run(f"[...document.querySelectorAll('{places}')].filter({wide}).map(p => p.textContent)") == []
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])

@@ -10,6 +10,7 @@ import pytest
 from lorakit.report.page import make_page
 from lorakit.report.runs import Run, read_sources
 from tests.support.reports import figures_of
+from tests.support.seed_runs import make_seeds
 
 
 def test_a_folder_without_a_comparison_is_one_run_with_what_its_log_and_journal_hold(run):
@@ -71,3 +72,19 @@ def test_the_kind_of_an_energy_is_measured_estimated_unavailable_or_not_recorded
 def test_labels_must_be_one_per_folder(run):
     with pytest.raises(ValueError, match="there are 2 labels for 1 runs; give one per run, in the same order"):
         read_sources([run], ["a", "b"])
+
+
+def test_several_seeds_are_one_run_per_mode_whose_lines_are_means(tmp_path):
+    folder = make_seeds(tmp_path / "x", {"full": 0.75, "lora": 0.6}, seeds=2)
+    for seed, losses in ((0, (2.0, 1.0)), (1, (4.0, 2.0, 1.0))):  # the second one logged a step more
+        lines = [{"event": "step", "step": 10 * i, "loss": loss} for i, loss in enumerate(losses, start=1)]
+        log = folder / f"seed-{seed}" / "lora" / "metrics.jsonl"
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines) + log.read_text())
+    (source,) = read_sources([folder])
+    assert [(run.label, run.mode, len(run.seeds), run.folder) for run in source.runs] == [
+        ("full", "full", 2, None), ("LoRA", "lora", 2, None)
+    ]  # fmt: skip
+    lora = source.runs[1]
+    assert [(line["step"], line["loss"]) for line in lora.steps] == [(10, 3.0), (20, 1.5)]
+    assert [run.folder for run in lora.seeds] == [str(folder / f"seed-{seed}" / "lora") for seed in (0, 1)]
+    assert source.record["margin"] is None

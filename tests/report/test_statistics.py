@@ -148,6 +148,8 @@ def test_an_f1s_interval_holds_its_value_and_widens_with_the_seeds_spread():
         found = f1_interval(scored, places)
         assert found.low < found.value < found.high
     assert f1_interval(far, places).high > f1_interval(near, places).high
+    two = f1_interval(score_runs(runs_of(0.1, 0.9)), {0: 0, 1: 1})
+    assert (two.low, two.high) == (0.0, 1.0)  # and not −12
     alone = f1_interval(near, {0: 0})
     assert alone.low < alone.value < alone.high
 

@@ -90,7 +90,7 @@ def test_differences_of_times_and_energies_are_marked_if_others_used_the_machine
     assert cells(text, "training (s)") == ["5.0", "5.0", "+0.0*"]
     assert cells(text, "all GPUs (kWh)") == ["–", "–", "–"]
     assert cells(text, "F1") == ["0.746667", "0.736667", "-0.010000"]
-    assert f"\n- LoRA*: {CROWDED['note']}\n- RAM: estimated" in text
+    assert f"\n- LoRA*: {CROWDED['note']}\n- full: " in text and "\n- RAM: estimated" in text
     assert "full*" not in text
 
 
@@ -119,3 +119,23 @@ def test_a_corpus_without_validation_and_test_set_is_said_to_score_nothing(recor
         values["validation"] = None
     print_comparison(record, tmp_path)
     assert "no validation or test set, so nothing was scored; `lorakit evaluate`" in capsys.readouterr().out
+
+
+def test_rates_and_settings_of_each_mode_are_in_the_file_and_on_the_console(record, tmp_path, capsys):
+    record["modes"]["full"]["learning_rate"] = 5e-5
+    record["modes"]["lora"]["module_learning_rates"] = {"lora_B": 8e-3}
+    record["modes"]["lora"]["adapter"] = {"r": 8, "target_modules": ["query", "value"], "peft_total_parameters": 1010}
+    print_comparison(record, tmp_path)
+    for text in (as_markdown(record), capsys.readouterr().out):
+        assert cells(text, "learning rate") == ["5e-05", "0.001"]
+        assert cells(text, "rates of modules") == ["–", "lora_B=0.008"]
+        assert cells(text, "best epoch") == ["2", "2"]
+        assert cells(text, "target_modules") == ["–", "query value"]
+        assert "| peft_total" not in text
+
+
+def test_names_are_escaped(record):
+    text = as_markdown({**record, "model": "a|<img>\n# b", "command": "lorakit train --model 'a`b'"})
+    assert text.startswith("# a\\|\\<img\\> \\# b on ")
+    assert "Command: `` lorakit train --model 'a`b' ``" in text
+    assert markdown_table(["x", "F1"], [["a|b<i>", "1"]]).splitlines()[2] == "| a\\|b\\<i> |  1 |"
