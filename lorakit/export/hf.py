@@ -1,0 +1,122 @@
+"""Export as a model folder for transformers: merged weights, configuration, tokenizer, README.
+
+The proof goes through transformers' own pipeline, on sentences whose words are separated by spaces. The pipeline takes
+its aggregation only as an argument: transformers 5 ignores `task_specific_params`, where it is written anyway.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lorakit.data.tags import Span
+from lorakit.export.card import Origin, export_card
+from lorakit.export.proof import NotProven, Reference, compare, entities_of
+from lorakit.export.tokenizer import portable_tokenizer
+from lorakit.export.words import in_torch, tag_by_words
+from lorakit.training.evaluation import label_names
+from lorakit.training.untrusted import NO_REMOTE_CODE
+
+AGGREGATION = "first"  # the tag of a word is that of its first subword, as in training
+THROUGH = ("pipeline", "words")
+PIPELINE = """
+from transformers import pipeline
+
+find = pipeline("token-classification", model=".", aggregation_strategy="first")
+print(find("The IL-2 gene ( IL2 ) ."))  # words and punctuation separated by spaces, as in training
+"""
+WORDS = """
+import torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+model, tokenizer = AutoModelForTokenClassification.from_pretrained("."), AutoTokenizer.from_pretrained(".")
+words = ["The", "IL-2", "gene", "(", "IL2", ")", "."]
+batch = tokenizer([words], is_split_into_words=True, return_tensors="pt")
+with torch.no_grad():
+    classes = model(**batch).logits.argmax(-1)[0].tolist()
+ids = batch.word_ids(0)
+print([model.config.id2label[classes[ids.index(i)]] for i in range(len(words))])  # a word's first subword counts
+"""
+
+
+def write_hf(
+    model: nn.Module, tokenizer: Any, reference: Reference, folder: Path, origin: Origin, through: str = "pipeline"
+) -> list[str]:
+    """Write a merged model into an empty folder and prove it.
+
+    Args:
+        model: plain and in float32, its LoRA merged.
+        tokenizer: the model's.
+        reference: what lorakit finds.
+        folder: to write into.
+        origin: for the README.
+        through: "pipeline" proves it through transformers' pipeline; "words" through the model and the tokenizer, for
+            tokenizers whose words the pipeline splits again.
+
+    Returns:
+        Sentences about the proof.
+
+    Raises:
+        NotProven: with the first difference.
+    """
+    save_model_files(model, tokenizer, folder)
+    if through == "pipeline":
+        found, runtime = _by_pipeline(folder, reference), "transformers' pipeline"
+    else:
+        found, runtime = _by_model(folder, reference), "transformers"
+    try:
+        compare(reference, found, runtime)
+    except NotProven as error:
+        if through == "words":
+            raise
+        raise NotProven(
+            f"{error}; the pipeline may split a word of this tokenizer again: with --through words the proof reads the"
+            " words' first subwords instead, as README.md then shows"
+        ) from None
+    proof = [reference.proven(runtime)]
+    usage = PIPELINE if through == "pipeline" else WORDS
+    (folder / "README.md").write_text(export_card("hf", label_names(model), origin, usage, proof), encoding="utf-8")
+    return proof
+
+
+def save_model_files(model: nn.Module, tokenizer: Any, folder: Path) -> None:
+    """Write config.json with the labels and the aggregation, model.safetensors and the tokenizer."""
+    before = getattr(model.config, "task_specific_params", None)
+    model.config.task_specific_params = {"token-classification": {"aggregation_strategy": AGGREGATION}}
+    try:
+        model.save_pretrained(folder)
+    finally:
+        model.config.task_specific_params = before
+    portable_tokenizer(model, tokenizer).save_pretrained(folder)
+
+
+def _by_pipeline(folder: Path, reference: Reference) -> Iterator[list[Span]]:
+    import warnings
+
+    from transformers import pipeline
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "using fallback heuristic" for every token of a byte-level tokenizer
+        find = pipeline("token-classification", model=str(folder), aggregation_strategy=AGGREGATION, device="cpu")
+        for words in reference.sentences:
+            yield _by_words(find(" ".join(words)), words) if words else []
+
+
+def _by_words(found: Sequence[dict[str, Any]], words: Sequence[str]) -> list[Span]:
+    """Entities by characters of the joined words, as entities by words; a border inside a word becomes -1."""
+    starts, ends, at = {}, {}, 0
+    for i, word in enumerate(words):
+        starts[at], ends[at + len(word)] = i, i + 1
+        starts[at - 1] = i  # some tokenizers count the space before a word to it
+        at += len(word) + 1
+    return [Span(e["entity_group"], starts.get(e["start"], -1), ends.get(e["end"], -1)) for e in found]
+
+
+def _by_model(folder: Path, reference: Reference) -> Iterator[list[Span]]:
+    from transformers import AutoModelForTokenClassification, AutoTokenizer
+
+    model = AutoModelForTokenClassification.from_pretrained(folder, use_safetensors=True, **NO_REMOTE_CODE).eval()
+    tokenizer, labels = AutoTokenizer.from_pretrained(folder, **NO_REMOTE_CODE), label_names(model)
+    for tags in tag_by_words(tokenizer, labels, in_torch(model), reference.sentences):
+        yield entities_of(tags, labels)

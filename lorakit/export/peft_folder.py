@@ -1,0 +1,89 @@
+"""Export an adapter as a PEFT folder whose labels survive: its files, and a config.json that names the labels."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lorakit.adapters.files import CONFIG, OWN, TENSORS
+from lorakit.data.tags import Span
+from lorakit.export.card import Origin, export_card
+from lorakit.export.proof import Reference, compare, entities_of
+from lorakit.export.tokenizer import portable_tokenizer
+from lorakit.export.words import in_torch, tag_by_words
+from lorakit.training.evaluation import label_names
+from lorakit.training.untrusted import NO_REMOTE_CODE
+
+USAGE = """
+from peft import PeftConfig, PeftModel
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer, pipeline
+
+base = PeftConfig.from_pretrained(".").base_model_name_or_path
+config = AutoConfig.from_pretrained(".")  # the base's, with the adapter's labels
+model = AutoModelForTokenClassification.from_pretrained(base, config=config)
+model = PeftModel.from_pretrained(model, ".").merge_and_unload()
+tokenizer = AutoTokenizer.from_pretrained(".")
+find = pipeline("token-classification", model=model, tokenizer=tokenizer, aggregation_strategy="first")
+print(find("The IL-2 gene ( IL2 ) ."))  # words and punctuation separated by spaces, as in training
+"""
+
+
+def write_peft(
+    adapter: Path, model: nn.Module, tokenizer: Any, reference: Reference, folder: Path, origin: Origin
+) -> list[str]:
+    """Write an adapter's folder for PEFT into an empty folder and prove it; see `write_hf` for the arguments.
+
+    Args:
+        adapter: its folder.
+        model: whose configuration has the adapter's labels.
+
+    Returns:
+        Sentences about the proof.
+
+    Raises:
+        NotProven: with the first difference.
+    """
+    for name in (CONFIG, TENSORS, OWN):
+        if (adapter / name).is_file():
+            shutil.copyfile(adapter / name, folder / name)
+    model.config.save_pretrained(folder)
+    portable_tokenizer(model, tokenizer).save_pretrained(folder)
+    labels = label_names(model)
+    compare(reference, _by_peft(folder, model.config._name_or_path, reference), "PEFT")
+    proof = [reference.proven("PEFT")]
+    usage = _usage(folder, model.config._name_or_path)
+    (folder / "README.md").write_text(export_card("peft", labels, origin, usage, proof), encoding="utf-8")
+    return proof
+
+
+def _usage(folder: Path, base: str) -> str:
+    """The lines of the README: they name the base itself where the adapter's file does not, or names a folder."""
+    line = 'base = PeftConfig.from_pretrained(".").base_model_name_or_path'
+    named = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if named == base and not Path(base).is_dir():
+        return USAGE
+    where = "  # a folder: where it is on your machine" if Path(base).is_dir() else ""
+    return USAGE.replace(line, f"base = {base!r}{where}").replace("import PeftConfig, ", "import ")
+
+
+def _by_peft(folder: Path, base: str, reference: Reference) -> Iterator[list[Span]]:
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(folder, **NO_REMOTE_CODE)
+    plain = AutoModelForTokenClassification.from_pretrained(
+        base,
+        config=config,
+        dtype=torch.float32,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # a head that the base may have is replaced
+        **NO_REMOTE_CODE,
+    )
+    model = PeftModel.from_pretrained(plain, folder).eval()
+    tokenizer, labels = AutoTokenizer.from_pretrained(folder, **NO_REMOTE_CODE), label_names(plain)
+    for tags in tag_by_words(tokenizer, labels, in_torch(model), reference.sentences):
+        yield entities_of(tags, labels)

@@ -1,0 +1,66 @@
+"""The folder for transformers: its own pipeline finds what lorakit finds."""
+
+import json
+
+import pytest
+from transformers import pipeline
+
+import lorakit
+from lorakit.cli.__main__ import main
+from lorakit.data.tags import spans
+from lorakit.training.models import load_tagger
+from tests.support.tiny import make_tiny_model
+from tests.support.tokenizers import make_tokenizer
+
+pytestmark = pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
+
+
+def by_characters(words, tags):
+    ends = [sum(map(len, words[: i + 1])) + i for i in range(len(words))]
+    return [(e.type, ends[e.start] - len(words[e.start]), ends[e.end - 1]) for e in spans(tags)]
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_the_pipeline_finds_what_lorakit_finds(kind, request, corpus, words, tmp_path, capsys):
+    source = str(request.getfixturevalue(kind))
+    assert main(["export", source, str(tmp_path / "out"), "--to", "hf", "--dataset", str(corpus)]) == 0
+    assert "entities of 4 sentences through transformers' pipeline." in capsys.readouterr().out
+    model, tokenizer = load_tagger(source if kind == "adapter" else None, None if kind == "adapter" else source)
+    wanted = [by_characters(*pair) for pair in zip(words, lorakit.predict(model, tokenizer, words), strict=True)]
+    assert sum(map(len, wanted)) > 10
+    find = pipeline("token-classification", model=str(tmp_path / "out"), aggregation_strategy="first")
+    found = [[(e["entity_group"], e["start"], e["end"]) for e in find(" ".join(row))] for row in words]
+    assert found == wanted
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["task_specific_params"] == {"token-classification": {"aggregation_strategy": "first"}}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "pipeline_tag: token-classification" in card and 'aggregation_strategy="first"' in card
+
+
+def test_the_lines_of_the_readme_run(full, corpus, tmp_path, monkeypatch, capsys):
+    for through, printed in (("pipeline", "'entity_group': "), ("words", "', '")):
+        command = ["export", str(full), str(tmp_path / through), "--to", "hf", "--dataset", str(corpus)]
+        assert main([*command, "--through", through]) == 0
+        monkeypatch.chdir(tmp_path / through)
+        code = (tmp_path / through / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        capsys.readouterr()
+        exec(compile(code, "README.md", "exec"), {})
+        assert printed in capsys.readouterr().out
+
+
+def test_a_pipeline_that_splits_words_again_is_refused_and_the_advice_works(corpus, tmp_path, capsys):
+    """A WordPiece tokenizer makes three words of IL-2."""
+    tokenizer = make_tokenizer("bert")
+    model = make_tiny_model(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    command = ["export", str(tmp_path / "model"), str(tmp_path / "out"), "--to", "hf", "--dataset", str(corpus)]
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    told = capsys.readouterr().err
+    assert "the export is refused and nothing was written: in sentence 1 of 4 lorakit finds" in told
+    assert "with --through words" in told and len(told.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert main([*command, "--through", "words"]) == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()

@@ -1,0 +1,47 @@
+"""The spaCy pipeline, loaded by spaCy."""
+
+import subprocess
+import sys
+
+import pytest
+
+import lorakit
+from lorakit.cli.__main__ import main
+from lorakit.training.models import load_tagger
+
+spacy = pytest.importorskip("spacy", reason="spacy is not installed (extra spacy)")
+
+TEXTS = ["The IL-2 gene (IL2)  binds NF-kappa B.", "", "  p50/p65,\n\tGATA-1 ", "0.5% of T-cells\u00a0[12]"]
+
+
+@pytest.fixture(scope="module")
+def out(adapter, corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spacy") / "out"
+    assert main(["export", str(adapter), str(folder), "--to", "spacy", "--dataset", str(corpus)]) == 0
+    return folder
+
+
+def test_spacy_finds_what_lorakit_finds_in_raw_text(out, adapter):
+    wanted = lorakit.predict(*load_tagger(str(adapter)), TEXTS)
+    assert sum(map(len, wanted)) > 5
+    docs = list(spacy.load(out).pipe(TEXTS))
+    assert [doc.text for doc in docs] == TEXTS
+    found = [[(e.label_, e.start_char, e.end_char, e.text) for e in doc.ents] for doc in docs]
+    assert found == [[(e.type, e.start, e.end, e.text) for e in row] for row in wanted]
+
+
+def test_a_program_that_imports_only_spacy_can_load_it(out):
+    from importlib.metadata import entry_points
+
+    if not any(entry.name == "lorakit_ner" for entry in entry_points(group="spacy_factories")):
+        pytest.skip("lorakit was installed before it had this entry point: pip install -e .")
+    code = f"import spacy; print(len(spacy.load({str(out)!r})('The IL-2 gene (IL2).')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "7\n", done.stderr
+
+
+def test_another_tokenizers_documents_keep_whole_tokens(out):
+    nlp = spacy.blank("en")
+    nlp.add_pipe("lorakit_ner", source=spacy.load(out))
+    doc = nlp(TEXTS[0])
+    assert doc.ents and all(doc[e.start : e.end].text == e.text for e in doc.ents)
