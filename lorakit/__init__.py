@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lorakit.adapters.merging import merge_lora, unmerge_lora
     from lorakit.adapters.quantization import shrink_base
     from lorakit.adapters.storage import load_adapter, save_adapter
+    from lorakit.adapters.strength import scale_lora
     from lorakit.data.corpus import read_ner
     from lorakit.energy import EnergyMeter
     from lorakit.lora import adapter_names, apply_lora, combine_adapters, delete_adapter, remove_lora, set_adapter
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from lorakit.training.config import TrainConfig
     from lorakit.training.evaluation import evaluate
     from lorakit.training.loop import train
+    from lorakit.training.many import train_many
+    from lorakit.training.many_run import AdapterRun
     from lorakit.training.prediction import Entity, predict
 
 __version__ = "0.1.0"
@@ -32,6 +35,7 @@ _NAMES = {  # module: its public names
     "adapters.merging": "merge_lora unmerge_lora",
     "adapters.quantization": "shrink_base",
     "adapters.storage": "load_adapter save_adapter",
+    "adapters.strength": "scale_lora",
     "data.corpus": "read_ner",
     "energy": "EnergyMeter",
     "lora": "adapter_names apply_lora combine_adapters delete_adapter remove_lora set_adapter",
@@ -39,6 +43,8 @@ _NAMES = {  # module: its public names
     "training.config": "TrainConfig",
     "training.evaluation": "evaluate",
     "training.loop": "train",
+    "training.many": "train_many",
+    "training.many_run": "AdapterRun",
     "training.prediction": "Entity predict",
 }
 _OWNER = {name: owner for owner, names in _NAMES.items() for name in names.split()}

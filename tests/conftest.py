@@ -1,3 +1,4 @@
+import logging
 import os
 from pathlib import Path
 
@@ -14,6 +15,15 @@ def pytest_cmdline_main(config):
     """`pytest -n 2` deals out whole files, whose tests share what is dear to make, the last of them short ones."""
     if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
         config.option.dist, config.option.loadscopereorder = "loadfile", False
+
+
+@pytest.fixture(autouse=True)
+def logging_stays_on():
+    """A test that leaves logging disabled would blind every later one on its worker that reads the log."""
+    yield
+    left = logging.root.manager.disable
+    logging.disable(logging.NOTSET)
+    assert left == logging.NOTSET, f"logging is still disabled below level {left}"
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,23 @@
+import errno
+import fcntl
 import os
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from lorakit._files import atomic_folder, atomic_write, read_json_lines, write_text
+from lorakit._files import (
+    append_text,
+    atomic_folder,
+    atomic_write,
+    check_locks,
+    check_regular,
+    read_bounded,
+    read_json_lines,
+    write_text,
+)
+from tests.support.processes import start
 
 
 def test_text_is_utf8_with_its_own_line_ends_and_readable_by_all(tmp_path):
@@ -21,10 +35,65 @@ def test_a_failed_write_leaves_the_former_file_and_nothing_else(tmp_path):
 
     with pytest.raises(OSError, match="the disk is full"):
         atomic_write(tmp_path / "file", write)
-    with pytest.raises(UnicodeEncodeError):
-        write_text(tmp_path / "file", "half \udcff")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "former"
+    write_text(tmp_path / "file", "a byte of a path \udcff")
+    assert (tmp_path / "file").read_text() == "a byte of a path \\udcff"
+
+
+def test_processes_that_append_at_the_same_time_lose_nothing_and_write_one_header(tmp_path):
+    code = """
+        from pathlib import Path
+        from lorakit._files import append_text
+        for row in range(200):
+            append_text(Path({path!r}), lambda first: ("header\\n" if not first else "") + "NAME" * 2000 + "\\n")
+    """.format(path=str(tmp_path / "file"))
+    for process in [start(code.replace("NAME", name)) for name in ("a", "b", "c")]:
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+    lines = (tmp_path / "file").read_text().splitlines()
+    assert lines[0] == "header"
+    assert sorted(lines[1:]) == sorted(name * 2000 for name in "abc" for _ in range(200))
+
+
+def test_a_failed_append_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    append_text(tmp_path / "file", lambda first: "first")
+    append_text(tmp_path / "file", lambda first: f"after {first}\n")  # a line that was left open is ended
+    assert (tmp_path / "file").read_text() == "first\nafter first\n"
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, data: write(file, data[:3]))
+        with pytest.raises(OSError, match="No space left on device"):
+            append_text(tmp_path / "file", lambda first: "second\n")
+
+    def refuse(first):
+        raise ValueError(first)
+
+    with pytest.raises(ValueError, match="first"):
+        append_text(tmp_path / "file", refuse)
+    assert (tmp_path / "file").read_text() == "first\nafter first\n"
+
+
+def test_a_pipe_is_appended_to_like_a_device(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    append_text(tmp_path / "pipe", lambda first: f"{first}row\n")
+    assert os.read(reader, 100) == b"row\n"
+    os.close(reader)
+
+
+def test_a_folder_without_locks_is_refused(tmp_path, monkeypatch):
+    check_locks(tmp_path)
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(OSError, match="No locks available"):
+        check_locks(tmp_path)
+    with pytest.raises(OSError, match="No locks available"):
+        append_text(tmp_path / "file", lambda first: "row\n")
+    assert (tmp_path / "file").read_text() == ""
 
 
 def test_a_link_stays_a_link_and_its_file_is_written(tmp_path):
@@ -83,3 +152,48 @@ def test_a_folder_whose_filling_fails_is_unchanged(tmp_path, keep_others):
 def test_json_lines_skip_lines_that_are_cut_short_or_not_objects(tmp_path):
     (tmp_path / "log").write_text('{"a": 1}\n{"a": \n[3]\n\n{"a": 2}\n{"b"')
     assert list(read_json_lines(tmp_path / "log")) == [(1, {"a": 1}), (5, {"a": 2})]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_process_left_is_removed_by_the_next_write_of_that_name(tmp_path, kind):
+    left, other, young = (tmp_path / name for name in (".out.abcd1234", ".else.abcd1234", ".out.abcd5678"))
+    for path in (left, other, young):
+        path.mkdir() if kind == "folder" else path.write_text("half")
+    for path in (left, other):
+        os.utime(path, (0, 0))
+    atomic_write(tmp_path / "out", lambda path: path.write_text("new"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".else.abcd1234", ".out.abcd5678", "out"]
+
+
+def test_what_a_running_process_writes_is_not_removed(tmp_path):
+    with atomic_folder(tmp_path / "out") as first:
+        (first / "a").write_text("1")
+        os.utime(first, (0, 0))
+        with atomic_folder(tmp_path / "out") as second:
+            (second / "b").write_text("2")
+        assert (first / "a").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can exchange two names")
+def test_a_replaced_folder_is_there_at_every_moment(tmp_path, monkeypatch):
+    """Two renames would leave a moment, between them, without any: then nothing had that name after a kill."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").write_text("1")
+    monkeypatch.setattr("lorakit._files.os.rename", lambda *_: pytest.fail("renamed away"))
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "new").write_text("2")
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_is_no_regular_file_or_too_large_is_refused_before_reading(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "big").write_text("x" * 11)
+    for path, message in (("pipe", "not a regular file"), ("big", "has 11 bytes; at most 10 are read")):
+        with pytest.raises(ValueError, match=message):
+            read_bounded(tmp_path / path, 10)
+    with pytest.raises(ValueError, match="not a regular file"):
+        check_regular(Path("/dev/zero"))
+    assert read_bounded(tmp_path / "big", 11) == "x" * 11

@@ -1,4 +1,4 @@
-"""The `lorakit` command: fine-tune, score, predict, count parameters, measure energy, report, compare."""
+"""The `lorakit` command: train, score, predict, export, calibrate, corpora, parameters, energy, report, compare."""
 
 import os
 import sys
@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lorakit.cli.parser import Parser
+from lorakit.cli.stopping import stoppable
 
 # Each is a file of this folder with `add_parser`. They are imported by name, as `lorakit` imports its public names, so
 # the import graph ends in the commands: no layer is added on top of them by this table.
-COMMANDS = ("train", "evaluate", "predict", "params", "energy", "report", "compare")
+COMMANDS = ("train", "evaluate", "predict", "export", "calibrate", "data", "params", "energy", "report", "compare")
 EXAMPLES = """examples:
   lorakit train --model roberta-base --dataset path/to/corpus --output-dir runs/mine
   lorakit evaluate --adapter runs/mine/adapter --dataset path/to/corpus
   lorakit predict --adapter runs/mine/adapter "IL-2 gene expression requires NF-kappa B."
+  lorakit export runs/mine exported --to onnx     write it for other programs, proven equal
+  lorakit calibrate --adapter runs/mine/adapter --dataset path/to/corpus     make its scores mean something
+  lorakit data show path/to/corpus          show how a corpus is read, its counts and notes; convert it
   lorakit params roberta-base --num-labels 11 --r 16 --target-modules query value
   lorakit energy run -- python train.py     measure what a command uses on this machine
   lorakit energy doctor                     show what can be measured here, and how to enable the rest
@@ -27,7 +31,10 @@ lorakit COMMAND --help shows the flags of a command.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    return stoppable("lorakit", lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _run(argv: list[str]) -> int:
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:  # a shell asks for completions; this call answers and ends the process
         import argcomplete  # in the extra "completion"
@@ -45,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> Parser:
     """The parser of `lorakit` with all commands. It loads no torch, so --help and a mistyped flag answer at once."""
     parser = Parser(prog="lorakit", description=__doc__, epilog=EXAMPLES)
+    parser.add_argument("--version", action="version", version=f"lorakit {sys.modules['lorakit'].__version__}")
     commands = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     for name in COMMANDS:
         import_module(f"lorakit.cli.{name}").add_parser(commands)

@@ -1,11 +1,16 @@
 """Build the model of each mode once, and find what is wrong with any of them before anything is written."""
 
+import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import nn
+
+from lorakit.adapters.names import listing
+from lorakit.adapters.unused import unused_parameters
+from lorakit.training.distributed import is_main
 
 
 class ModelBuilder:
@@ -44,10 +49,28 @@ class ModelBuilder:
             shape = type(model)(deepcopy(model.config))
         if mode == "lora":
             self.adapt(shape)
+        else:
+            freeze_unused(shape)
         return shape
 
     def _load(self, mode: str) -> tuple[nn.Module, Any]:
         model, tokenizer = self.load()
         if mode == "lora":
             self.adapt(model)
+        elif (frozen := freeze_unused(model)) and is_main():
+            print(
+                f"not trained, because the model's output does not depend on them: {listing(frozen)}", file=sys.stderr
+            )
         return model, tokenizer
+
+
+def freeze_unused(model: nn.Module) -> list[str]:
+    """Freeze the parameters that the output does not depend on; returns their names.
+
+    They would be counted as trained and get no gradient.
+    """
+    unused = unused_parameters(model)
+    names = [name for name, _ in model.named_parameters() if name in unused]
+    for name in names:
+        model.get_parameter(name).requires_grad_(False)
+    return names

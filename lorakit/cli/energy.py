@@ -1,45 +1,57 @@
-"""`lorakit energy`: measure any command, tell what can be measured here, add up runs."""
+"""`lorakit energy`: measure any command, tell what can be measured here, add up runs, calibrate an estimate."""
 
 import argparse
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
+import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from lorakit._files import write_text
 from lorakit.cli.child_process import run_command
 from lorakit.cli.config import add_config_flag
+from lorakit.cli.energy_doctor import doctor
+from lorakit.cli.energy_report import Carbon, append_csv, check_csv, csv_row, report, write_prometheus
 from lorakit.cli.json_output import add_json_flag, write_json
-from lorakit.cli.parser import add_command
+from lorakit.cli.parser import add_co2_flag, add_command, at_least_0
 from lorakit.energy import EnergyMeter
+from lorakit.power.calibration import calibrate, calibration_file, machine_name, save_calibration
 from lorakit.power.journal import merge_runs, read_journal
-from lorakit.power.nvml import SensorUnavailable, close_nvml, open_nvml
-from lorakit.power.rapl import diagnose
-from lorakit.power.reading import KINDS, MEASURED, Measurement, Reading, describe
+from lorakit.power.reading import JOULES_PER_WH, KINDS
 
 EXAMPLES = """
 lorakit energy run -- python train.py     measure what a command uses on this machine
 lorakit energy doctor                     show what can be measured here, and how to enable the rest
 lorakit energy merge node-*.jsonl         add up nodes or restarts
+lorakit energy calibrate --idle 38 --load 92     replace the estimate by a wall-outlet meter's readings
+"""
+FILE_FLAGS = ("json", "out", "csv", "prometheus")
+CALIBRATE_EXAMPLES = """examples:
+  for i in $(seq $(nproc)); do timeout 60 sh -c 'while :; do :; done' & done     a full load, to read the meter
+  lorakit energy calibrate --idle 38 38.4 --load 92
 """
 RUN_EXAMPLES = """examples:
   lorakit energy run --json cost.json -- python train.py
+  lorakit energy run --co2 400 --embodied 120 --sci 1000 -- python predict.py     g of CO2 per unit of 1000
+  lorakit energy run --csv emissions.csv --prometheus run.prom -- python train.py
   lorakit energy run --config site.yaml -- python train.py      co2, out, … from a file
 """
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add `energy` to the commands."""
-    about = "measure a command, diagnose sensors, add up runs"
+    about = "measure a command, diagnose sensors, add up runs, calibrate"
     add_arguments(add_command(commands, "energy", about, EXAMPLES, execute))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands run, doctor and merge; `execute` takes what the parser returns."""
-    commands = parser.add_subparsers(dest="energy_command", required=True, metavar="run|doctor|merge")
+    """Add the subcommands run, doctor, merge and calibrate; `execute` takes what the parser returns."""
+    commands = parser.add_subparsers(dest="energy_command", required=True, metavar="run|doctor|merge|calibrate")
     run = commands.add_parser(
         "run",
         help="measure a command: lorakit energy run -- python train.py",
@@ -51,20 +63,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
     run.add_argument("--out", type=Path, metavar="FILE", help="append readings here while it runs; survives a kill")
     about = "measure the idle machine first, for X seconds (default: not at all)"
-    run.add_argument("--baseline", type=_at_least_0, default=0.0, metavar="X", help=about)
-    about = "your grid's grams of CO2 per kWh; there is no default"
-    run.add_argument("--co2", type=_at_least_0, metavar="X", help=about)
+    run.add_argument("--baseline", type=at_least_0, default=0.0, metavar="X", help=about)
+    add_co2_flag(run)
+    about = "also give the SCI of ISO 21031 for N units of work; needs --co2 and --embodied"
+    run.add_argument("--sci", type=at_least_0, metavar="N", help=about)
+    about = "g of CO2 for this run's share of making the hardware; there is no default"
+    run.add_argument("--embodied", type=at_least_0, metavar="X", help=about)
+    run.add_argument("--csv", type=Path, metavar="FILE", help="append a row in CodeCarbon's columns")
+    about = "write the result as Prometheus text, for the node exporter's textfile collector"
+    run.add_argument("--prometheus", type=Path, metavar="FILE", help=about)
     run.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command")
-    doctor = commands.add_parser(
+    about_doctor = commands.add_parser(
         "doctor",
         help="what can be measured here, what is missing, how to enable it",
-        epilog="examples:\n  lorakit energy doctor --seconds 5",
+        epilog="examples:\n  lorakit energy doctor --seconds 5\n  lorakit energy doctor --json -\n\n"
+        "exit status: 0 if at least one part was measured, 1 if all are estimated or unavailable, 2 for a wrong flag",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     about = "how long to measure, s (default: %(default)s)"
-    doctor.add_argument("--seconds", type=_at_least_0, default=1.0, metavar="X", help=about)
+    about_doctor.add_argument("--seconds", type=at_least_0, default=1.0, metavar="X", help=about)
     about = "the kernel's folder, for example a host's (default: %(default)s)"
-    doctor.add_argument("--proc", type=Path, default=Path("/proc"), metavar="DIR", help=about)
+    about_doctor.add_argument("--proc", type=Path, default=Path("/proc"), metavar="DIR", help=about)
+    add_json_flag(about_doctor)
     merge = commands.add_parser(
         "merge",
         help="add up journals; a device is never counted twice",
@@ -73,16 +93,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     merge.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a journal that --out wrote")
     add_json_flag(merge)
+    calibration = commands.add_parser(
+        "calibrate",
+        help="give an estimate the readings of a wall-outlet meter",
+        epilog=CALIBRATE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    about = "what the meter shows of the idle machine; several readings are averaged"
+    calibration.add_argument("--idle", type=at_least_0, nargs="+", required=True, metavar="W", help=about)
+    about = "what it shows while all CPUs are busy"
+    calibration.add_argument("--load", type=at_least_0, nargs="+", required=True, metavar="W", help=about)
+    about = "the meter's own error (default: %(default)s %%)"
+    calibration.add_argument("--error", type=at_least_0, default=2.0, metavar="PERCENT", help=about)
     about = "the kernel's folder (default: %(default)s)"
-    for command in (run, doctor):
+    for command in (run, about_doctor):
         command.add_argument("--powercap", type=Path, default=Path("/sys/class/powercap"), metavar="DIR", help=about)
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Run a subcommand; returns the exit status."""
     try:
-        return {"run": _run, "doctor": _doctor, "merge": _merge}[arguments.energy_command](arguments)
-    except (OSError, ValueError) as error:
+        return {"run": _run, "doctor": doctor, "merge": _merge, "calibrate": _calibrate}[arguments.energy_command](
+            arguments
+        )
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
+        _say(f"lorakit energy {arguments.energy_command}: {reason}")
+        return 2
+    except ValueError as error:
         _say(f"lorakit energy {arguments.energy_command}: {error}")
         return 2
     except KeyboardInterrupt:  # before or after the command; while it runs, signals are passed on to it
@@ -98,16 +136,6 @@ def _say(text: object) -> None:
         pass
 
 
-def _at_least_0(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
-    return value
-
-
 # ---- run
 
 
@@ -117,10 +145,15 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError("--json -: standard output belongs to the command; give a file")
     if not command:
         raise ValueError("no command is given: lorakit energy run -- python train.py")
-    if arguments.json is not None and not (
-        arguments.json.parent.is_dir() and os.access(arguments.json.parent, os.W_OK)
-    ):
-        raise ValueError(f"--json {arguments.json}: the folder {arguments.json.parent} cannot be written")
+    given: dict[Path, str] = {}
+    for flag in FILE_FLAGS:
+        path = getattr(arguments, flag)
+        _check_file(f"--{flag}", path)
+        if path is not None and (other := given.setdefault(path.resolve(), flag)) != flag:
+            raise ValueError(f"--{other} and --{flag} name the same file, {path}: give each its own")
+    if arguments.csv is not None:
+        check_csv(arguments.csv)
+    carbon = Carbon(arguments.co2, arguments.embodied, arguments.sci)
     if shutil.which(command[0]) is None:
         known = Path(command[0]).exists()
         _say(f"lorakit energy run: {command[0]}: {'permission denied' if known else 'not found'}")
@@ -133,75 +166,91 @@ def _run(arguments: argparse.Namespace) -> int:
         _say(f"lorakit energy run: {command[0]} cannot be run: {error}")
         return 127 if isinstance(error, FileNotFoundError) else 126
     reading = meter.reading
-    _say(report(reading, arguments.co2))
-    if arguments.json is not None:
-        try:
-            record = {"command": command, "exit_status": status, **reading.to_json()}
-            write_text(arguments.json, json.dumps(record, indent=2, allow_nan=False) + "\n")
-        except OSError as error:  # the command has run: its status is passed on even if the file fails
-            _say(f"lorakit energy run: --json {arguments.json} was not written: {error}")
+    _say(report(reading, carbon))
+    _say_advice(meter, arguments.baseline)
+    record = {"command": command, "exit_status": status, **reading.to_json()}
+    row = csv_row(reading, Path(command[0]).name, carbon)
+    _write("json", arguments.json, lambda path: write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n"))
+    _write("csv", arguments.csv, lambda path: append_csv(path, row))
+    _write("prometheus", arguments.prometheus, lambda path: write_prometheus(path, reading))
     return status
 
 
-def report(reading: Reading, co2_g_per_kwh: float | None = None) -> str:
-    """The reading for people: the three parts, then the measured and the estimated total."""
-    lines = [f"energy over {reading.duration_s:.1f} s", *(f"  {line}" for line in str(reading).splitlines())]
-    lines += [f"  {name}: {describe(part)} (in no measured total)" for name, part in reading.others.items()]
-    measured = "nothing" if reading.measured_wh is None else f"{reading.measured_wh:.4g} Wh"
-    if reading.above_idle_wh is not None:
-        measured += f", {reading.above_idle_wh:.4g} Wh above idle"
-    lines.append(f"  measured in total: {measured}")
-    if reading.estimated_wh is not None:
-        low, high = reading.estimated_range_wh
-        lines.append(f"  estimated besides: {low:.3g} to {high:.3g} Wh")
-    if reading.process_share is not None:
-        lines.append(f"  the command's share of the machine's CPU time: {reading.process_share:.0%}")
-    if reading.contention is not None:
-        lines.append(f"  meanwhile: {reading.contention.describe()}")
-    if co2_g_per_kwh is not None and reading.measured_wh is not None:
-        lines.append(f"  CO2 of the measured part at {co2_g_per_kwh:g} g/kWh: {reading.co2_kg(co2_g_per_kwh):.4g} kg")
-    lines += [f"  note: {note}" for note in reading.notes]
-    return "\n".join(lines)
-
-
-# ---- doctor
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
-    meter = EnergyMeter(arguments.powercap, thread=False, proc=arguments.proc)
-    with meter:
-        threading.Event().wait(arguments.seconds)
-    reading, access = meter.reading, diagnose(arguments.powercap, arguments.proc)
-    lines = [f"GPU  {_state(reading.gpu)}"]
-    if reading.gpu.method == "unavailable" and not reading.gpu.not_counted:
-        lines += [f"     enable: {fix}" for fix in _gpu_fix()]
-    lines.append(f"CPU  {_state(reading.cpu)}")
-    if reading.cpu.method not in MEASURED:
-        lines += [f"     {access.state}: {access.reason}", f"     enable: {access.fix}"]
-    lines.append(f"RAM  {_state(reading.ram)}")
-    if reading.ram.method != "counter":
-        has_rapl = access.state == "measured"
-        lines.append("     this CPU has no DRAM counter" if has_rapl else "     with RAPL, as for the CPU")
-    for kind in KINDS:
-        part = getattr(reading, kind)
-        lines += [f"     counted: {one['id']} {one['name']}" for one in part.devices if one["kwh"] is not None]
-        lines += [f"     not counted: {one['id']} {one['name']}: {one['why']}" for one in part.not_counted]
-    lines += [f"note {note}" for note in reading.notes]
-    print("\n".join(lines))
-    return 0 if reading.measured_wh is not None else 1
-
-
-def _gpu_fix() -> list[str]:
-    """How to make GPUs visible, if NVML does not start."""
+def _write(flag: str, path: Path | None, write: Callable[[Path], object]) -> None:
+    """Write a file, or say that it failed: the command has run, and its status is passed on anyway."""
+    if path is None:
+        return
     try:
-        close_nvml(open_nvml())
-    except SensorUnavailable as error:
-        return [error.fix]
-    return []
+        write(path)
+    except (OSError, ValueError) as error:
+        _say(f"lorakit energy run: --{flag} {path} was not written: {error}")
 
 
-def _state(part: Measurement) -> str:
-    return ("measured: " if part.method in MEASURED else "") + describe(part)
+def _say_advice(meter: EnergyMeter, baseline_s: float) -> None:
+    """How long windows of this load must be, and how long to wait before the next run."""
+    if meter.steadiness is not None:
+        _say(f"  {meter.steadiness}")
+    if baseline_s > 0 and meter.reading.measured_wh is not None:
+        seconds = cool_down_s(meter, baseline_s)
+        if seconds is None:
+            _say(f"  cool-down: still above the idle power after {baseline_s:g} s; wait longer before the next run")
+        else:
+            _say(f"  cool-down: back at the idle power after {seconds:.0f} s; wait as long before the next run")
+
+
+def cool_down_s(meter: EnergyMeter, most_s: float) -> float | None:
+    """How long until the measured devices are at their idle power again, s; None if not within `most_s`.
+
+    Idle is the baseline plus three of its standard errors, or 2 % if that is more.
+    """
+    known = {part["id"] for kind in KINDS for part in getattr(meter.reading, kind).devices if part["kwh"] is not None}
+    idle = [meter.idle[device] for device in known if device in meter.idle]
+    if not idle:
+        return None
+    allowed_w = sum(watts + max(3 * error, 0.02 * watts) for watts, error in idle)
+    waited_s = joules = 0.0
+    with meter.again() as second:  # one meter for all seconds: starting NVML anew may wake a GPU
+        while waited_s < most_s:
+            threading.Event().wait(1.0)
+            reading, seen_s, seen_j = second.reading, waited_s, joules
+            waited_s, joules = reading.duration_s, (reading.measured_wh or 0.0) * JOULES_PER_WH
+            if reading.measured_wh is not None and joules - seen_j <= allowed_w * (waited_s - seen_s):
+                return waited_s
+    return None
+
+
+def _check_file(flag: str, path: Path | None) -> None:
+    """Refuse a file that cannot be written before the command runs, which may take hours. Creates nothing."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ValueError(f"{flag} {path} is a folder; give a file")
+    try:
+        if path.exists():
+            path.open("ab").close()
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        reason = f"{error.strerror}; give a file in a folder that exists and that you may write to"
+        raise ValueError(f"{flag} {path} cannot be written: {reason}") from error
+
+
+# ---- calibrate
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    path = calibration_file(os.environ)
+    if path is None:
+        raise ValueError("neither XDG_CONFIG_HOME nor HOME is set: set one, the calibration is kept below it")
+    found = calibrate(arguments.idle, arguments.load, arguments.error / 100, machine_name())
+    save_calibration(path, found)
+    low_j, high_j = found.range_j((found.load_w - found.idle_w) / 2, 1.0)
+    at_half = f"at half load between {low_j:.3g} and {high_j:.3g} W"
+    print(f"{path}: {found.machine}")
+    print(f"  {found.source}, ±{found.error:.1%}; {at_half}")
+    print("  it stands for CPU and RAM wherever this user measures on this machine and nothing better is found")
+    print(f"  to go back to the generic estimate: rm {shlex.quote(str(path))}")
+    return 0
 
 
 # ---- merge

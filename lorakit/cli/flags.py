@@ -5,16 +5,20 @@ meaning. The defaults are those of LoRAConfig and TrainConfig. Nothing here load
 """
 
 import argparse
+import re
 import tempfile
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from lorakit.adapters.config import BIASES, LoRAConfig
-from lorakit.data.corpus import NerData, read_ner
-from lorakit.training.config import DEFAULT_LEARNING_RATE, ENGINES, PRECISIONS, STRATEGIES, TrainConfig
+from lorakit.adapters.config import ALL_LINEAR, BIASES, LoRAConfig
+from lorakit.cli.parser import add_co2_flag
+from lorakit.data.tags import DECODERS
+from lorakit.training.config import DEFAULT_LEARNING_RATE, ENGINES, PACKING, PRECISIONS, STRATEGIES, TrainConfig
 from lorakit.training.trackers import LOGGERS
 
+DEVICES = ("cpu", "cuda")
 MODES = ("full", "lora")  # in the order in which --mode both trains them
 LORA_ONLY = (
     "r",
@@ -25,7 +29,9 @@ LORA_ONLY = (
     "layers_to_transform",
     "modules_to_save",
     "bias",
+    "loraplus_lr_ratio",
     "cache_prefix",
+    "module_learning_rates",
 )  # settings that mean nothing to full fine-tuning
 
 
@@ -38,12 +44,6 @@ def add_mode_flag(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--sequential", action="store_true", help=about)
 
 
-def add_corpus_flags(parser: argparse.ArgumentParser, about: str, required: bool = False) -> None:
-    add = parser.add_argument
-    add("--dataset", required=required, metavar="FOLDER_OR_ID", help=about)
-    add("--sentences", type=int, metavar="N", help="use only the first N sentences of each split")
-
-
 def add_lora_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--r", type=int, default=LoRAConfig.r, metavar="N", help="LoRA rank (default: %(default)s)")
@@ -54,7 +54,8 @@ def add_lora_flags(parser: argparse.ArgumentParser) -> None:
     add("--init-lora-weights", default="kaiming" if start is True else start, metavar="NAME", help=about)
     about = "dropout on the input of the updates (default: %(default)s)"
     add("--lora-dropout", type=float, default=LoRAConfig.lora_dropout, metavar="X", help=about)
-    about = "layers to adapt, by the end of their names (default: %(default)s)"
+    about = "layers to adapt, by the end of their names: query value, or query,value; or one regular expression for "
+    about += "whole names, such as '.*attention.*' (default: %(default)s)"
     add("--target-modules", nargs="+", default=LoRAConfig.target_modules, metavar="NAME", help=about)
     about = "adapt only these encoder layers, counted from 0 (default: all)"
     add("--layers-to-transform", nargs="+", type=int, metavar="N", help=about)
@@ -70,16 +71,44 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=TrainConfig.batch_size, metavar="N", help=about)
     rates = ", ".join(f"{DEFAULT_LEARNING_RATE[mode]:g} for {mode}" for mode in MODES)
     add("--learning-rate", type=float, metavar="X", help=f"default: {rates}")
+    about = "with LoRA, other rates for these modules: word_embeddings=5e-4, lora_B=8e-3, … (default: that of full "
+    about += "fine-tuning for --modules-to-save, unless --learning-rate is given)"
+    add("--module-learning-rates", nargs="+", type=_module_rate, metavar="NAME=X", help=about)
     add("--dropout", type=float, metavar="X", help="dropout in the base (default: the base's own)")
+    about = "weights of the labels in the loss: balanced, or LABEL=X …, or a number for each label in their order"
+    add("--class-weights", nargs="+", metavar="W", help=about)
     add_precision_flag(parser)
+    add_device_flag(parser)
+    add_packing_flag(parser)
+    add_decode_flag(parser)
     about = "with several processes: replicate the model or shard it (default: %(default)s)"
     add("--strategy", choices=STRATEGIES, default=TrainConfig.strategy, help=about)
     about = "compile: torch.compile the steps, minutes first, then less time per step; cuda_graphs: record the steps, "
     about += "which then launch a batch at once (default: %(default)s)"
     add("--engine", choices=ENGINES, default=TrainConfig.engine, help=about)
+    about = "LoRA+: train B at this many times the learning rate, 16 in its paper (default: at the same rate)"
+    add("--loraplus-lr-ratio", type=float, default=TrainConfig.loraplus_lr_ratio, metavar="X", help=about)
     about = "LoRA on the top layers: compute those below once and keep their output; needs --dropout 0"
     add("--cache-prefix", action="store_true", help=about)
     add("--seed", type=int, default=TrainConfig.seed, metavar="N", help="default: %(default)s")
+
+
+def _module_rate(text: str) -> tuple[str, float]:
+    name, equals, rate = text.partition("=")
+    try:
+        if name and equals:
+            return name, float(rate)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not NAME=RATE, such as word_embeddings=5e-4")
+
+
+def add_seeds_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    about = "train with N seeds, from --seed on, each in a folder of its own, and compare their means (default: 1)"
+    add("--seeds", type=int, default=1, metavar="N", help=about)
+    about = "with --mode both and several seeds: call F1 equal if the interval of the difference is inside ±X"
+    add("--margin", type=float, metavar="X", help=about)
 
 
 def add_precision_flag(parser: argparse.ArgumentParser) -> None:
@@ -87,12 +116,37 @@ def add_precision_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default=TrainConfig.precision, help=about)
 
 
+def add_device_flag(parser: argparse.ArgumentParser) -> None:
+    about = "compute on the CPU or on an NVIDIA GPU (default: on the GPU if there is one)"
+    parser.add_argument("--device", choices=DEVICES, help=about)
+
+
+def add_packing_flag(parser: argparse.ArgumentParser) -> None:
+    about = "several sentences in a row: auto where that is proven to change nothing, on or an error, off "
+    about += "(default: %(default)s)"
+    parser.add_argument("--packing", choices=PACKING, default=TrainConfig.packing, help=about)
+
+
+def add_decode_flag(parser: argparse.ArgumentParser) -> None:
+    about = "viterbi: each sentence's most probable tags of those that keep to the scheme; greedy: each word's most "
+    about += "probable tag; auto: viterbi to train on entity tags, and after that as trained (default: %(default)s)"
+    parser.add_argument("--decode", choices=DECODERS, default=TrainConfig.decode, help=about)
+
+
 def add_output_flags(parser: argparse.ArgumentParser, default: str) -> None:
     add = parser.add_argument
-    add("--output-dir", type=Path, default=Path(default), metavar="DIR", help="default: %(default)s")
+    about = "a new folder for the results (default: %(default)s, or where that is taken %(default)s-2, …)"
+    add("--output-dir", type=Path, default=Path(default), metavar="DIR", help=about)
+    about = "delete the results of another run in the output folder first"
+    add("--overwrite", action="store_true", help=about)
+    about = "keep the checkpoints after a finished run, to train longer with --resume and more --epochs; each is up to "
+    about += "four times as large as what is trained (default: keep none)"
+    add("--keep-checkpoints", action="store_true", help=about)
     about = "also log to tensorboard, wandb, or both"
     add("--log-to", nargs="+", default=TrainConfig.log_to, choices=tuple(LOGGERS), metavar="NAME", help=about)
-    add("--resume", action="store_true", help="continue the stopped run in the same output folder")
+    add_co2_flag(parser)
+    about = "continue the stopped run in the output folder, or train a finished one longer (--keep-checkpoints)"
+    add("--resume", action="store_true", help=about)
 
 
 def add_saved_flags(parser: argparse.ArgumentParser) -> None:
@@ -100,6 +154,10 @@ def add_saved_flags(parser: argparse.ArgumentParser) -> None:
     add("--adapter", metavar="FOLDER_OR_ID", help="a LoRA adapter, which names its base and its labels")
     about = "a model fine-tuned in full; with --adapter, where its base is instead"
     add("--model", metavar="FOLDER_OR_ID", help=about)
+    about = "the tag of each class in order, for an adapter whose files do not say: made by PEFT"
+    add("--labels", nargs="+", metavar="TAG", help=about)
+    about = "take the adapter although the base is not the one it was trained on"
+    add("--no-check-base", action="store_true", help=about)
 
 
 # What they stand for -------------------------------------------------------------------------------------------------
@@ -109,30 +167,55 @@ def modes_of(arguments: argparse.Namespace) -> tuple[str, ...]:
     """The modes that --mode names.
 
     Raises:
-        ValueError: The command line or the --config file sets up LoRA, and none of the modes is LoRA.
+        ValueError: The command line or the --config file sets up what none of the modes uses.
     """
+    if arguments.mode != "both" and arguments.sequential:
+        raise ValueError(f"--sequential: only for --mode both, but the mode is {arguments.mode}; leave it out")
     if arguments.mode != "full":
         return MODES if arguments.mode == "both" else (arguments.mode,)
     wrong = [name for name in LORA_ONLY if name in arguments.given and getattr(arguments, name) is not False]
     if wrong:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
-        raise ValueError(f"{flags}: only for LoRA, but the mode is full; leave it out, or use --mode lora or both")
+        it = "it" if len(wrong) == 1 else "them"
+        raise ValueError(f"{flags}: only for LoRA, but the mode is full; leave {it} out, or use --mode lora or both")
     return ("full",)
 
 
 def lora_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `apply_lora`."""
-    targets, start = arguments.target_modules, arguments.init_lora_weights
-    lists = {name: getattr(arguments, name) for name in ("layers_to_transform", "modules_to_save")}
+    start = arguments.init_lora_weights
+    lists = {
+        "layers_to_transform": arguments.layers_to_transform,
+        "modules_to_save": arguments.modules_to_save and _names(arguments.modules_to_save),
+    }
     return {
         "r": arguments.r,
         "lora_alpha": arguments.lora_alpha,
         "lora_dropout": arguments.lora_dropout,
-        "target_modules": targets[0] if isinstance(targets, list) and len(targets) == 1 else targets,
+        "target_modules": target_modules(arguments.target_modules),
         "bias": arguments.bias,
         "init_lora_weights": True if start == "kaiming" else start,
         **{name: value for name, value in lists.items() if value is not None},
     }
+
+
+def target_modules(words: str | Sequence[str]) -> str | list[str]:
+    """The argument of `apply_lora` that --target-modules stands for: names, "all-linear", or one regular expression."""
+    if isinstance(words, str):
+        return words
+    if len(words) == 1 and (words[0] == ALL_LINEAR or re.search(r"[^\w.,\-]", words[0])):
+        return words[0]
+    return _names(words)
+
+
+def tag_names(words: Sequence[str] | None) -> list[str] | None:
+    """The tags of --labels."""
+    return words and _names(words)
+
+
+def _names(words: Sequence[str]) -> list[str]:
+    """Names that are separated by spaces, commas or both."""
+    return [name for word in words for name in str(word).split(",") if name]
 
 
 def train_config(arguments: argparse.Namespace, mode: str, output_dir: Path) -> TrainConfig:
@@ -143,36 +226,41 @@ def train_config(arguments: argparse.Namespace, mode: str, output_dir: Path) -> 
     """
     names = {field.name for field in fields(TrainConfig)}
     rate = arguments.learning_rate
+    module_rates = dict(arguments.module_learning_rates or ()) or None
+    if module_rates is None and rate is None and arguments.modules_to_save:
+        module_rates = dict.fromkeys(arguments.modules_to_save, DEFAULT_LEARNING_RATE["full"])
     settings = {
         **{name: value for name, value in vars(arguments).items() if name in names},
         "learning_rate": DEFAULT_LEARNING_RATE[mode] if rate is None else rate,
+        "module_learning_rates": module_rates if mode == "lora" else None,
         "cache_prefix": arguments.cache_prefix and mode == "lora",
+        "loraplus_lr_ratio": arguments.loraplus_lr_ratio if mode == "lora" else None,
+        "class_weights": class_weights(arguments.class_weights),
         "log_to": tuple(arguments.log_to),
         "output_dir": output_dir,
     }
     return TrainConfig(**settings)
 
 
-def read_corpus(arguments: argparse.Namespace) -> NerData:
-    """The corpus of --dataset, cut to --sentences.
+def class_weights(words: Sequence[str] | None) -> str | list[float] | dict[str, float] | None:
+    """The setting of TrainConfig that --class-weights stands for.
 
     Raises:
-        ValueError: It cannot be read, or --sentences is below 1.
+        ValueError: A word is no number.
     """
-    return first_sentences(read_ner(arguments.dataset), arguments.sentences)
-
-
-def first_sentences(data: NerData, count: int | None) -> NerData:
-    """The first `count` sentences of each split; None keeps all.
-
-    Raises:
-        ValueError: `count` is below 1.
-    """
-    if count is None:
-        return data
-    if count < 1:
-        raise ValueError(f"--sentences is {count}; it must be at least 1")
-    return replace(data, train=data.train[:count], validation=data.validation[:count], test=data.test[:count])
+    if not words or list(words) == ["balanced"]:
+        return words[0] if words else None
+    pairs = [str(word).rpartition("=") for word in words]
+    try:
+        numbers = [float(number) for _, _, number in pairs]
+        if len({sign for _, sign, _ in pairs}) > 1:
+            raise ValueError("numbers with and without a label")
+    except ValueError:
+        raise ValueError(
+            f"--class-weights {' '.join(map(str, words))}: give balanced, or a number for each label in their order, or"
+            " some labels' numbers, such as B-DNA=5 I-DNA=5"
+        ) from None
+    return {label: number for (label, _, _), number in zip(pairs, numbers, strict=True)} if pairs[0][1] else numbers
 
 
 def check_writable(folder: Path, flag: str = "--output-dir") -> None:

@@ -1,20 +1,23 @@
 """Train under an energy meter, and say why a run stopped early."""
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from lorakit.data.corpus import NerData
+from lorakit.data.ner_data import NerData
 from lorakit.energy import EnergyMeter
 from lorakit.power.journal import add_consecutive, merge_runs, read_journal
-from lorakit.power.reading import Reading
+from lorakit.power.reading import JOULES_PER_WH, Reading
+from lorakit.power.steadiness import judge_steadiness
 from lorakit.report.comparison import NAMES
+from lorakit.training.checkpoint import OtherRunError
 from lorakit.training.config import TrainConfig, TrainResult
 from lorakit.training.distributed import is_main, process_group
 from lorakit.training.interleaving import take_turns
@@ -23,7 +26,7 @@ from lorakit.training.preemption import Preempted, StopRequest
 
 
 class RunMeter:
-    """The energy of one training run, whose journal is output_dir/energy.jsonl.
+    """The energy of one training run, that of all its processes; output_dir/energy.jsonl is the first one's journal.
 
     Each `turn` has a meter and is a run of its own in the journal, as after a restart. What passes between two turns,
     such as the turn of another training run, is in none of them.
@@ -35,7 +38,9 @@ class RunMeter:
     def __init__(self, config: TrainConfig) -> None:
         self.journal = Path(config.output_dir) / "energy.jsonl" if is_main() else None
         self._readings: list[Reading] = []
+        self._from_disk = 0  # how many of them are those of interrupted runs
         self._meter: EnergyMeter | None = None
+        self._course: list[tuple[float, float]] = []
         if self.journal is None:
             return
         self.journal.parent.mkdir(parents=True, exist_ok=True)
@@ -45,15 +50,23 @@ class RunMeter:
             try:
                 before = [(self.journal, part) for part in read_journal(self.journal) if part.reading]
                 self._readings += [merge_runs(before)] if before else []
-            except ValueError as error:
+                self._from_disk = len(self._readings)
+            except (ValueError, OSError) as error:
                 warnings.warn(f"the energy of the interrupted runs is not counted: {error}", stacklevel=2)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Measure the block."""
-        with EnergyMeter(out=self.journal) as self._meter:
-            yield
-        self._readings.append(self._meter.reading)
+        """Measure the block; a run that may not continue leaves the journal as it was."""
+        length = self.journal.stat().st_size if self.journal and self.journal.exists() else 0
+        try:
+            with EnergyMeter(out=self.journal) as self._meter:
+                yield
+        except OtherRunError:
+            if self.journal:
+                os.truncate(self.journal, length)
+            raise
+        self._course += self._meter.course
+        self._readings.append(self._meter.gather())
 
     def power_w(self) -> float | None:
         """Measured power now, W; None where nothing is measured."""
@@ -61,8 +74,26 @@ class RunMeter:
 
     @property
     def reading(self) -> Reading:
-        """The energy of all turns so far, those of interrupted runs included."""
-        return add_consecutive(self._readings)
+        """The energy of all turns so far, those of interrupted runs included, with a note on how steady the power was.
+
+        What came from the disk may be damaged in a way that shows only here: then it is left out, with a warning.
+        """
+        try:
+            total = add_consecutive(self._readings)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            if not self._from_disk:
+                raise
+            warnings.warn(f"the energy of the interrupted runs is not counted: {error!r}", stacklevel=2)
+            del self._readings[: self._from_disk]
+            self._from_disk = 0
+            total = add_consecutive(self._readings)
+        return replace(total, notes=(*total.notes, *self._advice()))
+
+    def _advice(self) -> list[str]:
+        """How long a window of this load must be to be good to 2 %, where enough of it was measured."""
+        edges_wh = self._readings[-1].measured_uncertainty_wh
+        found = None if edges_wh is None else judge_steadiness(self._course, edges_wh * JOULES_PER_WH)
+        return [] if found is None else [f"to measure this load {found}"]
 
 
 def train_measured(model: nn.Module, tokenizer: Any, data: NerData, config: TrainConfig) -> tuple[TrainResult, Reading]:
@@ -124,14 +155,14 @@ def _pausable(name: str, one: Contestant, meter: RunMeter, stop: StopRequest) ->
     return PausableRun(one.model, one.tokenizer, one.data, one.config, stop, observe, NAMES.get(name, name))
 
 
-def exit_status(stopped: Preempted | FloatingPointError | MemoryError, program: str) -> int:
+def exit_status(stopped: Preempted | MemoryError | OSError, program: str) -> int:
     """Print why training stopped; returns the exit status.
 
     Raises:
         SystemExit: Memory ran out on this rank alone, so it must not wait for the others.
     """
     if is_main():
-        print(f"{program}: {stopped}", file=sys.stderr)
+        print(f"{program}: {' '.join(str(stopped).split())}", file=sys.stderr)
     if isinstance(stopped, MemoryError):
         raise SystemExit(1) from None
     return stopped.code if isinstance(stopped, Preempted) else 1

@@ -100,6 +100,8 @@ def shape_of(source: str, task: str, num_labels: int | None) -> "nn.Module":
     import torch
     import transformers
 
+    from lorakit.training.untrusted import NO_REMOTE_CODE, explained
+
     path = Path(source)
     looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
     if not path.exists() and looks_local:
@@ -110,11 +112,11 @@ def shape_of(source: str, task: str, num_labels: int | None) -> "nn.Module":
         raise ValueError(f"--num-labels is {num_labels}; it must be at least 1")
     labels = {} if num_labels is None else {"num_labels": num_labels}
     try:
-        config = transformers.AutoConfig.from_pretrained(os.fspath(source), **labels)
+        config = transformers.AutoConfig.from_pretrained(os.fspath(source), **NO_REMOTE_CODE, **labels)
         with torch.device("meta"):
-            return getattr(transformers, TASKS[task]).from_config(config)
+            return getattr(transformers, TASKS[task]).from_config(config, **NO_REMOTE_CODE)
     except Exception as error:  # the loader raises many kinds for a broken file or a missing network
-        reason = " ".join(str(error).split())[:300]
+        reason = explained(error)[:300]
         raise ValueError(f"cannot build a {task} model from {source!r}: {reason}") from error
 
 

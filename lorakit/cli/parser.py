@@ -4,9 +4,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn
 
+MOST_SHOWN = 4000  # characters of an error message
 NOT_GIVEN = object()  # the value of a flag while its parser runs, until the command line sets it
 
 
@@ -22,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if os.environ.get("RANK", "0") == "0":
-            print(f"{self.prog}: error: {' '.join(message.split())}", file=sys.stderr)
+            print(f"{self.prog}: error: {_readable(message)}", file=sys.stderr)
         sys.exit(2)
 
     def parse_known_args(
@@ -43,9 +44,49 @@ class Parser(argparse.ArgumentParser):
         return namespace, rest
 
 
+def _readable(message: str) -> str:
+    """The message in one line; of one that quotes half a file the beginning and the end, which says what to do."""
+    line = " ".join(message.split())
+    return line if len(line) <= MOST_SHOWN else f"{line[: MOST_SHOWN // 2]} … {line[-MOST_SHOWN // 2 :]}"
+
+
 def _is_special(action: argparse.Action) -> bool:
     """Whether argparse handles the default of a flag itself: --help has none, and "append" adds to it."""
     return action.default is argparse.SUPPRESS or action.nargs is None and isinstance(action.default, list)
+
+
+def at_least_0(text: str) -> float:
+    """A flag's type: a finite number, 0 or more.
+
+    Raises:
+        ArgumentTypeError: it is not one.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
+    return value
+
+
+LEAST_G_PER_KWH, MOST_G_PER_KWH = 2.0, 5000.0  # no grid is cleaner or dirtier; figures beyond are of another unit
+
+
+def _grams_per_kwh(text: str) -> float:
+    value = at_least_0(text)
+    if value and not LEAST_G_PER_KWH <= value <= MOST_G_PER_KWH:
+        raise argparse.ArgumentTypeError(
+            f"{text} g/kWh is no grid's; give grams, from {LEAST_G_PER_KWH:g} to {MOST_G_PER_KWH:g} (0.4 kg per kWh is "
+            "400), or 0"
+        )
+    return value
+
+
+def add_co2_flag(parser: argparse.ArgumentParser, default: str = "there is no default") -> None:
+    """The grid's factor, which the user knows and we do not."""
+    about = f"your grid's grams of CO2 per kWh, for the CO2 of what is measured; {default}"
+    parser.add_argument("--co2", type=_grams_per_kwh, metavar="X", help=about)
 
 
 @contextmanager
@@ -55,6 +96,18 @@ def input_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
         yield
     except (ValueError, OSError, ImportError) as error:  # ImportError: a flag asks for a package that is not installed
         parser.error(str(error))
+
+
+@contextmanager
+def processes(arguments: argparse.Namespace) -> Iterator[None]:
+    """Join the group that torchrun describes, on the device of --device; leave both at the end."""
+    from lorakit.training.distributed import on_device, process_group  # loads torch
+
+    with ExitStack() as stack:
+        with input_errors(arguments.parser):
+            stack.enter_context(on_device(arguments.device))
+        stack.enter_context(process_group())
+        yield
 
 
 def add_command(

@@ -1,25 +1,50 @@
 """`lorakit predict`: the entities of texts from the command line, a file or standard input."""
 
 import argparse
-import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lorakit._files import write_text
 from lorakit.cli.config import add_config_flag
-from lorakit.cli.flags import add_precision_flag, add_saved_flags, check_writable
-from lorakit.cli.parser import add_command, input_errors
+from lorakit.cli.flags import (
+    add_decode_flag,
+    add_device_flag,
+    add_packing_flag,
+    add_precision_flag,
+    add_saved_flags,
+    check_writable,
+    tag_names,
+)
+from lorakit.cli.notes import Notes, counted
+from lorakit.cli.parser import add_command, input_errors, processes
+from lorakit.cli.tool_files import ENDINGS as TOOL_ENDINGS
+from lorakit.cli.tool_files import (
+    TOOLS,
+    check_output,
+    is_file_of,
+    lines_as_documents,
+    sentences_of,
+    with_entities,
+    write_tool,
+)
+from lorakit.data.formats.text import decode
+from lorakit.data.tags import types_of_labels
+from lorakit.report.terminal import shows_colours
 
 if TYPE_CHECKING:
     from lorakit.report.entities import Tagging
 
 AT_ONCE = 4096  # texts tagged together: enough to pack them well, few enough for memory
-FORMATS = ("table", "jsonl", "conll", "terminal", "html")  # `as_table`, … in report/entities.py
+VIEWS = ("table", "jsonl", "csv", "conll", "terminal", "html")  # `as_table`, … in report/entities.py
+ENDINGS = {".txt": "table", ".jsonl": "jsonl", ".csv": "csv", ".conll": "conll", ".html": "html", **TOOL_ENDINGS}
 EXAMPLES = """
 lorakit predict --adapter runs/mine/adapter "IL-2 gene expression requires NF-kappa B."
 lorakit predict --adapter runs/mine/adapter --file sentences.txt --output entities.jsonl
 cat sentences.txt | lorakit predict --model runs/mine/model --format conll
+lorakit predict --adapter runs/mine/adapter --documents articles/ --output entities.jsonl
+lorakit predict --adapter runs/mine/adapter --file path/to/brat --format brat --output found
 """
 
 
@@ -30,47 +55,250 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_saved_flags(parser)
     add = parser.add_argument
     add("texts", nargs="*", metavar="TEXT", help="best one sentence each; without any: --file, or standard input")
-    add("--file", type=Path, help="one text per line, UTF-8; - is standard input")
-    about = "default: by the ending of --output, else terminal where colours show (NO_COLOR turns them off), else table"
-    add("--format", choices=FORMATS, help=about)
-    add("--output", type=Path, metavar="FILE", help="write to FILE instead of printing")
+    about = "one text per line, UTF-8; - is standard input; with the --format of a tool, also a file or folder of it"
+    add("--file", type=Path, help=about)
+    about = f"{', '.join(TOOLS)}: files that these tools import; default: by the ending of --output "
+    about += f"({', '.join(ENDINGS)}); without --output, terminal where colours show (NO_COLOR turns them off), else "
+    about += "table"
+    add("--format", choices=(*VIEWS, *TOOLS), help=about)
+    add("--output", type=Path, metavar="FILE", help="write to FILE (brat: a new folder) instead of printing")
+    about = "tag whole text files, folders of them, or .jsonl with a text field, sentence by sentence; --output gets a "
+    about += "line of JSON per document, with positions in its text"
+    add("--documents", nargs="+", type=Path, metavar="PATH", help=about)
+    add("--text-field", default="text", metavar="NAME", help="with --documents: of .jsonl (default: %(default)s)")
+    about = "with --documents: continue the output of an interrupted command"
+    add("--resume-output", action="store_true", help=about)
+    about = "also find what these adapters find, each trained for other types, on one base in memory: an entity that "
+    about += "overlaps one of --adapter or of an adapter named earlier is left out, so nothing found before changes"
+    add("--more-adapters", nargs="+", metavar="FOLDER_OR_ID", help=about)
+    about = "leave out entities with a lower score: X for all types, TYPE=X for one"
+    add("--min-score", nargs="+", metavar="TYPE=X", help=about)
+    about = "leave out entities so that those of a type are right with this probability; needs lorakit calibrate"
+    add("--min-precision", nargs="+", metavar="TYPE=X", help=about)
     add_precision_flag(parser)
+    add_device_flag(parser)
+    add_packing_flag(parser)
+    add_decode_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Find the entities and show them; returns the exit status."""
     from lorakit.report.entities import Tagging
-    from lorakit.training.distributed import device, is_main, process_group
-    from lorakit.training.models import load_tagger
-    from lorakit.training.prediction import find_entities
+    from lorakit.training.distributed import is_main
 
-    with process_group():
+    if arguments.documents:
+        return run_documents(arguments)
+    with processes(arguments):
         with input_errors(arguments.parser):
+            for flag in ("text_field", "resume_output"):
+                if flag in arguments.given:
+                    raise ValueError(f"--{flag.replace('_', '-')} is only for --documents; leave it out")
             if arguments.output:
                 check_writable(arguments.output.parent, "--output")
-                if arguments.output.is_dir():
+                if arguments.output.is_dir() and arguments.format != "brat":
                     raise ValueError(f"--output {arguments.output} is a folder; give a file")
-            texts = read_texts(arguments)
-            model, tokenizer = load_tagger(arguments.adapter, arguments.model)
-            model.to(device())
-            found = []
+            how = arguments.format or default_format(arguments.output)
+            if how in TOOLS:
+                check_output(how, arguments.output)
+            of_tool = arguments.file and not arguments.texts and is_file_of(how, arguments.file)
+            source = sentences_of(how, arguments.file) if of_tool else lines_as_documents(read_texts(arguments))
+            texts = source.texts
+            find, found = finder(arguments, *load(arguments)), []
             for start in range(0, len(texts), AT_ONCE):
                 part = texts[start : start + AT_ONCE]
-                results = find_entities(model, tokenizer, part, arguments.precision)
+                results = find(part)
                 found += [Tagging(text, *result) for text, result in zip(part, results, strict=True)]
-        if is_main():
-            write(show(found, arguments.format or _default_format(arguments)), arguments.output)
-            if not any(tagging.entities for tagging in found):
-                print(f"{arguments.parser.prog}: no entity in {len(found)} texts", file=sys.stderr)
+        if is_main() and how in TOOLS:
+            with input_errors(arguments.parser):
+                documents = with_entities(source, [tagging.entities for tagging in found])
+                printed, lines = write_tool(how, documents, arguments.output)
+            write(printed, None)
+            print("".join(f"{arguments.parser.prog}: {line}\n" for line in lines), end="", file=sys.stderr)
+        elif is_main():
+            write(show(found, how, arguments.adapter or arguments.model), arguments.output)
+        if is_main() and not any(tagging.entities for tagging in found):
+            print(f"{arguments.parser.prog}: no entity in {counted(len(found), 'text')}", file=sys.stderr)
     return 0
+
+
+def run_documents(arguments: argparse.Namespace) -> int:
+    """Find the entities of whole documents; returns the exit status."""
+    from lorakit.cli.documents import predict_documents
+    from lorakit.training.distributed import world_size
+
+    with processes(arguments), input_errors(arguments.parser):
+        if arguments.texts or arguments.file or arguments.format not in (None, "jsonl"):
+            raise ValueError("--documents writes JSON lines of its own texts; leave out TEXT, --file and --format")
+        if world_size() > 1:
+            raise ValueError(
+                "--documents runs in one process; leave torchrun out, and give each machine different files"
+            )
+        if arguments.output is None or arguments.output.is_dir():
+            raise ValueError("--documents needs a file to write: --output FILE.jsonl")
+        for path in arguments.documents:
+            if not path.exists():
+                raise ValueError(f"--documents {path} does not exist; give files or folders")
+        check_writable(arguments.output.parent, "--output")
+        find = finder(arguments, *load(arguments))
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        documents, entities = predict_documents(
+            arguments.documents,
+            arguments.text_field,
+            arguments.output,
+            arguments.resume_output,
+            find,
+        )
+    found = f"{counted(entities, 'entity', 'entities')} in {counted(documents, 'document')}"
+    print(f"{arguments.output}: {found}", file=sys.stderr)
+    return 0
+
+
+def load(arguments: argparse.Namespace, before_moving: Callable[[Any], object] = lambda model: None) -> tuple[Any, Any]:
+    """The model and tokenizer of the command line, on this process's device.
+
+    Args:
+        arguments: the flags.
+        before_moving: is called with the model while it is still on the CPU.
+    """
+    from lorakit.training.distributed import device
+    from lorakit.training.models import load_tagger
+
+    labels, check_base = tag_names(arguments.labels), not arguments.no_check_base
+    model, tokenizer = load_tagger(arguments.adapter, arguments.model, labels, check_base)
+    before_moving(model)
+    return model.to(device()), tokenizer
+
+
+class Finder:
+    """`find_entities` with the flags of a command line, the temperature beside the weights, and the scores to keep.
+
+    Args:
+        arguments: the flags; `adapter` or `model` says where the weights are.
+        model: loaded from there.
+        tokenizer: the model's.
+        scores: the least score of each of the model's types that has one.
+        precisions: the promised precision of each of the model's types that has one.
+
+    Raises:
+        ValueError: the validation set cannot promise a precision.
+    """
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        model: Any,
+        tokenizer: Any,
+        scores: Mapping[str, float],
+        precisions: Mapping[str, float],
+    ) -> None:
+        from lorakit.data.decoding import decoder_of
+        from lorakit.training.calibration import load_calibration
+
+        self.model, self.tokenizer = model, tokenizer
+        decoder = decoder_of(model, arguments.decode)
+        folder = Path(arguments.adapter or arguments.model)
+        calibration = load_calibration(folder) if folder.is_dir() else None
+        self.options = {
+            "precision": arguments.precision,
+            "packing": arguments.packing,
+            "decode": decoder,
+            "temperature": calibration.temperature if calibration else 1.0,
+        }
+        self.least = dict(scores)
+        if precisions and calibration is None:
+            where = f"--{'adapter' if arguments.adapter else 'model'} {folder}"
+            raise ValueError(f"--min-precision needs {folder}/calibration.json: run lorakit calibrate {where} first")
+        if precisions and calibration.decode != decoder:
+            raise ValueError(
+                f"--min-precision: {folder}/calibration.json is for --decode {calibration.decode}, not"
+                f" {decoder}; predict with --decode {calibration.decode}, or run lorakit calibrate again with"
+                f" --decode {decoder}"
+            )
+        if calibration and calibration.decode != decoder:
+            Notes(arguments.parser.prog)(
+                f"the scores were calibrated for --decode {calibration.decode}, not {decoder}; lorakit"
+                f" calibrate --decode {decoder} fits them again",
+            )
+        for kind, precision in precisions.items():
+            self.least[kind] = max(self.least.get(kind, 0.0), calibration.threshold(kind, precision))
+
+    def __call__(self, texts: Sequence[str]) -> list[Any]:
+        from lorakit.training.calibration import keep_above
+        from lorakit.training.prediction import find_entities
+
+        found = find_entities(self.model, self.tokenizer, texts, **self.options)
+        if not self.least:
+            return found
+        return [(words, tags, keep_above(entities, self.least)) for words, tags, entities in found]
+
+
+def finder(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> Callable[[Sequence[str]], list[Any]]:
+    """The `Finder` of a command line, or with --more-adapters several on one base, whose entities are merged.
+
+    Raises:
+        ValueError: an adapter cannot be loaded, or a flag needs a single one or names no type of any.
+    """
+    from lorakit.training.evaluation import label_names
+    from lorakit.training.prediction import merge_entities
+    from lorakit.training.shared_base import share_base
+
+    if arguments.more_adapters and arguments.adapter is None:
+        raise ValueError("--more-adapters go with --adapter, whose base they share; give one")
+    if arguments.more_adapters and arguments.format == "conll":
+        raise ValueError("--more-adapters find entities, not tags of one model: give another --format than conll")
+    loaded = [(arguments, model, tokenizer)]
+    for adapter in arguments.more_adapters or ():
+        flags = argparse.Namespace(**{**vars(arguments), "adapter": adapter, "labels": None})
+        shared: list[int] = []
+        other, its_tokenizer = load(flags, lambda new, shared=shared: shared.append(share_base(model, new)))
+        if 2 * shared[0] < sum(tensor.nbytes for tensor in other.parameters()):
+            Notes(arguments.parser.prog)(
+                f"{adapter} is on another base than {arguments.adapter}, so memory holds both bases"
+            )
+        loaded.append((flags, other, its_tokenizer))
+    kinds = [set(types_of_labels(label_names(tagger))) for _, tagger, _ in loaded]
+    scores = by_type(arguments.min_score, "--min-score", set().union(*kinds))
+    precisions = by_type(arguments.min_precision, "--min-precision", set().union(*kinds))
+    finders = [
+        Finder(*each, *({kind: x for kind, x in given.items() if kind in own} for given in (scores, precisions)))
+        for each, own in zip(loaded, kinds, strict=True)
+    ]
+    if len(finders) == 1:
+        return finders[0]
+
+    def find(texts: Sequence[str]) -> list[Any]:
+        answers = zip(*(each(texts) for each in finders), strict=True)
+        return [(rows[0][0], rows[0][1], merge_entities([entities for _, _, entities in rows])) for rows in answers]
+
+    return find
+
+
+def by_type(given: Sequence[str] | None, flag: str, kinds: set[str]) -> dict[str, float]:
+    """The numbers of TYPE=X …, where X alone is for all types.
+
+    Raises:
+        ValueError: an X is no number from 0 to 1, or the model has no such type.
+    """
+    found: dict[str, float] = {}
+    for text in given or ():
+        kind, equals, number = str(text).rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= 1:
+            raise ValueError(f"{flag} {text}: give TYPE=X with X from 0 to 1, such as DNA=0.8")
+        if equals and kind not in kinds:
+            raise ValueError(f"{flag} {text}: the model has no type {kind!r}; it has {', '.join(sorted(kinds))}")
+        found |= {kind: value} if equals else {name: value for name in kinds if name not in found}
+    return found
 
 
 def read_texts(arguments: argparse.Namespace) -> list[str]:
     """The texts: the arguments, or the lines of a file or of standard input.
 
     Raises:
-        ValueError: Both arguments and a file are given, or the text is not UTF-8.
-        OSError: The file cannot be read.
+        ValueError: Both arguments and a file are given, the file cannot be read, or the text is not UTF-8.
     """
     if arguments.texts and arguments.file:
         raise ValueError(f"both texts and --file {arguments.file} are given; give one of them")
@@ -79,21 +307,23 @@ def read_texts(arguments: argparse.Namespace) -> list[str]:
     source = arguments.file if arguments.file and str(arguments.file) != "-" else None
     if source is None and sys.stdin.isatty():
         print("reading texts from the terminal, one per line; end with Ctrl-D", file=sys.stderr)
-    data = source.read_bytes() if source else sys.stdin.buffer.read()
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ValueError(f"{source or 'standard input'}:{line}: not UTF-8 ({error.reason})") from error
-    lines = text.split("\n")  # not splitlines, which also splits at form feeds
+        data = source.read_bytes() if source else sys.stdin.buffer.read()
+    except OSError as error:
+        raise ValueError(
+            f"--file {source} cannot be read: {error.strerror}; give a UTF-8 file, or - for stdin"
+        ) from error
+    lines = decode(data, source or "standard input").split("\n")  # not splitlines, which also splits at form feeds
     return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
-def show(found: "list[Tagging]", how: str) -> str:
-    """The entities in one of FORMATS."""
-    from lorakit.report.entities import as_conll, as_html, as_jsonl, as_table, as_terminal
+def show(found: "list[Tagging]", how: str, model: str) -> str:
+    """The entities in one of VIEWS; `model` is its name for the HTML page."""
+    from lorakit.report.entities import as_conll, as_csv, as_html, as_jsonl, as_table, as_terminal
 
-    views = {"table": as_table, "jsonl": as_jsonl, "conll": as_conll, "terminal": as_terminal, "html": as_html}
+    if how == "html":
+        return as_html(found, model)
+    views = {"table": as_table, "jsonl": as_jsonl, "csv": as_csv, "conll": as_conll, "terminal": as_terminal}
     return views[how](found)
 
 
@@ -107,9 +337,18 @@ def write(text: str, path: Path | None) -> None:
     write_text(path, text)
 
 
-def _default_format(arguments: argparse.Namespace) -> str:
-    """By the ending of --output; else colours on a terminal that wants them (https://no-color.org); else the table."""
-    if arguments.output:
-        return {".jsonl": "jsonl", ".html": "html", ".conll": "conll"}.get(arguments.output.suffix, "table")
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return "terminal" if coloured else "table"
+def default_format(output: Path | None) -> str:
+    """By the ending of --output; else colours on a terminal that wants them (https://no-color.org); else the table.
+
+    Raises:
+        ValueError: The ending names no format.
+    """
+    if output:
+        if output.suffix.lower() not in ENDINGS:
+            ending = f"ending {output.suffix!r}" if output.suffix else "no ending"
+            known = ", ".join(ENDINGS)
+            raise ValueError(
+                f"--output {output} has {ending}, from which no format follows; use {known}, or give --format"
+            )
+        return ENDINGS[output.suffix.lower()]
+    return "terminal" if shows_colours() else "table"

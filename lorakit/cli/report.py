@@ -3,12 +3,13 @@
 import argparse
 from pathlib import Path
 
-from lorakit.cli.parser import add_command, input_errors
+from lorakit.cli.parser import add_co2_flag, add_command, input_errors
 
 EXAMPLES = """
 lorakit report runs/bionlp                                  writes runs/bionlp/report.html
 lorakit report runs/r8 runs/r32 --output ranks.html         two runs side by side
 lorakit report runs/r8 runs/r32 --label "r = 8" --label "r = 32" --f1 0.7 0.75
+lorakit report runs/bionlp --co2 400                        and the CO2 of what was measured, at 400 g/kWh
 """
 
 
@@ -21,6 +22,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     about = "default: report.html in the run's folder; for several runs, in the current folder"
     add("--output", type=Path, metavar="FILE", help=about)
     add("--label", action="append", default=[], metavar="NAME", help="a run's name; repeat it for each RUN")
+    add_co2_flag(parser, "default: the factor that the run was given")
     about = "also show what it cost to reach these validation F1 scores"
     add("--f1", nargs="+", type=_f1, default=[], metavar="X", help=about)
 
@@ -30,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     from lorakit.report.page import write_page
 
     with input_errors(arguments.parser):
-        path = write_page(arguments.runs, arguments.output, arguments.label, arguments.f1)
+        path = write_page(arguments.runs, arguments.output, arguments.label, arguments.f1, arguments.co2)
     print(f"written: {path}")
     return 0
 

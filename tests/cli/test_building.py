@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from lorakit.cli.__main__ import main
+from lorakit.cli.building import ModelBuilder
 from lorakit.cli.train import tagger_builder
 from lorakit.lora import apply_lora
-from tests.support.tiny import LABELS, MINI
+from tests.support.tiny import LABELS, MINI, make_tiny_model
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_the_builder_keeps_no_model_in_memory():
     [
         ({"target_modules": ["qery"]}, {}, "qery"),
         ({"r": 0}, {}, "r must be"),
-        ({"r": 300, "init_lora_weights": "pissa"}, {}, "init_lora_weights='pissa' needs r <= 256"),
+        ({"r": 300, "init_lora_weights": "pissa"}, {}, "r is 300, and no weight of this base has a rank above 256"),
         ({"target_modules": ["word_embeddings"], "init_lora_weights": "olora"}, {}, "is for linear layers"),
         ({"layers_to_transform": [9], "target_modules": ["query"]}, {}, "layers_to_transform"),
         ({}, {"cache_prefix": True, "dropout": 0.0}, "layer 0 is trained"),
@@ -118,3 +119,22 @@ def test_a_broken_file_of_the_base_shows_before_anything_is_written(broken, corp
         error = capsys.readouterr().err
         assert "cannot load a model from the folder" in error and len(error.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_full_fine_tuning_freezes_and_names_what_the_output_does_not_depend_on(capsys):
+    kept = []
+
+    def load():
+        kept.append(make_tiny_model("esm", mask_token_id=4))
+        return kept[-1], None
+
+    builder = ModelBuilder(("full", "lora"), load, lambda model: apply_lora(model, r=2))
+    model, _ = builder.build("full")
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert frozen == [f"esm.contact_head.regression.{part}" for part in ("weight", "bias")]
+    assert (
+        capsys.readouterr().err
+        == f"not trained, because the model's output does not depend on them: {', '.join(frozen)}\n"
+    )
+    model(input_ids=torch.arange(8)[None]).logits.sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == frozen

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import inspect
 import io
+import json
 import re
 from argparse import Namespace
 from dataclasses import fields
@@ -14,11 +15,11 @@ import pytest
 import lorakit
 from lorakit.adapters.config import LoRAConfig
 from lorakit.cli.__main__ import build_parser, main
-from lorakit.cli.flags import LORA_ONLY, add_lora_flags, lora_options, modes_of, train_config
+from lorakit.cli.flags import LORA_ONLY, add_lora_flags, class_weights, lora_options, modes_of, train_config
 from lorakit.cli.parser import Parser
 from lorakit.training.config import DEFAULT_LEARNING_RATE, TrainConfig
 from tests.integration.test_bionlp import bionlp
-from tests.support.tiny import ROOT
+from tests.support.tiny import MINI, ROOT
 
 ELSEWHERE = "roberta-base"  # not the embedded base, which has epochs and a dropout of its own
 
@@ -102,7 +103,8 @@ def test_the_help_of_every_command_shows_these_defaults():
 def test_the_flags_of_lora_are_all_named():
     parser = Parser()
     add_lora_flags(parser)
-    assert {*vars(parser.parse_args([])), "cache_prefix"} - {"given"} == set(LORA_ONLY)
+    others = {"cache_prefix", "module_learning_rates", "loraplus_lr_ratio"}
+    assert {*vars(parser.parse_args([])), *others} - {"given"} == set(LORA_ONLY)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +112,7 @@ def test_the_flags_of_lora_are_all_named():
     [
         (["--cache-prefix"], "--cache-prefix"),
         (["--r", "8"], "--r"),
+        (["--loraplus-lr-ratio", "16"], "--loraplus-lr-ratio"),
         (["--target-modules", "query", "--modules-to-save", "x"], "--target-modules, --modules-to-save"),
         (["--lora-dropout", "0"], "--lora-dropout"),
         (["--config", "settings.yaml"], "--r"),
@@ -121,9 +124,59 @@ def test_a_flag_for_lora_is_refused_where_the_mode_is_full(flags, named, tmp_pat
     for command in (["train", "--model", "x", "--dataset", "y"], [])[: 1 if "--config" in flags else 2]:
         with pytest.raises(SystemExit, match="2"):
             (main if command else bionlp.main)([*command, "--mode", "full", *flags])
-        message = f"{named}: only for LoRA, but the mode is full; leave it out, or use --mode lora or both\n"
+        it = "them" if "," in named else "it"
+        message = f"{named}: only for LoRA, but the mode is full; leave {it} out, or use --mode lora or both\n"
         assert capsys.readouterr().err.endswith(f"error: {message}")
     assert [path.name for path in tmp_path.iterdir()] == ["settings.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "rates"),
+    [
+        ([], None),
+        (["--modules-to-save", "word_embeddings"], {"word_embeddings": DEFAULT_LEARNING_RATE["full"]}),
+        (["--modules-to-save", "word_embeddings", "--learning-rate", "1e-3"], None),  # one rate for everything
+        (["--module-learning-rates", "lora_B=8e-3", "pooler=1e-5"], {"lora_B": 8e-3, "pooler": 1e-5}),
+        (["--modules-to-save", "x", "--module-learning-rates", "x=1e-5"], {"x": 1e-5}),
+    ],
+)
+def test_modules_trained_in_full_have_the_rate_of_full_fine_tuning_unless_a_rate_is_given(flags, rates):
+    arguments = build_parser().parse_args(["train", "--model", "x", "--dataset", "y", "--mode", "both", *flags])
+    assert train_config(arguments, "lora", Path("out")).module_learning_rates == rates
+    assert train_config(arguments, "full", Path("out")).module_learning_rates is None
+
+
+@pytest.mark.parametrize(
+    ("words", "targets"),
+    [
+        (["query"], ["query"]),
+        (["query,value"], ["query", "value"]),
+        (["query", "value,dense"], ["query", "value", "dense"]),
+        (["attention.output.dense"], ["attention.output.dense"]),
+        (["all-linear"], "all-linear"),
+        ([".*attention.*"], ".*attention.*"),
+        ([r".*\.(query|value)"], r".*\.(query|value)"),
+    ],
+)
+def test_target_names_are_separated_by_spaces_or_commas_and_one_pattern_is_a_regex(words, targets):
+    for command in (["train", "--model", "x", "--dataset", "y"], ["params", "x"]):
+        arguments = build_parser().parse_args([*command, "--target-modules", *words, "--modules-to-save", "a,b"])
+        options = lora_options(arguments)
+        assert (options["target_modules"], options["modules_to_save"]) == (targets, ["a", "b"])
+
+
+@pytest.mark.parametrize("words", [["query"], ["query,value"], ["query", "value"], [r".*\.(query|value)"]])
+def test_such_targets_fit_a_model(words, capsys):
+    assert main(["params", str(MINI), "--target-modules", *words, "--json", "-"]) == 0
+    layers = 4 if words == ["query"] else 8
+    assert json.loads(capsys.readouterr().out)["lora"]["layers"] == layers
+
+
+@pytest.mark.parametrize("wrong", ["lora_B", "=1e-3", "lora_B=", "lora_B=fast"])
+def test_a_module_rate_that_is_not_a_name_and_a_number_is_refused(wrong, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        build_parser().parse_args(["train", "--model", "x", "--dataset", "y", "--module-learning-rates", wrong])
+    assert f"{wrong!r} is not NAME=RATE, such as word_embeddings=5e-4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mode", ["lora", "both"])
@@ -134,3 +187,47 @@ def test_a_flag_for_lora_is_taken_where_a_mode_is_lora(mode):
 
 def test_the_study_sets_lora_in_the_example_and_full_fine_tuning_ignores_that():
     assert modes_of(bionlp.parse(["--study", "--mode", "full"])) == ("full",)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (None, None),
+        (["balanced"], "balanced"),
+        (["1", "5", "2.5"], [1.0, 5.0, 2.5]),
+        (["B-DNA=5", "I-DNA=2.5"], {"B-DNA": 5.0, "I-DNA": 2.5}),
+        (["a=b=2"], {"a=b": 2.0}),
+        ([1, 2.5], [1.0, 2.5]),  # from a --config file
+    ],
+)
+def test_class_weights_of_the_command_line_are_those_of_the_api(words, expected):
+    assert class_weights(words) == expected
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_settings_of_the_loss_and_of_lora_plus_reach_the_training(mode, tmp_path):
+    words = ["train", "--model", "x", "--dataset", "y", "--class-weights", "O=0.5", "--loraplus-lr-ratio", "16"]
+    config = train_config(build_parser().parse_args(words), mode, tmp_path)
+    assert config.class_weights == {"O": 0.5}
+    assert config.loraplus_lr_ratio == (16.0 if mode == "lora" else None)
+
+
+def test_class_weights_that_are_no_numbers_are_one_line(capsys, tmp_path, corpus):
+    words = ["train", "--model", MINI, "--dataset", corpus, "--output-dir", tmp_path / "new"]
+    for given in (["balanced", "O=1"], ["O=1", "2"], ["O=much"], ["O=0"], ["1", "2"], ["B-RNA=2"]):
+        with pytest.raises(SystemExit, match="2"):
+            main([*map(str, words), "--class-weights", *given])
+        *_, line = capsys.readouterr().err.splitlines()
+        assert line.startswith("lorakit train: error: ") and re.search("class.weights", line)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_taking_no_turns_is_refused_where_there_is_one_mode(mode, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for command in (["train", "--model", "x", "--dataset", "y"], []):
+        with pytest.raises(SystemExit, match="2"):
+            (main if command else bionlp.main)([*command, "--mode", mode, "--sequential"])
+        assert f"--sequential: only for --mode both, but the mode is {mode}; leave it out" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert modes_of(bionlp.parse(["--mode", "both", "--sequential"])) == ("full", "lora")

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+import lorakit
 from lorakit.cli.__main__ import COMMANDS, main
 from tests.support.tiny import ROOT
 
@@ -96,3 +97,9 @@ print([name for name in ("torch", "transformers", "datasets", "matplotlib") if n
 def test_help_and_mistyped_flags_load_no_torch(words):
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words.split()], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"lorakit {lorakit.__version__}\n"

@@ -59,3 +59,11 @@ def test_a_commands_help_has_its_description_and_its_examples_line_by_line():
     command = add_command(Parser().add_subparsers(), "try", "try it", "\ntry --r 8\ntry --r 16   larger\n", print)
     assert "\n\nTry it.\n" in command.format_help()
     assert command.format_help().endswith("\nexamples:\n  try --r 8\n  try --r 16   larger\n")
+
+
+def test_an_error_that_quotes_half_a_file_is_cut_in_the_middle(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        Parser(prog="x").error(f"broken line {'a' * 10**6}: one column; a line holds a word, then its tag")
+    error = capsys.readouterr().err
+    assert error.startswith("x: error: broken line aaa") and " … " in error
+    assert len(error) < 4100 and "; a line holds a word, then its tag\n" in error

@@ -1,12 +1,15 @@
 """`lorakit predict` as a user calls it, in this process."""
 
+import csv
 import io
 import json
 
 import pytest
+import torch
 
 import lorakit
 from lorakit.cli.__main__ import main
+from lorakit.data.tags import to_iob2
 from lorakit.training.models import load_tagger
 from lorakit.training.prediction import Entity
 from tests.support.saved_run import saved
@@ -45,7 +48,9 @@ def test_conll_output_can_be_read_with_the_same_tags(run, capsys, tmp_path):
     (tmp_path / "found.conll").write_text(text, encoding="utf-8")
     data = lorakit.read_ner(tmp_path / "found.conll", scheme="iob2")
     model, tokenizer = load_tagger(str(run / "lora" / "adapter"))
-    assert [list(s.tags) for s in data.train] == lorakit.predict(model, tokenizer, [s.words for s in data.train])
+    own = lorakit.predict(model, tokenizer, [s.words for s in data.train])
+    assert [list(s.tags) for s in data.train] == [list(to_iob2(tags, "iob2")) for tags in own]
+    assert lorakit.read_ner(tmp_path / "found.conll").train == data.train  # without a scheme: nothing to repair
 
 
 def test_a_file_standard_input_and_arguments_are_the_same_texts(run, capsys, tmp_path, monkeypatch):
@@ -65,6 +70,16 @@ def test_an_output_file_is_written_atomically_in_the_format_of_its_ending(run, c
     assert predicted(run, "lora", capsys, *SENTENCES, "--output", tmp_path / "new" / "found.jsonl") == ""
     assert (tmp_path / "new" / "found.jsonl").read_text(encoding="utf-8") == wanted
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["found.jsonl"]
+    found = [json.loads(line)["entities"] for line in wanted.splitlines()]
+    predicted(run, "lora", capsys, *SENTENCES, "--output", tmp_path / "found.CSV")
+    with open(tmp_path / "found.CSV", encoding="utf-8", newline="") as file:
+        assert [row["text"] for row in csv.DictReader(file)] == [e["text"] for text in found for e in text]
+    predicted(run, "lora", capsys, *SENTENCES, "--output", tmp_path / "found.txt")
+    assert (tmp_path / "found.txt").read_text(encoding="utf-8").startswith("text  characters")
+    predicted(run, "lora", capsys, *SENTENCES, "--output", tmp_path / "found.xyz", "--format", "jsonl")
+    assert (tmp_path / "found.xyz").read_text(encoding="utf-8") == wanted
+    predicted(run, "lora", capsys, *SENTENCES, "--output", tmp_path / "found.html")
+    assert str(run / "lora" / "adapter") in (tmp_path / "found.html").read_text(encoding="utf-8")
 
 
 def test_a_terminal_shows_colours_unless_they_are_turned_off(run, capsys, monkeypatch):
@@ -80,7 +95,7 @@ def test_a_terminal_shows_colours_unless_they_are_turned_off(run, capsys, monkey
 
 def test_texts_without_entities_are_reported_and_no_error(run, capsys):
     assert main(["predict", *saved(run, "lora"), ""]) == 0
-    assert "no entity in 1 texts" in capsys.readouterr().err
+    assert "no entity in 1 text\n" in capsys.readouterr().err
 
 
 def test_a_file_that_is_not_utf8_is_named_with_its_line(run, tmp_path, capsys):
@@ -98,12 +113,68 @@ def test_a_file_that_is_not_utf8_is_named_with_its_line(run, tmp_path, capsys):
         (["predict", "--model", "LORA", "x"], "is a LoRA adapter: give it as --adapter"),
         (["predict", "--model", MINI, "x"], "it is a base without a trained head (classifier.bias, classifier.weight"),
         (["predict", "--adapter", "LORA", "--model", "./nowhere", "x"], "there is no model folder './nowhere'"),
-        (["predict", "--adapter", "LORA", "--file", "./nowhere"], "No such file or directory: 'nowhere'"),
+        (["predict", "--adapter", "LORA", "--file", "./nowhere"], "--file nowhere cannot be read: No such file"),
         (["predict", "--adapter", "LORA", "--file", "x.txt", "x"], "both texts and --file x.txt are given"),
         (["predict", "--adapter", "LORA", "IL-\udcff"], "half a surrogate pair"),
         (["predict", "--adapter", "LORA", "--output", "CORPUS", "x"], "is a folder; give a file"),
+        (["predict", "--adapter", "LORA", "--output", "o.xyz", "x"], "o.xyz has ending '.xyz', from which no format"),
+        (
+            ["predict", "--adapter", "LORA", "--output", "found", "x"],
+            "has no ending, from which no format follows; use",
+        ),
+        (
+            ["predict", "--model", "RUN/full/model", "--more-adapters", "LORA", "--", "x"],
+            "go with --adapter, whose base",
+        ),
+        (
+            ["predict", "--adapter", "LORA", "--format", "conll", "--more-adapters", "LORA", "--", "x"],
+            "give another --format than conll",
+        ),
         (["predict", "--adapter", "LORA", "--format", "xml", "x"], "invalid choice: 'xml'"),
     ],
 )
 def test_bad_input_is_one_line_status_2_and_leaves_nothing(arguments, message, refuses):
     refuses(arguments, message)
+
+
+def test_another_base_is_refused_and_the_flag_of_the_message_takes_it(run, capsys, tmp_path):
+    adapter = str(run / "lora" / "adapter")
+    base, tokenizer = lorakit.training.models.load_token_classifier(MINI, lorakit.read_ner("examples/conll").labels)
+    with torch.no_grad():
+        base.base_model.embeddings.word_embeddings.weight[5] += 0.01
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    arguments = ["predict", "--adapter", adapter, "--model", str(tmp_path / "base"), SENTENCES[0]]
+    with pytest.raises(SystemExit) as status:
+        main(arguments)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert status.value.code == 2 and "trained on another base" in error and "--no-check-base" in error
+    assert main([*arguments, "--no-check-base"]) == 0 and capsys.readouterr().out
+    own = lorakit.save_adapter(lorakit.apply_lora(base, r=2), tmp_path / "own")  # on that base
+    assert main(["predict", "--adapter", str(own), *arguments[3:], "--more-adapters", adapter, "--no-check-base"]) == 0
+    (tmp_path / "a.txt").write_text(SENTENCES[0])
+    documents = ["--documents", str(tmp_path / "a.txt"), "--output", str(tmp_path / "a.jsonl"), "--no-check-base"]
+    assert main([*arguments[:-1], *documents]) == 0 and (tmp_path / "a.jsonl").exists()
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["predict", "--model", str(run / "full" / "model"), "--no-check-base", SENTENCES[0]])
+    assert "--no-check-base is for an adapter" in capsys.readouterr().err
+
+
+def test_another_adapter_adds_entities_and_changes_none(run, tmp_path, capsys):
+    """The other one has the same weights, but a bias with which it finds more, and other types."""
+    model, tokenizer = load_tagger(str(run / "lora" / "adapter"))
+    before = model.config.id2label
+    model.config.id2label = {i: label.replace("DNA", "gene").replace("protein", "drug") for i, label in before.items()}
+    with torch.no_grad():
+        model.classifier.bias[0] -= 2  # finds more
+    other = lorakit.save_adapter(model, tmp_path / "other")
+    one, both = (
+        [json.loads(line)["entities"] for line in predicted(run, "lora", capsys, *more, "--", *SENTENCES).splitlines()]
+        for more in (["--format", "jsonl"], ["--format", "jsonl", "--more-adapters", other])
+    )
+    assert sum(map(len, both)) > sum(map(len, one)) > 0
+    for old, new in zip(one, both, strict=True):
+        assert [e for e in new if e in old] == old
+        assert {e["type"] for e in new if e not in old} <= {"gene", "drug"}
+        assert all(a["end"] <= b["start"] for a, b in zip(new, new[1:], strict=False))

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from lorakit.cli.__main__ import main
 from lorakit.training import memory
@@ -68,6 +69,29 @@ def test_both_modes_take_turns_unless_told_otherwise_with_the_same_result(corpus
         assert (tmp_path / "turns" / name).read_bytes() == (tmp_path / "one-by-one" / name).read_bytes()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--engine", "cuda_graphs"], "this process trains on cpu; use engine 'eager' or 'compile'"),
+        (["--device", "cuda"], "--device cuda: torch finds no GPU here; leave --device out, or use --device cpu"),
+    ],
+)
+def test_what_needs_a_gpu_is_refused_without_one(flags, message, refuses):
+    refuses(["train", "--model", MINI, "--dataset", "CORPUS", *flags], message)
+
+
+def test_the_upper_layers_of_the_default_targets_on_the_chosen_device(corpus, tmp_path, monkeypatch):
+    """--device cpu wins over a GPU that is there, in every part of the run."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    arguments = ["train", "--model", MINI, "--dataset", corpus, "--epochs", 1, "--layers-to-transform", 3]
+    monkeypatch.setattr(torch.cuda, "get_rng_state", torch.get_rng_state)
+    assert main([str(word) for word in (*arguments, "--device", "cpu", "--output-dir", tmp_path)]) == 0
+    record = json.loads((tmp_path / "comparison.json").read_text())
+    assert record["environment"]["device"].startswith("CPU")
+    assert record["modes"]["lora"]["adapter"]["layers_to_transform"] == [3]
+
+
 def test_a_single_mode_is_not_interleaved(corpus, tmp_path):
     arguments = small(corpus, tmp_path)
     arguments[arguments.index("both")] = "lora"
@@ -86,10 +110,11 @@ def test_two_models_without_memory_for_them_are_refused_and_one_by_one_runs(corp
     assert main(small(corpus, tmp_path / "x", "--sequential")) == 0
 
 
-@pytest.mark.parametrize("option", [["--engine", "compile"], ["--strategy", "fsdp"]])
-def test_what_cannot_be_paused_needs_one_by_one(option, refuses):
+def test_what_cannot_be_paused_needs_one_by_one(refuses):
     base = ["train", "--model", MINI, "--dataset", "CORPUS", "--mode", "both"]
-    refuses([*base, *option], "engine 'eager' and strategy 'ddp'; train one after the other with --sequential")
+    refuses(
+        [*base, "--engine", "compile"], "engine 'eager' and strategy 'ddp'; train one after the other with --sequential"
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,10 +123,20 @@ def test_what_cannot_be_paused_needs_one_by_one(option, refuses):
         (["train"], "the following arguments are required: --model, --dataset"),
         (["train", "--model", "./nowhere", "--dataset", "CORPUS"], "there is no model folder './nowhere'"),
         (["train", "--model", MINI, "--dataset", "./nowhere"], "nowhere"),
+        (
+            ["train", "--model", MINI, "--dataset", "CORPUS", "--dropout", "1"],
+            "dropout is 1.0; it must be from 0 to below",
+        ),
+        (
+            ["train", "--model", MINI, "--dataset", "CORPUS", "--r", "100000"],
+            "--r is 100000, and no weight of this base",
+        ),
         (["train", "--model", MINI, "--dataset", "CORPUS", "--r", "0"], "r must be an integer of at least 1"),
         (["train", "--model", MINI, "--dataset", "CORPUS", "--accumulate", "0"], "accumulate is 0"),
         (["train", "--model", MINI, "--dataset", "CORPUS", "--output-dir", "CORPUS/test.json/x"], "cannot be written"),
         (["train", "--epoch", "3"], "lorakit train: error: "),
+        (["train", "--model", MINI, "--dataset", "CORPUS", "--seed", "-1"], "seed is -1; it must be an integer from 0"),
+        (["train", "--model", MINI, "--dataset", "CORPUS", "--strategy", "fsdp"], "torchrun, or use strategy 'ddp'"),
         (["train", "--model", MINI, "--dataset", "CORPUS", "--layers-to-transform", "9"], "layers_to_transform"),
         (
             ["train", "--model", MINI, "--dataset", "CORPUS", "--cache-prefix", "--bias", "all"],
@@ -109,7 +144,8 @@ def test_what_cannot_be_paused_needs_one_by_one(option, refuses):
         ),
         (
             ["train", "--model", MINI, "--dataset", "CORPUS", "--cache-prefix"],
-            "layer 0 is trained, so no layer is constant",
+            "layer 0 is trained, so no layer is constant; train the top layers only, with apply_lora(..., "
+            "layers_to_transform=range(2, 4)), on the command line --layers-to-transform 2 3",
         ),
     ],
 )

@@ -202,6 +202,6 @@ def test_help_shows_examples_and_every_flag(capsys):
 
 def test_the_study_sets_what_is_known_of_it_and_other_flags_override_it():
     arguments = bionlp.parse(["--study", "--epochs", "2"])
-    assert (arguments.model, arguments.dataset) == ("roberta-base", "tner/bionlp2004")
+    assert (arguments.model, arguments.dataset) == ("roberta-base", ["tner/bionlp2004"])
     assert (arguments.r, arguments.lora_alpha, arguments.lora_dropout, arguments.bias) == (16, 16.0, 0.1, "all")
     assert (arguments.target_modules, arguments.epochs) == (["query", "value"], 2)

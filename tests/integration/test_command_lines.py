@@ -21,18 +21,28 @@ SCRIPTS = [
     if "ArgumentParser(" in path.read_text(encoding="utf-8") or "Parser(prog=" in path.read_text(encoding="utf-8")
 ]
 COMMANDS = [
-    "lorakit", "lorakit train", "lorakit evaluate", "lorakit predict", "lorakit params", "lorakit energy",
-    "lorakit energy run", "lorakit energy doctor", "lorakit energy merge", "lorakit report", "lorakit compare",
+    "lorakit", "lorakit train", "lorakit evaluate", "lorakit predict", "lorakit export", "lorakit calibrate",
+    "lorakit data", "lorakit data show", "lorakit data convert", "lorakit data formats", "lorakit params",
+    "lorakit energy", "lorakit energy run", "lorakit energy doctor", "lorakit energy merge",
+    "lorakit energy calibrate", "lorakit report", "lorakit compare",
 ]  # fmt: skip
 DIFFERENT = {  # flag: how it differs between commands, each for a reason
     "--mode": {"default"},  # the example compares the modes, `lorakit train` trains an adapter
     "--model": {"help", "default", "required"},  # a base to train, or a fine-tuned model
-    "--dataset": {"help", "default", "required"},  # examples have a corpus of their own
+    "--dataset": {
+        "help",
+        "default",
+        "required",
+        "nargs",
+    },  # examples have a corpus of their own, `export` proves with one
+    "--format": {"help", "choices", "required"},  # `predict` also prints, `data convert` writes every format
     "--epochs": {"default"},  # the small examples have settings of their own
     "--learning-rate": {"help", "default"},
     "--output-dir": {"help", "default", "type"},  # of a run, or of a small example's adapter
     "--output": {"help"},  # without it `predict` prints, `report` writes report.html
-    "--split": {"choices"},  # runs are scored on two of the three
+    # runs are scored on two of the three, and `evaluate` takes a file alone; `train` divides a corpus without splits
+    "--split": {"choices", "help", "default", "metavar"},
+    "--margin": {"help"},  # `compare` compares whatever it is given, `train` its modes over several seeds
     "--json": {"help"},  # `energy run` leaves standard output to the command it runs
 }
 
@@ -140,7 +150,8 @@ def examples(text: str) -> list[str]:
 def accept(command: str, parsers) -> None:
     words = shlex.split(command)
     if words[0] == "torchrun":
-        words = ["lorakit", *words[words.index("lorakit.cli") + 1 :]] if "-m" in words else ["python", *words[3:]]
+        script = words[words.index("--") + 1 :]
+        words = ["lorakit", *script[1:]] if script[0] == "lorakit.cli" else ["python", *script]
     if words[0] == "python":
         parsers[f"python {words[1]}"].parse_args(words[2:])
     else:

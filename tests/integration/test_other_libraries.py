@@ -112,7 +112,7 @@ def test_accelerate_trains_like_a_plain_loop(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*")
-def test_trainer_trains_evaluates_and_saves_a_base_that_reloads(tmp_path: Path) -> None:
+def test_trainer_trains_evaluates_and_saves_a_model_that_reloads(tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="transformers.Trainer needs accelerate")
     from transformers import Trainer, TrainingArguments
 
@@ -128,13 +128,10 @@ def test_trainer_trains_evaluates_and_saves_a_base_that_reloads(tmp_path: Path) 
     assert trainer.evaluate()["eval_loss"] < before
     assert all(torch.equal(dict(model.named_parameters())[name], value) for name, value in frozen.items())
 
-    model.save_pretrained(tmp_path / "base")
-    reloaded, report = RobertaForTokenClassification.from_pretrained(tmp_path / "base", output_loading_info=True)
+    model.eval().save_pretrained(tmp_path / "model")
+    reloaded, report = RobertaForTokenClassification.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not report["missing_keys"]  # nothing is random
-    model.eval()
-    with disable_lora(model):
-        hidden = model.roberta(IDS).last_hidden_state
-    assert torch.equal(reloaded.eval().roberta(IDS).last_hidden_state, hidden)
+    torch.testing.assert_close(logits(reloaded.eval()), logits(model))
 
     tuned = logits(model)
     trainer.save_model(tmp_path / "trainer")  # the full state: the base, the head and the updates under their own names

@@ -97,11 +97,18 @@ def test_a_finished_run_that_is_resumed_gives_its_result_again(tiny_model, token
     assert same(first, again)
 
 
-def test_a_new_run_does_not_continue_from_an_old_ones_state(tiny_model, tokenizer, data, tmp_path):
+def test_a_new_run_refuses_an_old_ones_folder_or_deletes_it_if_told_to(tiny_model, tokenizer, data, tmp_path):
     run(make(tiny_model, "lora"), tokenizer, data, tmp_path, seed=5)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    message = r"holds another run \(checkpoints/step-0+16, .*sentences.json\); .* resume=True .* overwrite=True"
+    with pytest.raises(ValueError, match=message):
+        run(make(tiny_model, "lora"), tokenizer, data, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     with pytest.raises(Killed):
-        run(make(tiny_model, "lora"), tokenizer, data, tmp_path, stop_after=3)
-    assert list((tmp_path / "checkpoints").iterdir()) == []
+        run(make(tiny_model, "lora"), tokenizer, data, tmp_path, stop_after=3, overwrite=True)
+    assert list((tmp_path / "checkpoints").iterdir()) == [] and not (tmp_path / "sentences.json").exists()
+    with pytest.raises(ValueError, match="resume continues the run .* give one of them"):
+        run(make(tiny_model, "lora"), tokenizer, data, tmp_path, resume=True, overwrite=True)
 
 
 def test_lora_checkpoints_hold_only_what_is_trained(tiny_model, tokenizer, data, tmp_path):
@@ -136,8 +143,8 @@ def test_another_corpus_or_base_is_refused(tiny_model, tokenizer, data, tmp_path
     other = NerData(toy_sentences(64, 9), data.validation, data.test, LABELS, "other")
     with pytest.raises(ValueError, match="training corpus"):
         run(make(tiny_model, "lora"), tokenizer, other, tmp_path, resume=True)
-    with pytest.raises(ValueError, match=r"frozen weights \(sum\)"):
-        run(lorakit.apply_lora(tiny_model(seed=1), r=4, bias="all"), tokenizer, data, tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"frozen weights \(hash\)"):
+        run(make(lambda **more: tiny_model(seed=1, **more), "lora"), tokenizer, data, tmp_path, resume=True)
 
 
 def test_a_full_disk_is_reported_and_does_not_end_the_training(tiny_model, tokenizer, data, tmp_path, monkeypatch):

@@ -145,7 +145,7 @@ def test_a_signal_saves_both_runs_at_their_step_and_both_continue(
 def test_old_checkpoints_of_both_runs_are_gone_before_the_first_step(tiny_model, tokenizer, data, tmp_path):
     in_turns(tiny_model, tokenizer, data, tmp_path)
     with killed_after(1), pytest.raises(KeyboardInterrupt):
-        in_turns(tiny_model, tokenizer, data, tmp_path)
+        in_turns(tiny_model, tokenizer, data, tmp_path, overwrite=True)
     assert [list((tmp_path / mode / "checkpoints").iterdir()) for mode in MODES] == [[], []]
 
 

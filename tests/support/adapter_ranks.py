@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from lorakit.adapters.quantization import shrink_base
@@ -138,13 +138,44 @@ def exchanges_and_refusals_when_replicated(model: nn.Module, parallel: nn.Module
     torch.testing.assert_close(logits(remove_lora(parallel, merge=True)), tuned, rtol=1e-4, atol=1e-5)
 
 
+def refuse_what_fsdp1_holds_in_parts(out: str) -> None:
+    """FSDP1 shows each rank flat parts: they used to be written as the adapter."""
+    model = apply_lora(tiny_roberta(**NO_DROPOUT), **EVERYTHING)
+    perturb(model)
+    tuned = logits(model)
+    parallel = FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
+    torch.testing.assert_close(logits(parallel), tuned, rtol=1e-4, atol=1e-5)
+    parts = {
+        "save_adapter": lambda m: save_adapter(m, out),
+        "merge_lora": merge_lora,
+        "disable_lora": lambda m: disable_lora(m).__enter__(),
+    }
+    sharded = {"remove_lora": remove_lora, "shrink_base": shrink_base}
+    for wrapped in (parallel, model):
+        for what, act in parts.items():
+            with pytest.raises(ValueError, match=f"{what}: .*a wrapper such as FSDP1 .*summon_full_params"):
+                act(wrapped)
+        for what, act in sharded.items():
+            with pytest.raises(ValueError, match=f"{what}: .* sharded over processes"):
+                act(wrapped)
+    assert not os.path.exists(out)
+    dist.barrier()
+    with FullyShardedDataParallel.summon_full_params(parallel):
+        with pytest.raises(ValueError, match="remove_lora: .* sharded over processes"):
+            remove_lora(parallel)
+        save_adapter(parallel, out)
+    dist.barrier()
+    assert torch.equal(logits(load_adapter(tiny_roberta(**NO_DROPOUT), out)), tuned)
+
+
 def compare_with_one_process(folder: str) -> None:
     with process_group():  # without it torch sometimes aborts at the end
         for kind in ("ddp", "fsdp2"):
             train_save_and_load(kind, f"{folder}/{kind}")
             merge_and_save(kind, EVERYTHING, f"{folder}/{kind}-merged")
             merge_and_save(kind, DORA, f"{folder}/{kind}-dora")
-    print("fine", flush=True)
+        refuse_what_fsdp1_holds_in_parts(f"{folder}/fsdp1")
+    print("fine\n", end="", flush=True)  # in one write: two ranks share the pipe
 
 
 if __name__ == "__main__":

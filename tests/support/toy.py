@@ -8,7 +8,8 @@ from unittest import mock
 import numpy as np
 
 from lorakit.data.corpus import NerData, Sentence
-from lorakit.data.tokenization import IGNORE, Encoded, encode
+from lorakit.data.encoding import encode
+from lorakit.data.tokenization import IGNORE, Encoded
 from lorakit.training.config import TrainConfig
 from lorakit.training.state import SinceLog
 from tests.support.tiny import LABELS
@@ -79,9 +80,9 @@ def corpus_of(lengths):
     return Encoded(np.full(offsets[-1], 7), labels, words, offsets, np.ones(len(lengths), int))
 
 
-def encoded_sentences(tokenizer):
-    """37 sentences of 1 to 29 words, all tagged O."""
+def encoded_sentences(tokenizer, shortest=1):
+    """37 sentences of `shortest` to 29 words, all tagged O."""
     generator = np.random.default_rng(0)
     words = ["IL-2", "gene", "expression", "NF-kappaB", "activates", "of", "T", "cells", "."]
-    sentences = [[words[i] for i in generator.integers(0, 9, generator.integers(1, 30))] for _ in range(37)]
+    sentences = [[words[i] for i in generator.integers(0, 9, generator.integers(shortest, 30))] for _ in range(37)]
     return encode(tokenizer, sentences, 512, [["O"] * len(sentence) for sentence in sentences], ["O"])

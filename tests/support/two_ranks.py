@@ -32,6 +32,7 @@ from lorakit.nn.weights import whole
 from lorakit.training import distributed, engine, graphs, layout
 from lorakit.training.checkpoint import load_checkpoint
 from lorakit.training.engine import LossSum
+from lorakit.training.identity import OtherRunError
 from lorakit.training.preemption import Preempted
 from tests.support.tiny import MINI, make_tiny_model
 from tests.support.toy import quick, read_log, toy_data
@@ -296,6 +297,12 @@ def compiled(folder):
     return {"log": timeless(folder / "compiled"), "seconds": result.compile_seconds}
 
 
+def weighted(folder):
+    """A run whose loss weighs the classes differently, which few words of one rank may have."""
+    train(folder / "weighted", make("lora"), epochs=1, accumulate=2, class_weights=(0.5, 5.0, 4.0, 3.0, 2.0))
+    return timeless(folder / "weighted")
+
+
 def out_of_memory(folder):
     """The last rank's memory does not hold its fifth batch."""
     calls, forward = [], LossSum.forward
@@ -311,6 +318,13 @@ def out_of_memory(folder):
         train(folder / "memory", make("lora"), save_every=2)
     finally:
         LossSum.forward = forward
+
+
+def no_gradient(folder):
+    """A layer is adapted that never runs, which DDP would only say in the second step."""
+    model = make_tiny_model("esm", mask_token_id=4)
+    lorakit.apply_lora(model, r=1, target_modules=["query", "regression"])
+    train(folder / "no-gradient", model, packing=False)
 
 
 def raises(folder):
@@ -394,8 +408,22 @@ def in_turns(folder: Path) -> dict[str, Any]:
     return facts
 
 
-TOGETHER = (curves, in_parts, in_turns, compiled, evaluation, not_a_number, resume, disk, stop)
-FATAL = (out_of_memory, raises, hangs)
+def mismatched(folder: Path) -> dict[str, str]:
+    """What each rank is told when the last one is given other settings, another corpus or another adapter."""
+    last, facts = distributed.rank() == distributed.world_size() - 1, {}
+    for name, changes in {"rate": {"learning_rate": 0.5}, "epochs": {"epochs": 9}, "r": {}, "corpus": {}}.items():
+        model = make("lora", r=8 if last and name == "r" else 4)
+        data = toy_data(44, 7, 1) if last and name == "corpus" else DATA
+        config = quick(batch_size=8, output_dir=folder / "mismatched", **(changes if last else {}))
+        try:
+            lorakit.train(model, AutoTokenizer.from_pretrained(MINI), data, config)
+        except OtherRunError as error:
+            facts[name] = str(error)
+    return facts
+
+
+TOGETHER = (curves, in_parts, in_turns, compiled, weighted, evaluation, not_a_number, resume, disk, stop, mismatched)
+FATAL = (out_of_memory, no_gradient, raises, hangs)
 
 
 def main(folder: Path, parts: list[str]) -> None:

@@ -1,0 +1,217 @@
+"""What `lorakit energy` writes: a report for people, CodeCarbon's CSV columns, and Prometheus text."""
+
+import csv
+import io
+import os
+import platform
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lorakit._files import append_text, check_locks, write_text
+from lorakit.power.reading import JOULES_PER_WH, KINDS, Reading, describe
+
+CODECARBON = (
+    "timestamp,project_name,run_id,experiment_id,duration,emissions,emissions_rate,cpu_power,gpu_power,ram_power,"
+    "cpu_energy,gpu_energy,ram_energy,energy_consumed,water_consumed,country_name,country_iso_code,region,cloud_provider,"
+    "cloud_region,os,python_version,codecarbon_version,cpu_count,cpu_model,gpu_count,gpu_model,longitude,latitude,"
+    "ram_total_size,tracking_mode,cpu_utilization_percent,gpu_utilization_percent,ram_utilization_percent,ram_used_gb,"
+    "on_cloud,pue,wue"
+).split(",")  # CodeCarbon 3.3
+COLUMNS = [*CODECARBON, "cpu_method", "gpu_method", "ram_method", "measured_energy", "measured_uncertainty"]
+
+
+@dataclass(frozen=True)
+class Carbon:
+    """The user's own factors: g of CO2 per kWh, g of CO2 embodied in the hardware's share, and units of work."""
+
+    grams_per_kwh: float | None = None
+    embodied_g: float | None = None
+    units: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.units is not None and (self.grams_per_kwh is None or self.embodied_g is None or self.units <= 0):
+            raise ValueError(
+                "--sci needs a number of units above 0 and your own factors: --co2 400 (g per kWh) --embodied 120 (g "
+                "of CO2 for this run's share of making the hardware)"
+            )
+        if self.embodied_g is not None and self.units is None:
+            raise ValueError("--embodied is part of the SCI: add --sci N, the number of units of work (ISO 21031's R)")
+
+    def lines(self, reading: Reading) -> list[str]:
+        """The emissions of the measured part, and the SCI, where the factors are given."""
+        if self.grams_per_kwh is None:
+            return []
+        kg = reading.co2_kg(self.grams_per_kwh)
+        if kg is None:
+            advice = "`lorakit energy doctor` says how to enable a sensor"
+            return [f"CO2: none is given, because nothing was measured; {advice}"]
+        found = [f"CO2 of the measured part at {self.grams_per_kwh:g} g/kWh: {kg:.4g} kg"]
+        if self.units is not None:
+            grams = (kg * 1e3 + self.embodied_g) / self.units
+            found.append(
+                f"SCI (ISO 21031) of the measured part: {grams:.4g} g of CO2 per unit = ({kg * 1e3:.4g} g for energy + "
+                f"{self.embodied_g:g} g embodied) / {self.units:g} units"
+            )
+        return found
+
+
+def report(reading: Reading, carbon: Carbon | None = None) -> str:
+    """The reading for people: the three parts, then the measured and the estimated total."""
+    asleep = f", without {reading.suspended_s:.0f} s of suspension" if reading.suspended_s >= 0.5 else ""
+    lines = [f"energy over {reading.duration_s:.1f} s{asleep}", *(f"  {line}" for line in str(reading).splitlines())]
+    lines += [f"  {name}: {describe(part)} (in no measured total)" for name, part in reading.others.items()]
+    measured = "nothing" if reading.measured_wh is None else f"{reading.measured_wh:.4g} Wh"
+    if reading.measured_uncertainty_wh is not None:
+        measured += f" ± {reading.measured_uncertainty_wh:.2g} Wh"
+    if reading.above_idle_wh is not None:
+        measured += f", {reading.above_idle_wh:.4g} Wh above idle"
+    lines.append(f"  measured in total: {measured}")
+    if reading.estimated_wh is not None:
+        low, high = reading.estimated_range_wh
+        lines.append(f"  estimated besides: {reading.estimated_wh:.3g} Wh, plausible from {low:.3g} to {high:.3g} Wh")
+    lines += _whose(reading)
+    if reading.contention is not None:
+        lines.append(f"  meanwhile: {reading.contention.describe()}")
+    lines += [f"  {line}" for line in (carbon.lines(reading) if carbon else ())]
+    lines += [f"  note: {note}" for note in reading.notes]
+    return "\n".join(lines)
+
+
+def _whose(reading: Reading) -> list[str]:
+    """The command's share of what the machine did, if known; the energies above are the whole machine's."""
+    found = reading.contention
+    shares = [("machine's CPU time", reading.process_share)]
+    if found is not None:
+        shares += [("GPUs' busy time", found.gpu_share), ("memory in use", found.memory_share)]
+    known = [f"{share:.0%} of the {name}" for name, share in shares if share is not None]
+    return [f"  the command's share: {', '.join(known)}"] if known else []
+
+
+# ---- CodeCarbon's columns
+
+
+def csv_row(reading: Reading, name: str, carbon: Carbon) -> dict[str, Any]:
+    """The reading in CodeCarbon's columns, energies in kWh, and columns of ours after them.
+
+    As with CodeCarbon, `energy_consumed` adds measured and estimated parts; `…_method` says which is which. Unknown is
+    empty. `emissions` are those of the measured part, so they are empty without a sensor or a factor.
+    """
+    kg = None if carbon.grams_per_kwh is None else reading.co2_kg(carbon.grams_per_kwh)
+    parts = {kind: getattr(reading, kind) for kind in KINDS}
+    known = [part.wh / 1e3 for part in parts.values() if part.wh is not None]
+    row = {
+        "timestamp": datetime.now().strftime("%Y-%m-%dT%H:%M:%S"),
+        "project_name": name,
+        "run_id": str(uuid.uuid4()),
+        "duration": reading.duration_s,
+        "emissions": kg,
+        "emissions_rate": kg / reading.duration_s if kg is not None and reading.duration_s > 0 else None,
+        "energy_consumed": sum(known) if known else None,
+        "os": platform.platform(),
+        "python_version": platform.python_version(),
+        "codecarbon_version": f"lorakit {version('lorakit')}",
+        "cpu_count": os.cpu_count(),
+        "cpu_model": platform.processor() or None,
+        "gpu_count": len(reading.gpu.devices) or None,
+        "gpu_model": ", ".join(dict.fromkeys(part["name"] for part in reading.gpu.devices)) or None,
+        "tracking_mode": "machine",
+        "pue": 1,
+        "measured_energy": None if reading.measured_wh is None else reading.measured_wh / 1e3,
+        "measured_uncertainty": None
+        if reading.measured_uncertainty_wh is None
+        else reading.measured_uncertainty_wh / 1e3,
+    }
+    for kind, part in parts.items():
+        row[f"{kind}_energy"] = None if part.wh is None else part.wh / 1e3
+        row[f"{kind}_power"], row[f"{kind}_method"] = part.mean_w, part.method
+    return {column: row.get(column) for column in COLUMNS}
+
+
+def check_csv(path: Path) -> None:
+    """Raises ValueError if rows could not be appended: the file has other columns, or cannot be locked."""
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            _check_header(path, file.readline().rstrip("\r\n"))
+    if path.is_file() or not path.exists():
+        try:
+            check_locks(path.parent)
+        except OSError as error:
+            raise ValueError(
+                f"--csv {path} cannot be locked against other processes ({error.strerror}); give a file on a local disk"
+            ) from error
+
+
+def _check_header(path: Path, first_line: str) -> None:
+    if first_line and next(csv.reader([first_line])) != COLUMNS:
+        raise ValueError(f"--csv {path} has other columns than lorakit's; give another file")
+
+
+def append_csv(path: Path, row: Mapping[str, Any]) -> None:
+    """Append a row, with the header first in a new file; other processes may do the same at the same time.
+
+    Raises:
+        OSError, ValueError: it cannot be written, or has other columns; the file is as it was.
+    """
+
+    def lines(first_line: str) -> str:
+        _check_header(path, first_line)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        if not first_line:
+            writer.writeheader()
+        writer.writerow({name: "" if value is None else value for name, value in row.items()})
+        return text.getvalue()
+
+    append_text(path, lines)
+
+
+# ---- Prometheus
+
+
+def prometheus(reading: Reading) -> str:
+    """The reading in Prometheus' text format, for the textfile collector of its node exporter."""
+    samples: dict[str, tuple[str, list[tuple[str, float]]]] = {}
+
+    def add(name: str, about: str, value: float | None, **labels: str) -> None:
+        if value is not None:
+            text = ",".join(f'{label}="{_escape(content)}"' for label, content in labels.items())
+            samples.setdefault(f"lorakit_{name}", (about, []))[1].append((f"{{{text}}}" if text else "", value))
+
+    parts = {kind: getattr(reading, kind) for kind in KINDS} | dict(reading.others)
+    for kind, part in parts.items():
+        labels = {"part": kind, "method": part.method}
+        add("energy_joules", "Energy of the run.", _joules(part.wh), **labels)
+        add("energy_uncertainty_joules", "Bound on its error.", _joules(part.uncertainty_wh), **labels)
+        low, high = part.range_wh or (None, None)
+        add("energy_low_joules", "Lowest plausible value of an estimate.", _joules(low), **labels)
+        add("energy_high_joules", "Highest plausible value of an estimate.", _joules(high), **labels)
+        add("power_watts", "Mean power of the run.", part.mean_w, **labels)
+    add("measured_energy_joules", "Sum of what was measured.", _joules(reading.measured_wh))
+    add("duration_seconds", "Duration of the run.", reading.duration_s)
+    add("cpu_time_share", "The run's part of the machine's CPU time.", reading.process_share)
+    lines = []
+    for name, (about, values) in samples.items():
+        lines += [
+            f"# HELP {name} {about}",
+            f"# TYPE {name} gauge",
+            *(f"{name}{label} {value!r}" for label, value in values),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def write_prometheus(path: Path, reading: Reading) -> None:
+    """Write the text atomically: the collector may read at any moment."""
+    write_text(path, prometheus(reading))
+
+
+def _joules(wh: float | None) -> float | None:
+    return None if wh is None else wh * JOULES_PER_WH
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

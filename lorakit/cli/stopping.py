@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM outside of training, which saves its state: one line, and the status that a shell expects.
+
+A KeyboardInterrupt alone is not enough. Libraries that are being imported catch it and continue half-loaded, and fail
+later with errors of their own; so the signal is remembered, and whatever ends the command after it is its doing.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+_arrived: list[int] = []  # signals that should have ended the command that runs now
+
+
+def stoppable(program: str, run: Callable[[], int]) -> int:
+    """Run a command; returns its exit status, or 130 after Ctrl-C and 143 after SIGTERM, with one line on stderr.
+
+    Args:
+        program: The command's name, for the line.
+        run: The command's body. Training has handlers of its own meanwhile, and saves its state.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    if threading.current_thread() is not threading.main_thread():
+        usual = {}  # other threads may not set handlers
+    caught = {number: handler for number, handler in usual.items() if signal.getsignal(number) is handler}
+    try:
+        for number in caught:
+            signal.signal(number, _interrupt)
+        return run()
+    except BaseException as error:
+        if not _arrived and not isinstance(error, KeyboardInterrupt):
+            raise
+        number = signal.Signals(_arrived[-1] if _arrived else signal.SIGINT)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{program}: stopped by {number.name}", file=sys.stderr)
+        return 128 + number
+    finally:
+        for number, handler in caught.items():
+            signal.signal(number, handler)
+        _arrived.clear()
+
+
+def check_stopped() -> None:
+    """Stop now if a library has swallowed a signal; for a command that is about to do long work.
+
+    Raises:
+        KeyboardInterrupt: A signal arrived earlier.
+    """
+    if _arrived:
+        raise KeyboardInterrupt
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _arrived.append(number)
+    raise KeyboardInterrupt

@@ -1,0 +1,79 @@
+"""`lorakit export` as a user calls it: what it takes, and what it refuses. tests/export/ holds what it writes."""
+
+import importlib.util
+import json
+import shutil
+
+import pytest
+
+from lorakit.cli.__main__ import main
+from lorakit.training.models import load_token_classifier
+from tests.support.tiny import LABELS, MINI
+
+
+def test_a_runs_folder_gives_the_model_the_corpus_and_the_card(run, tmp_path, capsys):
+    assert main(["export", str(run / "lora"), str(tmp_path / "out"), "--to", "hf"]) == 0
+    record = json.loads((run / "comparison.json").read_text())
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert record["command"] in card and record["dataset"] in card
+    assert f"| validation | {record['modes']['lora']['validation']['precision']:.4f} |" in card
+    assert "| CPU | " in card
+    assert "base_model:" not in card  # the base is a folder here, which no hub accepts
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'out'}: Equal to lorakit.predict")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["RUN", "out", "--to", "hf"], "RUN holds RUN/lora/adapter and RUN/full/model; give one of them"),
+        (["LORA", "out", "--to", "hf", "--int8"], "--int8 is only for --to onnx; leave it out"),
+        (["LORA", "out", "--to", "peft", "--through", "words"], "--through is only for --to hf; leave it out"),
+        (["LORA", "CORPUS", "--to", "hf"], "OUT CORPUS exists and is not empty; give a new folder"),
+        (["CORPUS", "out", "--to", "hf"], "CORPUS holds no trained model (adapter, model, lora/adapter, full/model)"),
+        (["LORA", "out", "--to", "hf", "--sentences", "0"], "--sentences is 0; it must be at least 1"),
+        (["LORA", "out", "--to", "hf", "--dataset", "./nowhere"], "nowhere"),
+        (["LORA", "out", "--to", "hf", "--labels", "O", "B-x"], "--labels differ from the adapter's own"),
+        (["./nowhere", "out", "--to", "hf", "--dataset", "CORPUS"], "no adapter folder nowhere"),
+        (["LORA", "out", "--to", "hf", "--model", "OTHER"], "the adapter was trained on another base"),
+        (["LORA", "out", "--to", "tflite"], "invalid choice: 'tflite'"),
+    ],
+)
+def test_bad_input_is_one_line_status_2_and_leaves_nothing(arguments, message, refuses, other_base):
+    refuses(["export", *(str(other_base) if word == "OTHER" else word for word in arguments)], message)
+
+
+def test_the_flag_of_the_message_takes_another_base(run, other_base, tmp_path, capsys):
+    command = ["export", str(run / "lora" / "adapter"), str(tmp_path / "out"), "--to", "hf", "--model", str(other_base)]
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert "--no-check-base" in capsys.readouterr().err
+    assert main([*command, "--no-check-base"]) == 0 and (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.fixture(scope="module")
+def other_base(tmp_path_factory, tokenizer):
+    """The embedded base with one weight changed."""
+    folder = tmp_path_factory.mktemp("other")
+    model, _ = load_token_classifier(MINI, LABELS)
+    model.roberta.encoder.layer[0].output.dense.weight.data += 0.1
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(refuses, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr("lorakit.export.packages.find_spec", lambda name: None if name == "spacy" else found(name))
+    refuses(
+        ["export", "LORA", "out", "--to", "spacy"], "needs spacy, which is not installed: pip install 'lorakit[spacy]'"
+    )
+
+
+def test_an_adapter_without_a_run_needs_a_corpus(run, tmp_path, capsys):
+    shutil.copytree(run / "lora" / "adapter", tmp_path / "adapter")
+    command = ["export", str(tmp_path / "adapter"), str(tmp_path / "out"), "--to", "hf"]
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert "give a corpus with --dataset" in capsys.readouterr().err
+    dataset = json.loads((run / "comparison.json").read_text())["dataset"]
+    assert main([*command, "--dataset", dataset]) == 0

@@ -1,0 +1,61 @@
+"""A signal outside of training is one line and the status that a shell expects, also if a library swallows it."""
+
+import os
+import signal
+
+import pytest
+
+from lorakit.cli import measured_training
+from lorakit.cli.__main__ import main
+from lorakit.cli.stopping import check_stopped, stoppable
+from tests.support.tiny import MINI
+
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+@pytest.fixture(autouse=True)
+def handlers_come_back():
+    before = [signal.getsignal(number) for number, _ in SIGNALS]
+    yield
+    assert [signal.getsignal(number) for number, _ in SIGNALS] == before
+
+
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+@pytest.mark.parametrize("then", ["fails", "is asked", "ends"])
+def test_a_swallowed_signal_still_ends_the_command(number, status, then, capsys):
+    def run():
+        try:
+            os.kill(os.getpid(), number)
+        except BaseException:  # as libraries do while they are imported
+            pass
+        if then == "is asked":
+            check_stopped()
+        raise ImportError("half-loaded")
+
+    if then == "ends":
+        assert stoppable("lorakit", lambda: os.kill(os.getpid(), number)) == status
+    else:
+        assert stoppable("lorakit", run) == status
+    assert capsys.readouterr().err == f"lorakit: stopped by {number.name}\n"
+
+
+def test_without_a_signal_errors_and_statuses_are_as_they_were(capsys):
+    check_stopped()
+    assert stoppable("lorakit", lambda: 3) == 3
+    with pytest.raises(SystemExit, match="2"):
+        stoppable("lorakit", lambda: (_ for _ in ()).throw(SystemExit(2)))
+    with pytest.raises(RuntimeError, match="ours"):
+        stoppable("lorakit", lambda: (_ for _ in ()).throw(RuntimeError("ours")))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "resume"), [(signal.SIGINT, 130, []), (signal.SIGTERM, 143, ["--resume"])]
+)
+def test_a_signal_before_the_first_step_leaves_no_run_behind(number, status, resume, corpus, tmp_path, monkeypatch):
+    """The meter's journal is there by then, and would keep the same command from being given again."""
+    arguments = ["train", "--model", MINI, "--dataset", corpus, "--epochs", 1, "--r", 2, "--output-dir", tmp_path / "x"]
+    arguments = [str(word) for word in (*arguments, *resume)]
+    monkeypatch.setattr(measured_training, "train", lambda *given, **more: os.kill(os.getpid(), number))
+    assert main(arguments) == status
+    assert (tmp_path / "x").exists() == bool(resume)

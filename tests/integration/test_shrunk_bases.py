@@ -1,0 +1,64 @@
+"""A base in half precision, int8 or nf4 through the whole of a run: packed training, saving, reloading, merging."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import lorakit
+from lorakit.adapters.quantization import shrink_base
+from tests.support.tiny import MINI, make_tiny_model
+from tests.support.toy import killed_after, quick, toy_data
+
+DATA = toy_data(40, 6, 6)
+IDS = torch.arange(40).view(2, 20) + 10
+
+
+def wide_model() -> torch.nn.Module:
+    return make_tiny_model(hidden_size=64, intermediate_size=128)
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(IDS).logits
+
+
+@pytest.mark.filterwarnings("ignore")  # torchao warns of itself
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("to", [torch.bfloat16, "int8", "nf4"])
+def test_a_shrunk_base_trains_packed_saves_reloads_and_merges(
+    to: torch.dtype | str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isinstance(to, str):
+        pytest.importorskip("torchao", reason="quantized bases need the optional torchao")
+    monkeypatch.setenv("LORAKIT_ONEDNN", "1")  # its kernels are built before the first step
+    tokenizer = AutoTokenizer.from_pretrained(MINI)
+    model = shrink_base(lorakit.apply_lora(wide_model(), r=4), to)
+    kept = {name: type(p.data) for name, p in model.named_parameters()}
+    result = lorakit.train(model, tokenizer, DATA, quick(precision=precision))
+    assert result.computed_tokens < 1.3 * result.train_tokens  # packed rows
+    assert result.history[-1].f1 > 0.3
+    assert {name: type(p.data) for name, p in model.named_parameters()} == kept
+    tuned = logits(model)
+    fresh = lorakit.load_adapter(wide_model(), lorakit.save_adapter(model, tmp_path / "adapter"))
+    assert torch.equal(logits(shrink_base(fresh, to)), tuned)
+    close = {"rtol": 2e-2, "atol": 2e-2} if to is torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(logits(lorakit.merge_lora(model)), tuned, **close)
+    assert torch.equal(logits(lorakit.unmerge_lora(model)), tuned)
+    torch.testing.assert_close(logits(lorakit.remove_lora(model, merge=True)), tuned, **close)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("to", ["nf4", "int8"])
+def test_a_run_on_a_quantized_base_resumes(tmp_path: Path, to: str) -> None:
+    pytest.importorskip("torchao", reason="quantized bases need the optional torchao")
+    tokenizer = AutoTokenizer.from_pretrained(MINI)
+    whole, part = (shrink_base(lorakit.apply_lora(wide_model(), r=4), to) for _ in range(2))
+    expected = lorakit.train(whole, tokenizer, DATA, quick())
+    with pytest.raises(KeyboardInterrupt), killed_after(7):
+        lorakit.train(part, tokenizer, DATA, quick(output_dir=tmp_path))
+    fresh = shrink_base(lorakit.apply_lora(wide_model(), r=4), to)
+    result = lorakit.train(fresh, tokenizer, DATA, quick(output_dir=tmp_path, resume=True))
+    assert (result.test, result.steps) == (expected.test, expected.steps)
+    assert torch.equal(logits(fresh), logits(whole))
