@@ -1,8 +1,11 @@
 """How often `lorakit compare` is wrong, and how often it finds a true difference, on BioNLP2004's test set.
 
   python benchmarks/compare_simulation.py
+  python benchmarks/compare_simulation.py --name compare_simulation-minilm \\
+      --cells benchmarks/results/evidence-cells.jsonl
 
-The counts are of real runs of two settings, full and LoRA, three seeds each, made with
+The counts are of real runs of two settings, full and LoRA: of the final cells of evidence.py (--cells), or by default
+of three seeds each on the embedded base, made with
 
   python examples/bionlp.py --dataset ../shared/bionlp2004 --sentences 4000 --epochs 3 --seed 0 --output-dir runs/seed-0
 
@@ -24,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from evidence_report import table_of
 from provenance import RESULTS, BenchmarkParser, write_results
 
 from lorakit.report.statistics import BETTER, CANNOT_TELL, EQUAL, WORSE, compare_f1, score_runs
@@ -37,12 +41,13 @@ VERDICTS = (BETTER, WORSE, EQUAL, CANNOT_TELL)
 def main(arguments: list[str] | None = None) -> int:
     parser = BenchmarkParser("compare_simulation.py", __doc__)
     parser.add_argument("--runs", nargs="+", type=Path, default=[], help="gather the counts of these runs first")
+    parser.add_argument("--cells", type=Path, metavar="FILE", help="take the counts from evidence.py's final cells")
     parser.add_argument("--counts", type=Path, default=COUNTS, help="default: in benchmarks/results")
     parser.add_common(comparisons=1000, seed_sd=0.003, difference=0.01, margin=0.005, resamples=500)
     options = parser.parse_args(arguments)
     if options.runs:
         write_counts(options.runs, options.counts)
-    pools = read_counts(options.counts)
+    pools = counts_of_cells(options.cells) if options.cells else read_counts(options.counts)
     began, rows = time.perf_counter(), []
     sd, gap = options.seed_sd, options.difference
     scenarios = [  # settings, seeds, true difference, sd between seeds
@@ -64,6 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(settings, *truth, rows[-1]["paired"]["verdicts"], file=sys.stderr, flush=True)
     summary = {
         "sentences": len(pools[0][0]),
+        "base": "all-MiniLM-L6-v2" if options.cells else "the embedded base",
         "real_runs": [len(pool) for pool in pools],
         "comparisons": options.comparisons,
         "seed_sd": options.seed_sd,
@@ -189,6 +195,16 @@ def read_counts(path: Path) -> list[np.ndarray]:
     return [np.array([[column.split() for column in run] for run in runs], int).transpose(0, 2, 1) for runs in pools]
 
 
+def counts_of_cells(path: Path) -> list[np.ndarray]:
+    """The counts of the final cells of evidence.py, full fine-tuning before LoRA."""
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    final = [record for record in records if "test_sentences" in record]
+    return [
+        np.array([table_of(r["test_sentences"]["default"]) for r in final if r["cell"]["mode"] == mode])
+        for mode in ("full", "lora")
+    ]
+
+
 def report(summary: dict[str, object]) -> list[str]:
     rows = [
         [
@@ -209,7 +225,7 @@ def report(summary: dict[str, object]) -> list[str]:
         "# What `lorakit compare` says where the truth is known",
         "",
         f"{summary['comparisons']:,} simulated comparisons per row, on {summary['sentences']:,} sentences drawn from"
-        f" BioNLP2004's test set with the counts of {runs} real runs of the embedded base, in full and with LoRA. Alike"
+        f" BioNLP2004's test set with the counts of {runs} real runs of {summary['base']}, in full and with LoRA. Alike"
         " settings are both full; close ones are like LoRA on a fifth of the sentences, each on its own, and like full"
         " on the rest; far ones are full and LoRA, brought to the same F1. The observed standard deviation between"
         f" seeds includes their disagreement by sentence. Margin {summary['margin']:g}, {summary['resamples']:,}"

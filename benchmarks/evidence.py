@@ -1,16 +1,20 @@
-"""What the default settings rest on: one training run per cell, on a pretrained base and a real corpus.
+"""LoRA against full fine-tuning on a pretrained base and a real corpus: one training run per cell of a table.
 
   python benchmarks/evidence.py --model path/to/base --dataset path/to/bionlp2004 --stage screen
-  python benchmarks/evidence.py --model path/to/base --dataset path/to/bionlp2004 --stage final --seeds 0 1 2
-  python benchmarks/evidence.py --table
+  python benchmarks/evidence.py --model path/to/base --dataset path/to/bionlp2004 --stage whole
+  python benchmarks/evidence.py --model path/to/base --dataset path/to/bionlp2004 --stage final --seeds 0 1 2 3 4
+  python benchmarks/evidence.py --report
 
-The screen trains on the first sentences of the corpus, changes one or two settings at a time, and looks only at
-validation F1. The final stage trains the chosen settings on the whole corpus; it alone reads the test set.
+Three stages choose and then test. "screen" trains on the first sentences of the corpus, changes one or two settings at
+a time, and looks only at validation F1. "whole" does the same on the whole corpus, for what a part cannot tell, such as
+the number of epochs. "final" trains the chosen settings with several seeds; it alone reads the test set. The final
+cells of a seed take turns of a few steps, so that other load on the machine slows all of them down alike.
 
 Each finished cell is one line of benchmarks/results/evidence-cells.jsonl. A cell whose settings are already there is
-skipped, so the same command continues where a killed one stopped. FLOPs are counted on four batches spread evenly over
-the corpus, in a separate run that is neither timed nor metered, and scaled to the tokens trained on up to the best
-epoch. Set OMP_NUM_THREADS=1 to reproduce the recorded speeds.
+skipped, so the same command continues where a killed one stopped. --report writes evidence.json, .md and .png from
+these lines. FLOPs are counted on four batches spread evenly over the corpus, in a separate run that is neither timed
+nor metered, and scaled to the tokens trained on up to the best epoch. Set OMP_NUM_THREADS=1 to reproduce the recorded
+speeds.
 """
 
 import argparse
@@ -23,91 +27,29 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from evidence_cells import FINAL, SCREEN, WHOLE, Cell
+from evidence_report import SPLIT_MODES, draw, report, summary_of
 from flops import Operations
-from provenance import origin
+from provenance import origin, write_results
 
 from lorakit import EnergyMeter, TrainConfig, apply_lora, count_parameters, read_ner, train
 from lorakit._files import write_text
+from lorakit.cli.measured_training import Contestant, train_in_turns
 from lorakit.cli.parser import Parser, input_errors
 from lorakit.data.corpus import NerData
-from lorakit.report.tables import markdown_table
+from lorakit.power.reading import Reading
+from lorakit.training.config import TrainResult
 from lorakit.training.metrics import Scores
 from lorakit.training.models import load_token_classifier
+from lorakit.training.sentences import read_sentences
 
-CELLS = Path(__file__).parent / "results" / "evidence-cells.jsonl"
+RESULTS = Path(__file__).parent / "results"
+CELLS = RESULTS / "evidence-cells.jsonl"
 COUNTED_BATCHES = 4
-Cell = dict[str, Any]
-
-QUERY_VALUE = ["query", "value"]
-ATTENTION = ["query", "key", "value", "attention.output.dense"]
-
-
-def full(learning_rate: float, batch_size: int = 32, **more: Any) -> Cell:
-    """A cell of full fine-tuning."""
-    return {"mode": "full", "learning_rate": learning_rate, "batch_size": batch_size, **more}
-
-
-def lora(
-    learning_rate: float = 2e-3,
-    batch_size: int = 32,
-    *,
-    r: int = 16,
-    alpha: float = 16,
-    targets: str | list[str] = "all-linear",
-    start: str = "pissa",
-    dropout: float | None = None,
-    **options: Any,
-) -> Cell:
-    """A cell of LoRA.
-
-    Args:
-        start: "plain" (B = 0), "rslora" (B = 0, scaled by alpha/sqrt(r)), or a name that init_lora_weights takes.
-        dropout: of the base; None keeps its own.
-        options: further arguments of `apply_lora`.
-    """
-    options = {"r": r, "lora_alpha": alpha, "target_modules": targets, **options}
-    if start == "rslora":
-        options["use_rslora"] = True
-    elif start != "plain":
-        options["init_lora_weights"] = start
-    cell = {"mode": "lora", "learning_rate": learning_rate, "batch_size": batch_size, "lora": options}
-    return cell if dropout is None else {**cell, "dropout": dropout}
-
-
-SCREEN = [
-    lora(2e-3),
-    lora(2e-3, batch_size=16),
-    full(5e-4),
-    lora(2e-3, batch_size=16, start="plain"),
-    full(5e-4, batch_size=16),
-    lora(4e-3, batch_size=16),
-    lora(4e-3, batch_size=16, start="plain"),
-    lora(1e-3, batch_size=16),
-    lora(2e-3, batch_size=16, r=32, alpha=32),
-    lora(2e-3, batch_size=16, start="plain", alpha=32),
-    lora(2e-3, batch_size=16, start="plain", r=8, alpha=16),
-    full(2e-4, batch_size=16),
-    lora(4e-3, batch_size=16, start="plain", alpha=32, targets=QUERY_VALUE),
-    lora(2e-3, batch_size=8, start="plain", alpha=32),
-    lora(2e-3, batch_size=16, start="plain", r=32, alpha=64),
-    lora(2e-3, batch_size=16, start="plain", r=8, alpha=32),
-    lora(2e-3, batch_size=16, start="plain", r=32, alpha=32),
-    lora(2e-3, batch_size=16, start="plain", alpha=32, modules_to_save=["word_embeddings"]),
-    full(1e-3, batch_size=16),
-    lora(4e-3, batch_size=16, start="plain", r=8, alpha=16),
-    full(3e-4, batch_size=16),
-    lora(2e-3, batch_size=16, start="rslora"),
-    lora(2e-3, batch_size=16, start="plain", alpha=32, targets=ATTENTION),
-    lora(2e-3, batch_size=16, start="plain", alpha=32, modules_to_save=["LayerNorm"]),
-    lora(2e-3, batch_size=16, start="plain", r=4, alpha=8),
-    lora(1e-3, batch_size=16, start="plain", alpha=32),
-]
-FINAL = [
-    lora(2e-3, batch_size=16, start="plain", alpha=32),
-    full(5e-4, batch_size=16),
-]
+STAGES = {"screen": SCREEN, "whole": WHOLE, "final": FINAL}
 
 
 # Running -------------------------------------------------------------------------------------------------------------
@@ -123,37 +65,94 @@ def planned(arguments: argparse.Namespace, source: str) -> list[Cell]:
         "validation_sentences": arguments.validation_sentences if screening else None,
         "epochs": arguments.epochs,
         "precision": arguments.precision,
-        "test": not screening,
+        "test": arguments.stage == "final",
     }
-    chosen = SCREEN if screening else FINAL
-    return [{**common, **cell, "seed": seed} for seed in arguments.seeds for cell in chosen]
+    return [{**common, **cell, "seed": seed} for seed in arguments.seeds for cell in STAGES[arguments.stage]]
 
 
 def measure(cell: Cell, data: NerData, model_source: str) -> dict[str, Any]:
-    """Train one cell; its line of the results."""
-    data = replace(
+    """Train one cell alone; its line of the results."""
+    data, config, load = part_of(cell, data), config_of(cell), os.getloadavg()[0]
+    model, tokenizer = build(cell, data, model_source)
+    cpu_seconds = time.process_time()
+    with EnergyMeter() as meter:
+        result = train(model, tokenizer, data, config)
+    cpu_seconds = time.process_time() - cpu_seconds  # varies less than duration_s with other load
+    flops = count_flops(cell, data, model_source)
+    counted = outcome(result, meter.reading, flops, count_parameters(model))
+    return {**counted, "cpu_seconds": cpu_seconds, "load_average_before": load}
+
+
+def measure_in_turns(cells: Sequence[Cell], data: NerData, model_source: str) -> list[dict[str, Any]]:
+    """Train the cells of a seed in turns; a line of the results for each."""
+    load = os.getloadavg()[0]
+    flops = [count_flops(cell, part_of(cell, data), model_source) for cell in cells]
+    with TemporaryDirectory() as folder:
+        contestants = {
+            f"{number}. {cell['mode']}": Contestant(
+                *build(cell, data, model_source),
+                part_of(cell, data),
+                replace(config_of(cell), output_dir=Path(folder) / str(number)),
+            )
+            for number, cell in enumerate(cells, start=1)
+        }
+        trained = train_in_turns(contestants)
+        return [
+            {
+                **outcome(result, reading, operations, count_parameters(one.model)),
+                **sentences_of(Path(one.config.output_dir)),
+                "in_turns_with": len(cells) - 1,
+                "load_average_before": load,
+            }
+            for (result, reading), one, operations in zip(trained.values(), contestants.values(), flops, strict=True)
+        ]
+
+
+def part_of(cell: Cell, data: NerData) -> NerData:
+    """The sentences that a cell trains and is scored on."""
+    return replace(
         data,
         train=data.train[: cell["sentences"]],
         validation=data.validation[: cell["validation_sentences"]],
         test=data.test if cell["test"] else (),
     )
-    config = TrainConfig(
+
+
+def config_of(cell: Cell) -> TrainConfig:
+    return TrainConfig(
         epochs=cell["epochs"],
         batch_size=cell["batch_size"],
         learning_rate=cell["learning_rate"],
         precision=cell["precision"],
         seed=cell["seed"],
         progress=False,
+        **{"decode": "greedy", **cell.get("config", {})},
     )
-    load = os.getloadavg()[0]
+
+
+def build(cell: Cell, data: NerData, model_source: str) -> tuple[Any, Any]:
+    """A fresh base with its head, adapted where the cell is LoRA's, and the tokenizer."""
+    model, tokenizer = load_token_classifier(model_source, data.labels, cell["seed"], cell.get("dropout"))
+    if cell["mode"] == "lora":
+        apply_lora(model, **cell["lora"], seed=cell["seed"])
+    for name in cell.get("frozen", ()):
+        model.base_model.get_submodule(name).requires_grad_(False)
+    return model, tokenizer
+
+
+def count_flops(cell: Cell, data: NerData, model_source: str) -> float:
+    """FLOPs per real token of a training step, counted on a few batches of sentences from all over the corpus."""
+    wanted = COUNTED_BATCHES * cell["batch_size"]
+    some = replace(data, train=data.train[:: max(1, len(data.train) // wanted)][:wanted], validation=(), test=())
     model, tokenizer = build(cell, data, model_source)
-    counted = count_parameters(model)
-    cpu_seconds = time.process_time()
-    with EnergyMeter() as meter:
-        result = train(model, tokenizer, data, config)
-    cpu_seconds = time.process_time() - cpu_seconds  # varies less than duration_s with other load
-    flops_per_token = count_flops(cell, data, model_source, config)
-    reading = meter.reading
+    with Operations() as operations:
+        config = config_of(cell)
+        # a cache is filled once per run, whatever the number of epochs
+        result = train(model, tokenizer, some, config if config.cache_prefix else replace(config, epochs=1))
+    return operations.flops / result.train_tokens
+
+
+def outcome(result: TrainResult, reading: Reading, flops_per_token: float, counted: Any) -> dict[str, Any]:
     energy = {
         name: {"wh": part.wh, "method": part.method, "source": part.source}
         for name, part in (("gpu", reading.gpu), ("cpu", reading.cpu), ("ram", reading.ram))
@@ -171,59 +170,42 @@ def measure(cell: Cell, data: NerData, model_source: str) -> dict[str, Any]:
         "train_tokens_per_s": result.train_tokens_per_s,
         "train_seconds": result.train_seconds,
         "duration_s": result.duration_s,
-        "cpu_seconds": cpu_seconds,
         "flops_per_token": flops_per_token,
         "flops_to_best_epoch": flops_per_token * result.train_tokens * result.best_epoch / result.epochs,
         "energy": {**energy, "measured_wh": reading.measured_wh, "estimated_wh": reading.estimated_wh},
-        "load_average_before": load,
     }
 
 
-def build(cell: Cell, data: NerData, model_source: str) -> tuple[Any, Any]:
-    """A fresh base with its head, adapted where the cell is LoRA's, and the tokenizer."""
-    model, tokenizer = load_token_classifier(model_source, data.labels, cell["seed"], cell.get("dropout"))
-    if cell["mode"] == "lora":
-        apply_lora(model, **cell["lora"], seed=cell["seed"])
-    return model, tokenizer
-
-
-def count_flops(cell: Cell, data: NerData, model_source: str, config: TrainConfig) -> float:
-    """FLOPs per real token of a training step, counted on a few batches of sentences from all over the corpus."""
-    wanted = COUNTED_BATCHES * config.batch_size
-    some = data.train[:: max(1, len(data.train) // wanted)][:wanted]
-    model, tokenizer = build(cell, data, model_source)
-    with Operations() as operations:
-        result = train(model, tokenizer, replace(data, train=some, validation=(), test=()), replace(config, epochs=1))
-    return operations.flops / result.train_tokens
-
-
-def brief(scores: Scores) -> dict[str, float | None]:
+def brief(scores: Scores) -> dict[str, Any]:
     return {
         "f1": scores.f1,
         "strict_f1": scores.strict.f1,
         "precision": scores.precision,
         "recall": scores.recall,
         "loss": scores.loss,
+        "by_type": {name: found.f1 for name, found in scores.by_type.items()},
     }
+
+
+def sentences_of(folder: Path) -> dict[str, Any]:
+    """The entities found, predicted and gold of each test sentence, one base-36 digit per sentence."""
+    split = read_sentences(folder).splits["test"]
+    columns = {mode: getattr(split.counts, mode).T for mode in SPLIT_MODES}
+    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+    texts = {mode: ["".join(digits[n] for n in column) for column in table] for mode, table in columns.items()}
+    return {"test_sentences": {"digest": split.digest, **texts}}
 
 
 # Results -------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold the results for one writer.
-
-    Raises:
-        ValueError: another process is writing to them.
-    """
+def locked(path: Path) -> Iterator[None]:
+    """Wait for other processes that write to these results."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(path.parent, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"{path} is being written by another process; wait for it to end") from None
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
         os.close(lock)
@@ -235,113 +217,76 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def add_cell(path: Path, record: dict[str, Any]) -> None:
-    """Append a line; a kill leaves the file with it or without it."""
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    write_text(path, before + json.dumps(record) + "\n")
-
-
-def table(records: Sequence[dict[str, Any]]) -> str:
-    """All cells in Markdown, grouped by corpus size and sorted by validation F1."""
-    rows = []
-    for record in sorted(records, key=sort_key):
-        cell = record["cell"]
-        options = dict(cell.get("lora", {}))
-        targets = options.pop("target_modules", "")
-        start = "rslora" if options.pop("use_rslora", False) else "plain" if options else ""
-        start = options.pop("init_lora_weights", start)
-        named = [
-            cell["mode"],
-            targets if isinstance(targets, str) else ", ".join(targets),
-            str(options.pop("r", "")),
-            f"{options.pop('lora_alpha', 0):g}" if cell["mode"] == "lora" else "",
-            start,
-            f"{cell['learning_rate']:g}",
-            str(cell["batch_size"]),
-            ", ".join(also(options, cell)),
-            str(cell["sentences"] or "all"),
-            str(cell["epochs"]),
-            cell["precision"],
-            str(cell["seed"]),
-        ]
-        if "error" in record:
-            rows.append([*named, record["error"].split(";")[0][:60], *[""] * 7])
-            continue
-        best = record["validation"][record["best_epoch"] - 1]
-        rows.append([
-            *named, f"{best['f1']:.4f}", f"{best['strict_f1']:.4f}",
-            f"{record['test']['f1']:.4f}" if record["test"] else "", f"{record['trained_parameters']:,}",
-            f"{record['train_tokens_per_s']:,.0f}", f"{record['flops_to_best_epoch'] / 1e12:.1f}",
-            f"{record['duration_s']:.0f}", f"{record['energy']['estimated_wh'] or 0:.2f}",
-        ])  # fmt: skip
-    header = ["mode", "targets", "r", "alpha", "start", "rate", "batch", "also", "sentences", "epochs", "precision",
-              "seed", "validation F1", "strict", "test F1", "trained", "tokens/s", "TFLOPs to best", "s",
-              "Wh estimated"]  # fmt: skip
-    return markdown_table(header, rows)
-
-
-def also(options: dict[str, Any], cell: Cell) -> list[str]:
-    """Settings without a column of their own."""
-    named = {**options, **({"dropout": cell["dropout"]} if "dropout" in cell else {})}
-    return [f"{name} {' + '.join(value) if isinstance(value, list) else value}" for name, value in named.items()]
-
-
-def sort_key(record: dict[str, Any]) -> tuple[float, float]:
-    scores = record.get("validation") or [{"f1": 0.0}]
-    return -(record["cell"]["sentences"] or 1e9), -max(s["f1"] for s in scores)
+def add_cells(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Append lines; a kill leaves the file with all of them or without."""
+    with locked(path):
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        write_text(path, before + "".join(json.dumps(record) + "\n" for record in records))
 
 
 # Command line --------------------------------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="evidence.py", description=__doc__)
+    parser = Parser(prog="evidence.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", metavar="FOLDER_OR_ID", help="the pretrained base")
     add("--dataset", metavar="FOLDER_OR_ID", help="the corpus")
-    add("--stage", choices=("screen", "final"), default="screen", help="default: %(default)s")
-    add(
-        "--sentences",
-        type=int,
-        default=3072,
-        metavar="N",
-        help="training sentences in the screen (default: %(default)s)",
-    )
+    add("--stage", choices=tuple(STAGES), default="screen", help="default: %(default)s")
+    add("--sentences", type=int, default=3072, metavar="N", help="training sentences in the screen (%(default)s)")
     add("--validation-sentences", type=int, default=1000, metavar="N", help="in the screen (default: %(default)s)")
-    add("--epochs", type=int, default=2, help="default: %(default)s")
+    add("--epochs", type=int, default=2, help="of cells that do not say (default: %(default)s)")
     add("--seeds", type=int, nargs="+", default=[0], help="default: 0")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
-    add("--at-most", type=int, metavar="N", help="stop after N new cells")
-    add("--table", action="store_true", help="only print the table of the cells so far")
+    add("--at-most", type=int, metavar="N", help="stop after N new cells, or N new seeds of the final stage")
+    add(
+        "--part",
+        type=int,
+        nargs=2,
+        default=[1, 1],
+        metavar=("K", "N"),
+        help="run every Nth cell or seed from the Kth on, beside a process that runs the others (default: all)",
+    )
+    add("--report", action="store_true", help="only write evidence.json, .md and .png from the cells so far")
+    add("--output-dir", default=RESULTS, metavar="FOLDER", help="of the report (default: benchmarks/results)")
     arguments = parser.parse_args(argv)
-    if arguments.table:
-        print(table(read_cells(CELLS)))
+    if arguments.report:
+        arguments.name, arguments.command = "evidence", "python benchmarks/evidence.py --report"
+        write_results(arguments, summary_of(read_cells(CELLS)), report, draw, "F1 against operations and energy")
         return 0
     if not arguments.model or not arguments.dataset:
-        parser.error("--model and --dataset are needed, except with --table")
-    with input_errors(parser), alone(CELLS):
+        parser.error("--model and --dataset are needed, except with --report")
+    with input_errors(parser):
         data = read_ner(arguments.dataset)
         run(planned(arguments, arguments.dataset), data, arguments)
     return 0
 
 
 def run(cells: Sequence[Cell], data: NerData, arguments: argparse.Namespace) -> None:
-    """Run what is missing, one cell after another."""
+    """Run what is missing: one cell after another, or in the final stage the missing cells of one seed in turns."""
     where = origin("")
     del where["command"]  # the settings say it, without the paths of one machine
     done = [record["cell"] for record in read_cells(CELLS)]
-    missing = [cell for cell in cells if cell not in done][: arguments.at_most]
-    for number, cell in enumerate(missing, start=1):
-        print(f"{number} of {len(missing)}: {json.dumps(cell)}", flush=True)
+    groups = [[cell] for cell in cells]
+    if arguments.stage == "final":
+        groups = [[cell for cell in cells if cell["seed"] == seed] for seed in arguments.seeds]
+    part, parts = arguments.part
+    missing = [left for group in groups[part - 1 :: parts] if (left := [cell for cell in group if cell not in done])]
+    for number, group in enumerate(missing[: arguments.at_most], start=1):
+        print(f"{number} of {len(missing)}: {json.dumps(group)}", flush=True)
         began = time.perf_counter()
         try:
-            result = measure(cell, data, arguments.model)
+            if group[0]["test"]:
+                results = measure_in_turns(group, data, arguments.model)
+            else:
+                results = [measure(group[0], data, arguments.model)]
         except FloatingPointError as error:  # too high a rate
-            result = {"error": str(error)}
-        add_cell(CELLS, {"cell": cell, **result, **where})
-        scores = [f"{score['f1']:.4f}" for score in result.get("validation", [])]
-        said = result.get("error") or f"validation F1 {', '.join(scores)}"
-        print(f"  {said}; {time.perf_counter() - began:.0f} s", flush=True)
+            results = [{"error": str(error)}] * len(group)
+        add_cells(CELLS, [{"cell": cell, **result, **where} for cell, result in zip(group, results, strict=True)])
+        for result in results:
+            scores = [f"{score['f1']:.4f}" for score in result.get("validation", [])]
+            print(f"  {result.get('error') or 'validation F1 ' + ', '.join(scores)}", flush=True)
+        print(f"  {time.perf_counter() - began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

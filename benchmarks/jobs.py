@@ -14,11 +14,12 @@ from torch import nn
 
 import lorakit
 from lorakit.data.corpus import NerData, Sentence
+from lorakit.data.encoding import encode
 from lorakit.data.packing import Layout, Plan, Step, TokenTable, epoch_steps
-from lorakit.data.tokenization import Encoded, encode
-from lorakit.nn.attention import blocks_of, blocks_pay
+from lorakit.data.tokenization import Encoded
+from lorakit.nn.blocks import blocks_of, blocks_pay
 from lorakit.training.layout import in_long_rows, training_layout
-from lorakit.training.models import load_token_classifier
+from lorakit.training.models import load_token_classifier, set_dropout
 
 sys.path.insert(0, str(ROOT / "examples"))
 
@@ -40,6 +41,42 @@ SHAPES = {
     "narrow": sizes(64, 128, layers=2, heads=2),  # a run of about a second, for faults.py
     "tiny": sizes(32, 64, layers=2, heads=2),
     "mini": {},  # the embedded base with its own weights
+}
+
+
+@dataclass(frozen=True)
+class Other:
+    """A base of another family than RoBERTa's, as transformers' configuration of it is by default.
+
+    Attributes:
+        kind: the configuration's model type.
+        sizes: what it has of its own, beside the defaults of its type.
+        dropout: its own default.
+        targets: layers with LoRA, as `target_modules=None` picks them, and PEFT where it knows the type.
+        cut: it has only the embedded tokenizer's word embeddings, which changes nothing in LoRA but memory.
+    """
+
+    kind: str
+    sizes: dict[str, Any]
+    dropout: float
+    targets: tuple[str, ...]
+    cut: bool = False
+
+
+MARKERS = {"bos_token_id": 0, "cls_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
+OTHER_SHAPES = {  # for throughput.py
+    # ModernBERT-base is what its configuration is by default
+    "modernbert-base": Other("modernbert", MARKERS, 0.0, ("Wqkv",)),
+    # without 119,908 of its 128,100 tokens, which the embedded tokenizer does not have
+    "deberta-v3-base": Other(
+        "deberta-v2",
+        sizes(768, 3072, layers=12, heads=12)
+        | {"relative_attention": True, "position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+        | {"pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "type_vocab_size": 0, "pad_token_id": 1},
+        0.1,
+        ("query_proj", "value_proj"),
+        cut=True,
+    ),
 }
 
 
@@ -96,15 +133,19 @@ def job_of(options: argparse.Namespace, data: NerData | None = None, **more: Any
 
 
 def config_of(job: Job) -> Any:
-    """The model's configuration: the embedded base's, or a RobertaConfig of one of SHAPES."""
+    """The model's configuration: the embedded base's, or one of SHAPES or OTHER_SHAPES."""
     from transformers import AutoConfig, RobertaConfig
 
     options = {
-        "hidden_dropout_prob": job.dropout,
-        "attention_probs_dropout_prob": job.dropout,
         "id2label": dict(enumerate(job.labels)),
         "label2id": {label: number for number, label in enumerate(job.labels)},
     }
+    if job.shape in OTHER_SHAPES:
+        other = OTHER_SHAPES[job.shape]
+        config = AutoConfig.for_model(other.kind, **other.sizes, **options)
+        set_dropout(config, job.dropout)
+        return config
+    options |= {"hidden_dropout_prob": job.dropout, "attention_probs_dropout_prob": job.dropout}
     if job.shape == "mini":
         return AutoConfig.from_pretrained(MINI, **options)
     positions = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
@@ -121,11 +162,11 @@ def make_model(job: Job) -> nn.Module:
     """The base model; the same weights for every system."""
     if job.shape == "mini":
         return load_token_classifier(MINI, job.labels, seed=job.seed, dropout=job.dropout)[0]
-    from transformers import RobertaForTokenClassification
+    from transformers import AutoModelForTokenClassification
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)
-        return RobertaForTokenClassification(config_of(job))
+        return AutoModelForTokenClassification.from_config(config_of(job))
 
 
 def lora_of(job: Job) -> dict[str, Any]:
@@ -189,13 +230,16 @@ def own_steps(job: Job, encoded: Encoded, whole: bool = False) -> list[Step]:
 
 
 def own_shapes(job: Job, encoded: Encoded, steps: Sequence[Step]) -> list[list[Shape]]:
-    """Shapes of the batches of lorakit's steps, with the token pairs where it uses its own attention."""
+    """Shapes of the batches of lorakit's steps, with the token pairs where it uses its own attention.
+
+    The pairs are left out where nothing is predicted from them.
+    """
     layout = Layout(2, 1)
     table = TokenTable(encoded, layout)
 
     def shape(plan: Plan) -> Shape:
         rows, width = plan.source.shape
-        if in_blocks(job):
+        if in_blocks(job) and job.shape not in OTHER_SHAPES:
             blocks = blocks_of(layout.inputs(table.batch(plan))["attention_mask"], rows, 1, width)
             if blocks_pay(blocks, job.dropout):
                 return (rows, width, blocks.scores)
@@ -217,8 +261,10 @@ def shapes_of(job: Job, system: str) -> tuple[list[list[Shape]], int]:
     return steps, int(encoded.lengths.sum())
 
 
-def flops_of(job: Job, system: str, shapes: Sequence[Shape]) -> int:
-    """FLOPs of steps on batches of these shapes, predicted by flops.py."""
+def flops_of(job: Job, system: str, shapes: Sequence[Shape]) -> int | None:
+    """FLOPs of steps on batches of these shapes, predicted by flops.py; None outside RoBERTa's family."""
+    if job.shape in OTHER_SHAPES:
+        return None
     return sum(
         predict_flops(
             config_of(job),
@@ -235,13 +281,14 @@ def flops_of(job: Job, system: str, shapes: Sequence[Shape]) -> int:
     )
 
 
-def predict_cost(job: Job, system: str) -> dict[str, float]:
+def predict_cost(job: Job, system: str) -> dict[str, float | None]:
     """FLOPs per step and the padding factor, from the shapes alone."""
     steps, real = shapes_of(job, system)
     shapes = [shape for step in steps for shape in step]
     tokens = sum(rows * width for rows, width, *_ in shapes)
+    flops = flops_of(job, system, shapes)
     return {
-        "flops": flops_of(job, system, shapes) / len(steps),
+        "flops": None if flops is None else flops / len(steps),
         "padding": tokens / real,
         "real": real / len(steps),
         "parts": len(shapes) / len(steps),

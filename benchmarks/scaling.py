@@ -28,7 +28,7 @@ from tables import table
 from timing import in_turns
 
 from lorakit.data.corpus import Sentence
-from lorakit.data.tokenization import encode
+from lorakit.data.encoding import encode
 
 TARGETS = tuple(name.rsplit(".", 1)[1] if "self" in name else name for name, *_ in MATRICES)
 GROWS = {  # what grows: its values, and its title

@@ -3,11 +3,13 @@
 import statistics
 from typing import Any
 
+from jobs import OTHER_SHAPES
 from systems import SYSTEMS
 from tables import at, table
 
 PAIRS = (  # title, quantity, of which system over which, and the goal for roberta-base's shape on two CPU cores
     ("tokens/s, LoRA: lorakit / HF Trainer + PEFT", "tokens_per_s", "lorakit-lora", "trainer-peft", ">= 2.3"),
+    ("tokens/CPU second, LoRA: lorakit / Trainer + PEFT", "tokens_per_cpu_s", "lorakit-lora", "trainer-peft", None),
     ("tokens/s, LoRA: lorakit / accelerate + PEFT", "tokens_per_s", "lorakit-lora", "accelerate-peft", None),
     ("tokens/s, LoRA: lorakit / plain loop + PEFT", "tokens_per_s", "lorakit-lora", "loop-peft", None),
     ("tokens/s, full: lorakit / HF Trainer", "tokens_per_s", "lorakit-full", "trainer-full", ">= 2.2"),
@@ -24,16 +26,35 @@ GPU_GOALS = {  # one H200 in bf16
     "measured energy per token: lorakit LoRA / full": "<= 0.75",
 }
 
+OTHER_GOALS = {"tokens/s, LoRA: lorakit / HF Trainer + PEFT": ">= 2.5"}  # modernbert-base, deberta-v3-base
+
+MEASURED = (
+    "Measured is the median of the rounds' ratios. At mean padding gives every system the padding of thousands of"
+    " sentences instead of that of its few timed batches."
+)
+PREDICTED = (
+    "Predicted is the ratio of the work alone (FLOPs x padding) over thousands of sentences. Measured is the median"
+    " of the rounds' ratios. At mean padding gives every system the padding of those thousands of sentences instead"
+    " of that of its few timed batches. The remaining difference between measured and predicted is how fast the"
+    " work is done: where the GFLOP/s ratio is above 1, the first system does more FLOPs per second. That includes"
+    " time without any FLOPs."
+)
+
 
 def predictions(predicted: dict[str, dict[str, float]]) -> str:
     first = next(iter(predicted))
-    base = predicted[first]["flops"] / predicted[first]["real"]
+    known = predicted[first]["flops"] is not None
+    base = predicted[first]["flops"] / predicted[first]["real"] if known else None
+
+    def relative(row: dict[str, Any]) -> float | None:
+        return row["flops"] / row["real"] / base if known else None
+
     return table(
         [{**row, "system": SYSTEMS[name][0]} for name, row in predicted.items()],
         ("predicted, before any run", "system", "{}"),
         ("padding", "padding", "{:.3f}"),
         ("GFLOP per step", at("flops", scale=1e-9), "{:,.3f}"),
-        (f"work per real token / {SYSTEMS[first][0]}", lambda row: row["flops"] / row["real"] / base, "{:.3f}"),
+        (f"work per real token / {SYSTEMS[first][0]}", relative, "{:.3f}"),
     )
 
 
@@ -41,11 +62,13 @@ def median_row(summary: dict[str, Any], name: str) -> dict[str, Any]:
     """Medians over the rounds; of memory the maximum."""
     runs, counts = [part[name] for part in summary["rounds"]], summary["counts"][name]
     row = {
-        key: statistics.median(run[key] for run in runs) for key in ("step_s", "tokens_per_s", "padding", "startup_s")
+        key: statistics.median(run[key] for run in runs)
+        for key in ("step_s", "tokens_per_s", "tokens_per_cpu_s", "padding", "startup_s")
     }
     row |= {key: counts[key] for key in ("operators", "kernels")}
     row["computed_per_s"] = statistics.median(run["computed_tokens"] / run["timed_s"] for run in runs)
-    row["gflop_per_s"] = statistics.median(run["flops"] / run["timed_s"] for run in runs) / 1e9
+    known = all(run["flops"] is not None for run in runs)
+    row["gflop_per_s"] = statistics.median(run["flops"] / run["timed_s"] for run in runs) / 1e9 if known else None
     # without the luck of which sentences shared the few timed batches
     row["tokens_per_s_at_mean_padding"] = row["computed_per_s"] / summary["predicted"][name]["padding"]
     for key in ("peak_bytes", "resident_peak_bytes"):
@@ -62,15 +85,17 @@ def ratios(summary: dict[str, Any]) -> list[dict[str, Any]]:
     for title, key, a, b, goal in PAIRS:
         if a not in medians or b not in medians or None in (medians[a][key], medians[b][key]):
             continue
-        goal = GPU_GOALS.get(title) if summary["gpu"] else goal
+        shape = summary["job"]["shape"]
+        goal = GPU_GOALS.get(title) if summary["gpu"] else OTHER_GOALS.get(title) if shape in OTHER_SHAPES else goal
         row = {"title": title, "measured": medians[a][key] / medians[b][key], "goal": goal}
-        if key in ("tokens_per_s", "step_s"):
+        if key in ("tokens_per_s", "tokens_per_cpu_s", "step_s"):
             rounds = [part[a][key] / part[b][key] for part in summary["rounds"]]
-            work = predicted[b]["flops"] / predicted[a]["flops"]  # steps in the time of one, if only FLOPs counted
-            real = predicted[a]["real"] / predicted[b]["real"]
             row |= {"measured": statistics.median(rounds), "rounds": rounds}
-            row["predicted"] = work * real if key == "tokens_per_s" else 1 / work
-            row["speed"] = medians[a]["gflop_per_s"] / medians[b]["gflop_per_s"]
+            if predicted[a]["flops"] is not None:
+                work = predicted[b]["flops"] / predicted[a]["flops"]  # steps in the time of one, if only FLOPs counted
+                real = predicted[a]["real"] / predicted[b]["real"]
+                row["predicted"] = 1 / work if key == "step_s" else work * real
+                row["speed"] = medians[a]["gflop_per_s"] / medians[b]["gflop_per_s"]
             adjusted = "tokens_per_s_at_mean_padding"
             if key == "tokens_per_s":
                 row["at_mean_padding"] = medians[a][adjusted] / medians[b][adjusted]
@@ -85,6 +110,7 @@ def report(summary: dict[str, Any]) -> list[str]:
         ("median of the rounds", "system", "{}"),
         ("real tokens/s", "tokens_per_s", "{:,.0f}"),
         ("at mean padding", "tokens_per_s_at_mean_padding", "{:,.0f}"),
+        ("per CPU second", at("tokens_per_cpu_s"), "{:,.0f}"),
         ("step (s)", "step_s", "{:.3f}"),
         ("padding", "padding", "{:.3f}"),
         ("operators", "operators", "{:,.0f}"),
@@ -104,8 +130,9 @@ def report(summary: dict[str, Any]) -> list[str]:
         ("at mean padding", at("at_mean_padding"), "{:.3f}"),
         ("of each round", lambda row: ", ".join(f"{ratio:.3f}" for ratio in row.get("rounds", [])) or None, "{}"),
         ("GFLOP/s ratio", at("speed"), "{:.3f}"),
-        *[("goal", "goal", "{}")] * (job["shape"] == "roberta-base"),
+        *[("goal", "goal", "{}")] * (job["shape"] in ("roberta-base", *OTHER_SHAPES)),
     )
+    explained = PREDICTED if job["shape"] not in OTHER_SHAPES else MEASURED
     return [
         f"# Throughput: {job['shape']}'s shape, batch {job['batch_size']}, {job['precision']}",
         "",
@@ -115,11 +142,7 @@ def report(summary: dict[str, Any]) -> list[str]:
         "",
         compared,
         "",
-        "Predicted is the ratio of the work alone (FLOPs x padding) over thousands of sentences. Measured is the median"
-        " of the rounds' ratios. At mean padding gives every system the padding of those thousands of sentences instead"
-        " of that of its few timed batches. The remaining difference between measured and predicted is how fast the"
-        " work is done: where the GFLOP/s ratio is above 1, the first system does more FLOPs per second. That includes"
-        " time without any FLOPs.",
+        explained,
         "",
         *notes(summary),
     ]
@@ -127,8 +150,7 @@ def report(summary: dict[str, Any]) -> list[str]:
 
 def notes(summary: dict[str, Any]) -> list[str]:
     """How the figures were obtained, and what the systems do differently."""
-    job, counts = summary["job"], summary["counts"].values()
-    worst = max(abs(row["counted_over_predicted_flops"] - 1) for row in counts)
+    job = summary["job"]
     whole = ", ".join(str(next(iter(part.values()))["whole_tokens"]) for part in summary["rounds"])
     lines = [
         "Trainer multiplies this head's loss and gradients by accumulation x processes (transformers#47688). Both are 1"
@@ -162,8 +184,25 @@ def notes(summary: dict[str, Any]) -> list[str]:
         " (Python, the corpus and the libraries, all loaded by training a tiny model). Whole process: with all that.",
         "Start-up is the time from the call to the end of the warm-up steps. It includes building the model and any"
         " compilation, but not importing Python's libraries.",
-        "Operators (those that make or write a tensor, not views) are counted in a separate run, whose FLOPs differ"
-        f" from the predicted ones by at most {worst:.2g} of their size.",
-        "The embedded tokenizer splits words differently than roberta-base's.",
+        "CPU seconds are those of the system's own threads. On a machine that does other work at the same time, tokens"
+        " per CPU second say more than tokens/s.",
+        *counted(summary),
+        f"The embedded tokenizer splits words differently than {job['shape']}'s.",
     ]
+    if job["shape"] in OTHER_SHAPES:
+        lines.append("FLOPs are predicted, and counted, for RoBERTa's family only.")
+        if OTHER_SHAPES[job["shape"]].cut:
+            lines.append(f"The model has the tokenizer's 8,192 word embeddings; {job['shape']} itself has more.")
     return [f"- {line}" for line in lines]
+
+
+def counted(summary: dict[str, Any]) -> list[str]:
+    """How operators were counted, and how exact the predicted FLOPs are; nothing where nothing was counted."""
+    found = [row["counted_over_predicted_flops"] for row in summary["counts"].values()]
+    if None in found:
+        return []
+    worst = max(abs(ratio - 1) for ratio in found)
+    return [
+        "Operators (those that make or write a tensor, not views) are counted in a separate run, whose FLOPs differ"
+        f" from the predicted ones by at most {worst:.2g} of their size."
+    ]

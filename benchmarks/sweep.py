@@ -232,8 +232,8 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     from bionlp import parse
 
     chosen = parse([*options.example, *grid(options)[0].arguments(options.scale)])
-    corpus = chosen.dataset or EXAMPLE.parent / "mini" / "corpus.py"
-    files = {"base": content(chosen.model), "corpus": content(corpus)}
+    corpora = chosen.dataset or [EXAMPLE.parent / "mini" / "corpus.py"]
+    files = {"base": content(chosen.model), "corpus": " ".join(content(corpus) for corpus in corpora)}
     return {"example": options.example, "scale": options.scale, **files}
 
 

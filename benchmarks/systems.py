@@ -77,7 +77,8 @@ class Clock:
         self.done, self.seen, self.open = 0, [], ExitStack()
         self.called = time.perf_counter()
         self.began = self.ended = self.called
-        self.paused_s = 0.0
+        self.cpu_began = self.cpu_ended = time.process_time()  # of all threads
+        self.paused_s = self.paused_cpu_s = 0.0
 
     def step(self, steps: int = 1) -> None:
         self.done += steps
@@ -89,10 +90,10 @@ class Clock:
                 self.profiler.start()
             if self.window:
                 self.open.enter_context(self.window())
-            self.began = time.perf_counter()
+            self.began, self.cpu_began = time.perf_counter(), time.process_time()
         elif self.done == self.job.warmup + self.job.steps:
             synchronize()
-            self.ended = time.perf_counter()
+            self.ended, self.cpu_ended = time.perf_counter(), time.process_time()
             self.open.close()
             if self.profiler:
                 self.profiler.stop()
@@ -102,13 +103,14 @@ class Clock:
         if not self.job.warmup <= self.done < self.job.warmup + self.job.steps:
             return call()
         synchronize()
-        before = time.perf_counter()
+        before, cpu_before = time.perf_counter(), time.process_time()
         self.open.close()
         found = call()
         synchronize()
         if self.window:
             self.open.enter_context(self.window())
         self.paused_s += time.perf_counter() - before
+        self.paused_cpu_s += time.process_time() - cpu_before
         return found
 
     def cost(self) -> dict[str, Any]:
@@ -127,7 +129,8 @@ class Clock:
             )
             return {"operators": statistics.median(operators), "flops": statistics.mean(flops)}
         timed = self.ended - self.began - self.paused_s
-        cost = {"step_s": timed / steps, "timed_s": timed, "startup_s": self.began - self.called}
+        cpu = self.cpu_ended - self.cpu_began - self.paused_cpu_s
+        cost = {"step_s": timed / steps, "timed_s": timed, "cpu_s": cpu, "startup_s": self.began - self.called}
         if self.profiler:
             on_gpu = [event.name for event in self.profiler.events() if event.device_type.name == "CUDA"]
             cost["kernels"] = sum(not name.startswith(("Memcpy", "Memset")) for name in on_gpu) / steps
@@ -323,8 +326,8 @@ class System:
         clock = Clock(job, counts=True)
         with clock.operations:
             given = self.run(job, clock)
-        cost = clock.cost()
-        return cost | {"counted_over_predicted_flops": cost["flops"] / flops_of(job, self.name, given.shapes)}
+        cost, predicted = clock.cost(), flops_of(job, self.name, given.shapes)
+        return cost | {"counted_over_predicted_flops": None if predicted is None else cost["flops"] / predicted}
 
     def profile(self) -> dict[str, Any]:
         """The GPU's kernels of one step; None without a GPU."""
@@ -339,7 +342,8 @@ class System:
         """Time, tokens, FLOPs, memory and energy of the steps of a round, which has its own sentences."""
         job, gpu = replace(self.job, seed=self.job.seed + number), torch.cuda.is_available()
         if self.alone and self.fresh and not gpu:  # load what torch loads at first use
-            tiny = replace(job, shape="tiny", batch_size=2, warmup=1, steps=1, lowest_layer=0, r=4)
+            small = {"shape": "tiny", "target_modules": ("query", "value"), "lowest_layer": 0, "r": 4}
+            tiny = replace(job, **small, batch_size=2, warmup=1, steps=1)
             self.run(tiny, Clock(tiny))
             release_memory()
         base = resident_bytes()
@@ -357,6 +361,7 @@ class System:
             "whole_tokens": given.whole,
             "flops": flops_of(job, self.name, given.shapes),
             "tokens_per_s": given.real / cost["timed_s"],
+            "tokens_per_cpu_s": given.real / cost["cpu_s"],
             "padding": given.computed / given.real,
             "peak_bytes": peak if peak is None or gpu else peak - base,
             "resident_peak_bytes": None if gpu else peak,

@@ -6,7 +6,8 @@ import sys
 import pytest
 from matplotlib.figure import Figure
 
-from lorakit.power.reading import DeviceEnergy, Measurement, Reading, estimate_energy, sum_devices
+from lorakit.power.device_sums import DeviceEnergy, estimate_energy, sum_devices
+from lorakit.power.reading import Measurement, Reading
 from tests.support.tiny import ROOT
 
 

@@ -242,12 +242,14 @@ def test_settings_know_what_is_in_the_files_and_the_example_takes_every_cell(mon
     second = sweep.settings_of(arguments)
     assert {name for name in first if first[name] != second[name]} == {"corpus"}
     full, lora = (bionlp.parse(sweep.command_of(cell, arguments)[0]) for cell in sweep.grid(arguments))
-    assert (full.mode, full.learning_rate, full.seed, full.dataset) == ("full", 1e-4, 5, str(corpus))
+    assert (full.mode, full.learning_rate, full.seed, full.dataset) == ("full", 1e-4, 5, [str(corpus)])
     assert (lora.mode, lora.r, lora.lora_alpha, lora.target_modules) == ("lora", 2, 4.0, ["query", "value"])
     assert str(lora.output_dir) == "runs/x/lora-query+value-r2-rate0.001-seed5"
     arguments.example += ["--modules-to-save", "word_embeddings", "--cache-prefix", "--epochs", "1"]
     full, lora = (bionlp.parse(sweep.command_of(cell, arguments)[0]) for cell in sweep.grid(arguments))
-    assert modes_of(full) == ("full",) and full.epochs == 1 and full.dataset == str(corpus)  # LoRA's flags are refused
+    assert (
+        modes_of(full) == ("full",) and full.epochs == 1 and full.dataset == [str(corpus)]
+    )  # LoRA's flags are refused
     assert lora.modules_to_save == ["word_embeddings"] and lora.cache_prefix and lora.epochs == 1
 
 

@@ -72,6 +72,43 @@ def test_the_comparison_writes_table_and_figures(benchmarks, tmp_path, capsys):
         assert "estimated energy per token: lorakit LoRA / full" in text and "measured energy per token" not in text
 
 
+@pytest.mark.parametrize("shape", ["modernbert-base", "deberta-v3-base"])
+def test_a_base_of_another_family_is_compared_without_predicted_flops(benchmarks, tmp_path, monkeypatch, shape):
+    import jobs
+    import throughput
+
+    own = jobs.OTHER_SHAPES[shape]
+    monkeypatch.setitem(jobs.OTHER_SHAPES, shape, replace(own, sizes=own.sizes | jobs.sizes(32, 64, 3, 2)))
+    options = [*TINY, "--shape", shape, "--systems", "lorakit-lora", "trainer-peft", "--output-dir", str(tmp_path)]
+    throughput.main(options, start=in_this_process(throughput.System))
+    found = json.loads((tmp_path / f"throughput-{shape}.json").read_text())
+    assert found["job"]["target_modules"] == list(own.targets) and found["job"]["dropout"] == own.dropout
+    assert found["medians"]["lorakit-lora"]["padding"] <= 1.05 < found["medians"]["trainer-peft"]["padding"]
+    speed, by_cpu = found["ratios"][:2]
+    assert speed["goal"] == ">= 2.5" and "predicted" not in speed and "predicted" not in by_cpu
+    own_round = found["rounds"][0]["lorakit-lora"]
+    assert own_round["tokens_per_cpu_s"] == own_round["real_tokens"] / own_round["cpu_s"]
+    text = (tmp_path / f"throughput-{shape}.md").read_text()
+    assert "| tokens/CPU second, LoRA: lorakit / Trainer + PEFT " in text
+    assert ("deberta-v3-base itself has more" in text) == (shape == "deberta-v3-base")
+    assert "FLOPs are predicted, and counted, for RoBERTa's family only" in text and "whose FLOPs differ" not in text
+
+
+def test_other_families_have_their_own_defaults(benchmarks):
+    """The oracles: PEFT's table of layers, and the dropout of transformers' configuration, which is the base's."""
+    from jobs import OTHER_SHAPES
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFTS
+    from transformers import AutoConfig
+
+    from lorakit.adapters.targets import DEFAULT_TARGETS
+
+    for other in OTHER_SHAPES.values():
+        assert other.targets == DEFAULT_TARGETS[other.kind] == tuple(PEFTS.get(other.kind, other.targets))
+        config = AutoConfig.for_model(other.kind)
+        dropouts = {value for name, value in vars(config).items() if name.startswith(("hidden_dropout", "attention_d"))}
+        assert dropouts == {other.dropout}
+
+
 def test_systems_that_saw_other_sentences_are_refused(benchmarks, tmp_path):
     import throughput
 
@@ -234,6 +271,7 @@ def test_compiling_within_the_timed_steps_is_not_timed(benchmarks, monkeypatch):
         return seconds
 
     monkeypatch.setattr(systems.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(systems.time, "process_time", lambda: 2 * now[0])  # two busy threads
     clock = systems.Clock(systems.Job((), (), warmup=1, steps=2), window=window)
     assert clock.pause(lambda: take(100)) == 100  # in the warm-up: part of the start
     take(1)
@@ -245,6 +283,7 @@ def test_compiling_within_the_timed_steps_is_not_timed(benchmarks, monkeypatch):
     clock.step()
     cost = clock.cost()
     assert (cost["startup_s"], cost["timed_s"], cost["step_s"]) == (101, 5, 2.5)
+    assert cost["cpu_s"] == 10
     assert open_windows == [101, 103, 203, 206]  # nothing of the pause is in the energy
     assert clock.pause(lambda: take(100)) == 100
     assert clock.cost()["timed_s"] == 5
