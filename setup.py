@@ -29,6 +29,7 @@ setup(
         "jinja2>=3.1",  # the report's page
     ],
     extras_require={
+        "bioc": ["bioc>=2.1"],  # BioC corpora
         "completion": ["argcomplete>=3"],  # eval "$(register-python-argcomplete lorakit)"
         "dev": [
             "argcomplete>=3",
@@ -40,10 +41,17 @@ setup(
             "tensorboard>=2.16",
         ],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],  # mkdocs build --strict
+        "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],  # lorakit export --to onnx
+        "peft": ["peft>=0.21"],  # lorakit export --to peft
         "loggers": ["tensorboard>=2.16", "wandb>=0.17"],  # TrainConfig(log_to=...)
+        "spacy": ["spacy>=3.8"],  # .spacy corpora, lorakit export --to spacy
         "quantized": ["torchao>=0.18"],  # int8 and nf4 bases, shrink_base
     },
-    entry_points={"console_scripts": ["lorakit = lorakit.cli.__main__:main"]},
+    entry_points={
+        "console_scripts": ["lorakit = lorakit.cli.__main__:main"],
+        "spacy_factories": ["lorakit_ner = lorakit.export.spacy_pipeline:make_entity_finder"],
+        "spacy_tokenizers": ["lorakit.words.v1 = lorakit.export.spacy_pipeline:make_word_tokenizer"],
+    },
     classifiers=[
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",

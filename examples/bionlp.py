@@ -16,16 +16,16 @@ from typing import Any
 
 import psutil
 
+from lorakit.cli.corpora import add_corpus_flags, first_sentences, read_corpus
 from lorakit.cli.flags import (
-    add_corpus_flags,
     add_lora_flags,
     add_mode_flag,
     add_output_flags,
+    add_seeds_flags,
     add_training_flags,
-    first_sentences,
-    read_corpus,
 )
 from lorakit.cli.parser import Parser
+from lorakit.cli.stopping import stoppable
 from lorakit.cli.train import fine_tune
 from lorakit.data.corpus import NerData, Sentence
 
@@ -37,7 +37,7 @@ EMBEDDED = {"epochs": 5, "dropout": 0.0}
 # What is known of the study's settings. Its learning rates are not, so ours apply.
 STUDY = {
     "model": "roberta-base",
-    "dataset": "tner/bionlp2004",
+    "dataset": ["tner/bionlp2004"],
     "r": 16,
     "lora_alpha": 16.0,
     "lora_dropout": 0.1,
@@ -50,8 +50,9 @@ EXAMPLES = """examples:
   python examples/bionlp.py                                   both modes, offline, a few minutes on a laptop
   python examples/bionlp.py --dataset path/to/bionlp2004      your copy (train.json, valid.json, test.json, label.json)
   python examples/bionlp.py --mode lora --r 8 --target-modules query value --learning-rate 4e-3
+  python examples/bionlp.py --seeds 3                         three seeds of each, and a verdict: better, worse, …
   python examples/bionlp.py --study                           the study's settings; needs the hub and preferably a GPU
-  torchrun --nproc-per-node 2 examples/bionlp.py              the same on two processes
+  torchrun --nproc-per-node 2 -- examples/bionlp.py           the same on two processes
 """
 
 
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = fine_tune(
         arguments,
         read=read_corpus if arguments.dataset else generated_corpus,
-        folder_of=lambda mode: arguments.output_dir / mode,
+        folder_of=lambda folder, mode: folder / mode,
         command=shlex.join(["python", "examples/bionlp.py", *(sys.argv[1:] if argv is None else argv)]),
         name="the embedded base (roberta-mini-bio)" if embedded else arguments.model,
         study=arguments.study,
@@ -79,8 +80,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_mode_flag(parser, default="both")
     about = "base model (default: the embedded one, with {epochs} epochs and dropout {dropout:g})"
     parser.add_argument("--model", default=str(MINI), metavar="FOLDER_OR_ID", help=about.format(**EMBEDDED))
-    add_corpus_flags(parser, "corpus (default: the embedded one, generated)")
+    add_corpus_flags(parser, "corpus (default: the embedded one, generated)", divisible=True)
     add_training_flags(parser)
+    add_seeds_flags(parser)
     add_lora_flags(parser)
     add_output_flags(parser, default="runs/bionlp")
     about = "use the study's settings, which other flags override, and show its figures beside ours"
@@ -98,6 +100,8 @@ def generated_corpus(arguments: argparse.Namespace) -> NerData:
     """The embedded corpus: sentences made from templates, cut to --sentences per split."""
     from mini.corpus import LABELS, make_corpus
 
+    if arguments.scheme:
+        raise ValueError("--scheme is of your own corpus; give --dataset too, or leave it out")
     train, validation, test = (tuple(Sentence(*pair) for pair in split) for split in make_corpus(seed=0))
     data = NerData(train, validation, test, tuple(LABELS), "the embedded corpus")
     return first_sentences(data, arguments.sentences)
@@ -117,4 +121,4 @@ def is_embedded(model: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(stoppable("bionlp.py", main))
