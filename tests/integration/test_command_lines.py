@@ -43,6 +43,7 @@ DIFFERENT = {  # flag: how it differs between commands, each for a reason
     # runs are scored on two of the three, and `evaluate` takes a file alone; `train` divides a corpus without splits
     "--split": {"choices", "help", "default", "metavar"},
     "--margin": {"help"},  # `compare` compares whatever it is given, `train` its modes over several seeds
+    "--co2": {"help"},  # `report` takes the run's own factor by default
     "--json": {"help"},  # `energy run` leaves standard output to the command it runs
 }
 

@@ -42,12 +42,16 @@ def untimed(folder):
     return [{k: v for k, v in line.items() if k not in ("tokens_per_s", "wall_s", "power_w")} for line in folder]
 
 
+def settings_of(mode, folder, changes):
+    """The settings of one mode: `changes` for both, its own among them under its name."""
+    shared = {name: value for name, value in changes.items() if name not in MODES}
+    return quick(output_dir=folder / mode, **{"epochs": 3, "log_every": 3, **shared, **changes.get(mode, {})})
+
+
 def in_turns(tiny_model, tokenizer, data, folder, **changes):
     """Train both modes in turns; returns results and models by mode."""
-    settings = {"epochs": 3, "log_every": 3, **changes}
     contestants = {
-        mode: Contestant(make(tiny_model, mode), tokenizer, data, quick(output_dir=folder / mode, **settings))
-        for mode in MODES
+        mode: Contestant(make(tiny_model, mode), tokenizer, data, settings_of(mode, folder, changes)) for mode in MODES
     }
     found = train_in_turns(contestants)
     return {mode: found[mode][0] for mode in MODES}, {mode: one.model for mode, one in contestants.items()}
@@ -57,8 +61,7 @@ def alone(tiny_model, tokenizer, data, folder, **changes):
     """The same, one run after the other."""
     results, models = {}, {mode: make(tiny_model, mode) for mode in MODES}
     for mode, model in models.items():
-        config = quick(output_dir=folder / mode, **{"epochs": 3, "log_every": 3, **changes})
-        results[mode] = lorakit.train(model, tokenizer, data, config)
+        results[mode] = lorakit.train(model, tokenizer, data, settings_of(mode, folder, changes))
     return results, models
 
 
@@ -150,9 +153,10 @@ def test_old_checkpoints_of_both_runs_are_gone_before_the_first_step(tiny_model,
 
 
 def test_a_run_that_stops_early_leaves_the_other_to_continue(tiny_model, tokenizer, data, tmp_path):
-    options = {"epochs": 8, "patience": 1, "learning_rate": 3e-2}
+    standstill = {"patience": 1, "learning_rate": 1e-30}  # no bit of the validation loss improves
+    options = {"epochs": 4, "lora": standstill}
     expected = alone(tiny_model, tokenizer, data, tmp_path / "alone", **options)
-    assert expected[0]["full"].epochs != expected[0]["lora"].epochs
+    assert (expected[0]["full"].epochs, expected[0]["lora"].epochs) == (4, 2)
     found = in_turns(tiny_model, tokenizer, data, tmp_path / "turns", **options)
     assert_same(found, expected, (tmp_path / "turns", tmp_path / "alone"))
 
