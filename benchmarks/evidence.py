@@ -30,7 +30,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from evidence_cells import FINAL, SCREEN, WHOLE, Cell
+from evidence_cells import FINAL, SCREEN, WHOLE, Cell, decoder
 from evidence_report import SPLIT_MODES, draw, report, summary_of
 from flops import Operations
 from provenance import origin, write_results
@@ -67,7 +67,8 @@ def planned(arguments: argparse.Namespace, source: str) -> list[Cell]:
         "precision": arguments.precision,
         "test": arguments.stage == "final",
     }
-    return [{**common, **cell, "seed": seed} for seed in arguments.seeds for cell in STAGES[arguments.stage]]
+    cells = [cell for cell in STAGES[arguments.stage] if arguments.decode in (None, decoder(cell))]
+    return [{**common, **cell, "seed": seed} for seed in arguments.seeds for cell in cells]
 
 
 def measure(cell: Cell, data: NerData, model_source: str) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def config_of(cell: Cell) -> TrainConfig:
         precision=cell["precision"],
         seed=cell["seed"],
         progress=False,
-        **{"decode": "greedy", **cell.get("config", {})},
+        **{**cell.get("config", {}), "decode": decoder(cell)},
     )
 
 
@@ -237,6 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--validation-sentences", type=int, default=1000, metavar="N", help="in the screen (default: %(default)s)")
     add("--epochs", type=int, default=2, help="of cells that do not say (default: %(default)s)")
     add("--seeds", type=int, nargs="+", default=[0], help="default: 0")
+    add("--decode", choices=("greedy", "viterbi"), help="only cells with this decoder (default: all)")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
     add("--at-most", type=int, metavar="N", help="stop after N new cells, or N new seeds of the final stage")
     add(

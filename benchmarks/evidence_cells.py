@@ -9,6 +9,11 @@ EMBEDDINGS = ["word_embeddings"]
 ATTENTION = ["query", "key", "value", "attention.output.dense"]
 
 
+def decoder(cell: Cell) -> str:
+    """From probabilities to tags: cells that do not say are older than the choice."""
+    return cell.get("config", {}).get("decode", "greedy")
+
+
 def full(learning_rate: float, batch_size: int = 32, **more: Any) -> Cell:
     """A cell of full fine-tuning."""
     return {"mode": "full", "learning_rate": learning_rate, "batch_size": batch_size, **more}

@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from evidence_cells import decoder
 from provenance import energy_sources
 from sweep_report import pareto_front
 from tables import mean_sd
@@ -33,7 +34,11 @@ def summary_of(records: Sequence[Record]) -> Record:
     return {
         "summary": against(chosen["lora"], chosen["full"]) if chosen else None,
         "by_type": by_type(chosen) if chosen else None,
-        "settings": [against(runs, pairs[decoder(runs)]["full"]) for runs in settings if decoder(runs) in pairs],
+        "settings": [
+            against(runs, pairs[decoder(runs[0]["cell"])]["full"])
+            for runs in settings
+            if decoder(runs[0]["cell"]) in pairs
+        ],
         "cells": [{k: v for k, v in r.items() if k != "test_sentences"} for r in latest.values()],
     }
 
@@ -42,12 +47,8 @@ def pairs_of(settings: Iterable[list[Record]]) -> dict[str, dict[str, list[Recor
     """By decoder the settings of LoRA and of full fine-tuning that are best on validation, where there are both."""
     found: dict[str, dict[str, list[Record]]] = {}
     for runs in sorted(settings, key=validation_f1, reverse=True):
-        found.setdefault(decoder(runs), {}).setdefault(runs[0]["cell"]["mode"], runs)
+        found.setdefault(decoder(runs[0]["cell"]), {}).setdefault(runs[0]["cell"]["mode"], runs)
     return {name: pair for name, pair in found.items() if len(pair) == 2}
-
-
-def decoder(runs: Sequence[Record]) -> str:
-    return runs[0]["cell"].get("config", {}).get("decode", "greedy")
 
 
 def settings_of(records: Iterable[Record]) -> list[list[Record]]:
