@@ -4,8 +4,8 @@
   python benchmarks/compare_simulation.py --name compare_simulation-minilm \\
       --cells benchmarks/results/evidence-cells.jsonl
 
-The counts are of real runs of two settings, full and LoRA: of the final cells of evidence.py (--cells), or by default
-of three seeds each on the embedded base, made with
+The counts are of real runs of two settings, full and LoRA: those of evidence.py's summary (--cells), or by default of
+three seeds each on the embedded base, made with
 
   python examples/bionlp.py --dataset ../shared/bionlp2004 --sentences 4000 --epochs 3 --seed 0 --output-dir runs/seed-0
 
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from evidence_report import table_of
+from evidence_report import chosen_pair, latest_of, settings_of, table_of
 from provenance import RESULTS, BenchmarkParser, write_results
 
 from lorakit.report.statistics import BETTER, CANNOT_TELL, EQUAL, WORSE, compare_f1, score_runs
@@ -196,13 +196,10 @@ def read_counts(path: Path) -> list[np.ndarray]:
 
 
 def counts_of_cells(path: Path) -> list[np.ndarray]:
-    """The counts of the final cells of evidence.py, full fine-tuning before LoRA."""
+    """The counts of the two settings that evidence.py's summary compares, full fine-tuning before LoRA."""
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    final = [record for record in records if "test_sentences" in record]
-    return [
-        np.array([table_of(r["test_sentences"]["default"]) for r in final if r["cell"]["mode"] == mode])
-        for mode in ("full", "lora")
-    ]
+    pair = chosen_pair(settings_of(latest_of(records)))
+    return [np.array([table_of(run["test_sentences"]["default"]) for run in pair[mode]]) for mode in ("full", "lora")]
 
 
 def report(summary: dict[str, object]) -> list[str]:

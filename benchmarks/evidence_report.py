@@ -24,13 +24,9 @@ def summary_of(records: Sequence[Record]) -> Record:
     Only runs of one decoder are compared. The summary is of the decoder with the most seeds; its settings of LoRA and
     of full fine-tuning are those that are best on validation.
     """
-    latest = {str(record["cell"]): record for record in records}  # a seed that was trained again replaces the old one
-    kept = [record for record in latest.values() if "error" not in record]
-    settings = settings_of(record for record in kept if "test_sentences" in record)
-    pairs = pairs_of(settings)
-    chosen = max(
-        pairs.values(), key=lambda pair: (min(map(len, pair.values())), validation_f1(pair["lora"])), default={}
-    )
+    latest = latest_of(records)
+    settings = settings_of(latest)
+    pairs, chosen = pairs_of(settings), chosen_pair(settings)
     return {
         "summary": against(chosen["lora"], chosen["full"]) if chosen else None,
         "by_type": by_type(chosen) if chosen else None,
@@ -39,8 +35,19 @@ def summary_of(records: Sequence[Record]) -> Record:
             for runs in settings
             if decoder(runs[0]["cell"]) in pairs
         ],
-        "cells": [{k: v for k, v in r.items() if k != "test_sentences"} for r in latest.values()],
+        "cells": [{k: v for k, v in r.items() if k != "test_sentences"} for r in latest],
     }
+
+
+def latest_of(records: Iterable[Record]) -> list[Record]:
+    """One record a cell: a seed that was trained again replaces the old one."""
+    return list({str(record["cell"]): record for record in records}.values())
+
+
+def chosen_pair(settings: Iterable[list[Record]]) -> dict[str, list[Record]]:
+    """The final runs by mode that the summary is of; empty where there are none of both modes."""
+    pairs = pairs_of(settings).values()
+    return max(pairs, key=lambda pair: (min(map(len, pair.values())), validation_f1(pair["lora"])), default={})
 
 
 def pairs_of(settings: Iterable[list[Record]]) -> dict[str, dict[str, list[Record]]]:
@@ -52,9 +59,11 @@ def pairs_of(settings: Iterable[list[Record]]) -> dict[str, dict[str, list[Recor
 
 
 def settings_of(records: Iterable[Record]) -> list[list[Record]]:
-    """Runs of the same setting, by seed."""
+    """The final stage's runs of the same setting, by seed."""
     found: dict[str, list[Record]] = {}
     for record in records:
+        if "error" in record or "test_sentences" not in record:
+            continue
         found.setdefault(str({**record["cell"], "seed": None}), []).append(record)
     return [sorted(runs, key=lambda run: run["cell"]["seed"]) for runs in found.values()]
 
