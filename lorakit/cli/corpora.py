@@ -99,4 +99,7 @@ def _columns(text: str) -> dict[str, str]:
     pairs: Sequence[tuple[str, str, str]] = [part.partition("=") for part in text.split(",")]
     if not all(role.strip() and number.strip() for role, _, number in pairs):
         raise ValueError(f"--columns {text}: give a number or a name for each role, such as word=1,tag=3")
-    return {role.strip(): number.strip() for role, _, number in pairs}
+    named = {role.strip(): number.strip() for role, _, number in pairs}
+    if len(named) < len(pairs):
+        raise ValueError(f"--columns {text}: a role is named twice; give each one column, such as word=1,tag=3")
+    return named

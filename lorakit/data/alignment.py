@@ -33,6 +33,7 @@ DOUBLE = "at the same place as another annotation, left out"
 LEFT_OUT = (GAPS, EMPTY, NESTED, AROUND, OVERLAP, DOUBLE)
 CUT = "begins or ends inside a word, which was cut there"
 TRIMMED = "begins or ends with white space, which was trimmed"
+NO_WORD = "text without a word, left out"
 JOINED = "crosses a sentence border; the sentences were joined"
 ONE_PIECE = "fragments with only white space between them, read as one"
 
@@ -101,6 +102,8 @@ def tag_sentences(
             there = _cut(there, inside, document, notes)
         if there:
             rows.append(_row(document, start, end, there, inside))
+    if document.text is not None and not rows and not document.notes:  # else the reader says why there is no text
+        notes.append(Note(NO_WORD, document.place))
     return Aligned(rows, len(chosen), notes)
 
 

@@ -63,8 +63,10 @@ def _as_taken(documents: Sequence[Document], form: Format, options: CorpusOption
         taken, notes = tag_documents(documents, options.layer)
         return taken, lines_of(notes)
     change = with_text if form.takes == "text" else with_words
-    taken = [change(document) for document in documents]
-    said = lines_of([note for document in taken for note in document.notes])
+    changed = [change(document) for document in documents]
+    said = lines_of([note for document in changed for note in document.notes])
+    # a document of notes only stands for a text that was left out
+    taken = [document for document in changed if document.words or document.text or not document.notes]
     joined = sum(document.text is None for document in documents)
     if form.takes == "text" and joined:
         said.append(f"{joined:,} sentences have words only: they are joined by spaces")

@@ -25,7 +25,7 @@ from lorakit.data.formats.datasets import read_rows
 from lorakit.data.formats.json_lines import read_labels
 from lorakit.data.formats.label_names import KEY as CLASS_LABELS
 from lorakit.data.formats.record import Document, Note, Reading
-from lorakit.data.formats.registry import ENDINGS, format_named, format_of, recognised
+from lorakit.data.formats.registry import ENDINGS, Format, format_named, format_of, recognised
 from lorakit.data.label_map import check_label_map
 from lorakit.data.ner_data import NerData, Sentence, join
 from lorakit.data.partition import parse_shares, partition
@@ -217,6 +217,7 @@ def _read_files(
                     " one format: write one of them in the format of the other with lorakit data convert, and move the"
                     " original out of the folder"
                 )
+            notes += _unused_options(form, path, options)
             documents = list(form.read(path, reading))
             if not any(document.words or document.text for document in documents):
                 why = "; ".join(lines_of([note for document in documents for note in document.notes]))
@@ -224,6 +225,20 @@ def _read_files(
             splits[split] += documents
             read.append(Read(str(path), split, form.name, evidence))
     return Written(splits, labels or agreed.get(CLASS_LABELS), notes, tuple(read))
+
+
+def _unused_options(form: Format, path: Path, options: CorpusOptions) -> list[str]:
+    """A note for an option that says nothing about a format.
+
+    Raises:
+        ValueError: columns are named of a format without columns.
+    """
+    if options.columns and not form.has_columns:
+        named = ",".join(f"{role}={name}" for role, name in options.columns.items())
+        raise ValueError(f"--columns {named}: {path} has no columns, it is {form.about}; leave --columns out")
+    if options.layer and not form.has_layers:
+        return [f"--layer {options.layer} has no effect: {path} is {form.about}, which has one layer"]
+    return []
 
 
 def read_hub(

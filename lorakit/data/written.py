@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lorakit.data.formats.record import LAYERS, Document, Note
+from lorakit.data.formats.offsets import UNITS
+from lorakit.data.formats.record import LAYERS, ROLES, Document, Note
 from lorakit.data.partition import parse_shares
 from lorakit.data.schemes import scheme_named
 
@@ -37,6 +38,13 @@ class CorpusOptions:
             scheme_named(self.scheme)
         if self.layer not in (None, *LAYERS):
             raise ValueError(f"unknown layer {self.layer!r}; it is {' or '.join(LAYERS)}")
+        if self.offsets not in (None, *UNITS):
+            raise ValueError(f"unknown unit of offsets {self.offsets!r}; it is one of {', '.join(UNITS)}")
+        for role, name in (self.columns or {}).items():
+            if role not in ROLES:
+                raise ValueError(
+                    f"--columns {role}={name}: unknown role {role!r}; it is word or tag, as in word=1,tag=3"
+                )
         if self.shares is not None:
             parse_shares(self.shares)
 

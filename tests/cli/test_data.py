@@ -43,6 +43,7 @@ def test_show_takes_the_same_flags_as_training(tmp_path: Path, capsys: pytest.Ca
     path = write_text(tmp_path / "a.tsv", GERMEVAL)
     assert "[Bayern LOC] M" in shown(capsys, "show", path, "--layer", "inner")
     assert "[Bayern LOC] M" in shown(capsys, "show", path, "--columns", "word=2,tag=4")
+    assert "--layer inner has no effect: the only tags are in" in shown(capsys, "show", CONLL, "--layer", "inner")
     table = write_text(tmp_path / "types.tsv", "LOC\tplace\nORG\t\n")
     assert "[Ulm place] ist" in shown(capsys, "show", path, "--label-map", table)
 
@@ -86,12 +87,28 @@ def test_convert_says_what_the_format_cannot_hold(tmp_path: Path, capsys: pytest
     assert "2 texts: only their words are written, not the white space between them" in text
 
 
+def test_convert_writes_no_text_for_one_that_nobody_annotated(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "in").mkdir()
+    write_text(tmp_path / "in" / "a.txt", "EU ran")
+    write_text(tmp_path / "in" / "a.ann", "T1\tORG 0 2\tEU\n")
+    write_text(tmp_path / "in" / "new.txt", "Nobody")
+    text = shown(capsys, "convert", tmp_path / "in", tmp_path / "a.jsonl", "--format", "doccano")
+    assert "train: text without an .ann file, left out" in text and f"{tmp_path}/a.jsonl: 1 text" in text
+    assert (tmp_path / "a.jsonl").read_text().count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
         (["show", "{}/nothing"], "nothing: no such file or folder"),
         (["show", "examples/conll", "--columns", "3"], "--columns 3: give a number or a name for each role"),
         (["show", "examples/conll", "--columns", "word=1,tag=7"], "--columns tag=7: .* has columns 1 to 2"),
+        (["show", "examples/conll", "--columns", "tag=1"], "unknown tag '.*; tags are in column 2: --columns tag=2"),
+        (["show", "examples/conll", "--columns", "word=2"], "unknown tag '.*; tags are in column 2: --columns tag=2"),
+        (["show", "examples/conll", "--columns", "word=1,word=2"], "word=2: a role is named twice"),
+        (["show", "examples/conll", "--columns", "words=1"], "unknown role 'words'; it is word or tag, as in word=1"),
+        (["show", "examples/conll", "--layer", "middle"], "invalid choice: 'middle'"),
+        (["show", "examples/conll", "--offsets", "utf16"], "invalid choice: 'utf16'"),
         (["show", "examples/conll", "--label-map", "{}/nothing"], "nothing: cannot be read"),
         (["convert", "examples/conll", "{}", "--format", "conll"], "exists already; give a new file or folder"),
         (["convert", "examples/conll", "{}/x", "--format", "word"], "invalid choice: 'word'"),

@@ -328,3 +328,26 @@ def test_a_bracket_around_one_word_is_an_entity(tmp_path: Path) -> None:
     row = "bc/x 0 {} {} NN (TOP* - - - A {} -\n"
     path = write_text(tmp_path / "x.conll", "#begin document (x); part 0\n" + row.format(0, "Rome", "(GPE)"))
     assert read_ner(path).train[0].tags == ("B-GPE",)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"offsets": "utf16"}, "unknown unit of offsets 'utf16'; it is one of characters, utf-16, bytes"),
+        ({"layer": "middle"}, "unknown layer 'middle'; it is outer or inner"),
+        ({"columns": {"words": "1"}}, "--columns words=1: unknown role 'words'; it is word or tag"),
+        (
+            {"columns": {"word": "1"}},
+            "--columns word=1: .*corpus.jsonl has no columns, it is JSON lines .*; leave",
+        ),
+    ],
+)
+def test_an_option_that_says_nothing_about_the_corpus_is_refused(tmp_path: Path, options: dict, message: str) -> None:
+    path = write_lines(tmp_path / "corpus.jsonl", ROW)
+    with pytest.raises(ValueError, match=message):
+        read_ner(path, **options)
+
+
+def test_a_layer_of_a_format_that_has_one_is_noted(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "corpus.jsonl", ROW)
+    assert any(note.startswith("--layer inner has no effect: ") for note in read_ner(path, layer="inner").notes)

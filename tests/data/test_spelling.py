@@ -15,6 +15,11 @@ from lorakit.data.spelling import plain_tags, spelling_of
         ("O B I", "untyped", "O B-ENTITY I-ENTITY"),
         ("O PER cell_line", "types", "O I-PER I-cell_line"),
         ("O", "prefix", "O"),
+        ("o b-per i-per", "lower", "O B-per I-per"),
+        ("O b_PER s_PER", "lower", "O B-PER S-PER"),
+        ("o per-b per-i", "lower", "O B-per I-per"),
+        ("_ B-PER I-PER", "prefix", "O B-PER I-PER"),
+        ("O e-mail", "types", "O I-e-mail"),
     ],
 )
 def test_every_spelling_becomes_letter_hyphen_type(tags: str, spelling: str, plain: str) -> None:
@@ -23,7 +28,10 @@ def test_every_spelling_becomes_letter_hyphen_type(tags: str, spelling: str, pla
     assert list(map(plain_tags(words, spelling).__getitem__, words)) == plain.split()
 
 
-@pytest.mark.parametrize("tags", ["NN VBD", "O B-PER PER", "O B-PER PER-B I", "O +", "O ''", "O B-"])
+@pytest.mark.parametrize(
+    "tags",
+    ["NN VBD", "O B-PER PER", "O B-PER PER-B I", "O +", "O ''", "O B-", "o per", "_ PER", "o b-per PER", "O o b-per"],
+)
 def test_what_has_no_common_spelling_has_none(tags: str) -> None:
     assert spelling_of(set(tags.split())) is None
 

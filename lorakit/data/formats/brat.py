@@ -51,9 +51,9 @@ def read_brat(path: Path, reading: Reading) -> Iterator[Document]:
     A text without .ann file has no annotations yet: it is left out, and a note says so.
 
     Raises:
-        ValueError: with the file and the line: an .ann file without its .txt, a line of no known kind, a label with a
-            space, offsets outside of the text or that cover another text than the file has beside them; or the folder
-            holds another format too.
+        ValueError: with the file and the line: an .ann file without its .txt, a line of no known kind, two entities of
+            one id, a label with a space, offsets outside of the text or that cover another text than the file has
+            beside them; or the folder holds another format too.
     """
     if not path.is_dir():
         yield _read(path.with_suffix(""), reading)
@@ -85,12 +85,19 @@ def _read(stem: Path, reading: Reading) -> Document:
     if not source.exists():
         raise ValueError(f"{main}: no {source.name} beside it; brat keeps the text of {main.name} there: copy it too")
     text, items, covered, notes = read_text(source), [], [], []
+    lines: dict[str, str] = {}  # of each id
     for place, line in (pair for file in files for pair in read_lines(file)):
         if not line.strip():
             continue
         kind = line[0]
         if kind == "T":
             item, letters = _entity(line, place)
+            if item.id in lines:
+                raise ValueError(
+                    f"{place}: the id {item.id} is that of {lines[item.id]} too, and brat's ids are unique; give one of"
+                    " them another number, or delete the line that is wrong"
+                )
+            lines[item.id] = place
             items.append(item)
             covered.append(letters)
         elif kind in _OTHERS:

@@ -2,19 +2,20 @@
 
 Tabs separate the columns, or spaces in a line without tabs. `conll_table` finds the sentences, `conll_columns` the
 columns. Read by these rules, among others: CoNLL-2002 and -2003 with or without a column of numbers, WNUT17, GermEval
-2014 (two layers), CoNLL-2012 (brackets), CoNLL-U Plus (`# global.columns`), WikiANN (`en:` before each word), the MIT
-corpora (tag first).
+2014 (two layers), CoNLL-2012 (brackets), CoNLL-U (`NE=B-PER` in its last column), CoNLL-U Plus (`# global.columns`),
+PARSEME's .cupt (numbered expressions), WikiANN (`en:` before each word), the MIT corpora (tag first). A header is read
+as the names of the columns.
 """
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import compress
 from pathlib import Path
 
 from lorakit.data.formats.conll_brackets import read_brackets
-from lorakit.data.formats.conll_columns import BRACKETS, Layout, find_layout
+from lorakit.data.formats.conll_columns import ALLOWED, BRACKETS, EXPRESSIONS, Layout, find_layout
+from lorakit.data.formats.conll_expressions import read_expressions
 from lorakit.data.formats.conll_table import BORDERS, GLOBAL_COLUMNS, Block, Table, parse_table, values_of
-from lorakit.data.formats.record import Annotation, Document, Note, Reading, about_texts
+from lorakit.data.formats.record import UNANNOTATED, Annotation, Document, Note, Reading, about_texts
 from lorakit.data.formats.text import check_lines, read_head, read_text
 from lorakit.data.spelling import ABOUT, plain_tags
 
@@ -58,6 +59,11 @@ def read_conll(path: Path, reading: Reading) -> Iterator[Document]:
     about = ABOUT.get(layout.spelling)
     notes = (*(Note(*note) for note in table.notes), *layout.notes, *([Note(about, str(path))] if about else []))
     plain = _plain_tags(table, layout, reading)
+    notes += tuple(
+        Note("tag of a line such as 1-2 or 8.1, which CoNLL-U does not count as a word: left out", f"{path}:{line}")
+        for line, row in table.others
+        if row[layout.tag] not in ("O", "_", "*", "-")
+    )
     for block in table.blocks:
         document = _read_block(block, table, layout, plain)
         yield document._replace(notes=(*notes, *document.notes)) if notes or document.notes else document
@@ -66,22 +72,25 @@ def read_conll(path: Path, reading: Reading) -> Iterator[Document]:
 
 def _read_block(block: Block, table: Table, layout: Layout, plain: dict[str, str] | None) -> Document:
     place = f"{table.path}:{block.lines[0]}"
-    words, cells, first = block.columns[layout.word], block.columns[layout.tag], block.columns[0]
-    if table.names and first[0][:1].isdecimal():
-        # CoNLL-U: 1-2 is the surface form of words 1 and 2, 8.1 a word that is not in the text
-        kept = [number.isdecimal() for number in first]
-        words, cells = tuple(compress(words, kept)), tuple(compress(cells, kept))
+    words, cells = block.columns[layout.word], block.columns[layout.tag]
     if layout.prefix:
         words = tuple([word.removeprefix(layout.prefix) for word in words])
     name = f"{table.path.name}#{block.document}" if block.document else ""
-    if layout.spelling != BRACKETS:
+    if layout.spelling not in (BRACKETS, EXPRESSIONS):
         tags = cells if plain is None else tuple([plain[cell] for cell in cells])
         return Document(words, tags, place, id=name)
     try:
-        spans = read_brackets(cells)
+        if layout.spelling == BRACKETS:
+            spans = [Annotation(*span) for span in read_brackets(cells)]
+        else:
+            spans = [
+                Annotation(kind, pieces[0][0], pieces[-1][1], fragments=pieces if len(pieces) > 1 else ())
+                for kind, pieces in read_expressions(cells)
+            ]
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
-    return Document(words, None, place, spans=tuple(Annotation(*span) for span in spans), id=name)
+    notes = tuple([Note(UNANNOTATED, place)] * cells.count("_"))
+    return Document(words, None, place, spans=tuple(spans), id=name, notes=notes)
 
 
 def _plain_tags(table: Table, layout: Layout, reading: Reading) -> dict[str, str] | None:
@@ -97,7 +106,7 @@ def _plain_tags(table: Table, layout: Layout, reading: Reading) -> dict[str, str
             raise ValueError(
                 f"{table.path}:{block.lines[0]}: {len(block.columns)} columns, but the training file has {there}"
             )
-    if layout.spelling == BRACKETS:
+    if layout.spelling in (BRACKETS, EXPRESSIONS):
         return None
     tags = values_of(table.blocks, layout.tag)
     plain = plain_tags(tags, layout.spelling)
@@ -105,9 +114,7 @@ def _plain_tags(table: Table, layout: Layout, reading: Reading) -> dict[str, str
         plain["_"] = "O"
     good = plain if reading.labels is None else plain.keys() & reading.labels
     for line, tag in table.cells_outside(good, layout.tag) if tags - set(good) else ():
-        allowed = "a tag is O or one of B I E S L U M W, a hyphen and the entity type"
-        if reading.labels is not None:
-            allowed = f"the labels are {', '.join(reading.labels)}"
+        allowed = ALLOWED if reading.labels is None else f"the labels are {', '.join(reading.labels)}"
         raise ValueError(f"{table.path}:{line}: unknown tag {tag!r}; {allowed}")
     return None if all(tag == cell for cell, tag in plain.items()) else plain
 

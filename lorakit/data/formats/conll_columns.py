@@ -1,28 +1,41 @@
 """Which column of a column file holds the words and which the tags.
 
+The tags are in the only column all of whose cells are tags of one spelling (`data/spelling`); chunks (B-NP) count only
+where nothing else does. If several columns are tags, they are layers or a gold and a predicted column, which only the
+user can tell apart; GermEval's layout, a number before the word and two columns of tags, is known.
+
 The words are in the first column that can be words: not one of numbers that count, not one that is the same throughout
-each sentence (the name of the document), and not one of tags. The tags are in the only column all of whose cells are
-tags of one spelling (`data/spelling`); chunks (B-NP) count only where nothing else does. If several columns are tags,
-they are layers or a gold and a predicted column, which only the user can tell apart; GermEval's layout, a number before
-the word and two columns of tags, is known.
+each sentence (the name of the document), not one of parts of speech, and not lemmas that the words follow. Each column
+that is skipped is a note. It is skipped only for one that can hold words; nothing but numbers that count is refused.
 """
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from lorakit.data.formats.conll_brackets import is_bracket
+from lorakit.data.formats.conll_expressions import is_expression
 from lorakit.data.formats.conll_table import Table, values_of
 from lorakit.data.formats.record import Note, Reading
 from lorakit.data.spelling import plain_tags, spelling_of
 from lorakit.data.tags import spans
 
+ALLOWED = "a tag is O or one of B I E S L U M W, a hyphen and the entity type"
 BRACKETS = "brackets"  # beside the spellings of data/spelling
+EXPRESSIONS = "expressions"
 _CHUNKS = frozenset("NP VP PP ADJP ADVP SBAR PRT CONJP INTJ LST UCP NC VC PC".split())  # CoNLL-2000 and -2003
-_NUMBER = re.compile(r"\d+([-.]\d+)?")  # CoNLL-U also counts 1-2 and 8.1
+_NUMBER = re.compile(r"\d+")
 _LANGUAGE = re.compile(r"[a-z][a-z-]{1,11}:")
-_TAG_NAMES = re.compile(r"(^|[^A-Z])(NER?|BIO|IOB2?|ENTIT(Y|IES)|NAMED_ENTITY|TAGS?|LABELS?)($|[^A-Z])")
-_WORD_NAMES = ("FORM", "WORD", "TOKEN", "TEXT")
+_PARTS_OF_SPEECH = frozenset(
+    # the Penn Treebank's and OntoNotes', then the universal ones
+    "CC CD DT EX FW IN JJ JJR JJS LS MD NN NNS NNP NNPS PDT POS PRP PRP$ RB RBR RBS RP SYM TO UH VB VBD VBG VBN VBP VBZ"
+    " WDT WP WP$ WRB HYPH AFX NFP ADD GW XX -LRB- -RRB- LRB RRB"
+    " ADJ ADP ADV AUX CCONJ CONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ VERB X SPACE".split()
+)
+_MANY_ROWS = 2000  # from which on the number of different values tells words from classes
+_MOST_CLASSES = 100
+_TAG_NAMES = re.compile(r"(^|[^A-Z])(NER?|MWE|BIO|IOB2?|ENTIT(Y|IES)|NAMED_ENTITY|TAGS?|LABELS?)($|[^A-Z])")
+_WORD_NAMES = ("FORM", "WORD", "TOKEN", "TEXT", "FORMS", "WORDS", "TOKENS", "TEXTS")
 
 
 class Layout(NamedTuple):
@@ -31,7 +44,7 @@ class Layout(NamedTuple):
     Attributes:
         word: the column of words, from 0.
         tag: the column of tags.
-        spelling: of the tags, or BRACKETS.
+        spelling: of the tags, or BRACKETS or EXPRESSIONS.
         prefix: what every word begins with and is not part of it: "en:" of WikiANN.
         notes: what to know about the choice.
     """
@@ -47,40 +60,56 @@ def find_layout(table: Table, reading: Reading) -> Layout:
     """Find the columns of a table, or check those that the user or the table itself names.
 
     Raises:
-        ValueError: no column holds tags, several do, or a named column does not exist.
+        ValueError: no column holds tags, several do, or a named column does not exist or holds no tags.
     """
     width = min((len(block.columns) for block in table.blocks), default=0)
-    named = _named_columns(table, width, reading)
     distinct = [values_of(table.blocks, column) for column in range(width)]
+    named = _named_columns(table, distinct, reading)
     notes: list[Note] = []
     if "tag" in named:
         tag = named["tag"]
     else:
         tag = _tag_column(table, distinct, named.get("word"), reading, notes)
-    values = distinct[tag]
-    spelling = spelling_of(values - {"_"} if table.names else values)
-    if spelling is None and all(map(is_bracket, values)):
-        spelling = BRACKETS
+    spelling = _spelling(table, distinct[tag])
+    if spelling is None:
+        _refuse_tags(table, distinct, tag, reading)
+    if spelling == "types":
+        notes += _maybe_header(table, tag)
     word = named["word"] if "word" in named else _word_column(table, distinct, tag, notes)
     prefix = "" if "word" in named else _shared_prefix(distinct[word], table, notes)
-    return Layout(word, tag, spelling or "prefix", prefix, tuple(notes))
+    return Layout(word, tag, spelling, prefix, tuple(notes))
 
 
-def _named_columns(table: Table, width: int, reading: Reading) -> dict[str, int]:
+def _spelling(table: Table, values: set[str]) -> str | None:
+    """The spelling of a column's tags, BRACKETS, EXPRESSIONS, or None if they are no tags."""
+    if spelling := spelling_of(values - {"_"} if table.names else values):
+        return spelling
+    if all(map(is_bracket, values)):
+        return BRACKETS
+    return EXPRESSIONS if all(map(is_expression, values)) and any(":" in value for value in values) else None
+
+
+def _named_columns(table: Table, distinct: Sequence[set[str]], reading: Reading) -> dict[str, int]:
     """Role -> column, from 0, of those that the user names, the table names or CoNLL-2012 fixes."""
+    width = len(distinct)
     if reading.columns:
-        return {role: _column(role, name, table, width) for role, name in reading.columns.items()}
+        named = {role: _column(role, name, table, width) for role, name in reading.columns.items()}
+        if len(named) > len(set(named.values())):
+            raise ValueError(
+                f"--columns word={reading.columns['word']},tag={reading.columns['tag']}: words and tags cannot be in"
+                " the same column"
+            )
+        return named
     if table.is_conll2012 and width > 10:  # document, part, number, word, POS, parse, lemma, frame, sense, speaker, NE
         return {"word": 3, "tag": 10}
     names = [name.upper() for name in table.names]
     words = [i for i, name in enumerate(names) if name.split(":")[-1] in _WORD_NAMES]
     tags = [i for i, name in enumerate(names) if _TAG_NAMES.search(name)]
+    tags = tags if len(tags) == 1 and _spelling(table, distinct[tags[0]]) else []  # "tag" may be a part of speech
     return {role: found[0] for role, found in (("word", words), ("tag", tags)) if len(found) == 1}
 
 
 def _column(role: str, name: str, table: Table, width: int) -> int:
-    if role not in ("word", "tag"):
-        raise ValueError(f"--columns {role}={name}: unknown role {role!r}; it is word or tag, as in word=1,tag=3")
     if name in table.names:
         return table.names.index(name)
     if not re.fullmatch(r"\d+", str(name)) or not 1 <= int(name) <= width:
@@ -97,13 +126,15 @@ def _tag_column(table: Table, distinct: Sequence[set[str]], word: int | None, re
     found = [i for i in found if distinct[i] != {"O"}] or found[-1:]
     chunks = [i for i in found if distinct[i] != {"O"} and _types(distinct[i]) <= _CHUNKS]
     found = [i for i in found if i not in chunks]
+    found = found or [i for i in _columns_of_types(table, distinct, columns, word) if i not in chunks] or chunks[-1:]
     found = [i for n, i in enumerate(found) if not any(_equal(table, i, other) for other in found[:n])]
-    if not found:  # types without prefixes (IO), which only a column with an O and few values can be
-        found = [i for i in columns[1:] if i not in chunks and spelling_of(distinct[i])][-1:] or chunks[-1:]
     if len(found) == 1:
+        if reading.layer:
+            kind = f"--layer {reading.layer} has no effect: the only tags are in column {found[0] + 1}"
+            notes.append(Note(kind, str(table.path)))
         return found[0]
     if not found:
-        _refuse_tags(table, columns)
+        _refuse_tags(table, distinct, None, reading)
     if len(found) == 2 and (reading.layer or found[0] >= 2 and _counts(table, 0)):
         chosen = found[1] if reading.layer == "inner" else found[0]
         other = found[0] if reading.layer == "inner" else found[1]
@@ -113,10 +144,46 @@ def _tag_column(table: Table, distinct: Sequence[set[str]], word: int | None, re
         return chosen
     listed = " and ".join(f"{i + 1} ({_sample(distinct[i])})" for i in found)
     layers = f", or --layer outer for {found[0] + 1} or inner for {found[1] + 1}" if len(found) == 2 else ""
+    words = word if word is not None else _word_column(table, distinct, found[0], [])
     raise ValueError(
-        f"{table.path}: columns {listed} all look like tags; choose one with --columns word=W,tag={found[0] + 1}"
-        f" (W: the column of the words){layers}"
+        f"{table.path}: columns {listed} all look like tags; choose one with --columns word={words + 1},"
+        f"tag={found[0] + 1}{layers}"
     )
+
+
+def _columns_of_types(
+    table: Table, distinct: Sequence[set[str]], columns: Sequence[int], word: int | None
+) -> list[int]:
+    """The columns of types without letters (IO): with an O and few other values, and not where the words seem to be."""
+    found = [i for i in columns if spelling_of(distinct[i]) == "types" and not _is_parts_of_speech(distinct[i])]
+    found = [i for i in found if "O" in distinct[i]] or found
+    if word is None and found:
+        first = _word_column(table, distinct, -1, [])
+        others = [i for i in columns if i != first and not _counts(table, i)]
+        if first in found and others and (len(found) > 1 or not _is_before_words(table, distinct, first)):
+            found.remove(first)
+    chunks = [i for i in found if distinct[i] - {"O"} <= _CHUNKS]
+    return found if len(chunks) == len(found) else [i for i in found if i not in chunks]
+
+
+def _is_before_words(table: Table, distinct: Sequence[set[str]], column: int) -> bool:
+    """Whether a column that may be words or types (IO) is of types, and the words are in a later one."""
+    later = [len(values) for values in distinct[column + 1 :] if not _is_parts_of_speech(values)]
+    outside = sum(block.columns[column].count("O") for block in table.blocks)
+    rows = sum(len(block.lines) for block in table.blocks)
+    are_types = 3 * outside >= rows or all(map(str.isupper, distinct[column]))
+    return are_types and len(distinct[column]) < max(later, default=0)
+
+
+def _maybe_header(table: Table, tag: int) -> list[Note]:
+    """A note if the first line's type is nowhere else."""
+    cell = table.blocks[0].columns[tag][0]
+    types = values_of(table.blocks, tag) - {"O", "-"}
+    count = sum(block.columns[tag].count(cell) for block in table.blocks)
+    if table.names or cell not in types or len(types) < 2 or count > 1:
+        return []
+    kind = f"the type {cell} is in this line only; if the line is a header, delete it"
+    return [Note(kind, f"{table.path}:{table.blocks[0].lines[0]}")]
 
 
 def _count_entities(table: Table, column: int) -> int:
@@ -138,44 +205,81 @@ def _equal(table: Table, one: int, other: int) -> bool:
     return all(block.columns[one] == block.columns[other] for block in table.blocks)
 
 
-def _refuse_tags(table: Table, columns: Sequence[int]) -> None:
-    """Raise for the first cell that is not a tag, in the column with the most tags."""
+def _refuse_tags(table: Table, distinct: Sequence[set[str]], tag: int | None, reading: Reading) -> NoReturn:
+    """Raise for the first cell that is not a tag: in a named column, or else in the one with the most tags."""
 
-    def plain(cells: set[str]) -> dict[str, str]:
-        return plain_tags(cells, "prefix")
+    def tags(column: int) -> dict[str, str]:
+        return plain_tags(distinct[column], "prefix")
 
     def count(column: int) -> int:
-        good = plain(values_of(table.blocks, column))
+        good = tags(column)
         return sum(cell in good for block in table.blocks for cell in block.columns[column])
 
-    best = max(columns, key=lambda column: (count(column), column))
-    good = plain(values_of(table.blocks, best))
-    line, cell = next(table.cells_outside(good, best))
-    raise ValueError(
-        f"{table.path}:{line}: unknown tag {cell!r}; a tag is O or one of B I E S L U M W, a hyphen and the entity"
-        " type; if the tags are in another column, name it: --columns word=1,tag=2"
+    columns = [i for i in range(len(distinct)) if str(i + 1) != str((reading.columns or {}).get("word"))]
+    best = max(columns, key=lambda column: (count(column), column)) if tag is None else tag
+    line, cell = next(table.cells_outside(tags(best), best), (table.blocks[0].lines[0], ""))
+    hint = _hint(table, distinct, best, line, reading)
+    raise ValueError(f"{table.path}:{line}: unknown tag {cell!r}; {ALLOWED}; {hint}")
+
+
+def _hint(table: Table, distinct: Sequence[set[str]], column: int, line: int, reading: Reading) -> str:
+    """What may be wrong with a column whose cells are not all tags, and what to do."""
+    cells = next(
+        [one[i] for one in block.columns]
+        for block in table.blocks
+        for i, number in enumerate(block.lines)
+        if number == line
     )
+    holders = [i for i in range(len(distinct)) if i != column and spelling_of(distinct[i], bare=False)]
+    if reading.columns and holders:
+        return f"tags are in column {' or '.join(str(i + 1) for i in holders)}: --columns tag={holders[0] + 1}"
+    if _is_parts_of_speech(distinct[column]):
+        return f"column {column + 1} holds parts of speech: add a column with the tags of entities"
+    rest = plain_tags(distinct[column], "prefix").keys()
+    if line == table.blocks[0].lines[0] and rest and len(distinct[column] - rest) == 1:
+        return "if this line is a header, delete it"
+    if len(cells) == 10 and cells[0].isdecimal():
+        return "CoNLL-U has no column for entities: write their tags into column 10, as NE=B-PER"
+    if len(cells) > 2:
+        shown = ", ".join(f"{i} {cell!r}" for i, cell in enumerate(cells, start=1))
+        return f"the columns of this line are {shown}: name those of words and tags, as in --columns word=2,tag=4"
+    return "write all tags of the column in one way"
 
 
-def _word_column(table: Table, distinct: Sequence[set[str]], tag: int, notes: list) -> int:
-    """The first column, from 0, that can be words."""
-    texts = [i for i in range(len(distinct)) if i != tag and not spelling_of(distinct[i], bare=False)]
-    texts = texts or [i for i in range(len(distinct)) if i != tag]
+# The words ------------------------------------------------------------------------------------------------------------
+
+
+def _word_column(table: Table, distinct: Sequence[set[str]], tag: int, notes: list[Note]) -> int:
+    """The column of the words, from 0.
+
+    Args:
+        table: the rows.
+        distinct: the different cells of each column.
+        tag: the column of the tags; -1 if it is not known yet.
+        notes: gets one for each column that was skipped.
+
+    Raises:
+        ValueError: there is no column but numbers that count.
+    """
+    columns = [i for i in range(len(distinct)) if i != tag]
+    texts = [i for i in columns if not spelling_of(distinct[i], bare=False)] or columns
     for column in texts:
         rest = [i for i in texts if i > column]
-        if _counts(table, column):
-            what = "counts 1, 2, 3, …"
-        elif rest and len(rest) + (tag < column) and _is_constant(table, column):
-            what = "is the same throughout each sentence"
-        else:
+        what = _why_no_words(table, distinct, column, rest)
+        if what is None:
+            if _is_parts_of_speech(distinct[column]) and len(distinct[column]) > 2:
+                kind = f"column {column + 1} is read as words, but looks like parts of speech"
+                notes.append(Note(f"{kind} ({_example(distinct[column])})", f"{table.path}"))
             return column
+        fix = f"--columns word={column + 1},tag={tag + 1}"
         if not rest:
             raise ValueError(
-                f"{table.path}: column {column + 1} counts 1, 2, 3, and so on, and no other column can hold the words; "
-                f"add the words, or name their column: --columns word={column + 1},tag={tag + 1}"
+                f"{table.path}: column {column + 1} {what}, and no other column can hold the words; add the words to"
+                f" the file, or if these numbers are the words, say so: {fix}"
             )
-        notes.append(Note(f"column {column + 1} {what}: not read as words", str(table.path)))
-    raise ValueError(f"{table.path}: no column of words beside the tags in column {tag + 1}")
+        kind = f"column {column + 1} {what}: not read as words (if it is the words: {fix})"
+        notes.append(Note(kind, f"{table.path}"))
+    raise AssertionError("the last column is returned or refused")
 
 
 def _counts(table: Table, column: int) -> bool:
@@ -185,7 +289,7 @@ def _counts(table: Table, column: int) -> bool:
         values = block.columns[column]
         if not all(map(_NUMBER.fullmatch, values)):
             return False
-        numbers = [int(value) for value in values if value.isdecimal()]
+        numbers = list(map(int, values))
         steps = {later - earlier for earlier, later in zip(numbers, numbers[1:], strict=False)}
         if not steps <= {1} and steps != {0}:
             return False
@@ -194,16 +298,68 @@ def _counts(table: Table, column: int) -> bool:
     return bool(table.blocks) and (several or set(single) <= {0, 1})
 
 
-def _is_constant(table: Table, column: int) -> bool:
-    """Whether a column has one value in each sentence, in at least one of several words."""
-    several = any(len(block.lines) > 1 for block in table.blocks)
-    return several and all(len(set(block.columns[column])) == 1 for block in table.blocks)
-
-
-def _shared_prefix(words: set[str], table: Table, notes: list) -> str:
+def _shared_prefix(words: set[str], table: Table, notes: list[Note]) -> str:
     """The language code and colon that every word begins with, as in WikiANN; "" without one."""
     match = _LANGUAGE.match(next(iter(words), ""))
     if match is None or len(words) < 2 or not all(word.startswith(match[0]) for word in words):
         return ""
     notes.append(Note(f"every word begins with {match[0]!r}, which was removed", str(table.path)))
     return match[0]
+
+
+def _is_parts_of_speech(values: set[str]) -> bool:
+    """Whether all these cells are parts of speech (NNP, VBZ, PROPN) or signs, and at least one is the former."""
+    letters = [value for value in values if any(map(str.isalpha, value))]
+    return bool(letters) and all(part in _PARTS_OF_SPEECH for value in letters for part in value.split("|"))
+
+
+def _why_no_words(table: Table, distinct: Sequence[set[str]], column: int, rest: Sequence[int]) -> str | None:
+    """What a column holds instead of words; None if it can be words. `rest` are the columns that may be instead."""
+    values = distinct[column]
+    if _counts(table, column):
+        return "counts 1, 2, 3, …"
+    others = [i for i in rest if _can_be_words(distinct[i]) and not _counts(table, i)]
+    if not others:
+        return None
+    if _is_constant(table, column):
+        return f"is the same in all lines of a sentence ({_example(values)})"
+    if _is_parts_of_speech(values):
+        return f"holds parts of speech ({_example(values)})"
+    rows = sum(len(block.lines) for block in table.blocks)
+    if rows >= _MANY_ROWS and len(values) <= _MOST_CLASSES:
+        words = max(sum(map(str.isalpha, distinct[i])) for i in others)
+        if words >= 10 * len(values):
+            return f"has {len(values)} different values in {rows:,} lines ({_example(values)})"
+    if _are_lemmas_of(table, column, distinct, others[0]):
+        return f"holds lemmas ({_example(values)})"
+    return None
+
+
+def _can_be_words(values: set[str]) -> bool:
+    return not _is_parts_of_speech(values) and any(any(map(str.isalpha, value)) for value in values)
+
+
+def _is_constant(table: Table, column: int) -> bool:
+    """Whether a column has one value in each sentence, in at least one of several words."""
+    several = any(len(block.lines) > 1 for block in table.blocks)
+    return several and all(len(set(block.columns[column])) == 1 for block in table.blocks)
+
+
+def _are_lemmas_of(table: Table, column: int, distinct: Sequence[set[str]], other: int) -> bool:
+    """Whether a column has the other's cells without their capitals, but hardly ever the other way round."""
+    without = {value.lower() for value in distinct[other]}
+    if 2 * len(distinct[column] & without) < len(distinct[column]):
+        return False
+    equal = lower = capital = rows = 0
+    for block in table.blocks:
+        for one, two in zip(block.columns[column], block.columns[other], strict=True):
+            equal += one.lower() == two.lower()
+            lower += one != two and one == two.lower()
+            capital += one != two and two == one.lower()
+            rows += 1
+    return 2 * equal > rows and lower > 4 * capital
+
+
+def _example(values: set[str]) -> str:
+    shown = sorted(values, key=lambda value: (not any(map(str.isalpha, value)), value))[:3]
+    return ", ".join(shown) + ", …" * (len(values) > 3)

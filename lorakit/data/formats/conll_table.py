@@ -1,7 +1,12 @@
-"""The rows of a column file: lines, comments and the borders of sentences and documents, before anything is a word."""
+"""The rows of a column file: lines, comments and the borders of sentences and documents, before anything is a word.
+
+Two kinds of lines look like rows and hold no word: a header (`word  pos  tag`), and in CoNLL-U the surface form of
+several words (1-2) and a word that is not in the text (8.1).
+"""
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +15,12 @@ LONG = 500  # words: a file that is one sentence of at least this many gets a no
 GLOBAL_COLUMNS = re.compile(r"#\s*global\.columns\s*=\s*(.*)")
 _MARKS = ("#begin document", "#end document")
 _NEW_DOCUMENT = re.compile(r"#begin document|#\s*newdoc\b")
+_NUMBER = re.compile(r"\d+([-.]\d+)?")  # CoNLL-U also counts 1-2 and 8.1
+_FEATURE = re.compile(r"(?:^|\|)NER?=([^|]+)", re.IGNORECASE)
+_WORD_NAME = re.compile(r"(FORM|WORD|TOKEN|TEXT)S?")
+_TAG_NAME = re.compile(
+    r"(NER?|BIO|BIOES|IOB2?|IOBES|BILOU|(NAMED[_ -]?)?ENTIT(Y|IES)|TAGS?|LABELS?)([_ -]?(TAG|LABEL|TYPE|IOB2?|BIO)S?)?"
+)
 _SURE_TAG = re.compile(r"O|[BIESLUMW][-_].+|.+[-_][BIESLUMW]|[BIES]")
 
 
@@ -33,9 +44,10 @@ class Table(NamedTuple):
     Attributes:
         path: the file.
         blocks: its sentences.
-        names: of the columns, from a line `# global.columns = …` (CoNLL-U Plus); () without one.
+        names: of the columns, from a line `# global.columns = …` (CoNLL-U Plus) or a header; () without one.
         is_conll2012: whether it is marked up as CoNLL-2012 is, where rows of different sentences differ in length.
         notes: (what to know about it, where).
+        others: (line, cells) of CoNLL-U's lines that are no words.
     """
 
     path: Path
@@ -43,6 +55,7 @@ class Table(NamedTuple):
     names: tuple[str, ...]
     is_conll2012: bool
     notes: tuple[tuple[str, str], ...]
+    others: tuple[tuple[int, tuple[str, ...]], ...] = ()
 
     def cells_outside(self, allowed: Container[str], column: int) -> Iterator[tuple[int, str]]:
         """Yield (line, cell) for every cell of a column that is not among those allowed."""
@@ -105,7 +118,8 @@ def parse_table(text: str, path: Path) -> Table:
     if len(blocks) == 1 and len(blocks[0].lines) >= LONG:
         kind = f"no blank line in the file: it is read as one sentence of {len(blocks[0].lines):,} words"
         notes.append((kind, f"{path}:1"))
-    return Table(path, blocks, names, is_conll2012, tuple(notes))
+    table = _without_header(Table(path, blocks, names, is_conll2012, tuple(notes)))
+    return _with_tags_of_features(_words_only(table))
 
 
 def cells(line: str) -> list[str]:
@@ -118,6 +132,65 @@ def cells(line: str) -> list[str]:
 def values_of(blocks: list[Block], column: int) -> set[str]:
     """Every cell of a column, each once."""
     return set().union(*(block.columns[column] for block in blocks))
+
+
+def _without_header(table: Table) -> Table:
+    """The table without lines that name its columns: the first row, and rows like it in files that were joined."""
+    if table.names or not table.blocks:
+        return table
+    header = tuple([column[0] for column in table.blocks[0].columns])
+    words, tags = ([bool(form.fullmatch(cell.upper())) for cell in header] for form in (_WORD_NAME, _TAG_NAME))
+    if not any(words) or not any(tags):
+        return table
+    blocks, found = _filtered(table.blocks, lambda row: row != header)
+    kind = f"this line names the columns ({', '.join(header)}): not read as words"
+    notes = tuple([(kind, f"{table.path}:{line}") for line, _ in found])
+    return table._replace(blocks=blocks, names=header, notes=(*table.notes, *notes))
+
+
+def _words_only(table: Table) -> Table:
+    """The table without CoNLL-U's lines that are no words, where the first column counts as CoNLL-U does."""
+    if not table.blocks or not table.blocks[0].columns[0][0][:1].isdecimal():
+        return table
+    numbers = values_of(table.blocks, 0)
+    is_ids = table.names[0].upper() == "ID" if table.names else len(table.blocks[0].columns) > 2
+    if not is_ids or all(map(str.isdecimal, numbers)) or not all(map(_NUMBER.fullmatch, numbers)):
+        return table
+    blocks, others = _filtered(table.blocks, lambda row: row[0].isdecimal())
+    return table._replace(blocks=blocks, others=tuple(others))
+
+
+def _with_tags_of_features(table: Table) -> Table:
+    """CoNLL-U with the tags that its column MISC has as NE=B-PER (Stanza: ner=S-PERSON) in place of that column."""
+    if not table.blocks or len(table.blocks[0].columns) != 10 or not table.blocks[0].columns[0][0].isdecimal():
+        return table
+    found = {cell: _FEATURE.search(cell) for cell in values_of(table.blocks, 9)}
+    if not any(found.values()):
+        return table
+    tags = {cell: match[1] if match else "O" for cell, match in found.items()}
+    blocks = [
+        block._replace(columns=(*block.columns[:9], tuple([tags[cell] for cell in block.columns[9]])))
+        for block in table.blocks
+    ]
+    note = ("tags are those named NE or NER in column 10", str(table.path))
+    return table._replace(blocks=blocks, notes=(*table.notes, note))
+
+
+def _filtered(
+    blocks: list[Block], keep: Callable[[tuple[str, ...]], bool]
+) -> tuple[list[Block], list[tuple[int, tuple[str, ...]]]]:
+    """The sentences with the rows to keep, without those that lose all; and (line, cells) of the others."""
+    kept, others = [], []
+    for block in blocks:
+        rows = list(zip(*block.columns, strict=True))
+        there = [keep(row) for row in rows]
+        others += [(line, row) for line, row, stays in zip(block.lines, rows, there, strict=True) if not stays]
+        if all(there):
+            kept.append(block)
+        elif any(there):
+            columns = tuple([tuple(compress(column, there)) for column in block.columns])
+            kept.append(Block(columns, list(compress(block.lines, there)), block.document))
+    return kept, others
 
 
 def _line_ends(text: str, path: Path) -> tuple[str, bool]:

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorakit.data.formats.json_lines import TAG_COLUMNS, read_record
+from lorakit.data.formats.json_lines import TAG_COLUMNS, WORD_COLUMNS, read_record
 from lorakit.data.formats.label_names import KEY
 from lorakit.data.formats.record import Document, Reading, about_texts
 from lorakit.data.tags import check_labels
 
-WORD_COLUMNS = ("tokens", "words")
 _PARQUET = b"PAR1"
 
 

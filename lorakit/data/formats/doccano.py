@@ -5,7 +5,8 @@
     {"text": str, "entities": [[start, end, label], ...]}                                       2018
     {"text": str, "annotations": [{"label", "start_offset", "end_offset", "user"}]}             1.0 to 1.2
 
-The last has numbers for labels and is refused unless they are names. doccano counts Unicode characters (its first
+The last has numbers for labels and is refused unless they are names. doccano also exports texts that nobody annotated;
+they look like those without entities, so texts without labels are noted. doccano counts Unicode characters (its first
 versions: UTF-16 units).
 https://doccano.github.io/doccano/tutorial/#export-a-dataset
 """
@@ -27,9 +28,10 @@ from lorakit.data.formats.json_records import (
 )
 from lorakit.data.formats.json_writing import write_lines
 from lorakit.data.formats.offsets import place_spans
-from lorakit.data.formats.record import Annotation, Document, Reading, about_gaps
+from lorakit.data.formats.record import Annotation, Document, Note, Reading, about_gaps
 
 TEXTS = ("text", "data")
+NO_LABELS = "text without labels, read as one without entities; if nobody annotated it, remove it from the file"
 KEYS = ("label", "labels", "entities", "annotations")
 
 
@@ -63,7 +65,8 @@ def read_doccano(path: Path, reading: Reading) -> Iterator[Document]:
         spans = check_list(record[key], key, place)
         items = [_annotation(span, f"{place}, {key} {number}") for number, span in enumerate(spans, start=1)]
         placed, found = place_spans(text, items, [None] * len(items), place, reading.offsets)
-        notes = (*found, *relation_notes(record, place))
+        without = [] if spans else [Note(NO_LABELS, place)]
+        notes = (*found, *without, *relation_notes(record, place))
         yield Document((), None, place, text, spans=placed, id=name_of(record, "id", "doc_id"), notes=notes)
 
 

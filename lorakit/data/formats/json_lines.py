@@ -1,4 +1,4 @@
-"""JSON lines: one object per sentence, {"tokens": [str, ...], "tags" | "ner_tags" | "labels": [int or str, ...]}.
+"""JSON lines: one object per sentence, {"tokens" | "words": [str, ...], "tags" | "ner_tags" | "labels": [int or str]}.
 
 Integer tags are ids; `label.json` beside the file names them, {label: id}, or another of `label_names`' files.
 """
@@ -14,6 +14,7 @@ from lorakit.data.formats.record import Document, Note, Reading, about_texts
 from lorakit.data.formats.text import read_head, read_lines
 from lorakit.data.tags import check_labels
 
+WORD_COLUMNS = ("tokens", "words")
 TAG_COLUMNS = ("tags", "ner_tags", "labels")
 
 
@@ -24,9 +25,10 @@ def recognise_json_lines(path: Path) -> str | None:
         record = json.loads(line)
     except ValueError:
         return None
-    if isinstance(record, dict) and isinstance(record.get("tokens"), list) and any(k in record for k in TAG_COLUMNS):
-        return "each line is an object with tokens and tags"
-    return None
+    if not isinstance(record, dict) or not any(k in record for k in TAG_COLUMNS):
+        return None
+    words = next((name for name in WORD_COLUMNS if isinstance(record.get(name), list)), None)
+    return f"each line is an object with {words} and tags" if words else None
 
 
 def read_json_lines(path: Path, reading: Reading) -> Iterator[Document]:
@@ -66,7 +68,7 @@ def read_record(record: Mapping[str, Any], labels: Sequence[str] | None, place: 
     """Check one sentence's object and read its tags as labels.
 
     Args:
-        record: the words under "tokens", and as many tags under one of TAG_COLUMNS.
+        record: the words under one of WORD_COLUMNS, and as many tags under one of TAG_COLUMNS.
         labels: the label of each id; None where the tags are strings.
         place: where the record is, for messages.
 
@@ -74,15 +76,18 @@ def read_record(record: Mapping[str, Any], labels: Sequence[str] | None, place: 
         ValueError: the words or tags are missing, not lists of the right kind or of different length, or a tag is
             unknown.
     """
-    words = record.get("tokens")
+    words = next((record[name] for name in WORD_COLUMNS if name in record), None)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ValueError(f"{place}: 'tokens' must be a list of strings; the keys are {', '.join(record) or 'none'}")
+        keys = ", ".join(record) or "none"
+        raise ValueError(f"{place}: 'tokens' must be a list of strings; the keys are {keys}{_other_form(record)}")
     for word in words:
         if any("\ud800" <= character <= "\udfff" for character in word):
             raise ValueError(f"{place}: word {word!r} holds half a surrogate pair, which is not text")
     column = next((name for name in TAG_COLUMNS if name in record), None)
     if column is None:
-        raise ValueError(f"{place}: no 'tags', 'ner_tags' or 'labels'; the keys are {', '.join(record)}")
+        raise ValueError(
+            f"{place}: no 'tags', 'ner_tags' or 'labels'; the keys are {', '.join(record)}: rename that of the tags"
+        )
     tags = record[column]
     if not isinstance(tags, list):
         raise ValueError(f"{place}: {column!r} must be a list, got {tags!r}")
@@ -90,6 +95,16 @@ def read_record(record: Mapping[str, Any], labels: Sequence[str] | None, place: 
         raise ValueError(f"{place}: {len(words)} tokens but {len(tags)} {column}; each word has one tag")
     name = record.get("id")
     return Document(tuple(words), tuple([_label(tag, labels, place) for tag in tags]), place, id=_name(name))
+
+
+def _other_form(record: Mapping[str, Any]) -> str:
+    """What is missing in an object that has a text instead of words."""
+    if not any(isinstance(record.get(key), str) for key in ("text", "data")):
+        return ""
+    return (
+        '. An object with a text has its annotations as "label": [[start, end, "TYPE"], …] or "spans": [{"start": 0, '
+        '"end": 4, "label": "TYPE"}, …], and [] where there are none'
+    )
 
 
 def read_labels(folder: Path) -> tuple[str, ...] | None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 LAYERS = ("outer", "inner")  # of nested annotations
+ROLES = ("word", "tag")  # of columns that a user may name
 UNANNOTATED = "token that nobody annotated, read as O"
 
 

@@ -54,6 +54,8 @@ class Format:
         takes: what its documents must have to be written: "text" (and spans in characters; `alignment.with_text`),
             "words" (and spans in words; `alignment.with_words`) or "tags" (and words; `alignment.tag_sentences`).
         is_folder: whether `write` makes a folder.
+        has_columns: whether the user may name the columns of words and tags.
+        has_layers: whether annotations may be nested.
     """
 
     name: str
@@ -65,6 +67,8 @@ class Format:
     write: Callable[[Sequence[Document], Path], list[str]] | None = None
     takes: str = "text"
     is_folder: bool = False
+    has_columns: bool = False
+    has_layers: bool = True
 
 
 # In the order in which they are tried: the narrower first.
@@ -78,6 +82,8 @@ FORMATS = (
         read=read_parquet,
         write=write_parquet,
         takes="tags",
+        has_columns=True,
+        has_layers=False,
     ),
     Format(
         name="datasets",
@@ -88,6 +94,8 @@ FORMATS = (
         read=read_dataset,
         write=write_dataset,
         takes="tags",
+        has_columns=True,
+        has_layers=False,
         is_folder=True,
     ),
     Format(
@@ -200,16 +208,18 @@ FORMATS = (
         read=read_json_lines,
         write=write_json_lines,
         takes="tags",
+        has_layers=False,
     ),
     Format(
         name="conll",
         about="a word and its tag per line",
         specification="https://www.clips.uantwerpen.be/conll2003/ner/",
-        endings=(".tsv", ".txt", ".iob2", ".conll", ".bio"),
+        endings=(".tsv", ".txt", ".iob2", ".conll", ".bio", ".conllu", ".conllup", ".cupt"),
         recognise=recognise_conll,
         read=read_conll,
         write=write_conll,
         takes="tags",
+        has_columns=True,
     ),
 )
 ENDINGS = tuple(dict.fromkeys(ending for format in FORMATS for ending in format.endings))

@@ -100,6 +100,10 @@ def test_a_text_without_annotations_file_is_left_out_and_noted(tmp_path: Path) -
             "T1\tORG 0 4\tSony\nX1\tORG 0 4\tSony\n",
             "doc.ann:2: 'X1.*' is no annotation of brat; a line begins with T, E",
         ),
+        (
+            "T1\tORG 0 4\tSony\nT2\tX 0 4\tSony\nT1\tLOC 19 30\tPlayStation\n",
+            "doc.ann:3: the id T1 is that of .*doc.ann:1 too, and brat's ids are unique; give one of",
+        ),
         ("T1\tMy Org 0 4\tSony\n", "doc.ann:1, T1: the label 'My Org' holds a space, which brat does not allow; write"),
         ("T1\tORG 0\tSony\n", "doc.ann:1, T1: .* is no entity; it is an id, a tab, a label"),
         ("T1 ORG 0 4 Sony\n", "doc.ann:1, T1 ORG 0 4 Sony: .* is no entity"),

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from lorakit.data.corpus import Sentence, read_ner
 from lorakit.data.formats.conll import read_conll
 from lorakit.data.formats.conll_brackets import read_brackets
+from lorakit.data.formats.conll_expressions import read_expressions
 from lorakit.data.formats.record import Reading
 from tests.support.corpora import write_text
 
@@ -173,7 +175,9 @@ def test_two_columns_of_tags_are_refused_and_either_fix_works(tmp_path: Path) ->
         ({"tag": "4"}, "--columns tag=4: .* has columns 1 to 3"),
         ({"tag": "0"}, "--columns tag=0: .* has columns 1 to 3"),
         ({"tag": "NE"}, "--columns tag=NE: .* has columns 1 to 3"),
-        ({"words": "1"}, "unknown role 'words'; it is word or tag"),
+        ({"word": "2", "tag": "2"}, "--columns word=2,tag=2: words and tags cannot be in the same column"),
+        ({"word": "2", "tag": "1"}, "unknown tag 'Helsingin'; .*; tags are in column 2 or 3: --columns tag=2"),
+        ({"word": "3", "tag": "1"}, "unknown tag 'Helsingin'; .*; tags are in column 2 or 3: --columns tag=2"),
     ],
 )
 def test_a_named_column_that_is_none_is_refused(tmp_path: Path, columns: dict[str, str], message: str) -> None:
@@ -182,9 +186,11 @@ def test_a_named_column_that_is_none_is_refused(tmp_path: Path, columns: dict[st
 
 
 def test_numbers_are_never_words_in_silence(tmp_path: Path) -> None:
-    assert kinds(tmp_path, NUMBERED) == ["column 1 counts 1, 2, 3, …: not read as words"]
+    assert kinds(tmp_path, NUMBERED) == [
+        "column 1 counts 1, 2, 3, …: not read as words (if it is the words: --columns word=1,tag=5)"
+    ]
     text = "1\tB-ORG\n2\tO\n"
-    with pytest.raises(ValueError, match="column 1 counts 1, 2, 3, and so on, and no other column can hold the words"):
+    with pytest.raises(ValueError, match="column 1 counts 1, 2, 3, …, and no other .*: --columns word=1,tag=2$"):
         read(tmp_path, text)
     assert read(tmp_path, text, columns={"word": "1", "tag": "2"}) == [[("1", "B-ORG"), ("2", "O")]]
 
@@ -200,7 +206,7 @@ def test_a_file_without_blank_lines_says_so(tmp_path: Path) -> None:
 
 
 def test_part_of_speech_tags_are_refused_as_tags_of_entities(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="corpus.tsv:1: unknown tag 'NN'; .*name it: --columns word=1,tag=2"):
+    with pytest.raises(ValueError, match="corpus.tsv:1: unknown tag 'NN'; .*; column 2 holds parts of speech: add a"):
         read(tmp_path, "IL-2\tNN\nbinds\tVBZ\n")
 
 
@@ -219,3 +225,219 @@ def test_the_columns_of_the_training_file_hold_for_the_others(tmp_path: Path) ->
 def test_brackets_that_do_not_match_are_refused(cells: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_brackets(cells)
+
+
+# What is in the way of the words --------------------------------------------------------------------------------------
+
+IO = "tags without prefixes (IO): two entities of one type side by side are read as one"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("token\ttag\nBonn\tLOC\nis\tO\n", ["Bonn I-LOC", "is O"], id="types only"),
+        pytest.param("Word\tTag\nBonn\tB-LOC\nis\tO\n", ["Bonn B-LOC", "is O"], id="prefixes"),
+        pytest.param("word ne\nBonn LOC_B\nis O\n", ["Bonn B-LOC", "is O"], id="suffixes"),
+        pytest.param("word label\nBonn B\nis O\n", ["Bonn B-ENTITY", "is O"], id="no types"),
+        pytest.param("TOKEN NER_TAG\n\nBonn LOC\nis O\n", ["Bonn I-LOC", "is O"], id="with a blank line"),
+        pytest.param("id form pos ner\n1 Bonn NNP LOC\n2 is VBZ O\n", ["Bonn I-LOC", "is O"], id="four columns"),
+        pytest.param("tag token\nLOC Bonn\nO is\nO a\n", ["Bonn I-LOC", "is O", "a O"], id="tag first"),
+        pytest.param("word tag iob\nBonn NNP B-LOC\nis VBZ O\n", ["Bonn B-LOC", "is O"], id="tag is a part of speech"),
+        pytest.param("word tag\nBonn LOC\nword tag\nis O\n", ["Bonn I-LOC", "is O"], id="of files that were joined"),
+    ],
+)  # fmt: skip
+def test_a_header_names_the_columns_and_is_no_word(tmp_path: Path, text: str, expected: list[str]) -> None:
+    found = [f"{word} {tag}" for sentence in read(tmp_path, text) for word, tag in sentence]
+    assert found == expected
+    header = text.splitlines()[0].split()
+    kind = f"this line names the columns ({', '.join(header)}): not read as words"
+    assert kinds(tmp_path, text).count(kind) == sum(line.split() == header for line in text.splitlines())
+
+
+@pytest.mark.parametrize("text", ["Token O\nNER B-LOC\n", "text O\nlabel B-X\n", "Word B-TAG\nTag O\n"])
+def test_words_that_could_be_in_a_header_are_words(tmp_path: Path, text: str) -> None:
+    assert [pair for sentence in read(tmp_path, text) for pair in sentence] == [
+        tuple(line.split()) for line in text.splitlines()
+    ]
+
+
+def test_columns_may_be_named_as_the_header_does(tmp_path: Path) -> None:
+    text = "word one two\nBonn B-LOC O\nis O B-X\n"
+    with pytest.raises(ValueError, match="corpus.tsv:1: unknown tag 'two'; .*; if this line is a header, delete it"):
+        read(tmp_path, text)
+    text = "word tag_one tag_two\nBonn B-LOC O\nis O B-X\n".replace("tag_one", "ner")
+    assert read(tmp_path, text, columns={"tag": "tag_two"}) == [[("Bonn", "O"), ("is", "B-X")]]
+
+
+def test_a_header_of_other_words_is_pointed_out(tmp_path: Path) -> None:
+    rows = "Bonn LOC\nis O\nUlm LOC\n"
+    text = "wort typ\n" + rows
+    assert "the type typ is in this line only; if the line is a header, delete it" in kinds(tmp_path, text)
+    assert kinds(tmp_path, rows) == [IO]
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "what"),
+    [
+        ("NNP EU B-ORG\nVBZ rejects O\n. . O\n", 1, "holds parts of speech (NNP, VBZ, .)"),
+        ("PROPN EU B-ORG\nVERB rejects O\n", 1, "holds parts of speech (PROPN, VERB)"),
+        ("NNP EU ORG\nVBZ rejects O\n", 1, "holds parts of speech (NNP, VBZ)"),
+        ("B-ORG NNP EU\nO VBZ rejects\n", 2, "holds parts of speech (NNP, VBZ)"),
+        ("NNP B-ORG EU\nVBZ O rejects\n", 2, "holds parts of speech (NNP, VBZ)"),
+        ("eu EU B-ORG\nreject rejects O\nthe The O\n", 1, "holds lemmas (eu, reject, the)"),
+        ("d1 EU B-ORG\nd1 rejects O\n\nd2 Bonn B-LOC\n", 1, "is the same in all lines of a sentence (d1, d2)"),
+    ],
+)
+def test_a_column_before_the_words_is_skipped_and_named(tmp_path: Path, text: str, word: int, what: str) -> None:
+    expected = [line.split()[word] for line in text.splitlines() if line]
+    assert [pair[0] for sentence in read(tmp_path, text) for pair in sentence] == expected
+    said = [kind for kind in kinds(tmp_path, text) if what in kind]
+    named = re.search(r"column (\d) .*: not read as words \(if it is the words: --columns (word=\1,tag=\d)\)", said[0])
+    columns = dict(pair.split("=") for pair in named[2].split(","))
+    other = read(tmp_path, text, columns=columns)
+    assert [pair[0] for sentence in other for pair in sentence] == [
+        line.split()[int(named[1]) - 1] for line in text.splitlines() if line
+    ]
+
+
+def test_a_column_of_few_values_before_the_words_is_skipped(tmp_path: Path) -> None:
+    """A set of tags that nobody listed: 30 different ones beside 600 words."""
+    rows = "".join(f"K{i % 30}.x w{'abcdefghij'[i % 10]}{chr(97 + i % 23)}{chr(97 + i % 25)} O\n" for i in range(2100))
+    text = rows + "K1.x Bonn B-LOC\n"
+    assert read(tmp_path, text)[0][-1] == ("Bonn", "B-LOC")
+    assert any(
+        kind.startswith("column 1 has 30 different values in 2,101 lines (K0.x, K1.x") for kind in kinds(tmp_path, text)
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "EU NNP B-ORG\nrejects VBZ O\n",
+        "EU eu B-ORG\nThe the O\nrejects reject O\n",
+        "ha B-X +\nha O -\n",
+        "NN B-X\nVB O\n",
+    ],
+)
+def test_words_before_other_columns_stay_words(tmp_path: Path, text: str) -> None:
+    assert [pair[0] for pair in read(tmp_path, text)[0]] == [line.split()[0] for line in text.splitlines()]
+    assert not any("not read as words" in kind for kind in kinds(tmp_path, text))
+
+
+def test_words_that_are_all_parts_of_speech_are_read_and_noted(tmp_path: Path) -> None:
+    text = "1 NNP B-ORG\n2 VBZ O\n3 DT O\n"
+    assert "column 2 is read as words, but looks like parts of speech (DT, NNP, VBZ)" in kinds(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("PER bruce\nO ran\nO the\nLOC Paris\n", ["bruce I-PER", "ran O", "the O", "Paris I-LOC"]),
+        ("Year NN 1999\nO IN in\nO NNP Bonn\n", ["1999 I-Year", "in O", "Bonn O"]),
+        ("bruce\tb-per\nwillis\ti-per\nran\to\n", ["bruce B-per", "willis I-per", "ran O"]),
+        ("1 Where O - -\n2 Paris LOC - ann\n", ["Where O", "Paris I-LOC"]),
+        ("Where O NP\nParis LOC VP\nO O O\n", ["Where O", "Paris I-LOC", "O O"]),
+    ],
+)
+def test_types_and_lower_case_tags_are_found_in_their_column(tmp_path: Path, text: str, expected: list[str]) -> None:
+    assert [f"{word} {tag}" for word, tag in read(tmp_path, text)[0]] == expected
+
+
+@pytest.mark.parametrize("text", ["O NN\nwas VBD\n", "EU\tNNP\nO\tX\n"])
+def test_a_word_o_makes_no_column_of_types(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match="unknown tag"):
+        read(tmp_path, text)
+
+
+def test_two_columns_of_types_are_refused(tmp_path: Path) -> None:
+    text = "EU ORG LOC\nran O O\n"
+    with pytest.raises(
+        ValueError, match=r"columns 2 \(ORG\) and 3 \(LOC\) all look like tags; .* word=1,tag=2, or --layer"
+    ):
+        read(tmp_path, text)
+    assert read(tmp_path, text, layer="inner") == [[("EU", "I-LOC"), ("ran", "O")]]
+
+
+def test_a_layer_that_is_not_there_is_said(tmp_path: Path) -> None:
+    assert kinds(tmp_path, "EU\tB-ORG\n", layer="inner") == [
+        "--layer inner has no effect: the only tags are in column 2"
+    ]
+
+
+# CoNLL-U and its kin --------------------------------------------------------------------------------------------------
+
+CONLLU = """# text = Ann al parque
+1\tAnn\tAnn\tPROPN\t_\t_\t0\troot\t_\t{0}
+2-3\tal\t_\t_\t_\t_\t_\t_\t_\t{3}
+2\ta\ta\tADP\t_\t_\t1\tcase\t_\t{1}
+3\tel\tel\tDET\t_\t_\t1\tdet\t_\t{1}
+3.1\tx\tx\tX\t_\t_\t_\t_\t_\t_
+4\tparque\tparque\tNOUN\t_\t_\t1\tobl\t_\t{2}
+"""
+PLUS = "# global.columns = ID FORM LEMMA UPOS XPOS FEATS HEAD DEPREL DEPS {}\n"
+WORDS = ["Ann", "a", "el", "parque"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CONLLU.format("start_char=0|ner=S-PER", "ner=O", "ner=S-LOC", "_"),  # as Stanza writes it
+        CONLLU.format("NE=B-PER", "_", "NE=B-LOC", "_"),
+        PLUS.format("NE") + CONLLU.format("B-PER", "O", "B-LOC", "_"),
+        CONLLU.format("B-PER", "O", "B-LOC", "_"),
+        "".join(line.split("\t", 2)[0] + "\t" + line.split("\t")[1] + "\t" + line.split("\t")[9]
+            for line in CONLLU.format("B-PER", "O", "B-LOC", "_").splitlines(True)[1:]),
+    ],
+    ids=["Stanza", "MISC", "CoNLL-U Plus", "no names", "three columns"],
+)  # fmt: skip
+def test_lines_of_conllu_that_are_no_words_are_not_read(tmp_path: Path, text: str) -> None:
+    [sentence] = read(tmp_path, text)
+    assert [word for word, _ in sentence] == WORDS
+    assert [(tag[:1], tag[2:]) for _, tag in sentence if tag != "O"] in (
+        [("B", "PER"), ("B", "LOC")],
+        [("S", "PER"), ("S", "LOC")],
+    )
+
+
+def test_a_tag_on_a_line_that_is_no_word_is_named(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.conllu", CONLLU.format("B-PER", "O", "B-LOC", "B-X"))
+    notes = [note for document in read_conll(path, Reading()) for note in document.notes if "left out" in note.kind]
+    assert [note.where.rpartition(":")[2] for note in notes] == ["3"]
+
+
+def test_a_first_word_that_is_a_number_loses_nothing(tmp_path: Path) -> None:
+    text = "# global.columns = FORM NE\n2004\tO\nwas\tB-X\n"
+    assert read(tmp_path, text) == [[("2004", "O"), ("was", "B-X")]]
+
+
+def test_conllu_without_entities_says_where_to_write_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="CoNLL-U has no column for entities: write their tags into column 10, as NE="):
+        read(tmp_path, CONLLU.format("_", "_", "_", "_"))
+    assert read(tmp_path, CONLLU.format("NE=B-PER", "_", "_", "_"))[0][0] == ("Ann", "B-PER")
+
+
+def test_expressions_of_parseme_are_spans_of_words(tmp_path: Path) -> None:
+    """https://gitlab.com/parseme/corpora/-/wikis/Data-format"""
+    cells = ["1:VID", "*", "2:LVC.full;1", "2"]
+    lines = CONLLU.format("_", "_", "_", "_").splitlines()
+    rows = [line for line in lines if line[:1].isdecimal() and line.split("\t")[0].isdecimal()]
+    text = PLUS.format("MISC PARSEME:MWE") + "".join(f"{row}\t{cell}\n" for row, cell in zip(rows, cells, strict=True))
+    [document] = read_conll(write_text(tmp_path / "train.cupt", text), Reading())
+    assert list(document.words) == WORDS
+    assert [(item.label, item.pieces) for item in document.spans] == [
+        ("VID", ((0, 1), (2, 3))),
+        ("LVC.full", ((2, 4),)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["1:VID", "1:LVC"], "word 2: expression 1 is of type VID and of type LVC"),
+        (["*", "1"], "word 2: expression 1 has no type; write 1:TYPE"),
+        (["B-X"], "word 1: 'B-X' is not an expression such as 1:VID, 1 or"),
+    ],
+)
+def test_expressions_that_make_no_sense_are_refused(cells: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_expressions(cells)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.data.formats.doccano import read_doccano, recognise_doccano, write_doccano
+from lorakit.data.corpus import read_ner
+from lorakit.data.formats.doccano import NO_LABELS, read_doccano, recognise_doccano, write_doccano
 from lorakit.data.formats.offsets import ASSUMED
 from lorakit.data.formats.record import Annotation, Document, Reading
 from tests.support.corpora import write_lines, write_text
@@ -101,3 +102,19 @@ def test_gaps_are_said(tmp_path: Path) -> None:
     said = write_doccano([Document((), None, "", "a b c", spans=(gap,), id="7")], tmp_path / "out.jsonl")
     assert said == ["1 annotations with gaps: written from their first to their last character"]
     assert json.loads((tmp_path / "out.jsonl").read_text()) == {"id": "7", "text": "a b c", "label": [[0, 5, "X"]]}
+
+
+def test_a_text_without_labels_is_noted_since_doccano_exports_those_that_nobody_annotated(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", FORMS["label"], {"text": "Nobody", "label": []})
+    first, second = read(path)
+    assert (first.notes, [note.kind for note in second.notes]) == ((), [NO_LABELS])
+    assert second.notes[0].where.endswith("a.jsonl:2")
+
+
+@pytest.mark.parametrize("record", [{"text": "a b"}, {"text": "a b", "label": None}, {"data": "a", "entity": []}])
+def test_a_first_record_without_labels_says_what_is_missing(tmp_path: Path, record: dict) -> None:
+    path = write_lines(tmp_path / "a.jsonl", record, FORMS["label"])
+    with pytest.raises(ValueError, match='a.jsonl:1: .* has its annotations as "label": .*, and .. where there are'):
+        read_ner(path)
+    write_lines(path, {**record, "label": []}, FORMS["label"])
+    assert len(read_ner(path).train) == 2

@@ -13,6 +13,8 @@ from tests.support.corpora import LABELS, ROW, write_folder, write_lines
 def test_json_lines_may_call_the_tags_by_three_names(tmp_path: Path, column: str) -> None:
     path = write_lines(tmp_path / "corpus.jsonl", {"id": 7, "tokens": ["IL-2"], column: ["B-DNA"]})
     assert read_ner(path).train == (Sentence(("IL-2",), ("B-DNA",)),)
+    path = write_lines(tmp_path / "corpus.jsonl", {"words": ["IL-2"], column: ["B-DNA"]})
+    assert read_ner(path).train == (Sentence(("IL-2",), ("B-DNA",)),)
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
@@ -30,9 +32,15 @@ def test_every_json_word_keeps_its_place(
     [
         ("{", "train.json:2: invalid JSON"),
         ("[1]", "train.json:2: a line must be a JSON object, got list"),
-        ('{"words": ["a"], "tags": ["O"]}', "train.json:2: 'tokens' must be a list of strings; the keys are words"),
+        (
+            '{"word": ["a"], "tags": ["O"]}',
+            "train.json:2: 'tokens' must be a list of strings; the keys are word, t",
+        ),
         ('{"tokens": ["a", 1], "tags": ["O", "O"]}', "train.json:2: 'tokens' must be a list of strings"),
-        ('{"tokens": ["a"], "pos": ["NN"]}', "train.json:2: no 'tags', 'ner_tags' or 'labels'; the keys are tokens"),
+        (
+            '{"tokens": ["a"], "ner_tag": ["O"]}',
+            "train.json:2: no 'tags', 'ner_tags' or 'labels'; the keys are tokens, ner_tag: rename that of the tags",
+        ),
         ('{"tokens": ["a"], "tags": "O"}', "train.json:2: 'tags' must be a list, got 'O'"),
         ("[" * 100_000, "train.json:2: invalid JSON: brackets are nested too deeply"),
         ('{"tokens": ["a", "b"], "tags": ["O"]}', "train.json:2: 2 tokens but 1 tags; each word has one tag"),

@@ -61,7 +61,10 @@ def test_one_annotation_of_a_task_is_used_and_the_others_are_counted(tmp_path: P
     first, second, third = read(tmp_path, [task(1, cancelled, plain), task(2, plain, truth), task(3, cancelled)])
     assert [i.label for i in first.spans] == ["B"] and [i.label for i in second.spans] == ["C"]
     assert kinds(first) == ["a cancelled annotation of the same task, left out"]
-    assert kinds(second) == ["another annotation of the same task, left out"]
+    assert kinds(second) == [
+        "another annotation of the same task, left out",
+        "annotation of another annotator, left out",
+    ]
     assert (third.text, kinds(third)) == ("", ["task without annotation, left out"])
 
 
@@ -138,3 +141,90 @@ def test_predictions_are_pre_annotations(tmp_path: Path) -> None:
         "value": {"start": 0, "end": 2, "text": "To", "labels": ["A"], "score": 0.75},
     }
     assert second["predictions"] == [{"model_version": "lorakit", "result": []}]
+
+
+def of(to_name: str, start: int, end: int, label: str, **value: object) -> dict:
+    """A region of the text that the labeling configuration calls `to_name`."""
+    value = {"start": start, "end": end, "labels": [label], **value}
+    return {"value": value, "id": f"{to_name}{start}", "from_name": "label", "to_name": to_name, "type": "labels"}
+
+
+TWO = {"text": "EU ran", "title": "Ann saw"}
+
+
+@pytest.mark.parametrize(
+    ("data", "regions"),
+    [
+        pytest.param(TWO, [of("title", 0, 3, "PER"), of("text", 0, 2, "ORG")], id="called like the keys"),
+        pytest.param(
+            {"a": "EU ran", "title": "Ann saw"},
+            [of("t2", 0, 3, "PER", text="Ann"), of("t1", 0, 2, "ORG", text="EU")],
+            id="told by the texts beside the regions",
+        ),
+        pytest.param(
+            {"a": "EU ran", "b": "Ann saw", "meta": "x"},
+            [of("b", 0, 3, "PER"), of("t1", 0, 2, "ORG", text="EU")],
+            id="one of each",
+        ),
+    ],
+)
+def test_each_region_is_of_the_text_that_it_names(tmp_path: Path, data: dict, regions: list[dict]) -> None:
+    """`to_name` of https://labelstud.io/guide/task_format: the name of the object tag that was labelled."""
+    file = [{"id": 4, "data": data, "annotations": [{"id": 1, "result": regions}]}]
+    found = {d.text: [(i.label, d.text[i.start : i.end]) for i in d.spans] for d in read(tmp_path, file)}
+    assert found == {"EU ran": [("ORG", "EU")], "Ann saw": [("PER", "Ann")]}
+    assert {document.id for document in read(tmp_path, file)} == {"4"}  # --split keeps them together
+
+
+def test_texts_of_a_task_without_regions_are_read_as_those_of_the_others(tmp_path: Path) -> None:
+    first = {"id": 1, "data": TWO, "annotations": [{"id": 1, "result": [of("title", 0, 3, "PER")]}]}
+    second = {"id": 2, "data": TWO, "annotations": [{"id": 2, "result": []}]}
+    assert [document.text for document in read(tmp_path, [first, second])] == ["Ann saw", "Ann saw"]
+
+
+@pytest.mark.parametrize(
+    ("data", "regions", "right"),
+    [
+        ({"a": "EU ran", "b": "Ann saw"}, [of("t", 0, 2, "ORG")], {"t": "EU ran", "b": "Ann saw"}),
+        (TWO, [of("t", 0, 2, "ORG"), of("u", 0, 2, "X")], {"t": "EU ran", "u": "Ann saw"}),
+    ],
+)
+def test_regions_of_any_text_are_refused_and_the_advice_works(
+    tmp_path: Path, data: dict, regions: list[dict], right: dict
+) -> None:
+    file = {"id": 4, "annotations": [{"id": 1, "result": regions}]}
+    message = f"task 4: which key is the text of the regions of 't'. Its strings are {', '.join(data)}; call the right"
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, [{**file, "data": data}])
+    assert read(tmp_path, [{**file, "data": right}])[0].spans[0].label == "ORG"
+
+
+def test_the_short_export_may_have_several_controls_and_texts(tmp_path: Path) -> None:
+    """label_studio_converter's convert_to_json_min: a key per control, beside the keys of the task's data."""
+    value = {"start": 0, "end": 2, "text": "EU", "labels": ["ORG"]}
+    other = {"start": 0, "end": 3, "text": "Ann", "labels": ["PER"]}
+    short = {"id": 1, **TWO, "ner": [value], "more": [other], "annotator": 1, "annotation_id": 3}
+    found = [(d.text, [i.label for i in d.spans]) for d in read(tmp_path, [short])]
+    assert found == [("EU ran", ["ORG"]), ("Ann saw", ["PER"])]
+    on_one = {**short, "more": [{"start": 3, "end": 6, "text": "ran", "labels": ["ACT"]}]}
+    [document] = read(tmp_path, [on_one])
+    assert [item.label for item in document.spans] == ["ORG", "ACT"]
+
+
+@pytest.mark.parametrize(
+    ("more", "kind"),
+    [
+        ({"was_cancelled": True, "annotation_id": 4}, "a cancelled annotation, left out"),
+        ({"annotation_id": None, "ner": None}, "task without annotation, left out"),
+    ],
+)
+def test_records_of_the_short_export_that_are_no_annotation_are_left_out(tmp_path: Path, more: dict, kind: str) -> None:
+    short = {"id": 1, "text": TEXT, "ner": [region(8, 13, "X")["value"]], "annotator": 1, "annotation_id": 3}
+    first, second = read(tmp_path, [short, {**short, "id": 2, **more}])
+    assert (len(first.spans), second.text, kinds(second)) == (1, "", [kind])
+
+
+def test_an_old_annotation_that_was_skipped_is_left_out(tmp_path: Path) -> None:
+    old = {"id": 1, "data": {"text": TEXT}, "completions": [{"id": 2, "skipped": True, "result": [region(0, 2, "A")]}]}
+    [document] = read(tmp_path, [old])
+    assert (document.text, kinds(document)) == ("", ["task without annotation, left out"])
