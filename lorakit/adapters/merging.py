@@ -1,8 +1,16 @@
 """Merging: updates added to the weights for the base's speed, and removed again bit for bit."""
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
+from weakref import WeakKeyDictionary
+
+import torch
 from torch import Tensor, nn
 
-from lorakit.adapters.adapter import lora_layers, refuse_parts, unwrap
+from lorakit.adapters.adapter import STATE, lora_layers, lora_state, refuse_parts, unwrap
 from lorakit.adapters.names import named_parameters, plain_name, submodule
 from lorakit.nn.master_weights import base_type
 from lorakit.nn.token_rows import ROWS, has_rows
@@ -81,6 +89,92 @@ def unmerge_lora(model: nn.Module) -> nn.Module:
     for _, layer in lora_layers(plain):
         layer.unmerge()
     return model
+
+
+@dataclass
+class _Uses:
+    """Who computes with a model's layers at the moment; only one kind does at a time."""
+
+    merged: int = 0
+    plain: int = 0
+    layers: list[nn.Module] = field(default_factory=list)  # those that are merged
+
+
+_uses: WeakKeyDictionary[nn.Module, _Uses] = WeakKeyDictionary()
+_lock = Lock()
+
+
+@contextmanager
+def merged_copies(model: nn.Module, merge: bool = True) -> Iterator[bool]:
+    """While active, adapted layers compute with merged copies of their weights, at the base's speed; not for training.
+
+    Afterwards each layer has its own weight back: the same memory, which is never written to, so models that share a
+    base keep sharing it. Unlike `merge_lora` this leaves layers alone whose copy would lose something or take much
+    memory: quantized, sharded and half-precision weights, and those tied to another module.
+
+    Several threads may be inside for one model. Those that come while it is merged compute merged, too; one that comes
+    while another computes unmerged does not merge.
+
+    Args:
+        model: a model, adapted or not.
+        merge: False merges nothing by itself, but keeps other threads from merging meanwhile.
+
+    Yields:
+        Whether any layer is merged.
+    """
+    plain = unwrap(model)
+    with _lock:
+        uses = _uses.setdefault(plain, _Uses())
+        joins = uses.merged > 0
+        if merge and not joins and not uses.plain:
+            uses.layers = _merge_copies(plain)
+            joins = bool(uses.layers)
+        uses.merged += joins
+        uses.plain += not joins
+    try:
+        yield joins
+    finally:
+        with _lock:
+            uses.merged -= joins
+            uses.plain -= not joins
+            if not uses.merged:
+                _give_back(uses.layers)
+                uses.layers = []
+
+
+@torch.no_grad()
+def _merge_copies(model: nn.Module) -> list[nn.Module]:
+    """Give layers a merged copy where that is possible; returns those layers."""
+    if not hasattr(model, STATE) or lora_state(model).disabled:
+        return []
+    try:
+        refuse_parts(model, "merged_copies")
+    except ValueError:
+        return []
+    owners = Counter(id(parameter) for _, parameter in named_parameters(model, remove_duplicate=False))
+    merged = []
+    try:
+        for _, layer in lora_layers(model):
+            weight = layer.weight
+            if layer.merged or type(weight) is not nn.Parameter or type(weight.data) is not Tensor:
+                continue
+            if weight.dtype != torch.float32 or owners[id(weight)] > 1:
+                continue
+            copy = layer.merged_weight()
+            if torch.isfinite(copy).all():
+                layer.register_buffer("lora_original", weight.data, persistent=False)
+                weight.data = copy
+                merged.append(layer)
+    except BaseException:  # out of memory, or stopped
+        _give_back(merged)
+        raise
+    return merged
+
+
+def _give_back(layers: list[nn.Module]) -> None:
+    for layer in layers:
+        layer.weight.data = layer.lora_original
+        layer.register_buffer("lora_original", None, persistent=False)
 
 
 def merged_state(model: nn.Module) -> dict[str, Tensor]:

@@ -229,7 +229,9 @@ class LoRALinear(LoRALayer, nn.Linear):
         return y + update * self.scaling
 
     def base_output(self, x: Tensor, weight: Tensor) -> Tensor:
-        return linear(x, widened(weight, x.dtype), in_dtype_of(x, self.bias))
+        if not torch.is_autocast_enabled(x.device.type):  # which would cast a widened weight back
+            weight = widened(weight, x.dtype)
+        return linear(x, weight, in_dtype_of(x, self.bias))
 
     def bare_output(self, x: Tensor) -> Tensor:
         return linear(x, widened(self.weight, x.dtype))

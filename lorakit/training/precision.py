@@ -38,41 +38,48 @@ def autocast_for(precision: str, device: torch.device) -> tuple[Autocast, bool]:
 
 
 @contextmanager
-def frozen_in_half(model: nn.Module, autocast: Autocast, use: Callable[[], Any]) -> Iterator[None]:
+def frozen_in_half(
+    model: nn.Module, autocast: Autocast, use: Callable[[], Any], predicts: bool = False
+) -> Iterator[None]:
     """While active, frozen parameters are held in autocast's type; then the originals are restored, bit for bit.
 
     Only parameters that `use` does nothing with but cast to this type are held: not layer norms and embeddings, nor a
-    matrix that is also an embedding or whose norms are taken (DoRA). The originals are moved to the host, so on a GPU
-    they take half the memory.
+    matrix that is also an embedding or whose norms are taken (DoRA). In training the originals are moved to the host,
+    so on a GPU they take half the memory.
 
     Args:
         model: in fp32.
         autocast: the context in which the model will run; nothing changes if it does not autocast.
         use: runs the model once, on any input; it is called in training and in evaluation mode, under autocast.
+        predicts: nothing will be trained, so trained parameters are held, too, and `use` is called in evaluation mode
+            only. The originals stay where they are: other models may share them.
     """
     originals: dict[nn.Parameter, Tensor] = {}
-    for parameter, dtype in only_cast(model, autocast, use):
-        # on a GPU memory is short; on a CPU a copy would only cost more of it
-        originals[parameter] = parameter.data.cpu() if parameter.is_cuda else parameter.data
-        parameter.data = parameter.data.to(dtype)
     try:
+        for parameter, dtype in only_cast(model, autocast, use, predicts):
+            # on a GPU memory is short; on a CPU a copy would only cost more of it
+            moves = parameter.is_cuda and not predicts
+            originals[parameter] = parameter.data.cpu() if moves else parameter.data
+            parameter.data = parameter.data.to(dtype)
         yield
     finally:
         for parameter, original in originals.items():
             parameter.data = original.to(parameter.device)
 
 
-def only_cast(model: nn.Module, autocast: Autocast, use: Callable[[], Any]) -> list[tuple[nn.Parameter, torch.dtype]]:
+def only_cast(
+    model: nn.Module, autocast: Autocast, use: Callable[[], Any], predicts: bool = False
+) -> list[tuple[nn.Parameter, torch.dtype]]:
     """The frozen parameters that `use` casts to autocast's type and reads in no other way, with that type."""
     kind = next(model.parameters()).device.type
     with autocast():
         if not torch.is_autocast_enabled(kind):
             return []
         dtype = torch.get_autocast_dtype(kind)
-        frozen = [p for p in model.parameters() if not p.requires_grad and _is_wider(p, dtype)]
+        frozen = [p for p in model.parameters() if (predicts or not p.requires_grad) and _is_wider(p, dtype)]
         reads = _Reads(frozen, dtype)
         with dry_run(model), torch.no_grad(), reads:
-            for training in (True, False):
+            for training in (False,) if predicts else (True, False):
                 model.train(training)
                 use()
     return [(p, dtype) for p in frozen if _storage(p) in reads.cast - reads.otherwise]

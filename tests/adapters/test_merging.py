@@ -6,15 +6,17 @@ import pickle
 import pytest
 import torch
 
+from lorakit.adapters.merging import merged_copies
 from lorakit.lora import (
     apply_lora,
+    disable_lora,
     lora_layers,
     merge_lora,
     remove_lora,
     unmerge_lora,
 )
 from tests.support.architectures import ARCHITECTURES
-from tests.support.lora_models import logits, perturb, tiny_roberta
+from tests.support.lora_models import logits, perturb, tiny_roberta, trained_roberta
 
 
 def test_merge_keeps_the_output_and_unmerge_is_bit_exact_after_100_rounds() -> None:
@@ -106,3 +108,67 @@ def test_save_pretrained_of_a_merged_model_writes_what_it_computes(dtype: torch.
     assert (tmp_path / "unmerged" / "adapter_config.json").exists()
     assert not (tmp_path / "0" / "adapter_config.json").exists()
     assert "save_pretrained" not in vars(remove_lora(model, merge=True))
+
+
+OPTIONS = [
+    {},
+    {"use_dora": True, "target_modules": "all-linear"},
+    {"init_lora_weights": "pissa", "bias": "lora_only"},
+    {"target_modules": ["word_embeddings", "query"]},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_merged_copies_keep_the_output_and_give_the_same_memory_back(options: dict) -> None:
+    model = trained_roberta(**options)
+    weights = {name: (p, p.data_ptr(), p.detach().clone()) for name, p in model.named_parameters()}
+    before, keys = logits(model), model.state_dict().keys()
+    with merged_copies(model) as merged:
+        assert merged and all(layer.merged for _, layer in lora_layers(model))
+        copied = logits(model)
+        assert model.state_dict().keys() == keys
+        assert all(
+            torch.equal(value, weights[name][2]) for name, value in model.state_dict().items() if name in weights
+        )
+    assert not torch.equal(copied, before)  # it was another computation
+    torch.testing.assert_close(copied, before, rtol=1e-5, atol=1e-5)
+    assert torch.equal(logits(model), before)
+    for name, parameter in model.named_parameters():
+        same, place, value = weights[name]
+        assert parameter is same and parameter.data_ptr() == place and torch.equal(parameter, value), name
+
+
+def test_an_error_inside_gives_the_weights_back() -> None:
+    model = trained_roberta()
+    before = logits(model)
+    with pytest.raises(KeyboardInterrupt), merged_copies(model):
+        raise KeyboardInterrupt
+    assert torch.equal(logits(model), before)
+
+
+def test_what_cannot_have_a_merged_copy_computes_as_before() -> None:
+    tied = ARCHITECTURES["gpt2-lm"].build()
+    apply_lora(tied, target_modules=["lm_head"], init_lora_weights=False)
+    switched_off, half, whole = trained_roberta(), trained_roberta().to(torch.bfloat16), trained_roberta()
+    merge_lora(whole)
+    for model in (tied, half, whole, tiny_roberta()):
+        with merged_copies(model) as merged:
+            assert not merged
+    with disable_lora(switched_off), merged_copies(switched_off) as merged:
+        assert not merged
+    assert all(layer.merged for _, layer in lora_layers(whole))  # the user's own merge stays
+
+
+def test_a_second_user_joins_and_the_last_one_to_leave_unmerges() -> None:
+    model = trained_roberta()
+    layers = [layer for _, layer in lora_layers(model)]
+    first, second, third = (merged_copies(model, merge) for merge in (True, False, True))
+    assert first.__enter__() and second.__enter__()
+    first.__exit__(None, None, None)
+    assert all(layer.merged for layer in layers)
+    second.__exit__(None, None, None)
+    assert not any(layer.merged for layer in layers)
+    with merged_copies(model, merge=False) as merged:  # whoever computes unmerged must not be merged under its feet
+        assert not merged and not third.__enter__()
+        assert not any(layer.merged for layer in layers)
+        third.__exit__(None, None, None)
