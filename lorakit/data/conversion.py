@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from lorakit._counts import counted
 from lorakit._files import atomic_folder
 from lorakit.data.alignment import tag_documents, with_text, with_words
 from lorakit.data.corpus import check_types, read_written
@@ -67,7 +68,7 @@ def _as_taken(documents: Sequence[Document], form: Format, options: CorpusOption
     said = lines_of([note for document in taken for note in document.notes])
     joined = sum(document.text is None for document in documents)
     if form.takes == "text" and joined:
-        said.append(f"{joined:,} sentences have words only: they are joined by spaces")
+        said.append(f"{counted(joined, 'sentence has', 'sentences have')} words only, which are joined by spaces")
     return taken, said
 
 
