@@ -118,9 +118,10 @@ def atomic_folder(folder: Path, keep_others: bool = False) -> Iterator[Path]:
         _lock(handle)
         yield temporary
         files = sorted(temporary.iterdir())
+        for path in (temporary, *temporary.rglob("*")):  # mkdtemp's and safetensors' are the owner's alone
+            path.chmod(0o755 if path.is_dir() else 0o644)
         for path in (*files, temporary):
             flush(path)
-        os.chmod(temporary, 0o755)  # mkdtemp's is the owner's alone
         if not (inside or _take_place(temporary, folder, keep_others)):
             inside = True  # another process made the folder in the meantime
         if inside:

@@ -128,6 +128,15 @@ def test_a_folder_appears_complete_and_replaces_an_old_one(tmp_path):
         assert (tmp_path / "deep" / "run").stat().st_mode & 0o777 == 0o755
 
 
+def test_every_part_of_a_folder_can_be_read_by_others_whatever_wrote_it(tmp_path):
+    with atomic_folder(tmp_path / "run") as temporary:
+        (temporary / "inner").mkdir(0o700)
+        for path in (temporary / "weights", temporary / "inner" / "weights"):
+            path.touch(0o600)  # as safetensors does
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "run").rglob("*")}
+    assert modes == {"inner": 0o755, "weights": 0o644}
+
+
 def test_a_folder_that_keeps_others_replaces_its_own_files_only(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine").write_text("mine")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from lorakit._counts import counted
 from lorakit.adapters.adapter import Adapter
 
 BEGIN, END = "<!-- written by lorakit: changes between these lines are lost -->", "<!-- end -->"
@@ -31,7 +32,7 @@ def model_card(
     """
     config = adapter.config
     saved = ", ".join(map(in_markdown, adapter.saved)) or "nothing"
-    rows = "".join(f"; {len(tokens)} rows of {in_markdown(name)}" for name, tokens in adapter.rows.items())
+    rows = "".join(f"; {counted(len(tokens), 'row')} of {in_markdown(name)}" for name, tokens in adapter.rows.items())
     lines = [
         "---",
         "library_name: peft",
@@ -42,8 +43,8 @@ def model_card(
     ]
     lines += [BEGIN, f"# LoRA adapter for {model_class}", ""]
     lines += [
-        f"{count:,} values: r={config.r}, lora_alpha={config.lora_alpha:g}, bias={config.bias}, "
-        f"{len(adapter.targets)} layers adapted, trained in full: {saved}{rows}.",
+        f"{counted(count, 'value')}: r={config.r}, lora_alpha={config.lora_alpha:g}, bias={config.bias}, "
+        f"{counted(len(adapter.targets), 'layer')} adapted, trained in full: {saved}{rows}.",
         "",
         "```python",
         'lorakit.load_adapter(base_model, "this folder")           # or',

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lorakit._counts import counted
 from lorakit.adapters.adapter import STATE, Adapter, LoRAState, captured, known, lora_state, untouched, unwrap
 from lorakit.adapters.combination import without_start
 from lorakit.adapters.names import submodule
@@ -70,8 +71,8 @@ def mix_adapters(model: nn.Module, arguments: tuple[Any, ...], named: dict[str, 
     named = {key: value for key, value in named.items() if key != "adapter_names"}
     given = next((value for value in (*arguments, *named.values()) if isinstance(value, Tensor)), None)
     if isinstance(names, str) or given is None or len(names) != len(given):
-        count = "no input" if given is None else f"{len(given)} rows"
-        shown = repr(names) if isinstance(names, str) else f"{len(names)} names"
+        count = "no input" if given is None else counted(len(given), "row")
+        shown = repr(names) if isinstance(names, str) else counted(len(names), "name")
         raise ValueError(f"adapter_names has one name for each row of the batch; got {shown} for {count}")
     if model.training:
         raise ValueError(

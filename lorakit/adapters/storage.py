@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from lorakit._counts import counted
 from lorakit.adapters.adapter import Adapter, captured, unwrap
 from lorakit.adapters.card import into_readme, model_card
 from lorakit.adapters.combination import without_start
@@ -233,7 +234,7 @@ def _check_labels(model: nn.Module, theirs: list[str]) -> list[str] | None:
         return None
     if len(mine) != len(theirs):
         raise ValueError(
-            f"the adapter has {len(theirs)} labels, this model {len(mine)}; build the base with "
+            f"the adapter has {counted(len(theirs), 'label')}, this model {len(mine)}; build the base with "
             f"num_labels={len(theirs)}: {', '.join(theirs)}"
         )
     if mine == [f"LABEL_{i}" for i in range(len(mine))]:

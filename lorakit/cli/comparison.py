@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lorakit._counts import counted
 from lorakit.report.run_comparison import verdict_text
 from lorakit.report.seeds import seed_names, seeds_table
 from lorakit.report.tables import (
@@ -25,13 +26,13 @@ def environment() -> dict[str, str]:
     """What the figures depend on besides the command: versions, device, threads, processes."""
     import transformers  # heavy
 
-    gpu = device().type == "cuda"
+    gpu, cores = device().type == "cuda", counted(os.cpu_count() or 1, "core")
     return {
         "lorakit": sys.modules["lorakit"].__version__,  # imported before any of its modules
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if gpu else f"CPU ({platform.machine()}, {os.cpu_count()} cores)",
+        "device": torch.cuda.get_device_name() if gpu else f"CPU ({platform.machine()}, {cores})",
         "threads": str(torch.get_num_threads()),
         "processes": str(world_size()),
     }

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from lorakit._counts import counted
 from lorakit.cli.corpora import add_reading_flags, corpus_options
 from lorakit.cli.parser import Parser, add_command, input_errors
 from lorakit.data.conversion import convert, writable_formats
@@ -165,7 +166,8 @@ def duplicates(parts: dict[str, Sequence[Sentence]]) -> list[str]:
     for split in ("validation", "test"):
         count = sum(sentence.words in train for sentence in parts.get(split, ()))
         if count:
-            lines.append(f"duplicates: {count:,} sentences of {split} are in train too, which raises its scores")
+            found = counted(count, f"sentence of {split} is", f"sentences of {split} are")
+            lines.append(f"duplicates: {found} in train too, which raises its scores")
     return lines
 
 
@@ -179,8 +181,9 @@ def window_lines(model: str, data: NerData) -> list[str]:
     texts = [" ".join(sentence.words) for split in SPLITS for sentence in getattr(data, split)]
     counts = [len(ids) for ids in tokenizer(texts)["input_ids"]]
     above = sum(count > window for count in counts)
-    said = f"{above:,} sentences are longer, and are read in overlapping windows" if above else "every sentence fits"
-    return [f"window of {model}: {window:,} tokens; the longest sentence has {max(counts):,}: {said}"]
+    longer = counted(above, "sentence is longer, and is", "sentences are longer, and are")
+    said = f"{longer} read in overlapping windows" if above else "every sentence fits"
+    return [f"window of {model}: {counted(window, 'token')}; the longest sentence has {max(counts):,}: {said}"]
 
 
 def pieces(sentence: Sentence) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ import argparse
 import threading
 from collections.abc import Mapping
 
+from lorakit._counts import counted
 from lorakit.cli.json_output import write_json
 from lorakit.energy import EnergyMeter
 from lorakit.power.calibration import WALL_METER
@@ -120,7 +121,7 @@ def _with_method(reading: Reading, kind: str) -> str:
     part = getattr(reading, kind)
     words = "counter" if part.method == "counter" else "power samples"
     if part.device_coverage is not None and part.device_coverage < 1:
-        words += f", {sum(one['kwh'] is not None for one in part.devices)} of {len(part.devices)} devices"
+        words += f", {sum(one['kwh'] is not None for one in part.devices)} of {counted(len(part.devices), 'device')}"
     return f"{kind.upper()} ({words})"
 
 

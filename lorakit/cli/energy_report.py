@@ -55,7 +55,7 @@ class Carbon:
             grams = (kg * 1e3 + self.embodied_g) / self.units
             found.append(
                 f"SCI (ISO 21031) of the measured part: {grams:.4g} g of CO2 per unit = ({kg * 1e3:.4g} g for energy + "
-                f"{self.embodied_g:g} g embodied) / {self.units:g} units"
+                f"{self.embodied_g:g} g embodied) / {self.units:g} {'unit' if self.units == 1 else 'units'}"
             )
         return found
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorakit._counts import counted
 from lorakit._files import write_text
 from lorakit.cli.config import add_config_flag
 from lorakit.cli.corpora import add_corpus_flags, read_corpus
@@ -20,7 +21,7 @@ from lorakit.cli.flags import (
     tag_names,
 )
 from lorakit.cli.json_output import add_json_flag, write_json
-from lorakit.cli.notes import Notes, counted, describe_corpus
+from lorakit.cli.notes import Notes, describe_corpus
 from lorakit.cli.parser import add_command, input_errors, processes
 from lorakit.data.ner_data import NerData
 from lorakit.data.tags import in_labels_of, scheme_of_labels, spans, with_prefixes

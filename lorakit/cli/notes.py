@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lorakit._counts import counted
 from lorakit.data.tags import spans
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def check_entities(data: "NerData") -> None:
     """
     if data.train and not any(spans(sentence.tags) for sentence in data.train):
         raise ValueError(
-            f"{data.source}: no entity in {len(data.train):,} training sentence{'s' * (len(data.train) != 1)}:"
+            f"{data.source}: no entity in {counted(len(data.train), 'training sentence')}:"
             " every word is tagged O, so there is nothing to learn; see how it is read with lorakit data show, and name"
             " the column of tags with --columns"
         )
@@ -128,8 +129,3 @@ def _types_by_split(data: "NerData") -> "dict[str, Counter[str]]":
         for name, sentences in splits.items()
         if sentences
     }
-
-
-def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """A number and what it counts: "1 sentence", "1,200 sentences"."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorakit._counts import counted
 from lorakit.cli.config import add_config_flag
 from lorakit.cli.flags import add_lora_flags, check_writable, lora_options
 from lorakit.cli.json_output import add_json_flag, write_json
@@ -132,12 +133,12 @@ def as_text(record: dict[str, Any]) -> str:
     targets = lora["target_modules"] or lora["layer_names"]
     targets = targets if isinstance(targets, str) else ", ".join(targets)
     others = f", {lora['others_in_full']:,} in {', '.join(lora['modules_to_save'])}" if lora["others_in_full"] else ""
-    labels = f", {record['num_labels']} labels" if record["num_labels"] else ""
+    labels = f", {counted(record['num_labels'], 'label')}" if record["num_labels"] else ""
     return (
         f"{record['model']}: {record['task']}{labels}\n\n"
         f"{markdown_table(['fine-tuning', 'trainable', 'all', 'share'], rows)}\n\n"
-        f"LoRA: r={lora['r']} on {lora['layers']} layers ({targets}), bias={lora['bias']}:"
-        f" {lora['updates']:,} in updates, {lora['biases']:,} biases, {lora['head']:,} in the head"
+        f"LoRA: r={lora['r']} on {counted(lora['layers'], 'layer')} ({targets}), bias={lora['bias']}:"
+        f" {lora['updates']:,} in updates, {counted(lora['biases'], 'bias', 'biases')}, {lora['head']:,} in the head"
         f"{others}\n"
         f"PEFT would print {lora['trainable']:,} of {lora['peft_total']:,}"
         + (f": {WHY_PEFT_COUNTS_MORE}\n" if lora["peft_total"] != lora["total"] else "\n")

@@ -22,6 +22,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
 
     def error(self, message: str) -> NoReturn:
+        commands = next((one for one in self._actions if isinstance(one, argparse._SubParsersAction)), None)
+        if commands and message.endswith(f"required: {commands.metavar}"):
+            message = f"give a command: {', '.join(commands.choices)}; {self.prog} --help says what each does"
         if os.environ.get("RANK", "0") == "0":
             print(f"{self.prog}: error: {_readable(message)}", file=sys.stderr)
         sys.exit(2)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorakit._counts import counted
 from lorakit._files import write_text
 from lorakit.cli.config import add_config_flag
 from lorakit.cli.flags import (
@@ -17,7 +18,7 @@ from lorakit.cli.flags import (
     check_writable,
     tag_names,
 )
-from lorakit.cli.notes import Notes, counted
+from lorakit.cli.notes import Notes
 from lorakit.cli.parser import add_command, input_errors, processes
 from lorakit.cli.tool_files import ENDINGS as TOOL_ENDINGS
 from lorakit.cli.tool_files import (

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from lorakit._counts import counted
 from lorakit._files import atomic_folder
 from lorakit.data.alignment import tag_documents, with_text, with_words
 from lorakit.data.corpus import check_types, read_written
@@ -69,7 +70,7 @@ def _as_taken(documents: Sequence[Document], form: Format, options: CorpusOption
     taken = [document for document in changed if document.words or document.text or not document.notes]
     joined = sum(document.text is None for document in documents)
     if form.takes == "text" and joined:
-        said.append(f"{joined:,} sentences have words only: they are joined by spaces")
+        said.append(f"{counted(joined, 'sentence has', 'sentences have')} words only, which are joined by spaces")
     return taken, said
 
 

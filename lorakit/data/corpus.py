@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lorakit._counts import counted
 from lorakit._files import check_regular
 from lorakit.data.alignment import tag_documents
 from lorakit.data.formats import hub
@@ -119,7 +120,7 @@ def as_sentences(corpus: Written, source: str, options: CorpusOptions = DEFAULTS
         splits[split] = [sentence for sentence in sentences if sentence.words]
         dropped += len(sentences) - len(splits[split])
     said = [*corpus.notes, *lines_of(notes)]
-    said += [f"dropped: {dropped} sentence{'s' * (dropped != 1)} without words"] if dropped else []
+    said += [f"dropped: {counted(dropped, 'sentence')} without words"] if dropped else []
     if options.shares is not None:
         splits, about = partition(splits, parse_shares(options.shares), options.seed, source)
         said = [note for note in said if " split: " not in note and " is train: " not in note] + [about]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lorakit._counts import counted
 from lorakit.data.subwords import subwords
 from lorakit.data.tokenization import IGNORE, Encoded, cut_windows
 
@@ -40,7 +41,10 @@ def encode(
     before, after = _special_tokens(tokenizer)
     room = window - len(before) - len(after)
     if room < 1:
-        raise ValueError(f"a window of {window} tokens leaves no room beside {len(before) + len(after)} special tokens")
+        raise ValueError(
+            f"a window of {counted(window, 'token')} leaves no room beside "
+            f"{counted(len(before) + len(after), 'special token')}"
+        )
     known = subwords(tokenizer, (word for words in sentences for word in words))
     classes = {label: number for number, label in enumerate(labels)}
     ids: list[int] = []
@@ -82,7 +86,7 @@ def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 def _classes(words: Sequence[str], tags: Sequence[str], classes: dict[str, int], number: int) -> list[int]:
     if len(words) != len(tags):
-        raise ValueError(f"sentence {number} has {len(words)} words and {len(tags)} tags")
+        raise ValueError(f"sentence {number} has {counted(len(words), 'word')} and {counted(len(tags), 'tag')}")
     try:
         return [classes[tag] for tag in tags]
     except KeyError as error:

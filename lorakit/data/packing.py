@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorakit._counts import counted
 from lorakit.data.masks import Masks
 from lorakit.data.tokenization import IGNORE, Encoded
 
@@ -121,8 +122,8 @@ def check_lengths(encoded: Encoded, layout: Layout) -> None:
     fewest = int(encoded.lengths.min(initial=layout.shortest))
     if fewest < layout.shortest:
         raise ValueError(
-            f"a sentence has {fewest} tokens, special tokens included, and this model takes at least {layout.shortest}:"
-            " leave out the shortest sentences, or join them to their neighbours"
+            f"a sentence has {counted(fewest, 'token')}, special tokens included, and this model takes at least"
+            f" {layout.shortest}: leave out the shortest sentences, or join them to their neighbours"
         )
 
 

@@ -3,6 +3,7 @@
 import random
 import re
 
+from lorakit._counts import counted
 from lorakit.data.formats.record import Document
 
 SHARES = "80/10/10"
@@ -58,8 +59,8 @@ def partition(
     wanted = {name: len(sentences) * share / 100 for name, share in zip(SPLITS, shares, strict=True)}
     if len(order) < len(names):
         raise ValueError(
-            f"{source}: {len(order)} documents cannot be divided into {len(names)} splits; set a share to 0, as in"
-            " 80/20/0"
+            f"{source}: {counted(len(order), 'document')} cannot be divided into {counted(len(names), 'split')};"
+            " set a share to 0, as in 80/20/0"
         )
     parts: dict[str, list[int]] = {name: [] for name in names}
     for left, group in zip(range(len(order), 0, -1), order, strict=True):
@@ -67,6 +68,7 @@ def partition(
         choices = empty if left <= len(empty) else names
         parts[max(choices, key=lambda name: wanted[name] - len(parts[name]))] += group
     counts = ", ".join(f"{len(parts[name]):,} {name}" for name in names)
-    grouped = f" of {len(order):,} documents, none of them divided" if len(order) < len(sentences) else ""
-    note = f"divided {'/'.join(map(str, shares))} with seed {seed}: {counts} sentences{grouped}"
+    grouped = f" of {counted(len(order), 'document')}, none of them divided" if len(order) < len(sentences) else ""
+    noun = "sentence" if len(sentences) == 1 else "sentences"
+    note = f"divided {'/'.join(map(str, shares))} with seed {seed}: {counts} {noun}{grouped}"
     return {name: [sentences[i] for i in sorted(parts[name])] for name in names}, note

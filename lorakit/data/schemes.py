@@ -8,6 +8,7 @@ If the scheme is named, such a corpus is read anyway, as seqeval reads it, and a
 
 from collections.abc import Mapping, Sequence
 
+from lorakit._counts import counted
 from lorakit.data.formats.record import Document
 from lorakit.data.spelling import ABOUT, plain_tags, spelling_of
 from lorakit.data.tags import SCHEMES, check_tag, irregular, labels_of_types, split_tag, to_iob2
@@ -69,9 +70,10 @@ def as_iob2(
             done.append(document._replace(tags=tags))
         splits[split] = done
     if used != "iob2":
-        notes.append(f"read as {used}: {changed} tags converted to iob2")
+        notes.append(f"read as {used}: {counted(changed, 'tag')} converted to iob2")
     if broken:
-        notes.append(f"repaired: {broken} tags broke scheme {used} and were read as seqeval reads them")
+        found = counted(broken, f"tag broke scheme {used} and was", f"tags broke scheme {used} and were")
+        notes.append(f"repaired: {found} read as seqeval reads them")
     return splits, labels, notes
 
 
@@ -135,8 +137,8 @@ def _detect(splits: Splits, labels: Sequence[str] | None, source: str) -> str:
             return scheme
         document, i = places[0]
         breaks.append(
-            f"{len(places)} tags break {scheme}, the first at {document.place}, word {i + 1} of the sentence: "
-            f"{document.words[i]!r} {(document.tags or ())[i]}"
+            f"{counted(len(places), 'tag breaks', 'tags break')} {scheme}, the first at {document.place}, word {i + 1}"
+            f" of the sentence: {document.words[i]!r} {(document.tags or ())[i]}"
         )
     raise ValueError(
         f"{source}: the tags obey no scheme: {'; '.join(breaks)}. Name the scheme to read them anyway: "

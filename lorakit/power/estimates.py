@@ -5,6 +5,7 @@ from pathlib import Path
 
 import psutil
 
+from lorakit._counts import counted
 from lorakit.power.cpu_time import procfs
 from lorakit.power.kernel_files import read_text
 from lorakit.power.power_limits import MachineLimit
@@ -32,14 +33,16 @@ def estimate_cpu(limit: MachineLimit, threads: int) -> PowerRange:
     if limit.watts is not None:
         high_w = limit.watts
         return PowerRange(0.1 * high_w, high_w, f"10 to 100 % of {high_w:g} W ({limit.source}), by load")
-    source = f"0.5 to 8 W for each of {threads} logical CPUs, by load"
+    each = "" if threads == 1 else "each of "
+    source = f"0.5 to 8 W for {each}{counted(threads, 'logical CPU')}, by load"
     return PowerRange(0.5 * threads, 8.0 * threads, f"{source}; {limit.source}" if limit.source else source)
 
 
 def estimate_ram(total_bytes: int, dimms: int | None) -> PowerRange:
     """RAM power: 2 to 6 W per DIMM where their number is known, else 0.1 to 0.4 W per GiB."""
     if dimms:
-        return PowerRange(2.0 * dimms, 6.0 * dimms, f"2 to 6 W for each of {dimms} DIMMs")
+        each = "" if dimms == 1 else "each of "
+        return PowerRange(2.0 * dimms, 6.0 * dimms, f"2 to 6 W for {each}{counted(dimms, 'DIMM')}")
     gib = total_bytes / 2**30
     return PowerRange(0.1 * gib, 0.4 * gib, f"0.1 to 0.4 W for each of {gib:.1f} GiB")
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorakit._counts import counted
 from lorakit.power.kernel_files import read_if_allowed, read_text
 from lorakit.power.rapl import LAG_S, MAX_SOCKET_W
 
@@ -121,7 +122,7 @@ class PerfCounter:
             raise OSError(errno.EIO, f"{self.id} is closed")
         content = os.read(self._file, 8)
         if len(content) != 8:
-            raise OSError(errno.EIO, f"{self.id}: {len(content)} bytes instead of 8")
+            raise OSError(errno.EIO, f"{self.id}: {counted(len(content), 'byte')} instead of 8")
         return struct.unpack("=Q", content)[0]
 
     def busy(self) -> bool | None:

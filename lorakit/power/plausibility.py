@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from lorakit._counts import counted
 from lorakit.power.accumulator import DeviceAccumulator
 
 DISAGREEMENT = 0.05  # of counter and samples, beyond their uncertainties; two readers of one sensor agree within 1 %
@@ -48,9 +49,8 @@ def implausible_dram(zones: Iterable[DeviceAccumulator]) -> str | None:
 def unseen_wraps(devices: Iterable[DeviceAccumulator]) -> list[str]:
     """A note for each counter that was not read for so long that it may have started again unseen."""
     return [
-        f"{device.source.id}: its counter may have started again unseen {device.wrap_risks} time"
-        f"{'' if device.wrap_risks == 1 else 's'}, because it was once not read for {device.longest_s:.0f} s; energy "
-        "may be missing"
+        f"{device.source.id}: its counter may have started again unseen {counted(device.wrap_risks, 'time')}, "
+        f"because it was once not read for {device.longest_s:.0f} s; energy may be missing"
         for device in devices
         if device.wrap_risks
     ]

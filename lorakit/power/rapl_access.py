@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorakit._counts import counted
 from lorakit.power.kernel_files import read_if_allowed, read_text
 from lorakit.power.rapl import DENIED_NAME, RaplCounter, Zone, find_zones
 
@@ -45,7 +46,7 @@ def diagnose(root: Path, proc: Path = Path("/proc")) -> Access:
     names = dict.fromkeys(path.name for path in denied)
     fix = "sudo chmod a+r " + " ".join(f"{root}/intel-rapl*/{name}" for name in names) if names else ""
     if read:
-        count = f"{len(packages)} package zone{'' if len(packages) == 1 else 's'}"
+        count = counted(len(packages), "package zone")
         return Access("measured", count if read == len(packages) else f"{read} of {count}", fix)
     if denied:
         return Access("denied", f"{', '.join(map(str, denied[:2]))} may be read by root only (CVE-2020-8694)", fix)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from lorakit._counts import counted
 from lorakit.power.contention import Contention, add_contentions
 
 METHODS = ("counter", "sampled", "estimated", "unavailable")
@@ -430,7 +431,7 @@ def describe(measurement: Measurement) -> str:
         text += f", {measurement.coverage:.1%} of the time covered"
     if measurement.device_coverage is not None and measurement.device_coverage < 1:
         read = sum(device["kwh"] is not None for device in measurement.devices)
-        text += f", {read} of {len(measurement.devices)} devices read"
+        text += f", {read} of {counted(len(measurement.devices), 'device')} read"
     return text
 
 

@@ -14,6 +14,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
+from lorakit._counts import counted
+
 NUMBER = re.compile(r"\s*([+-]?\d+)")
 
 
@@ -125,7 +127,10 @@ def _ordinals(value: str, count: int) -> tuple[list[int], str]:
 def _existing(ordinals: list[int], count: int, note: str, value: str) -> tuple[list[int], str]:
     for place, ordinal in enumerate(ordinals):
         if ordinal >= count:
-            return ordinals[:place], f"CUDA_VISIBLE_DEVICES={value} ends at {ordinal}: there are {count} GPUs, from 0"
+            note = (
+                f"CUDA_VISIBLE_DEVICES={value} ends at {ordinal}: {counted(count, 'GPU is', 'GPUs are')} there, from 0"
+            )
+            return ordinals[:place], note
     return ordinals, note
 
 
@@ -233,7 +238,9 @@ def hidden_gpus(ids: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[st
             break  # what a later variable numbers cannot be told either
         chosen, ended_at = narrowing.choose(value, left)
         if ended_at:
-            notes.append(f"{name}={value} ends at {ended_at!r}: it may name {len(left)} GPUs, from 0, each once")
+            notes.append(
+                f"{name}={value} ends at {ended_at!r}: it may name {counted(len(left), 'GPU')}, from 0, each once"
+            )
         hidden |= {gpu: f"{name}={value} hides it" for gpu in left if gpu not in chosen}
         left = chosen
     return hidden, notes

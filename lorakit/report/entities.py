@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from typing import NamedTuple
 
+from lorakit._counts import counted
 from lorakit.data.pretokenizer import Word
 from lorakit.data.tags import Span, from_spans
 from lorakit.report.terminal import COLOURS, visible
@@ -127,9 +128,9 @@ def as_html(found: Sequence[Tagging], model: str) -> str:
     body = "\n".join(
         f'<li class="text" dir="auto" data-number="{i}">{_marked(tagging, number)}</li>' for i, tagging in shown
     )
-    title = f"{_count(counts.total(), 'entity', 'entities')} in {_count(len(shown), 'text', 'texts')}"
+    title = f"{counted(counts.total(), 'entity', 'entities')} in {counted(len(shown), 'text')}"
     blank = len(found) - len(shown)
-    about = f"found by {model}" + (f"; {_count(blank, 'blank text', 'blank texts')} left out" if blank else "")
+    about = f"found by {model}" + (f"; {counted(blank, 'blank text')} left out" if blank else "")
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<title>{html.escape(f'{title} – {model}')}</title>\n"
@@ -138,10 +139,6 @@ def as_html(found: Sequence[Tagging], model: str) -> str:
         f'<p class="about">{html.escape(about)}</p>\n'
         f'<ul class="legend">\n{legend}</ul>\n<ol>\n{body}\n</ol>\n</body>\n</html>\n'
     )
-
-
-def _count(number: int, one: str, several: str) -> str:
-    return f"{number:,} {one if number == 1 else several}"
 
 
 def _marked(tagging: Tagging, number: dict[str, int]) -> str:

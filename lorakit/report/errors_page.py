@@ -3,6 +3,7 @@
 import html
 from collections.abc import Iterable, Sequence
 
+from lorakit._counts import counted
 from lorakit.data.tags import Span
 from lorakit.report.errors import CONFIDENT, OUTCOMES, Errors, Tagged
 
@@ -33,7 +34,10 @@ def errors_text(errors: Errors) -> str:
         found, gold = (sum(row[i] for row in table.values()) for i in (0, 1))
         if gold:
             lines.append(f"recall of forms {name} in training: {found / gold:.4f} ({found:,} of {gold:,})")
-    lines += [f"{count:,} sentences are in both {a} and {b}" for (a, b), count in errors.leaks.items()]
+    lines += [
+        f"{counted(count, 'sentence is', 'sentences are')} in both {a} and {b}"
+        for (a, b), count in errors.leaks.items()
+    ]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -92,7 +96,7 @@ def _reliability(tenths: Sequence[tuple[int, float, float]]) -> str:
     gap = sum(count * abs(score - right) for count, score, right in tenths) / total
     bars = "".join(
         f'<rect x="{20 * i + 21}" y="{200 - 200 * right:.1f}" width="18" height="{200 * right:.1f}">'
-        f"<title>{count:,} entities, mean score {score:.3f}, right {right:.3f}</title></rect>"
+        f"<title>{counted(count, 'entity', 'entities')}, mean score {score:.3f}, right {right:.3f}</title></rect>"
         for i, (count, score, right) in enumerate(tenths)
         if count
     )
@@ -129,8 +133,7 @@ def _pair(row: Tagged, number: int, count: int) -> str:
     lines = "".join(
         f'<p><span class="who">{name}</span>{_marked(row.words, mine, others)}</p>\n' for name, mine, others in sides
     )
-    wrong = "1 error" if count == 1 else f"{count} errors"
-    return f'<div class="pair"><p><b>sentence {number}</b>, {wrong}</p>\n{lines}</div>\n'
+    return f'<div class="pair"><p><b>sentence {number}</b>, {counted(count, "error")}</p>\n{lines}</div>\n'
 
 
 def _marked(words: Sequence[str], entities: Sequence[Span], others: Sequence[Span]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from lorakit._counts import counted
 from lorakit._files import write_text
 from lorakit.report.cells import KINDS, Group, Row, Table, number, watt_hours
 from lorakit.report.charts import energy_chart, f1_chart, longest, loss_chart, top_of, type_chart
@@ -179,10 +180,10 @@ def _title(sources: Sequence[Source]) -> str:
 
 def _subtitle(runs: Sequence[Run]) -> str:
     def named(run: Run) -> str:
-        return f"{run.label} ({len(run.seeds)} seeds)" if run.seeds else run.label
+        return f"{run.label} ({counted(len(run.seeds), 'seed')})" if run.seeds else run.label
 
     count = sum(len(run.seeds) or 1 for run in runs)
-    return f"{count} {'run' if count == 1 else 'runs'}: {', '.join(map(named, runs))}"
+    return f"{counted(count, 'run')}: {', '.join(map(named, runs))}"
 
 
 def _seed_tables(sources: Sequence[Source]) -> list[Mapping[str, Any]]:
@@ -261,7 +262,7 @@ def _card(run: Run, position: int) -> Mapping[str, Any]:
     split = "test" if run.scores("test") else "validation"
     scores, energy = run.scores(split), run.values.get("energy") or {}
     trained = run.values.get("trainable_parameters")
-    several, over = bool(run.seeds), f", mean of {len(run.seeds)} seeds" if run.seeds else ""
+    several, over = bool(run.seeds), f", mean of {counted(len(run.seeds), 'seed')}" if run.seeds else ""
     other = run.scores("validation") if split == "test" else None
     facts = [
         *([(f"F1, validation set{over}", number(other["f1"]))] if other else []),

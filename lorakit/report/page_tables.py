@@ -9,7 +9,7 @@ from lorakit.report.cells import KINDS, UNKNOWN, Cell, Group, Row, Table, number
 from lorakit.report.comparison import contention_note
 from lorakit.report.energy_totals import energy_sentence
 from lorakit.report.runs import COMPONENTS, Run
-from lorakit.report.tables import MARK, METRICS, WHY_PEFT_COUNTS_MORE, contention_notes, metric
+from lorakit.report.tables import MARK, METRICS, WHY_PEFT_COUNTS_MORE, contention_notes, metric, option_text
 
 
 def _columns(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -217,7 +217,7 @@ def _option(run: Run, name: str) -> Cell:
     if not options or name not in options:
         return Cell("none" if run.mode == "full" else UNKNOWN)
     value = options[name]
-    return Cell(", ".join(map(str, value)) if isinstance(value, list) else str(value), str(value))
+    return Cell(option_text(name, value), str(value))
 
 
 def parameter_notes(runs: Sequence[Run]) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorakit._counts import counted
 from lorakit.report.comparison import NAMES, as_json
 from lorakit.report.palette import LIGHT
 from lorakit.report.tables import contention_notes
@@ -19,7 +20,7 @@ def draw_comparison(record: Mapping[str, Any], path: Path) -> None:
 
     modes = record["modes"]
     figure = Figure(figsize=(10, 7), layout="constrained")
-    seeds = f" ({len(record['seeds'])} seeds: mean F1, total energy)" if "seeds" in record else ""
+    seeds = f" ({counted(len(record['seeds']), 'seed')}: mean F1, total energy)" if "seeds" in record else ""
     figure.suptitle(f"{record['model']} on {record['dataset']}{seeds}", parse_math=False)
     (f1, parameters), (speed, energy) = figure.subplots(2, 2)
     _draw_f1(f1, modes, "seeds" in record)

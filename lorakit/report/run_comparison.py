@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lorakit._counts import counted
 from lorakit.report.cells import Cell, Row
 from lorakit.report.comparison import NAMES, contention_note
 from lorakit.report.runs import Run, Source, read_sources
@@ -200,7 +201,7 @@ def check_comparable(runs: Sequence[ScoredRun], split: str) -> None:
         if a.digest != b.digest or len(a.counts.default) != len(b.counts.default):
             raise ValueError(
                 f"{first.folder} and {other.folder} cannot be compared: their {split} sets differ"
-                f" ({len(a.counts.default):,} sentences with digest {a.digest}, {len(b.counts.default):,} with"
+                f" ({counted(len(a.counts.default), 'sentence')} with digest {a.digest}, {len(b.counts.default):,} with"
                 f" {b.digest}); compare runs on the same corpus and split"
             )
     if len(first.sentences.splits[split].counts.default) < 2:
@@ -312,7 +313,7 @@ def verdict_sentence(first: str, second: str, found: Difference) -> str:
             EQUAL: "they are equal within the margin",
             CANNOT_TELL: "cannot tell either",
         }[found.models]
-        more = "" if found.more_seeds is None else f"; at least {_more_seeds(found.more_seeds)} per side"
+        more = "" if found.more_seeds is None else f"; at least {counted(found.more_seeds, 'more seed')} per side"
         return f"cannot tell: one seed on a side does not show the spread between seeds{more}. Of these models: {alone}"
     if found.verdict == EQUAL:
         return f"{second} and {first} are equal within the margin"
@@ -320,11 +321,7 @@ def verdict_sentence(first: str, second: str, found: Difference) -> str:
         return f"{second} is {found.verdict} than {first}"
     if found.more_seeds is None:
         return "cannot tell, and more seeds would not: the test set has too few sentences for so small a difference"
-    return f"cannot tell; {_more_seeds(found.more_seeds)} per side would, if the difference stays"
-
-
-def _more_seeds(count: int) -> str:
-    return f"{count} more seed" if count == 1 else f"{count} more seeds"
+    return f"cannot tell; {counted(found.more_seeds, 'more seed')} per side would, if the difference stays"
 
 
 # For people ----------------------------------------------------------------------------------------------------------
@@ -334,7 +331,10 @@ def comparison_text(record: Mapping[str, Any]) -> str:
     """The record as Markdown tables and verdicts."""
     sides, pairs = record["sides"], record["comparisons"]
     margin = "" if record["margin"] is None else f"; equal means within ±{record['margin']:g}"
-    lines = [f"{record['split']} set, {record['sentences']:,} sentences; 95 % intervals in brackets{margin}", ""]
+    lines = [
+        f"{record['split']} set, {counted(record['sentences'], 'sentence')}; 95 % intervals in brackets{margin}",
+        "",
+    ]
     lines.append(_table(["", *(side["name"] for side in sides)], side_rows(record)))
     notes = contention_lines(record)
     lines += [""] * bool(notes) + notes

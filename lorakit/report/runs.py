@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from lorakit._counts import counted
 from lorakit._files import read_json_lines
 from lorakit.power.journal import merge_runs, read_course, read_journal
 from lorakit.power.reading import MEASURED
@@ -108,7 +109,10 @@ def read_sources(folders: Sequence[str | os.PathLike[str]], labels: Sequence[str
         ValueError: a folder does not exist or holds no run, or one of its files is not what it should be.
     """
     if labels and len(labels) != len(folders):
-        raise ValueError(f"there are {len(labels)} labels for {len(folders)} runs; give one per run, in the same order")
+        raise ValueError(
+            f"{counted(len(labels), 'label was', 'labels were')} given for {counted(len(folders), 'run')}; give one per"
+            " run, in the same order"
+        )
     paths = [Path(folder) for folder in folders]
     if len({path.resolve() for path in paths}) < len(paths):
         raise ValueError(f"a run is named twice: {', '.join(map(str, paths))}")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from lorakit._counts import counted
 from lorakit.adapters.card import in_markdown
 from lorakit.report.comparison import NAMES, contention_note
 from lorakit.report.energy_totals import energy_sentence
@@ -107,7 +108,7 @@ def energy_table(record: Mapping[str, Any]) -> str:
 
 def _over(record: Mapping[str, Any], how: str) -> str:
     """What the first column's head says if the figures are of several seeds."""
-    return f", {how} of {len(record['seeds'])} seeds" if "seeds" in record else ""
+    return f", {how} of {counted(len(record['seeds']), 'seed')}" if "seeds" in record else ""
 
 
 def energy_notes(record: Mapping[str, Any]) -> list[str]:
@@ -149,8 +150,13 @@ def settings_table(record: Mapping[str, Any]) -> str:
     rows = [[name, *(_setting(values.get(key)) for values in modes.values())] for key, name in names.items()]
     adapters = [values["adapter"] or {} for values in modes.values()]
     options = dict.fromkeys(name for adapter in adapters for name in adapter if name != "peft_total_parameters")
-    rows += [[name, *(_setting(adapter.get(name)) for adapter in adapters)] for name in options]
+    rows += [[name, *(option_text(name, adapter.get(name)) for adapter in adapters)] for name in options]
     return markdown_table(["setting", *(NAMES[mode] for mode in modes)], rows)
+
+
+def option_text(name: str, value: Any) -> str:
+    """An option of `apply_lora` for people: the default start by the name that --init-lora-weights has for it."""
+    return "kaiming" if name == "init_lora_weights" and value is True else _setting(value)
 
 
 def _setting(value: Any) -> str:

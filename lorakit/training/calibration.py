@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lorakit._counts import counted
 from lorakit._files import read_bounded, write_text
 from lorakit.data.tags import in_labels_of, scheme_of_labels, spans, to_iob2, with_prefixes
 from lorakit.training.checkpoint import hash_of
@@ -80,9 +81,9 @@ def threshold_of(outcomes: Sequence[tuple[float, bool]], kind: str, precision: f
     lowest = np.where(found > 0, betaincinv(np.maximum(found, 1), kept - found + 1, RISK), 0)  # Clopper and Pearson
     if not (ends & (kept >= FEWEST) & (lowest >= precision)).any():
         raise ValueError(
-            f"too few to promise a precision of {precision:g} for {kind}: of its {len(scores)} entities on the"
-            f" validation set, no score keeps {FEWEST} or more that are so often right with {1 - RISK:.0%} confidence;"
-            " ask for less, or calibrate on more sentences"
+            f"too few to promise a precision of {precision:g} for {kind}: of its"
+            f" {counted(len(scores), 'entity', 'entities')} on the validation set, no score keeps {FEWEST} or more that"
+            f" are so often right with {1 - RISK:.0%} confidence; ask for less, or calibrate on more sentences"
         )
     good = ends & (found / (kept + 1) >= precision)
     return float(scores[np.flatnonzero(good)[-1]])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lorakit._counts import counted
 from lorakit.adapters.mixed import MixedAdapters
 from lorakit.adapters.token_table import input_table
 from lorakit.data.adapter_rows import batches_by_adapter, windows_of
@@ -338,8 +339,9 @@ def window_of(model: nn.Module, tokenizer: Tokenizer) -> int:
 def _mixed(model: nn.Module, encoded: Encoded, layout: Layout, adapters: Sequence[str]) -> EncodedSplit:
     """The split for sentences with an adapter each; raises ValueError unless there is one name for each."""
     if isinstance(adapters, str) or len(adapters) != len(encoded.sentence_lengths):
-        given = repr(adapters) if isinstance(adapters, str) else f"{len(adapters)} names"
-        raise ValueError(f"adapters has one name for each text; got {given} for {len(encoded.sentence_lengths)} texts")
+        given = repr(adapters) if isinstance(adapters, str) else counted(len(adapters), "name")
+        texts = counted(len(encoded.sentence_lengths), "text")
+        raise ValueError(f"adapters has one name for each text; got {given} for {texts}")
     names = list(dict.fromkeys(adapters))
     mixed, device = MixedAdapters(model, names), _device(model)
     numbers = windows_of(encoded, [names.index(name) for name in adapters])

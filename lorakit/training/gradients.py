@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from lorakit._counts import counted
 from lorakit.adapters.names import listing
 
 
@@ -34,6 +35,6 @@ def check_gradients(trained: Mapping[str, nn.Parameter]) -> None:
         which = "those without LoRA" if layers else "them"
         fixes.append(f"freeze {which}: model.get_parameter(name).requires_grad = False")
     raise NoGradientError(
-        f"{len(names)} of {len(trained)} trained parameters got no gradient in the first step, because the loss does"
-        f" not depend on them: {listing(names)}; {'; '.join(fixes)}"
+        f"{len(names)} of {counted(len(trained), 'trained parameter')} got no gradient in the first step, because the"
+        f" loss does not depend on them: {listing(names)}; {'; '.join(fixes)}"
     )

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from lorakit._counts import counted
 from lorakit.training.distributed import is_main
 from lorakit.training.progress import Forgiving, ProgressBars
 from lorakit.training.scores import Scores
@@ -94,7 +95,7 @@ class TrainingLog:
             self._write({"event": "cache_prefix", **values})
         if not self.quiet:
             size = f"{values['bytes'] / 2**20:,.0f} MiB"
-            self._tell(f"kept the output of {values['layers']} frozen layers: {size}")
+            self._tell(f"kept the output of {counted(values['layers'], 'frozen layer')}: {size}")
 
     def compiled(self, **values: float) -> None:
         """Log that a shape of batch was compiled or recorded, and the time it took."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lorakit._counts import counted
 from lorakit.data.decoding import decoder_for, remember_decoder
 from lorakit.data.habits import learn_habits, remember_habits
 from lorakit.data.ner_data import NerData
@@ -279,9 +280,10 @@ class Trainer:
         if self.note:
             self.session.log.note(self.note)
         if cut := self.encoded.cut:
+            sentences = counted(len(self.encoded.sentence_lengths), "training sentence")
             self.session.log.note(
-                f"{cut:,} of {len(self.encoded.sentence_lengths):,} training sentences are longer than the model can"
-                " read at once, and are read in overlapping windows; split them where a sentence ends to avoid it"
+                f"{cut:,} of {sentences} {'is' if cut == 1 else 'are'} longer than the model can read at once, and"
+                " read in overlapping windows; to avoid it, split where a sentence ends"
             )
         # FSDP gathers parameters in groups of one type
         held = frozen_in_half(

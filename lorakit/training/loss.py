@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lorakit._counts import counted
 from lorakit.data.packing import Layout, collate
 from lorakit.data.tokenization import IGNORE, Encoded
 from lorakit.training.config import TrainConfig
@@ -118,8 +119,8 @@ def check_weights_of_classes(given: ClassWeights, labels: Sequence[str]) -> None
             raise ValueError(f"class_weights names {unknown[0]!r}; the labels are {', '.join(labels)}")
     elif given is not None and not isinstance(given, str) and len(given) != len(labels):
         raise ValueError(
-            f"class_weights has {len(given)} values for {len(labels)} labels; give one for each, in this order:"
-            f" {', '.join(labels)}; or a weight by label, such as {{{labels[-1]!r}: 5.0}}"
+            f"class_weights has {counted(len(given), 'value')} for {counted(len(labels), 'label')}; give one for each,"
+            f" in this order: {', '.join(labels)}; or a weight by label, such as {{{labels[-1]!r}: 5.0}}"
         )
 
 

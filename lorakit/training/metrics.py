@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lorakit._counts import counted
 from lorakit.data.tags import Span, from_spans, scheme_of_labels, spans, split_tag, well_formed_spans, with_prefixes
 from lorakit.training.scores import EntityScores, Scores
 
@@ -61,12 +62,12 @@ def score(
     """
     if len(gold) != len(predicted) or not any(gold):
         raise ValueError(
-            f"cannot score {len(predicted)} predicted against {len(gold)} gold sentences; "
+            f"cannot score {len(predicted)} predicted against {counted(len(gold), 'gold sentence')}; "
             "both must be the same number, with at least one word"
         )
     for number, (tags, guess) in enumerate(zip(gold, predicted, strict=True)):
         if len(tags) != len(guess):
-            raise ValueError(f"sentence {number} has {len(tags)} gold tags and {len(guess)} predicted ones")
+            raise ValueError(f"sentence {number} has {counted(len(tags), 'gold tag')} and {len(guess)} predicted")
     labels = list(dict.fromkeys(chain(*gold, *predicted)))
     classes = {label: number for number, label in enumerate(labels)}
     flat = (np.array([classes[tag] for tags in side for tag in tags]) for side in (gold, predicted))
@@ -96,8 +97,8 @@ def score_classes(
     """
     if not len(gold) == len(predicted) == sentence_lengths.sum() > 0:
         raise ValueError(
-            f"cannot score {len(predicted)} predicted against {len(gold)} gold words in sentences of "
-            f"{sentence_lengths.sum()} words; the three must be the same number, at least one"
+            f"cannot score {len(predicted)} predicted against {counted(len(gold), 'gold word')} in sentences of "
+            f"{counted(sentence_lengths.sum(), 'word')} in all; the three must be the same number, at least one"
         )
     sides = _in_iob2(gold, predicted, sentence_lengths, labels, scheme or scheme_of_labels(labels))
     if sides is None:

@@ -168,7 +168,7 @@ def save_model(model: nn.Module, tokenizer: Any, folder: str | os.PathLike[str])
     sharded = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
     if sharded and not is_main():
         return folder
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary, quiet_transformers():
         model.save_pretrained(temporary, state_dict=state)
         tokenizer.save_pretrained(temporary)
     return folder

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from lorakit._counts import counted
 from lorakit.adapters.targets import find_head
 from lorakit.training.loading_report import LoadingReport
 
@@ -72,7 +73,9 @@ def _output_layer(model: nn.Module) -> tuple[str, nn.Linear]:
         if isinstance(module, nn.Linear) and module.out_features == model.config.num_labels
     ]
     if not found:
-        raise ValueError(f"{type(model).__name__} has no linear output layer with {model.config.num_labels} rows")
+        raise ValueError(
+            f"{type(model).__name__} has no linear output layer with {counted(model.config.num_labels, 'row')}"
+        )
     return found[-1]
 
 

@@ -10,6 +10,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from lorakit._counts import counted
 from lorakit.data.packing import Plan
 from lorakit.training.checkpoint import Checkpointer, newest_sound_checkpoint
 from lorakit.training.config import TrainConfig
@@ -227,13 +228,14 @@ class Session:
 def _out_of_memory(config: TrainConfig, step: int, plan: Plan, parts: int) -> str:
     rows, width = plan.source.shape
     where = f" on rank {rank()}" if world_size() > 1 else ""
+    batch = f"{counted(rows, 'row')} of {counted(width, 'token')}"
     if parts > 1:
         return (
-            f"out of memory{where} in step {step} with {rows} rows of {width} tokens; a smaller batch would not help,"
+            f"out of memory{where} in step {step} with {batch}; a smaller batch would not help,"
             " because it is computed in parts; train fewer parameters, for example with LoRA"
         )
     return (
-        f"out of memory{where} in step {step} with {rows} rows of {width} tokens; halve batch_size"
+        f"out of memory{where} in step {step} with {batch}; halve batch_size"
         f" ({config.batch_size}) and double accumulate ({config.accumulate}): the steps stay the same, and resume"
         " continues from the newest checkpoint"
     )

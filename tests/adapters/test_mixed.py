@@ -90,7 +90,7 @@ def test_it_is_what_peft_computes(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["one"], "one name for each row of the batch; got 1 names for 6 rows"),
+        (["one"], "one name for each row of the batch; got 1 name for 6 rows"),
         ("one", "got 'one' for 6 rows"),
         (["one"] * 5 + ["nobody"], "adapter 'nobody' matches nothing in this model"),
         (["one"] * 5 + ["dora"], "'dora' cannot share a batch with others, because it uses DoRA; call set_adapter"),

@@ -22,12 +22,20 @@ def test_energy_doctor_names_every_component(capsys):
     assert {"GPU", "CPU", "RAM"} <= {line.split()[0] for line in lines if line.strip()}
 
 
-def test_help_has_examples_and_no_subcommand_is_an_error(capsys):
+def test_help_has_examples(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     assert "lorakit energy run -- python train.py" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("given", "first"), [([], "train, evaluate"), (["energy"], "run, "), (["data"], "show, ")])
+def test_without_a_command_the_error_names_those_there_are(given, first, capsys):
     with pytest.raises(SystemExit, match="2"):
-        main([])
+        main(given)
+    error = capsys.readouterr().err
+    name = " ".join(["lorakit", *given])
+    assert error.startswith(f"{name}: error: give a command: {first}")
+    assert error.endswith(f"; {name} --help says what each does\n")
 
 
 def completions(line, tmp_path):
@@ -66,7 +74,6 @@ def test_help_of_each_energy_command_shows_an_example(command, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: COMMAND"),
         (["nonsense"], "invalid choice: 'nonsense'"),
         (["energy", "run", "--co2", "much", "--", "true"], "--co2: much is not a number of 0 or more"),
         (["energy", "run", "--config", "none.yaml", "--", "true"], "--config none.yaml: No such file or directory"),

@@ -35,7 +35,7 @@ def run(tmp_path):
         ),
         (lambda folder: (folder / "comparison.json").write_text("[]"), ["."], "is not a comparison of schema 1"),
         (lambda folder: None, [str(RECORDED), str(RECORDED)], "a run is named twice"),
-        (lambda folder: None, [str(RECORDED), "--label", "a", "--label", "b"], "there are 2 labels for 1 runs"),
+        (lambda folder: None, [str(RECORDED), "--label", "a", "--label", "b"], "2 labels were given for 1 run"),
         (lambda folder: None, [str(RECORDED), "--output", "no/where.html"], "cannot be written to no/where.html"),
     ],
 )

@@ -70,7 +70,7 @@ def test_a_word_longer_than_the_window_is_still_represented(tokenizer):
 @pytest.mark.parametrize(
     ("tags", "message"),
     [
-        (["O"], "sentence 0 has 2 words and 1 tags"),
+        (["O"], "sentence 0 has 2 words and 1 tag"),
         (["O", "B-virus"], "sentence 0 has the tag 'B-virus'; the model knows O, B-DNA"),
     ],
 )

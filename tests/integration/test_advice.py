@@ -134,7 +134,7 @@ def test_a_corpus_without_a_split_to_score_says_what_to_add_and_long_sentences_a
     assert main([str(word) for word in train(folder)]) == 0
     notes = capsys.readouterr().err
     assert "so nothing is scored and the last epoch's weights are kept; put a part of the sentences into" in notes
-    assert "1 of 6 training sentences are longer than the model can read at once" in notes
+    assert "1 of 6 training sentences is longer than the model can read at once" in notes
     assert "indexing errors" not in notes
     (folder / "corpus" / "valid.tsv").write_text(SENTENCE, encoding="utf-8")
     assert main([str(word) for word in train(folder, "--overwrite")]) == 0

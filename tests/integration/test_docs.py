@@ -259,16 +259,26 @@ MESSAGES = re.findall(r"^### `(.+)`$", TEXT.get("docs/troubleshooting.md", ""), 
 
 
 def templates(folder: Path) -> list[str]:
-    """Every string in the package's source, with `…` in place of interpolated values."""
+    """Every string in the package's source, with `…` in place of interpolated values, and counts in the plural."""
     found = []
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
-                parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
-                found.append("".join(parts))
+                found.append(
+                    "".join(part.value if isinstance(part, ast.Constant) else varied(part) for part in node.values)
+                )
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(node.value)
     return found
+
+
+def varied(part: ast.FormattedValue) -> str:
+    """What stands for an interpolated value: `…`, or `… rows` for `{counted(n, 'row')}`."""
+    call = part.value
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "counted"):
+        return "…"
+    nouns = [word.value for word in call.args[1:] if isinstance(word, ast.Constant)]
+    return f"… {nouns[-1] if len(nouns) > 1 else f'{nouns[0]}s'}" if nouns else "…"
 
 
 @pytest.fixture(scope="module")

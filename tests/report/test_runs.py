@@ -70,7 +70,7 @@ def test_the_kind_of_an_energy_is_measured_estimated_unavailable_or_not_recorded
 
 
 def test_labels_must_be_one_per_folder(run):
-    with pytest.raises(ValueError, match="there are 2 labels for 1 runs; give one per run, in the same order"):
+    with pytest.raises(ValueError, match="2 labels were given for 1 run; give one per run, in the same order"):
         read_sources([run], ["a", "b"])
 
 

@@ -124,13 +124,15 @@ def test_a_corpus_without_validation_and_test_set_is_said_to_score_nothing(recor
 def test_rates_and_settings_of_each_mode_are_in_the_file_and_on_the_console(record, tmp_path, capsys):
     record["modes"]["full"]["learning_rate"] = 5e-5
     record["modes"]["lora"]["module_learning_rates"] = {"lora_B": 8e-3}
-    record["modes"]["lora"]["adapter"] = {"r": 8, "target_modules": ["query", "value"], "peft_total_parameters": 1010}
+    adapter = {"r": 8, "target_modules": ["query", "value"], "init_lora_weights": True, "peft_total_parameters": 1010}
+    record["modes"]["lora"]["adapter"] = adapter
     print_comparison(record, tmp_path)
     for text in (as_markdown(record), capsys.readouterr().out):
         assert cells(text, "learning rate") == ["5e-05", "0.001"]
         assert cells(text, "rates of modules") == ["–", "lora_B=0.008"]
         assert cells(text, "best epoch") == ["2", "2"]
         assert cells(text, "target_modules") == ["–", "query value"]
+        assert cells(text, "init_lora_weights") == ["–", "kaiming"]  # as --init-lora-weights calls it
         assert "| peft_total" not in text
 
 

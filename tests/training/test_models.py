@@ -145,6 +145,12 @@ def test_a_base_that_is_elsewhere_is_given_by_hand(adapter, monkeypatch):
         load_tagger(adapter)
 
 
+def test_saving_a_model_prints_nothing(tokenizer, tmp_path, capfd):
+    save_model(load_token_classifier(str(MINI), ("O", "B-x"))[0], tokenizer, tmp_path / "model")
+    assert capfd.readouterr() == ("", "")
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {0o644}
+
+
 def test_a_saved_model_replaces_an_earlier_one_atomically(tokenizer, tmp_path, monkeypatch):
     first, second = make_tiny_model(seed=1), make_tiny_model(seed=2)
     folder = tmp_path / "deep" / "model"

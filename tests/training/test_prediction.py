@@ -189,7 +189,7 @@ def test_a_process_without_a_sentence_of_its_own_still_takes_part(tiny_model, to
 def test_adapters_that_do_not_fit_the_texts_are_refused(tiny_model, tokenizer):
     model = lorakit.apply_lora(tiny_model(), r=2)
     for wrong, message in (
-        (["default"], "adapters has one name for each text; got 1 names for 2 texts"),
+        (["default"], "adapters has one name for each text; got 1 name for 2 texts"),
         ("default", "got 'default' for 2 texts"),
         (["default", "other"], "adapter 'other' matches nothing"),
     ):
