@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from lorakit.energy import EnergyMeter
     from lorakit.lora import adapter_names, apply_lora, combine_adapters, delete_adapter, remove_lora, set_adapter
     from lorakit.nn.layers import LoRALinear
+    from lorakit.training.adapter_run import AdapterRun
     from lorakit.training.config import TrainConfig
     from lorakit.training.evaluation import evaluate
     from lorakit.training.loop import train
     from lorakit.training.many import train_many
-    from lorakit.training.many_run import AdapterRun
     from lorakit.training.prediction import Entity, predict
 
 __version__ = "0.1.0"
@@ -40,11 +40,11 @@ _NAMES = {  # module: its public names
     "energy": "EnergyMeter",
     "lora": "adapter_names apply_lora combine_adapters delete_adapter remove_lora set_adapter",
     "nn.layers": "LoRALinear",
+    "training.adapter_run": "AdapterRun",
     "training.config": "TrainConfig",
     "training.evaluation": "evaluate",
     "training.loop": "train",
     "training.many": "train_many",
-    "training.many_run": "AdapterRun",
     "training.prediction": "Entity predict",
 }
 _OWNER = {name: owner for owner, names in _NAMES.items() for name in names.split()}

@@ -10,6 +10,7 @@ written by the same run, are ever deleted when a new one is written: a copy that
 Tensors are named `model/NAME`, `best/NAME` (weights of the best epoch) and `optimizer/NAME/MOMENT`, after the trained
 parameter's NAME. What differs between ranks (tokens, sums since the last log line, random generators) is in the list
 `ranks` of state.json. A run may resume on another number of ranks: it keeps order and weights, and draws other dropout.
+Runs that train together have one each, and `together` in state.json says which belong together (`many_checkpoints`).
 """
 
 import hashlib
@@ -21,7 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -32,7 +33,7 @@ from lorakit._files import atomic_folder, folder_lock, read_bounded
 from lorakit.nn.weights import whole
 from lorakit.training.distributed import all_sum, device, gather_bytes, is_main, rank, world_size
 from lorakit.training.identity import OtherRunError, check_same_run
-from lorakit.training.state import TrainState
+from lorakit.training.state import Counters, TrainState
 
 FORMAT = 1
 KEEP = 2  # the newest, and one to fall back on
@@ -50,6 +51,16 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
 
+class Saved(Protocol):
+    """What can be saved: a `TrainState`, or that of one of several runs that train together."""
+
+    device: torch.device
+    counters: Counters
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """As `TrainState.state_dict`; a "together" in it is kept as it is."""
+
+
 class Checkpointer:
     """Saves and restores the state of one run; every rank calls it, and the main rank writes.
 
@@ -61,7 +72,7 @@ class Checkpointer:
     def __init__(self, folder: Path | None, identity: dict[str, Any]) -> None:
         self.folder, self.identity = folder, identity
 
-    def save(self, state: TrainState, report: Callable[[str], None]) -> bool:
+    def save(self, state: "Saved", report: Callable[[str], None]) -> bool:
         """Write a checkpoint; a disk that cannot take it does not end the training.
 
         All ranks return together: if one left while the main rank writes, torchrun would kill the main rank.
@@ -217,7 +228,8 @@ def gather_state(state: Mapping[str, Any], run: Mapping[str, Any]) -> Checkpoint
     tensors = {f"{group}/{name}": whole(value) for group in ("model", "best") for name, value in state[group].items()}
     for name, moments in state["optimizer"].items():
         tensors |= {f"optimizer/{name}/{moment}": whole(value) for moment, value in moments.items()}
-    return Checkpoint(tensors, {"run": run, "progress": state["counters"], "ranks": ranks, "scaler": state["scaler"]})
+    content = {"run": run, "progress": state["counters"], "ranks": ranks, "scaler": state["scaler"]}
+    return Checkpoint(tensors, content | {name: state[name] for name in ("together",) if name in state})
 
 
 def state_of_this_rank(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -314,10 +326,16 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     """
     for path in reversed(_all(folder)):
         try:
-            return _read(path)
+            return read_checkpoint(path)
         except DAMAGE as error:
             warnings.warn(f"the checkpoint {path} is damaged ({error}); an older one is used", stacklevel=2)
     return None
+
+
+def checkpoint_states(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The checkpoints of a folder whose state.json is intact, oldest first; their tensors may be damaged."""
+    states = ((path, _state_or_none(path)) for path in _all(folder))
+    return [(path, state) for path, state in states if state is not None]
 
 
 def delete_checkpoints(folder: Path) -> None:
@@ -335,7 +353,12 @@ def hash_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        DAMAGE: it is damaged.
+    """
     state = _read_state(path)
     if hash_of(path / TENSORS) != state["tensors_sha256"]:
         raise ValueError(f"{TENSORS} does not match its hash")

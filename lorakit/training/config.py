@@ -221,6 +221,8 @@ class TrainResult:
         compile_seconds: time spent compiling or recording them on this process, s; not part of train_seconds.
         duration_s: time of the whole run since its start or resume, s, evaluation included.
         history: scores on validation after each epoch; empty where the corpus has no such split.
+        diverged: `train_many` ended it alone, because its loss or gradients were no longer finite; it was not tested,
+            and its adapter not saved. (`train` raises FloatingPointError.)
     """
 
     validation: "Scores | None"
@@ -235,6 +237,7 @@ class TrainResult:
     compile_seconds: float
     duration_s: float
     history: "tuple[Scores, ...]"
+    diverged: bool = False
 
     @property
     def train_tokens_per_s(self) -> float:

@@ -3,13 +3,16 @@
 Runs that differ in rate, rank, layers or seed share the base, so one forward and backward serves them all: every
 row of a batch is one run's (`many_batches`), every adapted layer has its updates stacked (`lorakit.nn.stacked`), and
 what is trained is one matrix with a row for each run (`stacked_parameters`). Each run has its own order, rates,
-clipping and stop, and is what it would be alone, up to rounding. A run that ends makes room for the next.
+clipping and stop, and is what it would be alone, up to rounding. A run that ends makes room for the next, which a
+queue gives (`many_queue`). All are saved at the same moments, and continue from one (`many_checkpoints`).
 """
 
+import os
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +29,9 @@ from lorakit.data.packing import Batch, plan_batch, without_waiting
 from lorakit.data.subwords import check_tokenizer
 from lorakit.data.tokenization import IGNORE
 from lorakit.nn.stacked import stacked
+from lorakit.training.adapter_run import AdapterRun
 from lorakit.training.checkpoint import Checkpointer
-from lorakit.training.config import TrainResult
+from lorakit.training.config import TrainConfig, TrainResult
 from lorakit.training.distributed import device, process_group, world_size
 from lorakit.training.dry_run import dry_run
 from lorakit.training.evaluation import (
@@ -36,21 +40,27 @@ from lorakit.training.evaluation import (
     check_table,
     encode_split,
     encode_tagged,
-    evaluate_split,
     label_names,
+    score_split,
 )
+from lorakit.training.identity import check_same_run
 from lorakit.training.layout import is_rounding, layout_for, packed_attention, relative_error
-from lorakit.training.loop import check_corpus, faster_operators, result_of
+from lorakit.training.loop import SEEN_WITHOUT_VALIDATION, check_corpus, faster_operators, result_of
 from lorakit.training.loss import objective_for
 from lorakit.training.many_batches import join_corpora, layout_of_many, losses_by_run, micros
+from lorakit.training.many_checkpoints import FIRST, newest_moment, together_at
 from lorakit.training.many_checks import check_runs, new_adapters
-from lorakit.training.many_run import AdapterRun, Member, StepOutcome
+from lorakit.training.many_queue import RunList, RunQueue
+from lorakit.training.many_run import Corpus, Member, StepOutcome
+from lorakit.training.metrics import SentenceCounts
 from lorakit.training.optimizer import build_optimizer
 from lorakit.training.precision import autocast_for, frozen_in_half
+from lorakit.training.preemption import Preempted, StopRequest
+from lorakit.training.same_run import frozen_hash, run_identity
 from lorakit.training.scores import Scores
 from lorakit.training.sentences import NAME as SENTENCES
 from lorakit.training.stacked_parameters import StackedParameters
-from lorakit.training.state import seed_everything
+from lorakit.training.state import seed_everything, set_random_state
 
 
 def train_many(
@@ -59,8 +69,11 @@ def train_many(
     """Train several adapters of one base at once; each is, up to rounding, what `apply_lora` and `train` give alone.
 
     The frozen base is computed once for all of them. A run that ends, by its epochs or its patience, makes room for the
-    next one. Without dropout (in the base, or `lora_dropout`), losses and gradients are those of each run alone to
-    about 1e-5; with dropout, other values are dropped than alone. Runs cannot be resumed.
+    next one; one that diverges ends alone, with a warning. Without dropout (in the base, or `lora_dropout`), losses and
+    gradients are those of each run alone to about 1e-5; with dropout, other values are dropped than alone.
+
+    With output_dirs, SIGTERM and SIGINT save a checkpoint of every run and end the process (`Preempted`, status 143 or
+    130); the same call with resume=True in all runs continues, on a CPU bit for bit.
 
     Example:
         import dataclasses
@@ -80,20 +93,37 @@ def train_many(
             process's device and ends with all adapters, each with the weights of its best epoch; the last is active.
         tokenizer: the model's fast tokenizer.
         data: the corpus of all runs that have none of their own.
-        runs: the adapters; their order is that in which they start. With a run's `output_dir` its metrics.jsonl and its
-            adapter are written there.
+        runs: the adapters; their order is that in which they start. With a run's `output_dir` its metrics.jsonl, its
+            checkpoints, sentences.json and its adapter are written there; all have one, or none. All are saved after
+            each epoch of any of them, and where one's `save_every` asks for it.
         at_once: runs that share a step, at least 1; the others wait.
 
     Returns:
         By run the result of `train`; `train_seconds` is its share by tokens of the time of the steps.
 
     Raises:
-        ValueError: two runs have one name or folder, or a setting cannot be batched; the message names the run and the
-            setting. The model is then unchanged.
+        ValueError: two runs have one name or folder, a setting cannot be batched, or checkpoints belong to other runs;
+            the message names the run and the setting. The model is then unchanged.
+        Preempted: a signal asked to stop.
+    """
+    check_runs(runs, at_once)
+    results = train_queue(model, tokenizer, data, RunList(runs), at_once)
+    return {run.name: results[run.name] for run in runs}
+
+
+def train_queue(
+    model: nn.Module, tokenizer: Tokenizer, data: NerData, queue: RunQueue, at_once: int = 16
+) -> dict[str, TrainResult]:
+    """Train the runs that a queue gives, as `train_many` trains those of a list.
+
+    Args:
+        model, tokenizer, data, at_once: as for `train_many`.
+        queue: decides which run starts where there is room, and which stop early.
     """
     check_tokenizer(tokenizer)
     if hasattr(model, STATE):
         raise ValueError("train_many makes the adapters itself, and this model has LoRA; call remove_lora(model) first")
+    runs = queue.largest()
     check_runs(runs, at_once)
     corpora = list({id(run.data or data): run.data or data for run in runs}.values())
     for corpus in corpora:
@@ -103,14 +133,12 @@ def train_many(
     with process_group():
         if world_size() > 1:
             raise ValueError("train_many runs in one process, and this is one of several; start it without torchrun")
-        for run in runs:
-            if run.config.output_dir:
-                folder = Path(run.config.output_dir) / "checkpoints"
-                Checkpointer(folder, {}).begin(SENTENCES, run.config.overwrite)
         seed_everything(runs[0].config.seed, 0)
         model.to(device())
         try:
-            return _Together(model, tokenizer, corpora, data, runs, adapters, at_once).train()
+            with StopRequest(active=runs[0].config.output_dir is not None) as stop:
+                together = _Together(model, tokenizer, corpora, data, queue, adapters, at_once, stop)
+                return together.train()
         except BaseException:
             if hasattr(model, STATE):
                 restore_base(model)
@@ -119,7 +147,14 @@ def train_many(
 
 
 class _Together:
-    """The runs that share steps, those that wait, and what they have in common."""
+    """The runs that share steps, and what they have in common.
+
+    Args:
+        model, tokenizer, data, queue, at_once: as for `train_queue`.
+        corpora: of all runs.
+        adapters: of `queue.largest()`, as they start.
+        stop: set by a signal.
+    """
 
     def __init__(
         self,
@@ -127,16 +162,18 @@ class _Together:
         tokenizer: Tokenizer,
         corpora: Sequence[NerData],
         data: NerData,
-        runs: Sequence[AdapterRun],
+        queue: RunQueue,
         adapters: Sequence[Adapter],
         at_once: int,
+        stop: StopRequest,
     ) -> None:
+        runs = queue.largest()
         first = runs[0].config
         remember_habits(model, learn_habits(data.train))  # for `predict` on raw texts, as in `train`
         remember_decoder(model, decoder_for(first.decode, data.labels))
         self.model, self.tokenizer, self.corpora = model, tokenizer, corpora
-        self.of_all, self.at_once = data, at_once
-        encoded = [encode_tagged(model, tokenizer, corpus.train) for corpus in corpora]
+        self.of_all, self.queue, self.at_once, self.stop = data, queue, at_once, stop
+        self.encoded = [encode_tagged(model, tokenizer, corpus.train) for corpus in corpora]
         self.layout = layout_for(model, first.packing, first.precision)
         if self.layout.by_length:
             raise ValueError(
@@ -146,21 +183,19 @@ class _Together:
         self.autocast, scaled = autocast_for(first.precision, device())
         if scaled:
             raise ValueError("precision 'fp16' scales the loss of each run; use precision='bf16' or 'fp32'")
-        objective_for(model, self.layout, encoded[0], label_names(model), first, self.autocast)
-        sizes = [(encoded[self.corpus_of(run)], run.config.batch_size) for run in runs]
-        run_layout = layout_of_many(self.layout, sizes, min(at_once, len(runs)))
-        self.table = join_corpora(encoded, self.layout, device())
-        self.waiting = deque(
-            (run, adapter, encoded[self.corpus_of(run)], run_layout)
-            for run, adapter in zip(runs, adapters, strict=True)
-        )
-        for run, adapter in zip(runs, adapters, strict=True):
-            save_adapted(add_adapter(model, run.name, adapter), save_adapter)
+        objective_for(model, self.layout, self.encoded[0], label_names(model), first, self.autocast)
+        sizes = [(self.encoded[self.corpus_of(run)], run.config.batch_size) for run in runs]
+        self.run_layout = layout_of_many(self.layout, sizes, min(at_once, queue.most))
+        self.table = join_corpora(self.encoded, self.layout, device())
         self.parameters = StackedParameters(model, adapters)
+        self.adapters = {run.name: adapter for run, adapter in zip(runs, adapters, strict=True)}
         self.members: list[Member] = []
         self.results: dict[str, TrainResult] = {}
         self.splits: dict[tuple[int, str], EncodedSplit] = {}
-        self.order = [run.name for run in runs]
+        self.resumes, self.is_saved = first.resume, first.output_dir is not None
+        self.number, self.ended = FIRST - 1, {}  # of the last moment that was saved, and that of each run's end
+        self.settings = {**queue.settings(), "at_once": at_once}
+        self.frozen: dict[tuple[str, ...], str] = {}
 
     def corpus_of(self, run: AdapterRun) -> int:
         return next(i for i, corpus in enumerate(self.corpora) if corpus is (run.data or self.of_all))
@@ -168,10 +203,13 @@ class _Together:
     def train(self) -> dict[str, TrainResult]:
         """Train all runs; the model then holds the best adapter of each."""
         try:
+            random = self.begin()
             self.fill()
             self.prove()
+            if random is not None:
+                set_random_state(random)
             while self.members:
-                ended: list[int] = []
+                ended = [row for row, member in enumerate(self.members) if member.is_at_the_end_of_an_epoch]
                 # left before adapters are switched or saved: they change layers' classes, and weights' types
                 with faster_operators(self.model), frozen_in_half(self.model, self.autocast, self.forward_once):
                     while not ended:
@@ -180,29 +218,83 @@ class _Together:
         finally:
             for member in self.members:
                 member.close()
-        return {name: self.results[name] for name in self.order}
+        return self.results
+
+    def begin(self) -> dict[str, Any] | None:
+        """Continue from the newest moment, whose random numbers it returns, or begin in folders without other runs."""
+        if not self.is_saved:
+            return None
+        if not self.resumes:
+            for run in self.queue.largest():
+                _begin(run)
+            return None
+        moment = newest_moment(self.queue.folders(), self.settings)
+        if moment is None:
+            return None
+        self.number = moment.number
+        self.queue.load_state_dict(moment.queue)
+        for name, state in moment.ended.items():  # one at a time: together they may not fit in memory
+            self.start(self.queue.run(name), state, moment.runs[name])
+            self.finish(again=True)
+        for name, state in moment.members.items():
+            self.start(self.queue.run(name), state, moment.runs[name])
+        if any(member.has_ended for member in self.members):
+            self.finish()
+        return next(iter(moment.members.values()))["random"]
 
     def fill(self) -> None:
         """Let waiting runs start where there is room."""
-        while self.waiting and len(self.members) < self.at_once:
-            run, adapter, encoded, layout = self.waiting.popleft()
-            config = run.config
-            add_adapter(self.model, run.name, adapter)
-            optimizer = build_optimizer(
-                self.model,
-                config.learning_rate,
-                config.weight_decay,
-                config.module_learning_rates,
-                config.loraplus_lr_ratio,
-            )
-            names = {parameter: name for name, parameter in self.model.named_parameters()}
-            groups = {
-                names[parameter]: (group["rate_ratio"], group["weight_decay"])
-                for group in optimizer.param_groups
-                for parameter in group["params"]
-            }
-            self.parameters.add(adapter, groups)
-            self.members.append(Member(run, adapter, encoded, self.corpus_of(run), layout))
+        while len(self.members) < self.at_once and (run := self.queue.next()) is not None:
+            self.start(run)
+
+    def start(
+        self, run: AdapterRun, state: Mapping[str, Any] | None = None, former: Mapping[str, Any] | None = None
+    ) -> None:
+        """Give a run a row.
+
+        Args:
+            run: which.
+            state: of its checkpoint; None for a run that begins.
+            former: what the run of the checkpoint is compared by.
+
+        Raises:
+            OtherRunError: the checkpoint is another run's.
+        """
+        config, number = run.config, self.corpus_of(run)
+        adapter = self.adapters.pop(run.name, None) or new_adapters(self.model, [run])[0]
+        save_adapted(add_adapter(self.model, run.name, adapter), save_adapter)
+        corpus = Corpus(self.corpora[number], self.encoded[number], number, self.run_layout)
+        identity = {}
+        if self.is_saved:
+            identity = run_identity(config, self.model, corpus.encoded, corpus.data, self.hash_frozen)
+        if former is not None:
+            check_same_run(_checkpoints(config), former, identity)
+        elif self.is_saved:
+            _begin(run, unfinished=self.resumes)
+        optimizer = build_optimizer(
+            self.model,
+            config.learning_rate,
+            config.weight_decay,
+            config.module_learning_rates,
+            config.loraplus_lr_ratio,
+        )
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        groups = {
+            names[parameter]: (group["rate_ratio"], group["weight_decay"])
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        self.parameters.add(adapter, groups)
+        if state is not None:
+            self.parameters.load_row(len(self.members), state)
+        self.members.append(Member(run, adapter, corpus, identity, state))
+
+    def hash_frozen(self, model: nn.Module) -> str:
+        """The digest of what is frozen, computed once for all adapters that leave the same frozen."""
+        names = tuple(name for name, parameter in model.named_parameters() if not parameter.requires_grad)
+        if names not in self.frozen:
+            self.frozen[names] = frozen_hash(model)
+        return self.frozen[names]
 
     def step(self) -> list[int]:
         """Take one optimizer step of every run; returns the rows of those whose epoch has ended."""
@@ -211,7 +303,7 @@ class _Together:
         steps = [member.next_step() for member in members]
         targets = self.column([step.targets for step in steps])
         losses, grad = torch.zeros(len(members), device=device()), None
-        for plans in micros([(member.corpus, step) for member, step in zip(members, steps, strict=True)]):
+        for plans in micros([(member.corpus.number, step) for member, step in zip(members, steps, strict=True)]):
             loss, more = self.forward_backward(*self.table.batch(plans), targets)
             losses, grad = losses + loss, more if grad is None else grad + more
         rates = self.column([member.rate for member in members])
@@ -222,14 +314,51 @@ class _Together:
             member.after_step(step, row, outcome, seconds * tokens[row] / sum(tokens))
             for row, (member, step) in enumerate(zip(members, steps, strict=True))
         ]
+        if self.stop.number:
+            self.leave()
+        if any(m.config.save_every and m.counters.step % m.config.save_every == 0 for m in members):
+            self.save()
         return [row for row, end in enumerate(ended) if end]
 
     def end_epochs(self, rows: Sequence[int]) -> None:
-        """Evaluate these runs; those that have ended make room for others."""
+        """Evaluate these runs and save all; those that have ended make room for others."""
         for row in rows:
-            self.members[row].evaluated(self.score(row, "validation"), self.parameters.adapter(row))
+            member = self.members[row]
+            if member.diverged:
+                continue
+            epoch, (scores, counts) = member.counters.epoch, self.score(row, "validation")
+            if scores is None:
+                member.check_loss("training", self.score(row, "train")[0].loss)
+            member.evaluated(scores, counts, self.parameters.adapter(row))
+            member.stopped = self.queue.after_epoch(member.run, epoch, scores) and not member.diverged
+        self.save()
         if any(member.has_ended for member in self.members):
             self.finish()
+            self.fill()
+
+    def save(self) -> bool:
+        """Write a checkpoint of every run; returns False if the disk cannot take one."""
+        if not self.is_saved:
+            return True
+        self.number += 1
+        members = [member.run.name for member in self.members]
+        together = together_at(self.number, members, self.ended, self.queue.state_dict(), self.settings)
+        for row, member in enumerate(self.members):
+            snapshot = member.snapshot(self.parameters.row_state(row), together, device())
+            checkpointer = Checkpointer(_checkpoints(member.config), dict(member.identity))
+            if not checkpointer.save(snapshot, member.log.problem):
+                return False  # the others keep those of the last moment
+            member.saved_at = self.number
+        return True
+
+    def leave(self, save: bool = True) -> NoReturn:
+        """Save unless that has just been done, and end the process.
+
+        Raises:
+            Preempted: always.
+        """
+        folders = [os.fspath(Path(member.config.output_dir).resolve()) for member in self.members]
+        raise Preempted(self.stop.number, os.path.commonpath(folders), self.save() if save else True)
 
     def forward_backward(self, batch: Batch, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Each run's share of its step's loss in this batch, and the gradient (runs, width)."""
@@ -247,40 +376,70 @@ class _Together:
         with stacked(self.parameters.modules, self.parameters.stacks(values, rows), len(rows)):
             return self.model(**self.layout.inputs(batch))[0]
 
-    def finish(self) -> None:
-        """Test and save the runs that have ended, and let waiting ones start in their place."""
+    def finish(self, again: bool = False) -> None:
+        """Test and save the runs that have ended.
+
+        Args:
+            again: the queue knows that they have, because the runs were resumed.
+        """
         for row, member in enumerate(self.members):
             if not member.has_ended:
                 continue
             name, config, counters = member.run.name, member.config, member.counters
             best = member.adapter if counters.best_epoch else self.parameters.adapter(row)
             add_adapter(self.model, name, best)
-            split = self.split("test", member.corpus)
-            if split is not None:
-                member.test = evaluate_split(self.model, split, config.precision)
-                member.log.evaluation("test", counters.best_epoch, counters.step, member.test)
-            if config.output_dir:
+            if not member.stopped and not member.diverged:
+                self.test(member)
+            if config.output_dir and not member.stopped and not member.diverged:
                 scores = {"validation": counters.history[counters.best_epoch - 1]["f1"]} if counters.history else {}
                 save_adapter(self.model, Path(config.output_dir) / "adapter", metrics=scores)
+                member.write_sentences()
             member.close()
-            self.results[name] = result_of(counters, member.test, time.perf_counter() - member.began)
+            result = result_of(counters, member.test, time.perf_counter() - member.began)
+            self.results[name] = replace(result, diverged=member.diverged)
+            self.ended[name] = member.saved_at
+            if not again:
+                self.queue.ended(member.run, member.diverged)
         kept = [row for row, member in enumerate(self.members) if not member.has_ended]
         self.members = [self.members[row] for row in kept]
         self.parameters.keep(kept)
-        self.fill()
 
-    def score(self, row: int, name: str) -> Scores | None:
+    def test(self, member: Member) -> None:
+        """Score a run's best adapter, which the model has, on test, and on validation if a resume lost that."""
+
+        def between(done: int, total: int) -> None:
+            if self.stop.number:
+                self.leave(save=False)  # all were saved when the run ended
+
+        for name in ("validation", "test"):
+            split = self.split(name, member.corpus.number)
+            if split is None or name in member.counts:
+                continue
+            scores, member.counts[name] = score_split(self.model, split, member.config.precision, between)
+            if name == "test":
+                member.test = scores
+                member.log.evaluation("test", member.counters.best_epoch, member.counters.step, scores)
+                member.check_loss("test", scores.loss)
+
+    def score(self, row: int, name: str) -> tuple[Scores | None, SentenceCounts | None]:
         """Score a run's present adapter; None where its corpus has no such split."""
+
+        def between(done: int, total: int) -> None:
+            if self.stop.number:
+                self.leave()
+
         member = self.members[row]
-        split = self.split(name, member.corpus)
+        split = self.split(name, member.corpus.number)
         if split is None:
-            return None
+            return None, None
         add_adapter(self.model, member.run.name, self.parameters.adapter(row))
-        return evaluate_split(self.model, split, member.config.precision)
+        return score_split(self.model, split, member.config.precision, between)
 
     def split(self, name: str, corpus: int) -> EncodedSplit | None:
         """A split of a corpus, encoded when it is first needed; None where there is none."""
         sentences = getattr(self.corpora[corpus], name)
+        if name == "train":  # enough to see, without a validation set, that training diverged
+            sentences = sentences[:SEEN_WITHOUT_VALIDATION]
         if sentences and (corpus, name) not in self.splits:
             self.splits[corpus, name] = encode_split(self.model, self.tokenizer, sentences, self.layout)
         return self.splits.get((corpus, name))
@@ -292,10 +451,12 @@ class _Together:
             ValueError: they differ.
         """
         parameters, members = self.parameters, self.members
+        if not members:
+            return
         own, generator = parameters.values, torch.Generator().manual_seed(0)
         noise = torch.randn(own.shape, generator=generator).to(own)
         moved = own + 0.02 * noise * (parameters.ratio > 0)
-        plans = [(member.corpus, plan_batch(member.encoded, [0], self.layout)) for member in members]
+        plans = [(m.corpus.number, plan_batch(m.corpus.encoded, [0], self.layout)) for m in members]
         batch, rows = self.table.batch(plans)
         coarsest = max(torch.finfo(p.dtype).eps for p in self.model.parameters() if p.is_floating_point())
         with dry_run(self.model), torch.no_grad(), packed_attention(self.model):  # without autocast: rounding is small
@@ -322,3 +483,18 @@ class _Together:
     def column(self, values: Sequence[float]) -> Tensor:
         """One value for each run: (runs, 1), float32 on the device."""
         return without_waiting(torch.tensor(values, dtype=torch.float32), device())[:, None]
+
+
+def _checkpoints(config: TrainConfig) -> Path:
+    """The folder of a run's checkpoints."""
+    return Path(config.output_dir) / "checkpoints"
+
+
+def _begin(run: AdapterRun, unfinished: bool = False) -> None:
+    """Begin in a folder that no other run is in.
+
+    Args:
+        run: which.
+        unfinished: delete what a stopped process left of the run, from after the moment from which all continue.
+    """
+    Checkpointer(_checkpoints(run.config), {}).begin(SENTENCES, run.config.overwrite or unfinished)

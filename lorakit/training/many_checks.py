@@ -6,18 +6,18 @@ from pathlib import Path
 
 from torch import nn
 
-from lorakit.adapters.adapter import Adapter, trained_in_place
+from lorakit.adapters.adapter import Adapter, trained_in_place, untouched
 from lorakit.adapters.config import LoRAConfig
 from lorakit.adapters.full_training import modules_trained_in_full
 from lorakit.adapters.initialization import new_adapter
 from lorakit.adapters.mixed import why_alone
 from lorakit.adapters.token_indices import rows_trained
+from lorakit.training.adapter_run import AdapterRun
 from lorakit.training.config import TrainConfig
-from lorakit.training.many_run import AdapterRun
 
-SHARED = ("precision", "packing", "decode")
+SHARED = ("precision", "packing", "decode", "resume")
 """Settings that all runs must have in common."""
-FIXED = ("engine", "strategy", "resume", "save_every", "cache_prefix", "class_weights", "log_to", "loss")
+FIXED = ("engine", "strategy", "cache_prefix", "class_weights", "log_to", "loss")
 """Settings that must have their default, because there is no such thing for several runs at once."""
 
 
@@ -35,6 +35,11 @@ def check_runs(runs: Sequence[AdapterRun], at_once: int) -> None:
             raise ValueError(f"two runs have the {what} {repeated!r}; give each its own")
     first = runs[0]
     for run in runs:
+        if (run.config.output_dir is None) != (first.config.output_dir is None):
+            raise ValueError(
+                f"of runs {first.name!r} and {run.name!r} only one has an output_dir; give all one, or none: they are"
+                " saved together"
+            )
         for name in SHARED:
             if getattr(run.config, name) != getattr(first.config, name):
                 raise ValueError(
@@ -70,7 +75,7 @@ def new_adapters(model: nn.Module, runs: Sequence[AdapterRun]) -> list[Adapter]:
             rows = rows_trained(model, config, (*adapter.saved, *adapter.targets))
         except ValueError as error:
             raise ValueError(f"run {run.name!r}: {error}") from error
-        values = {name: tensor.detach().clone() for name, tensor in trained_in_place(model, adapter)}
+        values = {name: untouched(model, name).clone() for name, _ in trained_in_place(model, adapter)}
         found.append(replace(adapter, values=values, rows=rows))
         if reason := why_alone(model, found[-1]):
             raise ValueError(

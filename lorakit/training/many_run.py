@@ -1,50 +1,32 @@
-"""One of several runs that train together: its settings, how far it is, and its log."""
+"""A run that is being trained beside others: how far it is, what a checkpoint holds of it, and its log."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.data.ner_data import NerData
 from lorakit.data.packing import Layout, Step, epoch_steps, steps_per_epoch
 from lorakit.data.tokenization import Encoded
+from lorakit.training.adapter_run import AdapterRun
 from lorakit.training.checkpoint import run_lock
-from lorakit.training.config import TrainConfig
+from lorakit.training.identity import digest_of
 from lorakit.training.logger import TrainingLog
+from lorakit.training.metrics import SentenceCounts
 from lorakit.training.optimizer import rate_of
 from lorakit.training.progress import ProgressBars
 from lorakit.training.scores import Scores
+from lorakit.training.sentences import NAME, RunSentences, SplitSentences, settings_of, write_sentences
 from lorakit.training.session import GIVE_UP_AFTER
-from lorakit.training.state import Counters
-
-
-@dataclass(frozen=True)
-class AdapterRun:
-    """One run of `train_many`: an adapter's settings, and how it is trained.
-
-    Example:
-        import lorakit
-
-        runs = [
-            lorakit.AdapterRun(f"r{r}", {"r": r, "seed": 1}, lorakit.TrainConfig(learning_rate=1e-3)) for r in (4, 16)
-        ]
-        print([run.name for run in runs])  # ['r4', 'r16']
-
-    Args:
-        name: of the adapter, among the runs.
-        lora: arguments of `apply_lora`, by name; the rest are its defaults.
-        config: as for `train`.
-        data: its own corpus, with the model's labels; None for that of all runs.
-    """
-
-    name: str
-    lora: Mapping[str, Any] = field(default_factory=dict)
-    config: TrainConfig = TrainConfig()
-    data: NerData | None = None
+from lorakit.training.stacked_parameters import tensors_of, with_tensors
+from lorakit.training.state import Counters, random_state
 
 
 class StepOutcome:
@@ -64,33 +46,90 @@ class StepOutcome:
         return self._values
 
 
+@dataclass
+class Since:
+    """Sums since the last log line, as `SinceLog` has them for a run alone."""
+
+    loss: float = 0.0
+    skipped: int = 0
+    in_a_row: int = 0  # skipped steps up to now
+    tokens: int = 0
+    steps: int = 0
+
+    def add(self, loss: float, skipped: bool) -> None:
+        """Count a step; its tokens are counted when it is taken."""
+        self.loss += 0.0 if skipped else loss
+        self.skipped += skipped
+        self.in_a_row = self.in_a_row + 1 if skipped else 0
+
+
+@dataclass
+class Corpus:
+    """What a run is trained and scored on.
+
+    Attributes:
+        data: its sentences.
+        encoded: those of the training split.
+        number: of the corpus among all runs'.
+        layout: of the run's batches.
+    """
+
+    data: NerData
+    encoded: Encoded
+    number: int
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run's state, as `Checkpointer` saves it."""
+
+    device: torch.device
+    counters: Counters
+    content: Mapping[str, Any]
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """As that of `TrainState`."""
+        return self.content
+
+
 class Member:
     """A run that is being trained beside others.
 
     Args:
         run: its settings.
         adapter: its adapter as it starts; afterwards the best one so far.
-        encoded: its training corpus.
-        corpus: the number of that among all runs'.
-        layout: of its batches.
+        corpus: what it is trained on.
+        identity: from `run_identity`; empty where nothing is saved.
+        state: of a checkpoint to continue from, as `state_of_this_rank` gives it, with its "together".
     """
 
-    def __init__(self, run: AdapterRun, adapter: Adapter, encoded: Encoded, corpus: int, layout: Layout) -> None:
-        self.run, self.config, self.adapter = run, run.config, adapter
-        self.encoded, self.corpus, self.layout = encoded, corpus, layout
+    def __init__(
+        self,
+        run: AdapterRun,
+        adapter: Adapter,
+        corpus: Corpus,
+        identity: Mapping[str, Any],
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.run, self.config, self.adapter, self.corpus, self.identity = run, run.config, adapter, corpus, identity
         config = run.config
-        self.steps_per_epoch = steps_per_epoch(len(encoded), config.batch_size, config.accumulate, 1)
+        self.steps_per_epoch = steps_per_epoch(len(corpus.encoded), config.batch_size, config.accumulate, 1)
         self.counters, self.began = Counters(), time.perf_counter()
         self.test: Scores | None = None
-        self.in_a_row, self.gave_up = 0, False
-        self._steps: Iterator[Step] = iter(())
-        self._since: list[tuple[int, StepOutcome]] = []  # the run's row in each step since the last log line
-        self._logged_at, self._tokens = self.began, 0
+        self.counts: dict[str, SentenceCounts] = {}  # by split, of the best epoch
+        self.diverged = self.stopped = False
+        self.saved_at = 0  # number of the moment at which it was saved last
+        self._steps: Iterator[Step] | None = None
+        self._since, self._waiting = Since(), []  # the last steps' outcomes, on the device, and the run's row in each
+        if state is not None:
+            self._load(state)
+        self._logged_at, self._norm, self._was_skipped = self.began, 0.0, False
         self.log = TrainingLog(vars(config), run.name)
         self._bars = ProgressBars(config.epochs, self.steps_per_epoch, quiet=True)
         self._open = ExitStack()
         self._open.enter_context(run_lock(config.output_dir))
-        self._open.enter_context(self.log.open(0, 0))
+        self._open.enter_context(self.log.open(self.counters.log_bytes, self.counters.step))
         self._open.enter_context(self._bars)
 
     @property
@@ -99,16 +138,28 @@ class Member:
         steps = self.steps_per_epoch * self.config.epochs
         return rate_of(self.counters.step, steps, self.config.learning_rate, self.config.warmup_ratio)
 
+    @property
+    def is_at_the_end_of_an_epoch(self) -> bool:
+        """Whether it has taken an epoch's steps, and not been scored after them."""
+        return self.counters.epoch_step == self.steps_per_epoch
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all epochs are over, or patience is, or it was stopped or has diverged."""
+        return self.diverged or self.stopped or self.counters.has_ended(self.config.epochs, self.config.patience)
+
     def next_step(self) -> Step:
         """The next step of its order."""
-        config = self.config
-        if self.counters.epoch_step == 0:
+        config, counters = self.config, self.counters
+        if self._steps is None:
             sizes = (config.batch_size, config.accumulate, config.seed)
-            self._steps = epoch_steps(self.encoded, self.layout, *sizes, self.counters.epoch)
+            self._steps = epoch_steps(
+                self.corpus.encoded, self.corpus.layout, *sizes, counters.epoch, first_step=counters.epoch_step
+            )
         return next(self._steps)
 
     def after_step(self, step: Step, row: int, outcome: StepOutcome, seconds: float) -> bool:
-        """Count a step, and log where it is time to; returns whether the epoch has ended.
+        """Count a step, and log where it is time to; returns whether the epoch has ended, or the run has diverged.
 
         Args:
             step: which.
@@ -120,18 +171,19 @@ class Member:
         tokens = sum(micro.tokens for micro in step.micros)
         counters.count_step(tokens, sum(micro.computed_tokens for micro in step.micros))
         counters.train_seconds += seconds
-        self._tokens += tokens
-        self._since.append((row, outcome))
-        ended = counters.epoch_step == self.steps_per_epoch
-        if ended or len(self._since) == self.config.log_every:
+        self._since.tokens += tokens
+        self._since.steps += 1
+        self._waiting.append((row, outcome))
+        if self.is_at_the_end_of_an_epoch or self._since.steps == self.config.log_every:
             self._log(rate)
-        return ended
+        return self.is_at_the_end_of_an_epoch or self.diverged
 
-    def evaluated(self, scores: Scores | None, adapter: Adapter) -> None:
+    def evaluated(self, scores: Scores | None, counts: SentenceCounts | None, adapter: Adapter) -> None:
         """Count an epoch, and keep its adapter if it is the best so far.
 
         Args:
             scores: on validation; None where the corpus has no such split, so that the last epoch counts as the best.
+            counts: by sentence, with the scores.
             adapter: with the epoch's values.
         """
         counters = self.counters
@@ -141,39 +193,95 @@ class Member:
             self.log.evaluation("validation", counters.epoch, counters.step, scores)
             if counters.add_scores(scores.to_json()):
                 self.adapter = adapter
+                self.counts["validation"] = counts
+            loss = counters.history[counters.best_epoch - 1]["loss"]
+            if not math.isfinite(loss):
+                self._diverge(f"its validation loss is {loss} after epoch {counters.best_epoch}")
         counters.next_epoch()
+        self._steps = None
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether all epochs are over, or patience is, or it has diverged."""
-        return self.gave_up or self.counters.has_ended(self.config.epochs, self.config.patience)
+    def check_loss(self, of: str, loss: float) -> None:
+        """Let the run end if a loss is not finite."""
+        if not math.isfinite(loss):
+            self._diverge(f"its {of} loss is {loss} after epoch {self.counters.epoch}")
+
+    def snapshot(self, row: Mapping[str, Any], together: Mapping[str, Any], device: torch.device) -> Snapshot:
+        """Its state now.
+
+        Args:
+            row: from `StackedParameters.row_state`.
+            together: what is saved of all runs that train together.
+            device: on which it is trained.
+        """
+        self._sum_up()
+        self.counters.log_bytes = self.log.length()
+        content = {
+            **row,
+            "best": tensors_of(self.adapter) if self.counters.best_epoch else {},
+            "scaler": {},
+            "counters": asdict(self.counters),
+            "since_log": asdict(self._since),
+            "random": random_state(),
+            "together": {**together, "diverged": self.diverged, "stopped": self.stopped},
+        }
+        return Snapshot(device, self.counters, content)
+
+    def write_sentences(self) -> None:
+        """Write sentences.json; a disk that cannot take it does not end the training."""
+        splits = {
+            split: SplitSentences(digest_of(getattr(self.corpus.data, split)), counts)
+            for split, counts in self.counts.items()
+        }
+        settings = settings_of(self.config, self.identity)
+        found = RunSentences(self.config.seed, self.counters.best_epoch, settings, splits)
+        try:
+            write_sentences(Path(self.config.output_dir), found)
+        except OSError as error:
+            self.log.problem(f"{NAME} could not be written ({error}); this run cannot be compared by sentence")
 
     def close(self) -> None:
         """Close its log, and leave its folder to others."""
         self._open.close()
 
+    def _load(self, state: Mapping[str, Any]) -> None:
+        for item in fields(Counters):
+            setattr(self.counters, item.name, state["counters"][item.name])
+        self._since = Since(**state["since_log"])
+        self.diverged, self.stopped = state["together"]["diverged"], state["together"]["stopped"]
+        self.saved_at = state["together"]["number"]
+        if state["best"]:
+            self.adapter = with_tensors(self.adapter, state["best"])
+
+    def _sum_up(self) -> None:
+        """Read the outcomes that are still on the device, one after the other, whenever that happens."""
+        for row, outcome in self._waiting:
+            loss, self._norm, self._was_skipped = outcome.values()[row]
+            self._since.add(loss, self._was_skipped)
+        self._waiting = []
+
     def _log(self, rate: float) -> None:
-        read = [outcome.values()[row] for row, outcome in self._since]
-        losses, norms, skips = zip(*read, strict=True)
-        for skipped in skips:
-            self.in_a_row = self.in_a_row + 1 if skipped else 0
-        self.counters.skipped += int(sum(skips))
-        good = [loss for loss, skipped in zip(losses, skips, strict=True) if not skipped]
-        seconds, now = time.perf_counter() - self._logged_at, time.perf_counter()
+        self._sum_up()
+        since, now = self._since, time.perf_counter()
+        self.counters.skipped += since.skipped
+        good = since.steps - since.skipped
         self.log.step(
             self._bars,
             epoch=self.counters.epoch,
             step=self.counters.step,
-            loss=sum(good) / len(good) if good else None,
+            loss=since.loss / good if good else None,
             learning_rate=rate,
-            grad_norm=None if skips[-1] else norms[-1],
+            grad_norm=None if self._was_skipped else self._norm,
             skipped=self.counters.skipped,
-            tokens_per_s=self._tokens / seconds,
+            tokens_per_s=since.tokens / (now - self._logged_at),
         )
-        self._since, self._tokens, self._logged_at = [], 0, now
-        if self.in_a_row >= GIVE_UP_AFTER and not self.gave_up:
-            self.gave_up = True
+        self._since, self._logged_at = Since(in_a_row=since.in_a_row), now
+        if since.in_a_row >= GIVE_UP_AFTER:
+            self._diverge(f"the last {since.in_a_row} steps had no finite gradient")
+
+    def _diverge(self, why: str) -> None:
+        if not self.diverged:
+            self.diverged = True
             self.log.problem(
-                f"run {self.run.name!r}: the last {self.in_a_row} steps had no finite gradient, so it ends here; try a"
-                " lower learning rate, or precision='fp32'"
+                f"run {self.run.name!r}: {why}, so it ends here and the others continue; try a lower learning rate"
+                f" ({self.config.learning_rate:.2g}), or precision='fp32'"
             )

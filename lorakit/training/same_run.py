@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -35,7 +36,11 @@ EACH_RANKS_OWN = ("output_dir", "progress", "log_to")  # settings that ranks may
 
 
 def run_identity(
-    config: TrainConfig, model: nn.Module, encoded: Encoded, data: NerData | None = None
+    config: TrainConfig,
+    model: nn.Module,
+    encoded: Encoded,
+    data: NerData | None = None,
+    hash_frozen: Callable[[nn.Module], str] | None = None,
 ) -> dict[str, Any]:
     """What must be the same for a run to be continued; every rank calls it, because sharded weights are gathered.
 
@@ -44,6 +49,7 @@ def run_identity(
         model: before its first step.
         encoded: the training corpus.
         data: the corpus, whose validation split decides which epoch is the best; None without one.
+        hash_frozen: computes `frozen_hash`, or remembers it.
     """
     corpus = hashlib.sha256()
     for part in (encoded.ids, encoded.labels, encoded.offsets):
@@ -52,8 +58,13 @@ def run_identity(
         **settings_identity(config, model),
         "training corpus (hash)": corpus.hexdigest()[:16],
         VALIDATION: digest_of(data.validation if data else ()),
-        FROZEN: hash_of_tensors((name, p) for name, p in model.named_parameters() if not p.requires_grad),
+        FROZEN: (hash_frozen or frozen_hash)(model),
     }
+
+
+def frozen_hash(model: nn.Module) -> str:
+    """A digest of what is not trained; every rank calls it, because sharded weights are gathered."""
+    return hash_of_tensors((name, p) for name, p in model.named_parameters() if not p.requires_grad)
 
 
 def settings_identity(config: TrainConfig, model: nn.Module) -> dict[str, Any]:

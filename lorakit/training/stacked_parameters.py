@@ -8,6 +8,7 @@ Columns that an adapter does not use (a higher rank, a layer of others) are zero
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,20 +108,39 @@ class StackedParameters:
 
     def adapter(self, row: int) -> Adapter:
         """The adapter of a row with copies of its present values."""
-        adapter, updates, values = self.adapters[row], {}, {}
-        factors: dict[str, dict[str, Tensor]] = {}
+        tensors = {name: view.clone() for name, view in self._views(self.values, row)}
+        return with_tensors(self.adapters[row], tensors)
+
+    def row_state(self, row: int) -> dict[str, dict[str, Any]]:
+        """A row's values and optimizer state, by parameter, as `TrainState.state_dict` has those of a run alone."""
+        step = float(self.steps[row])
+        values, first, second = (
+            {name: view.clone() for name, view in self._views(matrix, row)}
+            for matrix in (self.values, self.first, self.second)
+        )
+        moments = {
+            name: {"step": torch.tensor(step), "exp_avg": first[name], "exp_avg_sq": second[name]} for name in values
+        }
+        return {"model": values, "optimizer": moments}
+
+    def load_row(self, row: int, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Give a row what `row_state` gave."""
+        moments = state["optimizer"]
+        for matrix, found in (
+            (self.values, state["model"]),
+            (self.first, {name: kept["exp_avg"] for name, kept in moments.items()}),
+            (self.second, {name: kept["exp_avg_sq"] for name, kept in moments.items()}),
+        ):
+            for name, view in self._views(matrix, row):
+                view.copy_(found[name])
+        self.steps[row] = float(next(iter(moments.values()))["step"])
+
+    def _views(self, matrix: Tensor, row: int) -> Iterator[tuple[str, Tensor]]:
+        """What of a row is its adapter's own, by parameter."""
         for part in self.parts:
-            like = _value_of(part, adapter)
-            if like is None:
-                continue
-            value = corner(self.values[row, part.columns].view(part.shape), like.shape).clone()
-            if part.key in "AB":
-                factors.setdefault(part.module, {})[part.key] = value
-            else:
-                values[part.parameter] = value
-        for name, found in factors.items():
-            updates[name] = replace(adapter.updates[name], **found)
-        return replace(adapter, updates=updates, values=values)
+            like = _value_of(part, self.adapters[row])
+            if like is not None:
+                yield part.parameter, corner(matrix[row, part.columns].view(part.shape), like.shape)
 
     def stacks(self, values: Tensor, rows: Tensor) -> dict[str, Stack]:
         """The stacks of all modules, with an adapter for each row of a batch, as views of one matrix.
@@ -183,6 +203,23 @@ class StackedParameters:
             starts = [_start_of(part, adapter) for adapter in self.adapters]
             if any(start is not None for start in starts):
                 constants[f"start_{part.key}"] = padded(starts, part.shape, self.device)
+
+
+def tensors_of(adapter: Adapter) -> dict[str, Tensor]:
+    """What an adapter trains, by parameter."""
+    found = dict(adapter.values)
+    for name, update in adapter.updates.items():
+        found |= {f"{name}.lora_A": update.A, f"{name}.lora_B": update.B}
+    return found
+
+
+def with_tensors(adapter: Adapter, tensors: Mapping[str, Tensor]) -> Adapter:
+    """An adapter with other values, by parameter."""
+    updates = {
+        name: replace(update, A=tensors[f"{name}.lora_A"], B=tensors[f"{name}.lora_B"])
+        for name, update in adapter.updates.items()
+    }
+    return replace(adapter, updates=updates, values={name: tensors[name] for name in adapter.values})
 
 
 def _parts(model: nn.Module, adapters: Sequence[Adapter]) -> Iterator[Part]:
