@@ -7,7 +7,8 @@ PEFT. What is found is kept after each architecture, so a run that was stopped c
 
     python benchmarks/architectures.py                      those not in the results yet, 5 s each
     python benchmarks/architectures.py bert deberta-v2      these, again
-    python benchmarks/architectures.py --compile            also torch.compile's steps beside eager ones, 20 s each
+    python benchmarks/architectures.py --compile aot_eager  also torch.compile's steps beside eager ones, 20 s each
+    python benchmarks/architectures.py --compile inductor   the same with the kernels that it makes, 100 s each
     python benchmarks/architectures.py --bert FOLDER        also a pretrained BERT, by its own tokenizer
 """
 
@@ -39,6 +40,7 @@ from lorakit._files import write_text
 from lorakit.cli.__main__ import main as lorakit_command
 from lorakit.data.corpus import NerData, Sentence
 from lorakit.report.tables import markdown_table
+from lorakit.training import graphs
 from lorakit.training.evaluation import encode_tagged, tag_words
 from lorakit.training.layout import layout_for
 from lorakit.training.models import load_token_classifier
@@ -49,6 +51,7 @@ from tests.support.toy import toy_sentences
 PAGE = ROOT / "docs" / "architectures.md"
 PRETRAINED = "all-MiniLM-L6-v2 (pretrained)"
 NOT_RUN = "not run"
+TRACED = "traced"
 SAME = 1e-5  # largest difference of logits, relative to them, that is rounding
 TITLES = (
     "architecture",
@@ -62,6 +65,7 @@ TITLES = (
     "tags equal",
     "saved, loaded",
     "compile",
+    "why not",
 )
 
 
@@ -78,7 +82,9 @@ class Row:
         tags: share of tags that are the same in batches and alone, of both.
         trained: whether `lorakit train`, `evaluate` and `predict` end with status 0.
         saved: what computes the same with an adapter loaded from its folder: "lorakit", "PEFT"; None: no adapter.
-        compiled: "yes" if training with torch.compile gives eager's weights, NOT_RUN, or why not.
+        compiled: "yes" if training with torch.compile gives eager's weights; TRACED if it does with the same graphs
+            and torch's own kernels, those of eager steps; NOT_RUN; or why not.
+        why: why rows are not packed, and why it does not train; "" where there is nothing to explain.
     """
 
     attention: str
@@ -90,6 +96,7 @@ class Row:
     trained: bool
     saved: tuple[str, ...] | None
     compiled: str = NOT_RUN
+    why: str = ""
 
 
 # What is found out ---------------------------------------------------------------------------------------------------
@@ -103,22 +110,27 @@ def examine(folder: Path) -> Row:
 
     model, tokenizer = load()
     model.eval()
-    rows = rows_of(model)
+    rows, why = rows_of(model)
     plain, tags = compare(model, tokenizer, "off")
     packed = None
     if rows == "packed":
         packed, more = compare(model, tokenizer, "on")
         tags = min(tags, more)
     attention = model.config._attn_implementation
-    targets = adapted(model)
+    targets, refusal = adapted(model)
     saved = reloaded(model, lambda: load()[0].eval(), folder / "adapter") if targets else None
-    return Row(attention, targets, rows, packed, plain, tags, trains(folder), saved)
+    why = "; ".join(filter(None, (why, refusal)))
+    return Row(attention, targets, rows, packed, plain, tags, trains(folder), saved, why=why)
 
 
-def rows_of(model: nn.Module) -> str:
-    """How the model takes its batches by default."""
+def rows_of(model: nn.Module) -> tuple[str, str]:
+    """How the model takes its batches by default, and why not packed."""
     layout = layout_for(model)
-    return "packed" if layout.packing else "plain, of equal length" if layout.by_length else "plain"
+    if layout.packing:
+        return "packed", ""
+    if layout.by_length:
+        return "plain, of equal length", f"{layout.reason}, and padding changes its output"
+    return "plain", layout.reason
 
 
 def compare(model: nn.Module, tokenizer: Any, packing: str) -> tuple[float, float]:
@@ -144,13 +156,13 @@ def long_enough(count: int, seed: int) -> list[Sentence]:
     return [sentence for sentence in toy_sentences(count, seed) if len(sentence.words) > 1]
 
 
-def adapted(model: nn.Module) -> int:
-    """Adapt the model by default; the number of layers that LoRA adapts, 0 where it asks for names."""
+def adapted(model: nn.Module) -> tuple[int, str]:
+    """Adapt the model by default; the number of layers that LoRA adapts, or 0 and what is said instead."""
     try:
         lorakit.apply_lora(model)
-    except ValueError:
-        return 0
-    return sum(hasattr(module, "lora_A") for module in model.modules())
+    except ValueError as refusal:
+        return 0, str(refusal).partition(";")[0].partition(":")[0]
+    return sum(hasattr(module, "lora_A") for module in model.modules()), ""
 
 
 def reloaded(model: nn.Module, fresh: Callable[[], nn.Module], folder: Path) -> tuple[str, ...]:
@@ -207,21 +219,32 @@ def succeeds(command: list[str]) -> bool:
     return not status
 
 
-def compiles(folder: Path) -> str:
-    """Whether two steps with torch.compile give the weights of two eager ones: "yes", or why not."""
+def compiles(folder: Path, backend: str) -> str:
+    """Whether two steps with torch.compile give the weights of two eager ones: "yes", TRACED, or why not.
+
+    Args:
+        folder: holds the model as "base".
+        backend: "inductor", which makes kernels; others trace the same graphs and run torch's own.
+    """
     sentences = tuple(Sentence(s.words[:6], s.tags[:6]) for s in toy_sentences(40, 3) if len(s.words) >= 6)[:16]
-    data, trained = NerData(sentences, (), (), LABELS, "toy"), {}
+    data, trained, usual = NerData(sentences, (), (), LABELS, "toy"), {}, graphs.BACKEND
+    torch._dynamo.reset()  # of the architectures before
     for engine in ("eager", "compile"):
         model, tokenizer = load_token_classifier(folder / "base", LABELS, dropout=0.0)
+        graphs.BACKEND = backend
         try:
             lorakit.apply_lora(model)
             config = lorakit.TrainConfig(epochs=1, batch_size=8, engine=engine, progress=False, precision="fp32")
             lorakit.train(model, tokenizer, data, config)
         except ValueError as problem:
             return f"n/a: {reason(str(problem))}"
+        finally:
+            graphs.BACKEND = usual
         trained[engine] = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     worst = max(float((trained["compile"][n] - p).abs().max()) for n, p in trained["eager"].items())
-    return "yes" if worst < 1e-4 else f"no: weights differ by {worst:.0e}"
+    if worst >= 1e-4:
+        return f"no: weights differ by {worst:.0e}"
+    return "yes" if backend == "inductor" else TRACED
 
 
 def reason(message: str) -> str:
@@ -248,7 +271,9 @@ def table(rows: dict[str, Row]) -> str:
         trained, targets = "yes" if row.trained else "**no**", str(row.targets or "asks")
         saved = "–" if row.saved is None else ", ".join(row.saved) or "**no**"
         numbers = (number(row.packed), number(row.plain), f"{row.tags:.1%}")
-        cells.append([name, before(name), trained, row.rows, targets, row.attention, *numbers, saved, row.compiled])
+        cells.append(
+            [name, before(name), trained, row.rows, targets, row.attention, *numbers, saved, row.compiled, row.why]
+        )
     return f"{markdown_table(TITLES, cells)}\n\n{totals(rows)}\n"
 
 
@@ -258,12 +283,22 @@ def totals(rows: dict[str, Row]) -> str:
     trained = sum(row.trained for row in tiny.values())
     packed = sum(row.trained and row.rows == "packed" for row in tiny.values())
     once = sum(before(name) == "packed" for name in tiny)
-    compiled = sum(row.compiled == "yes" for row in tiny.values())
+    compiled = sum(row.compiled in ("yes", TRACED) for row in tiny.values())
+    made = sum(row.compiled == "yes" for row in tiny.values())
     unknown = sum(row.compiled == NOT_RUN for row in tiny.values())
     return (
         f"{trained} of {len(tiny)} architectures train by the defaults, {packed} of them packed (before: {once})."
-        f" torch.compile's steps equal eager ones on {compiled}, and were not run on {unknown}."
+        f" torch.compile's steps equal eager ones on {compiled}, on {made} of them with kernels of its own,"
+        f" and were not run on {unknown}."
     )
+
+
+def command(rows: dict[str, Row]) -> str:
+    """What makes these rows."""
+    made = [name for name, row in rows.items() if row.compiled == "yes"]
+    pretrained = " --bert FOLDER" * (PRETRAINED in rows)
+    again = f"; python benchmarks/architectures.py --compile inductor {' '.join(made)}" if made else ""
+    return f"python benchmarks/architectures.py --compile aot_eager{pretrained}{again}"
 
 
 def read(path: Path) -> dict[str, Row]:
@@ -309,27 +344,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *OPTIONS], metavar="ARCHITECTURE", help="default: the missing")
     parser.add_argument("--bert", type=Path, metavar="FOLDER", help="of a pretrained BERT with its tokenizer")
-    parser.add_argument("--compile", action="store_true", help="also compare torch.compile's steps with eager ones")
+    parser.add_argument(
+        "--compile", choices=["aot_eager", "inductor"], help="also compare torch.compile's steps with eager ones"
+    )
     parser.add_argument("--output-dir", type=Path, default=RESULTS, help="for the result files")
     options = parser.parse_args(arguments)
     rows = read(options.output_dir / "architectures.json")
     page = PAGE if options.output_dir == RESULTS else None
-    command = "python benchmarks/architectures.py --compile" + " --bert FOLDER" * (
-        PRETRAINED in rows or bool(options.bert)
-    )
     for name in options.names or [*OPTIONS, *[PRETRAINED] * bool(options.bert)]:
         known = None if options.names else rows.get(name)
-        if known and not (options.compile and known.compiled == NOT_RUN):
+        weaker = {"aot_eager": [NOT_RUN], "inductor": [NOT_RUN, TRACED]}.get(options.compile, [])
+        if known and known.compiled not in weaker:
             continue
         with tempfile.TemporaryDirectory() as folder:
             put_base(name, Path(folder), options.bert)
             row = known or examine(Path(folder))
             if options.compile:
-                row = replace(row, compiled=compiles(Path(folder)))
+                row = replace(row, compiled=compiles(Path(folder), options.compile))
         rows[name] = row
         rows = {name: rows[name] for name in (*OPTIONS, PRETRAINED) if name in rows}
         print(name, row, file=sys.stderr, flush=True)
-        write(rows, options.output_dir, command, page)
+        write(rows, options.output_dir, command(rows), page)
     print(table(rows), end="")
     return 0
 

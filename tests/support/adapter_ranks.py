@@ -132,6 +132,8 @@ def exchanges_and_refusals_when_replicated(model: nn.Module, parallel: nn.Module
     for act in (lambda: set_adapter(parallel, "third"), lambda: load_adapter(parallel, other)):
         with pytest.raises(ValueError, match="trains other parameters than .* put it into the model itself"):
             act()
+    advised = DistributedDataParallel(set_adapter(copy.deepcopy(parallel.module), "third"))
+    assert torch.equal(logits(advised), logits(set_adapter(copy.deepcopy(model), "third")))
     with pytest.raises(ValueError, match="in a DistributedDataParallel, which .* apply_lora first, then wrap"):
         apply_lora(DistributedDataParallel(tiny_roberta()))
     assert torch.equal(logits(parallel), tuned)

@@ -196,6 +196,8 @@ def test_weights_that_do_not_fit_the_labels_are_refused_with_what_fits(tiny_mode
         lorakit.train(tiny_model(), tokenizer, DATA, quick(class_weights=(1.0, 2.0)))
     with pytest.raises(ValueError, match="class_weights names 'B-RNA'; the labels are O, B-DNA"):
         lorakit.train(tiny_model(), tokenizer, DATA, quick(class_weights={"B-RNA": 2.0}))
+    for advised in (WEIGHTS, {LABELS[-1]: 5.0}):
+        assert lorakit.train(tiny_model(), tokenizer, DATA, quick(class_weights=advised, epochs=1)).steps == 3
 
 
 # A model's own loss ---------------------------------------------------------------------------------------------------
@@ -280,15 +282,27 @@ def test_a_weighted_loss_is_noticed_where_a_new_head_gives_every_class_alike(tin
         lorakit.train(model, tokenizer, DATA, quick())
 
 
+def without_the_chain(kind):
+    """Its transitions are in its own loss alone, so they are frozen where that is left out."""
+    model = chain(kind)
+    model.transitions.weight.requires_grad = False
+    return model
+
+
 def test_a_loss_that_cannot_be_added_up_is_refused(tokenizer):
     with pytest.raises(ValueError, match="cannot be added up over batches; train with loss='cross_entropy'"):
         lorakit.train(chain("squared"), tokenizer, DATA, quick(loss="model", packing=False))
+    assert (
+        lorakit.train(without_the_chain("squared"), tokenizer, DATA, quick(loss="cross_entropy", epochs=1)).steps == 3
+    )
 
 
 def test_a_loss_that_fails_or_is_no_number_is_refused(tokenizer):
     for kind, reason in (("broken", "failed to do so"), ("per_row", "returns a tensor of shape")):
         with pytest.raises(ValueError, match=f"{reason}.*or leave it out with loss='cross_entropy'"):
             lorakit.train(chain(kind), tokenizer, DATA, quick())
+        model = without_the_chain(kind)
+        assert lorakit.train(model, tokenizer, DATA, quick(loss="cross_entropy", epochs=1)).steps == 3
 
 
 def test_asking_for_the_loss_leaves_no_trace(tiny_model, tokenizer):
@@ -337,7 +351,8 @@ def test_a_model_without_labels_has_no_loss_to_train_on(tiny_model, tokenizer):
 
     with pytest.raises(ValueError, match="Plain.forward takes no labels.*loss='cross_entropy'"):
         lorakit.train(Plain(), tokenizer, DATA, quick(loss="model"))
-    assert lorakit.train(Plain(), tokenizer, DATA, quick(epochs=1)).steps == 3
+    for loss in ("auto", "cross_entropy"):
+        assert lorakit.train(Plain(), tokenizer, DATA, quick(epochs=1, loss=loss)).steps == 3
 
 
 def test_a_batch_that_only_keeps_a_rank_in_step_adds_no_gradient_of_the_models_own_loss(tokenizer):

@@ -143,6 +143,7 @@ def test_a_base_that_is_elsewhere_is_given_by_hand(adapter, monkeypatch):
     monkeypatch.setattr("lorakit.training.models.base_and_labels", lambda folder: (None, list(LABELS)))
     with pytest.raises(ValueError, match=r"does not name the base \(base_model_name_or_path\); give it with --model"):
         load_tagger(adapter)
+    assert load_tagger(adapter, str(MINI))[0].config.id2label == dict(enumerate(LABELS))
 
 
 def test_saving_a_model_prints_nothing(tokenizer, tmp_path, capfd):
