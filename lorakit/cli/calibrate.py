@@ -28,7 +28,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Calibrate and say what came out; returns the exit status."""
-    from lorakit.training.calibration import calibrate, save_calibration
+    from lorakit.training.calibration import calibrate
+    from lorakit.training.calibration_file import save_calibration
     from lorakit.training.distributed import device, is_main
     from lorakit.training.models import load_tagger
 

@@ -108,7 +108,7 @@ def tag_split_words(
     With several processes all have to call it.
     """
     from lorakit.report.errors import Tagged
-    from lorakit.training.calibration import load_calibration
+    from lorakit.training.calibration_file import load_calibration
     from lorakit.training.evaluation import label_names, tag_words
 
     labels, words = label_names(model), [words for words, _ in sentences]

@@ -58,8 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.to == "peft" and not is_adapter:
             raise ValueError(f"{source} was fine-tuned in full and has no adapter for PEFT; export it --to hf")
         record = read_record(source, is_adapter)
-        sentences = proof_sentences(arguments, record)
-        proof = write_export(arguments, source, is_adapter, sentences, record)
+        split, sentences = proof_sentences(arguments, record)
+        proof = write_export(arguments, source, is_adapter, split, sentences, record)
     print(f"{arguments.output}: {' '.join(proof)}")
     return 0
 
@@ -111,8 +111,8 @@ def read_record(source: str, is_adapter: bool) -> dict[str, Any]:
     return {}
 
 
-def proof_sentences(arguments: argparse.Namespace, record: dict[str, Any]) -> Sequence[tuple[Any, Any]]:
-    """The sentences of the proof: of the validation set, else of the test or the training set.
+def proof_sentences(arguments: argparse.Namespace, record: dict[str, Any]) -> tuple[str, Sequence[tuple[Any, Any]]]:
+    """The split and the sentences of the proof: of the validation set, else of the test or the training set.
 
     Raises:
         ValueError: there is no corpus.
@@ -132,13 +132,15 @@ def proof_sentences(arguments: argparse.Namespace, record: dict[str, Any]) -> Se
             if arguments.sentences is not None and arguments.sentences < 1:
                 raise
             raise ValueError(f"the run's own corpus cannot be read ({error}); give one with --dataset") from error
-    return (data.validation or data.test or data.train)[:MOST_SENTENCES]
+    split = next(name for name in ("validation", "test", "train") if getattr(data, name))
+    return {"train": "training"}.get(split, split), getattr(data, split)[:MOST_SENTENCES]
 
 
 def write_export(
     arguments: argparse.Namespace,
     source: str,
     is_adapter: bool,
+    split: str,
     sentences: Sequence[tuple[Any, Any]],
     record: dict[str, Any],
 ) -> list[str]:
@@ -157,7 +159,7 @@ def write_export(
     if not is_adapter and arguments.model:
         raise ValueError(f"--model is for an adapter's base, and {source} is a whole model; leave it out")
     model, tokenizer = load_tagger(adapter, full, tag_names(arguments.labels), not arguments.no_check_base)
-    reference = find_reference(model, tokenizer, sentences, raw=arguments.to == "spacy")
+    reference = find_reference(model, tokenizer, sentences, arguments.to == "spacy", split)
     mode = record.get("mode") or {}
     base = record.get("model") or (model.config._name_or_path if is_adapter else None)
     scores = {split: mode[split] for split in ("validation", "test") if mode.get(split)}

@@ -193,7 +193,7 @@ class Finder:
         precisions: Mapping[str, float],
     ) -> None:
         from lorakit.data.decoding import decoder_of
-        from lorakit.training.calibration import load_calibration
+        from lorakit.training.calibration_file import load_calibration
 
         self.model, self.tokenizer = model, tokenizer
         decoder = decoder_of(model, arguments.decode)
@@ -224,7 +224,7 @@ class Finder:
             self.least[kind] = max(self.least.get(kind, 0.0), calibration.threshold(kind, precision))
 
     def __call__(self, texts: Sequence[str]) -> list[Any]:
-        from lorakit.training.calibration import keep_above
+        from lorakit.training.calibration_file import keep_above
         from lorakit.training.prediction import find_entities
 
         found = find_entities(self.model, self.tokenizer, texts, **self.options)

@@ -12,9 +12,9 @@ from torch import nn
 
 from lorakit.data.tags import Span
 from lorakit.export.card import Origin, export_card
-from lorakit.export.proof import NotProven, Reference, compare, entities_of
+from lorakit.export.proof import NotProven, Reference, compare, prove_by_words
 from lorakit.export.tokenizer import portable_tokenizer
-from lorakit.export.words import in_torch, tag_by_words
+from lorakit.export.words import TO_TAGS, in_torch, write_transitions
 from lorakit.training.evaluation import label_names
 from lorakit.training.untrusted import NO_REMOTE_CODE
 
@@ -31,12 +31,13 @@ import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 model, tokenizer = AutoModelForTokenClassification.from_pretrained("."), AutoTokenizer.from_pretrained(".")
+labels = model.config.id2label
 words = ["The", "IL-2", "gene", "(", "IL2", ")", "."]
 batch = tokenizer([words], is_split_into_words=True, return_tensors="pt")
 with torch.no_grad():
-    classes = model(**batch).logits.argmax(-1)[0].tolist()
+    logits = model(**batch).logits[0].numpy()
 ids = batch.word_ids(0)
-print([model.config.id2label[classes[ids.index(i)]] for i in range(len(words))])  # a word's first subword counts
+rows = logits[[ids.index(i) for i in range(len(words))]]  # a word's first subword counts
 """
 
 
@@ -62,20 +63,9 @@ def write_hf(
     """
     save_model_files(model, tokenizer, folder)
     if through == "pipeline":
-        found, runtime = _by_pipeline(folder, reference), "transformers' pipeline"
+        proof, usage = _prove_pipeline(folder, reference), PIPELINE
     else:
-        found, runtime = _by_model(folder, reference), "transformers"
-    try:
-        compare(reference, found, runtime)
-    except NotProven as error:
-        if through == "words":
-            raise
-        raise NotProven(
-            f"{error}; the pipeline may split a word of this tokenizer again: with --through words the proof reads the"
-            " words' first subwords instead, as README.md then shows"
-        ) from None
-    proof = [reference.proven(runtime)]
-    usage = PIPELINE if through == "pipeline" else WORDS
+        proof, usage = _prove_model(model, folder, reference), WORDS + TO_TAGS[reference.decode]
     (folder / "README.md").write_text(export_card("hf", label_names(model), origin, usage, proof), encoding="utf-8")
     return proof
 
@@ -89,6 +79,18 @@ def save_model_files(model: nn.Module, tokenizer: Any, folder: Path) -> None:
     finally:
         model.config.task_specific_params = before
     portable_tokenizer(model, tokenizer).save_pretrained(folder)
+
+
+def _prove_pipeline(folder: Path, reference: Reference) -> list[str]:
+    runtime = "transformers' pipeline"
+    try:
+        compare(reference, _by_pipeline(folder, reference), runtime)
+    except NotProven as error:
+        raise NotProven(
+            f"{error}; the pipeline may split a word of this tokenizer again: with --through words the proof reads the"
+            " words' first subwords instead, as README.md then shows"
+        ) from None
+    return [reference.proven(runtime, "greedy"), *reference.price_of_greedy("the pipeline's entities")]
 
 
 def _by_pipeline(folder: Path, reference: Reference) -> Iterator[list[Span]]:
@@ -113,10 +115,11 @@ def _by_words(found: Sequence[dict[str, Any]], words: Sequence[str]) -> list[Spa
     return [Span(e["entity_group"], starts.get(e["start"], -1), ends.get(e["end"], -1)) for e in found]
 
 
-def _by_model(folder: Path, reference: Reference) -> Iterator[list[Span]]:
+def _prove_model(model: nn.Module, folder: Path, reference: Reference) -> list[str]:
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-    model = AutoModelForTokenClassification.from_pretrained(folder, use_safetensors=True, **NO_REMOTE_CODE).eval()
-    tokenizer, labels = AutoTokenizer.from_pretrained(folder, **NO_REMOTE_CODE), label_names(model)
-    for tags in tag_by_words(tokenizer, labels, in_torch(model), reference.sentences):
-        yield entities_of(tags, labels)
+    labels = label_names(model)
+    loaded = AutoModelForTokenClassification.from_pretrained(folder, use_safetensors=True, **NO_REMOTE_CODE).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, **NO_REMOTE_CODE)
+    write_transitions(reference.decode, labels, folder)
+    return prove_by_words(reference, tokenizer, labels, in_torch(loaded), "transformers")[1]

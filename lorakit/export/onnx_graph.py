@@ -12,28 +12,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lorakit.data.tags import Span
 from lorakit.export.card import Origin, export_card
-from lorakit.export.proof import Reference, compare, entities_of
+from lorakit.export.proof import Reference, entities_by_words, prove_by_words
 from lorakit.export.tokenizer import portable_tokenizer
-from lorakit.export.words import Logits, tag_by_words
+from lorakit.export.words import TO_TAGS, Logits, read_by_words, write_transitions
 from lorakit.training.evaluation import label_names
-from lorakit.training.metrics import score
 
 GRAPH, INT8 = "model.onnx", "model.int8.onnx"
 MOST_INLINE_BYTES = 2**31 - 2**20  # protobuf's limit for one file; larger weights go to a file beside it
 USAGE = """
-import json
-
 import onnxruntime
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
-labels = json.load(open("config.json"))["id2label"]
-tokenizer, session = AutoTokenizer.from_pretrained("."), onnxruntime.InferenceSession("model.onnx")
+labels, tokenizer = AutoConfig.from_pretrained(".").id2label, AutoTokenizer.from_pretrained(".")
+session = onnxruntime.InferenceSession("model.onnx")
 words = ["The", "IL-2", "gene", "(", "IL2", ")", "."]
 batch = tokenizer([words], is_split_into_words=True, return_tensors="np")
 logits = session.run(["logits"], {name: batch[name] for name in ("input_ids", "attention_mask")})[0]
 ids = batch.word_ids(0)
-print([labels[str(logits[0, ids.index(i)].argmax())] for i in range(len(words))])  # a word's first subword counts
+rows = logits[0, [ids.index(i) for i in range(len(words))]]  # a word's first subword counts
 """
 
 
@@ -68,12 +66,11 @@ def write_onnx(
     model.config.save_pretrained(folder)
     shipped.save_pretrained(folder)
     labels = label_names(model)
-    tags = list(tag_by_words(shipped, labels, _session(folder / GRAPH), reference.sentences))
-    compare(reference, [entities_of(row, labels) for row in tags], "onnxruntime")
-    proof = [reference.proven("onnxruntime")]
+    write_transitions(reference.decode, labels, folder)
+    found, proof = prove_by_words(reference, shipped, labels, _session(folder / GRAPH), "onnxruntime")
     if int8:
-        proof.append(_write_int8(folder, shipped, labels, reference, tags))
-    card = export_card("onnx", labels, origin, USAGE, proof)
+        proof.append(_write_int8(folder, shipped, labels, reference, found[reference.decode]))
+    card = export_card("onnx", labels, origin, USAGE + TO_TAGS[reference.decode], proof)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return proof
 
@@ -129,17 +126,18 @@ def _session(path: Path) -> Logits:
     return logits
 
 
-def _write_int8(folder: Path, tokenizer: Any, labels: list[str], reference: Reference, exact: list[list[str]]) -> str:
+def _write_int8(folder: Path, tokenizer: Any, labels: list[str], reference: Reference, exact: list[list[Span]]) -> str:
     """Write the int8 graph; returns a sentence that says what it costs."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with _silent():
         quantize_dynamic(str(folder / GRAPH), str(folder / INT8), weight_type=QuantType.QInt8)
-    tags = list(tag_by_words(tokenizer, labels, _session(folder / INT8), reference.sentences))
-    pairs = [(entities_of(row, labels), wanted) for row, wanted in zip(tags, reference.entities, strict=True)]
-    same = sum(len(set(found) & set(wanted)) for found, wanted in pairs)
-    before, after = (score(reference.gold, side).f1 for side in (exact, tags))
-    return (
-        f"{INT8}: {same:,} of {reference.count:,} entities are the same; F1 on these sentences {before:.4f} in float32,"
-        f" {after:.4f} in int8 ({after - before:+.4f})."
-    )
+    rows, decode = read_by_words(tokenizer, _session(folder / INT8), reference.sentences), reference.decode
+    found = entities_by_words(rows, labels, decode)
+    same = sum(len(set(one) & set(other)) for one, other in zip(found, exact, strict=True))
+    before, after = reference.f1_of(exact), reference.f1_of(found)
+    if before is None or after is None:
+        cost = "what that costs in F1 is unknown, because the corpus marks no entity"
+    else:
+        cost = f"F1 on these sentences {before:.4f} in float32, {after:.4f} in int8 ({after - before:+.4f})"
+    return f"{INT8} ({decode}): {same:,} of {reference.count(decode):,} entities are the same; {cost}."

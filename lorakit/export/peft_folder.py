@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,10 @@ import torch
 from torch import nn
 
 from lorakit.adapters.files import CONFIG, OWN, TENSORS
-from lorakit.data.tags import Span
 from lorakit.export.card import Origin, export_card
-from lorakit.export.proof import Reference, compare, entities_of
+from lorakit.export.proof import Reference, prove_by_words
 from lorakit.export.tokenizer import portable_tokenizer
-from lorakit.export.words import in_torch, tag_by_words
+from lorakit.export.words import in_torch
 from lorakit.training.evaluation import label_names
 from lorakit.training.untrusted import NO_REMOTE_CODE
 
@@ -53,8 +51,7 @@ def write_peft(
     model.config.save_pretrained(folder)
     portable_tokenizer(model, tokenizer).save_pretrained(folder)
     labels = label_names(model)
-    compare(reference, _by_peft(folder, model.config._name_or_path, reference), "PEFT")
-    proof = [reference.proven("PEFT")]
+    proof = _prove_peft(folder, model.config._name_or_path, reference)
     usage = _usage(folder, model.config._name_or_path)
     (folder / "README.md").write_text(export_card("peft", labels, origin, usage, proof), encoding="utf-8")
     return proof
@@ -70,7 +67,7 @@ def _usage(folder: Path, base: str) -> str:
     return USAGE.replace(line, f"base = {base!r}{where}").replace("import PeftConfig, ", "import ")
 
 
-def _by_peft(folder: Path, base: str, reference: Reference) -> Iterator[list[Span]]:
+def _prove_peft(folder: Path, base: str, reference: Reference) -> list[str]:
     from peft import PeftModel
     from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 
@@ -85,5 +82,4 @@ def _by_peft(folder: Path, base: str, reference: Reference) -> Iterator[list[Spa
     )
     model = PeftModel.from_pretrained(plain, folder).eval()
     tokenizer, labels = AutoTokenizer.from_pretrained(folder, **NO_REMOTE_CODE), label_names(plain)
-    for tags in tag_by_words(tokenizer, labels, in_torch(model), reference.sentences):
-        yield entities_of(tags, labels)
+    return prove_by_words(reference, tokenizer, labels, in_torch(model), "PEFT", "the pipeline's entities")[1]

@@ -1,16 +1,24 @@
-"""The proof of an export: entity by entity the same as `lorakit.predict`, through the runtime that will use it."""
+"""The proof of an export: entity by entity the same as `lorakit.predict`, through the runtime that will use it.
 
-from collections.abc import Iterable, Sequence
+A runtime that takes the best class of each word is compared with greedy predictions, even of a model that was trained
+with another decoder; the export then says what that costs in F1.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
+from lorakit.data.decoding import decoder_of, transitions, viterbi
 from lorakit.data.encoding import encode
 from lorakit.data.habits import habits_of, split_like
 from lorakit.data.subwords import kept_tokens
 from lorakit.data.tags import Span, scheme_of_labels, spans, with_prefixes
+from lorakit.export.words import Logits, read_by_words
 from lorakit.training.evaluation import label_names, tag_words, window_of
+from lorakit.training.metrics import entity_scores
 
 
 class NotProven(ValueError):
@@ -23,38 +31,76 @@ class Reference:
 
     Args:
         sentences: the words of each.
-        entities: of each sentence, by words.
-        gold: the tags of each, where the corpus has them.
+        entities: decoder ("greedy" or "viterbi") -> the entities of each sentence, by words.
+        gold: the corpus' entities of each sentence.
+        decode: the decoder that the model was trained with, which `lorakit.predict` uses.
         longer: how many sentences were left out because they need several windows, which other runtimes do not make.
+        split: of the corpus that they are from; "" where nobody knows.
     """
 
     sentences: list[list[str]]
-    entities: list[list[Span]]
-    gold: list[list[str]]
+    entities: Mapping[str, list[list[Span]]]
+    gold: list[list[Span]]
+    decode: str
     longer: int = 0
+    split: str = ""
 
-    def proven(self, runtime: str) -> str:
+    def proven(self, runtime: str, *decoders: str) -> str:
         """The sentence that says so, for an export's README."""
-        text = f"Equal to lorakit.predict (greedy, fp32) in all {self.count:,} entities of {len(self.sentences):,}"
-        text += f" sentences through {runtime}"
+        counts = " and ".join(f"{self.count(name):,} entities ({name}, fp32)" for name in decoders)
+        text = f"Equal to lorakit.predict in all {counts} of {len(self.sentences):,} sentences"
+        text += f"{f' of the {self.split} set' if self.split else ''} through {runtime}"
         return text + (f"; {self.longer} longer than the model's window were left out." if self.longer else ".")
 
-    @property
-    def count(self) -> int:
+    def count(self, decode: str) -> int:
         """Entities in all sentences."""
-        return sum(map(len, self.entities))
+        return sum(map(len, self.entities[decode]))
+
+    def f1_of(self, entities: Sequence[Sequence[Span]]) -> float | None:
+        """F1 of these entities, as seqeval's default mode computes it; None where the corpus marks no entity."""
+        if not any(self.gold):
+            return None
+        pairs = list(zip(self.gold, entities, strict=True))
+        found = sum(len(set(gold) & set(row)) for gold, row in pairs)
+        return entity_scores(found, sum(len(row) for _, row in pairs), sum(map(len, self.gold))).f1
+
+    def price_of_greedy(self, runtime: str) -> list[str]:
+        """What is lost by a runtime that takes each word's best class; nothing of a model that was trained like that.
+
+        Args:
+            runtime: whose output is greedy.
+        """
+        if self.decode == "greedy":
+            return []
+        sides = [self.entities[name] for name in ("greedy", self.decode)]
+        changed = sum(one != other for one, other in zip(*sides, strict=True))
+        before, after = (self.f1_of(side) for side in sides)
+        if before is None or after is None:
+            price = "what that costs in F1 is unknown, because the corpus marks no entity"
+        else:
+            price = f"F1 on them is {before:.4f} greedy and {after:.4f} with {self.decode} ({before - after:+.4f})"
+        return [
+            f"Note that {runtime} are greedy, and lorakit.predict decodes this model with {self.decode}, as it was"
+            f" trained: the entities of {changed:,} of the {len(self.sentences):,} sentences differ; {price}."
+        ]
 
 
 def find_reference(
-    model: nn.Module, tokenizer: Any, sentences: Sequence[tuple[Sequence[str], Sequence[str]]], raw: bool = False
+    model: nn.Module,
+    tokenizer: Any,
+    sentences: Sequence[tuple[Sequence[str], Sequence[str]]],
+    raw: bool = False,
+    split: str = "",
 ) -> Reference:
-    """What lorakit finds in (words, tags) pairs, in float32 and with greedy decoding, as the other runtimes compute.
+    """What lorakit finds in (words, tags) pairs, in float32.
 
     Args:
         model: the tagger, with its adapter as it was trained.
         tokenizer: the model's.
         sentences: of a corpus.
-        raw: split the words, joined by spaces, as `lorakit.predict` splits a raw text.
+        raw: split the words, joined by spaces, as `lorakit.predict` splits a raw text, and decode only as trained;
+            otherwise also decode greedily, as other runtimes do.
+        split: of the corpus that they are from.
 
     Raises:
         ValueError: no sentence fits in one window, or the model finds no entity in any, which would prove nothing.
@@ -65,20 +111,25 @@ def find_reference(
         rows = [[word.text for word in split_like(" ".join(row), habits_of(model), keep)] for row in rows]
     windows = [len(encode(tokenizer, [words], window_of(model, tokenizer))) for words in rows]
     kept = [i for i, count in enumerate(windows) if count == 1]
-    labels = label_names(model)
-    tags = tag_words(model, tokenizer, [rows[i] for i in kept], "fp32", decode="greedy").tags
-    found = Reference(
-        [rows[i] for i in kept],
-        [entities_of(row, labels) for row in tags],
-        [list(sentences[i][1]) for i in kept],
-        sum(count > 1 for count in windows),
-    )
-    if not found.count:
+    labels, decode, own = label_names(model), decoder_of(model), [rows[i] for i in kept]
+    entities = {
+        name: [entities_of(tags, labels) for tags in tag_words(model, tokenizer, own, "fp32", decode=name).tags]
+        for name in dict.fromkeys([decode] if raw else ["greedy", decode])
+    }
+    gold = _gold_entities([sentences[i][1] for i in kept])
+    found = Reference(own, entities, gold, decode, sum(count > 1 for count in windows), split)
+    if not found.count(decode):
         raise ValueError(
             f"the model finds no entity in the {len(kept):,} sentences, so they prove nothing; give others with"
             " --dataset, or train longer"
         )
     return found
+
+
+def _gold_entities(tagged: Sequence[Sequence[str]]) -> list[list[Span]]:
+    labels = {"O", *(tag for tags in tagged for tag in tags)}
+    scheme, tag_of = scheme_of_labels(labels) or "iob2", with_prefixes(labels)
+    return [spans([tag_of[tag] for tag in tags], scheme) for tags in tagged]
 
 
 def entities_of(tags: Sequence[str], labels: Sequence[str]) -> list[Span]:
@@ -93,14 +144,14 @@ def entities_of(tags: Sequence[str], labels: Sequence[str]) -> list[Span]:
     return spans([tag_of[tag] for tag in tags], scheme)
 
 
-def compare(reference: Reference, found: Iterable[Sequence[Span]], runtime: str) -> None:
-    """Compare what another runtime finds, sentence by sentence.
+def compare(reference: Reference, found: Iterable[Sequence[Span]], runtime: str, decode: str = "greedy") -> None:
+    """Compare what another runtime finds with a decoder, sentence by sentence.
 
     Raises:
         NotProven: at the first difference.
     """
     for number, (words, wanted, got) in enumerate(
-        zip(reference.sentences, reference.entities, found, strict=True), start=1
+        zip(reference.sentences, reference.entities[decode], found, strict=True), start=1
     ):
         if list(got) == list(wanted):
             continue
@@ -109,6 +160,51 @@ def compare(reference: Reference, found: Iterable[Sequence[Span]], runtime: str)
             f"the export is refused and nothing was written: in sentence {number} of {len(reference.sentences)} lorakit"
             f" finds {_named(missing, words)} and {runtime} {_named(more, words)} ({_short(' '.join(words))})"
         )
+
+
+def entities_by_words(rows: Iterable[np.ndarray], labels: Sequence[str], decode: str) -> list[list[Span]]:
+    """The entities of each sentence.
+
+    Args:
+        rows: from `read_by_words`.
+        labels: of the model's classes.
+        decode: "greedy" or "viterbi".
+    """
+    allowed = transitions(labels) if decode == "viterbi" else None
+    found = []
+    for logits in rows:
+        classes = logits.argmax(-1) if allowed is None else viterbi(logits, np.array([len(logits)]), allowed)
+        found.append(entities_of([labels[number] for number in classes.tolist()], labels))
+    return found
+
+
+def prove_by_words(
+    reference: Reference,
+    tokenizer: Any,
+    labels: Sequence[str],
+    logits: Logits,
+    runtime: str,
+    greedy: str = "its largest logits",
+) -> tuple[dict[str, list[list[Span]]], list[str]]:
+    """Compare what a runtime finds with each decoder that lorakit was asked with.
+
+    Args:
+        reference: what lorakit finds.
+        tokenizer, labels, logits: as for `read_by_words` and `entities_by_words`.
+        runtime: its name.
+        greedy: what of it is greedy.
+
+    Returns:
+        Decoder -> the entities of each sentence, and sentences about the proof.
+
+    Raises:
+        NotProven: with the first difference.
+    """
+    rows = list(read_by_words(tokenizer, logits, reference.sentences))
+    found = {decode: entities_by_words(rows, labels, decode) for decode in reference.entities}
+    for decode, entities in found.items():
+        compare(reference, entities, runtime, decode)
+    return found, [reference.proven(runtime, *found), *reference.price_of_greedy(greedy)]
 
 
 def _named(entities: Sequence[Span], words: Sequence[str]) -> str:

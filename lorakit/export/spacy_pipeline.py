@@ -91,7 +91,7 @@ def make_word_tokenizer(keep: list[str], habits: dict[str, Any]) -> Any:
 class EntityFinder:
     """A spaCy component that sets `doc.ents` to what `lorakit.predict` finds in the document's text."""
 
-    def __init__(self, decode: str = "greedy") -> None:
+    def __init__(self, decode: str = "auto") -> None:
         self.decode = check_decode(decode)
         self.model: nn.Module | None = None
         self.tokenizer: Any = None
@@ -129,9 +129,9 @@ class EntityFinder:
         return self
 
 
-@spacy.Language.factory(FACTORY, default_config={"decode": "greedy"})
+@spacy.Language.factory(FACTORY, default_config={"decode": "auto"})
 def make_entity_finder(nlp: Any, name: str, decode: str) -> EntityFinder:
-    """A component without a model, for `spacy.load`; `decode` as in `lorakit.predict`."""
+    """A component without a model, for `spacy.load`; `decode` as in `lorakit.predict`: "auto" is as it was trained."""
     return EntityFinder(decode)
 
 
@@ -150,7 +150,7 @@ def write_spacy(model: nn.Module, tokenizer: Any, reference: Reference, folder: 
     """
     words = {"@tokenizers": WORDS, "keep": list(kept_tokens(tokenizer)), "habits": habits_of(model).to_json()}
     nlp = spacy.blank("xx", config={"nlp": {"tokenizer": words}})
-    finder = nlp.add_pipe(FACTORY)
+    finder = nlp.add_pipe(FACTORY, config={"decode": reference.decode})
     finder.model, finder.tokenizer = model, tokenizer
     nlp.meta.update(name="lorakit_ner", version="0.1.0", requirements=["lorakit[spacy]>=0.1"])
     written = folder / "pipeline"  # to_disk may make a folder only itself
@@ -158,8 +158,8 @@ def write_spacy(model: nn.Module, tokenizer: Any, reference: Reference, folder: 
     for part in written.iterdir():
         shutil.move(part, folder / part.name)
     written.rmdir()
-    compare(reference, _by_spacy(folder, reference), "spaCy")
-    proof = [reference.proven("spaCy")]
+    compare(reference, _by_spacy(folder, reference), "spaCy", reference.decode)
+    proof = [reference.proven("spaCy", reference.decode)]
     (folder / "README.md").write_text(export_card("spacy", label_names(model), origin, USAGE, proof), encoding="utf-8")
     return proof
 

@@ -1,11 +1,13 @@
-"""The page's charts: learning curves, F1 by entity type, and energy over time."""
+"""The page's charts: learning curves, F1 by entity type, reliability of the scores, and energy over time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit.report.comparison import contention_note
+from lorakit.report.errors import TENTHS, Tenth, mean_distance, tenths_of
 from lorakit.report.palette import RUNS
 from lorakit.report.runs import COMPONENTS, EnergyPoint, Run
 from lorakit.report.svg import STAND_INS, draw, plain
@@ -18,6 +20,7 @@ DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
 MARKERS = "osD^vPX*"
 POINTS = 300  # per line; more would not be visible at this width
 ROWS = 24  # of a chart's table
+WEIGHTS, CALIBRATION = ("adapter", "model"), "calibration.json"  # folders in a run's; what `lorakit calibrate` writes
 WIDTH = 380  # points, about as many as CSS pixels on a phone
 
 Numbered = Sequence[tuple[int, Run]]  # runs with their numbers, which give them their colours
@@ -182,6 +185,55 @@ def _paint_types(runs: Numbered, names: Mapping[str, str], split: str, figure: "
     axes.tick_params(axis="y", length=0)
     axes.grid(True, axis="x")
     _legend(figure, runs, bars=True)
+
+
+def reliability_chart(run: Run, number: int) -> Chart | None:
+    """The share of a run's predicted entities that is right, by score; None if the run was not calibrated.
+
+    Args:
+        run: the run.
+        number: its number, which gives it its colour and its ids.
+
+    Raises:
+        ValueError: the calibration is damaged, or of other weights.
+    """
+    folder = next((f for f in _weights_of(run) if (f / CALIBRATION).is_file()), None)
+    if folder is None:
+        return None
+    from lorakit.training.calibration_file import load_calibration  # slow to import
+
+    found = load_calibration(folder)
+    tenths = tenths_of([outcome for rows in found.outcomes.values() for outcome in rows])
+    rows = [
+        (span, f"{tenth.count:,}", f"{tenth.score:.3f}", f"{tenth.right:.3f}")
+        for span, tenth in zip(TENTHS, tenths, strict=True)
+        if tenth.count
+    ]
+    if not rows:
+        return None
+    return Chart(
+        f"reliability{number}",
+        f"{run.label}: are its scores honest?",
+        f"Entities predicted on the validation set ({found.decode}), by score: the bars are the share that is right,"
+        f" and the dashed line is where it equals the score. Mean distance {mean_distance(tenths):.3f}, after a"
+        f" temperature of {found.temperature:.2f} fitted on the same set.",
+        draw(f"reliability{number}", partial(_paint_reliability, tenths, number), WIDTH, 280),
+        ("score", "entities", "mean score", "right"),
+        tuple(rows),
+    )
+
+
+def _weights_of(run: Run) -> list[Path]:
+    return [Path(run.folder) / part for part in WEIGHTS] if run.folder else []
+
+
+def _paint_reliability(tenths: Sequence[Tenth], number: int, figure: "Figure") -> None:
+    axes = figure.subplots()
+    known = [(i, tenth) for i, tenth in enumerate(tenths) if tenth.count]
+    axes.bar([i / 10 + 0.05 for i, _ in known], [tenth.right for _, tenth in known], 0.09, color=look(number)[0])
+    axes.plot([0, 1], [0, 1], color=STAND_INS["muted"], linestyle=(0, (4, 3)), linewidth=1.2)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="share that is right")
+    axes.grid(True, axis="y")
 
 
 def energy_chart(run: Run, number: int, top_wh: float, top_s: float) -> Chart | None:

@@ -9,6 +9,7 @@ from lorakit.data.tags import Span
 
 MOST_SHOWN = 20  # rows of each list
 CONFIDENT = 0.9  # mean probability from which a disagreement with the labels is suspicious
+TENTHS = tuple(f"{i / 10:.1f}–{(i + 1) / 10:.1f}" for i in range(10))  # of a score
 OUTCOMES = ("right", "border", "type", "type and border", "missed")
 """Of a gold entity: found; found with other words; with another type; with both; not overlapped by any entity."""
 
@@ -30,6 +31,20 @@ class Tagged(NamedTuple):
         return entity.mean(self.probabilities)
 
 
+class Tenth(NamedTuple):
+    """The predicted entities with a score in a tenth of its range; without any, `score` and `right` are 0.
+
+    Attributes:
+        count: of the entities.
+        score: their mean.
+        right: the share that is right.
+    """
+
+    count: int
+    score: float
+    right: float
+
+
 @dataclass(frozen=True)
 class Errors:
     """The errors on a split.
@@ -45,7 +60,7 @@ class Errors:
         unseen: the same for other forms; both are empty without a training set.
         worst: sentence numbers, from 1, and errors: those with most.
         suspected: sentence number, words [start, end), the labels' type, the predicted type, and the confidence.
-        reliability: tenths of the score from 0 on: predicted entities, their mean score, and the share that is right.
+        reliability: of each tenth of the score, from 0 on.
         leaks: pair of splits -> distinct sentences that both have.
     """
 
@@ -59,7 +74,7 @@ class Errors:
     unseen: Mapping[str, tuple[int, int]]
     worst: Sequence[tuple[int, int]]
     suspected: Sequence[tuple[int, int, int, str, str, float]]
-    reliability: Sequence[tuple[int, float, float]]
+    reliability: Sequence[Tenth]
     leaks: Mapping[tuple[str, str], int]
 
     def to_json(self) -> dict[str, Any]:
@@ -121,7 +136,7 @@ def find_errors(
         unseen,
         [(-number, count) for count, number in sorted(wrong, reverse=True)[:MOST_SHOWN] if count],
         _suspected(tagged),
-        _reliability(tagged),
+        tenths_of([(row.confidence(e), e in row.gold) for row in tagged for e in row.predicted]),
         find_leaks(splits or {}),
     )
 
@@ -157,17 +172,25 @@ def _suspected(tagged: Sequence[Tagged]) -> list[tuple[int, int, int, str, str, 
     return sorted(sure, key=lambda suspect: (-suspect[-1], *suspect[:3]))[:MOST_SHOWN]
 
 
-def _reliability(tagged: Sequence[Tagged]) -> list[tuple[int, float, float]]:
-    """Of each tenth of the score: entities, mean score and share that is right; 0 where there is none."""
-    tenths: list[list[tuple[float, bool]]] = [[] for _ in range(10)]
-    for row in tagged:
-        for entity in row.predicted:
-            score = row.confidence(entity)
-            tenths[min(9, int(10 * score))].append((score, entity in row.gold))
+def tenths_of(outcomes: Iterable[tuple[float, bool]]) -> list[Tenth]:
+    """Of each tenth of the score, the entities, their mean score and the share that is right.
+
+    Args:
+        outcomes: the score of each predicted entity, 0 to 1, and whether it is right.
+    """
+    parts: list[list[tuple[float, bool]]] = [[] for _ in TENTHS]
+    for score, right in outcomes:
+        parts[min(9, int(10 * score))].append((score, right))
     return [
-        (len(part), *(sum(column) / len(part) for column in zip(*part, strict=True))) if part else (0, 0.0, 0.0)
-        for part in tenths
+        Tenth(len(part), *(sum(column) / len(part) for column in zip(*part, strict=True))) if part else Tenth(0, 0, 0)
+        for part in parts
     ]
+
+
+def mean_distance(tenths: Sequence[Tenth]) -> float:
+    """The mean distance of score and share that is right, over all entities (expected calibration error)."""
+    total = sum(tenth.count for tenth in tenths)
+    return sum(tenth.count * abs(tenth.score - tenth.right) for tenth in tenths) / total
 
 
 def find_leaks(splits: Mapping[str, Iterable[Sequence[str]]]) -> dict[tuple[str, str], int]:

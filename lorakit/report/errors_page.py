@@ -5,18 +5,26 @@ from collections.abc import Iterable, Sequence
 
 from lorakit._counts import counted
 from lorakit.data.tags import Span
-from lorakit.report.errors import CONFIDENT, OUTCOMES, Errors, Tagged
+from lorakit.report.errors import CONFIDENT, OUTCOMES, TENTHS, Errors, Tagged, Tenth, mean_distance
 
 STYLE = """
 :root { color-scheme: light dark; --gold: #1a7f37; --wrong: #b3261e; --line: #8884; }
 @media (prefers-color-scheme: dark) { :root { --gold: #6bd388; --wrong: #ff8f85; } }
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+.tables { display: grid; gap: 0 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); }
+.tables { grid-auto-flow: dense; } section { min-width: 0; } section.full { grid-column: 1 / -1; }
 table { border-collapse: collapse; } .wide { overflow-x: auto; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .7rem; text-align: right; vertical-align: top; }
-th:first-child, td:first-child, td.text { text-align: left; overflow-wrap: anywhere; }
+.name { text-align: left; overflow-wrap: break-word; max-width: 20rem; }
+th:first-child, td:first-child { padding-left: 0; }
 .pair { border-top: 1px solid var(--line); padding: .5rem 0; overflow-wrap: anywhere; }
-.pair p { margin: .2rem 0; } .who { display: inline-block; width: 6rem; opacity: .75; font-size: .85rem; }
+.pair p { margin: .2rem 0; } .pair .side { padding-left: 6rem; text-indent: -6rem; }
+.who { display: inline-block; width: 6rem; text-indent: 0; opacity: .75; font-size: .85rem; }
+@media (max-width: 40rem) {
+  table { font-size: .875rem; } th, td { padding: .25rem .3rem; } .name { max-width: 8rem; }
+  .pair .side { padding-left: 0; text-indent: 0; } .who { display: block; }
+}
 u { text-decoration-thickness: 2px; text-underline-offset: 3px; } .same { text-decoration-color: var(--gold); }
 .odd { text-decoration-color: var(--wrong); text-decoration-style: wavy; }
 svg { width: 18rem; max-width: 100%; } svg rect { fill: #4a7fd0; } svg text { font-size: 10px; fill: currentColor; }
@@ -58,42 +66,47 @@ def errors_page(errors: Errors, tagged: Sequence[Tagged], title: str) -> str:
     ]
     parts = [
         _table("Gold entities by outcome", ["type", *OUTCOMES], rows),
-        _table("Found as another type", ["gold", "predicted", "times"], [[*p, n] for p, n in errors.confusion.items()]),
+        _table(
+            "Found as another type", ["gold", "predicted", "times"], [[*p, n] for p, n in errors.confusion.items()], 2
+        ),
         _table("Predicted where nothing is", ["type", "times"], errors.spurious.items()),
         _table("Recall of forms that training has and has not", ["type", "seen", "unseen"], shares),
-        _table("Missed most often", ["form", "type", "times"], [[f, k, n] for (k, f), n in errors.missed_forms]),
+        _table("Missed most often", ["form", "type", "times"], [[f, k, n] for (k, f), n in errors.missed_forms], 2),
         _table(
-            "Wrongly found most often", ["form", "type", "times"], [[f, k, n] for (k, f), n in errors.spurious_forms]
+            "Wrongly found most often", ["form", "type", "times"], [[f, k, n] for (k, f), n in errors.spurious_forms], 2
         ),
-        _table("Sentences in two splits", ["split", "split", "sentences"], [[*p, n] for p, n in errors.leaks.items()]),
+        _table(
+            "Sentences in two splits", ["split", "split", "sentences"], [[*p, n] for p, n in errors.leaks.items()], 2
+        ),
         _table(
             f"Suspected label errors: the model disagrees at {CONFIDENT:.0%} confidence or more",
-            ["words", "sentence", "label", "predicted", "confidence"],
+            ["words", "label", "predicted", "sentence", "confidence"],
             [
-                [" ".join(tagged[number - 1].words[start:end]), number, label, kind, f"{sure:.3f}"]
+                [" ".join(tagged[number - 1].words[start:end]), label, kind, number, f"{sure:.3f}"]
                 for number, start, end, label, kind, sure in errors.suspected
             ],
+            3,
         ),
+        _reliability(errors.reliability),
     ]
-    parts.append(_reliability(errors.reliability))
     worst = "".join(_pair(tagged[number - 1], number, count) for number, count in errors.worst)
-    parts.append(f"<h2>Sentences with most errors</h2>\n{worst}" if worst else "")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<title>Errors: {html.escape(title)}</title>\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>Errors: {html.escape(title)}</h1>\n"
+        + '<div class="tables">\n'
         + "".join(parts)
+        + "</div>\n"
+        + (f"<h2>Sentences with most errors</h2>\n{worst}" if worst else "")
         + "</body>\n</html>\n"
     )
 
 
-def _reliability(tenths: Sequence[tuple[int, float, float]]) -> str:
+def _reliability(tenths: Sequence[Tenth]) -> str:
     """The reliability diagram: the share of entities that is right by score, and the line where scores are honest."""
-    if not any(count for count, _, _ in tenths):
+    if not any(tenth.count for tenth in tenths):
         return ""
-    total = sum(count for count, _, _ in tenths)
-    gap = sum(count * abs(score - right) for count, score, right in tenths) / total
     bars = "".join(
         f'<rect x="{20 * i + 21}" y="{200 - 200 * right:.1f}" width="18" height="{200 * right:.1f}">'
         f"<title>{counted(count, 'entity', 'entities')}, mean score {score:.3f}, right {right:.3f}</title></rect>"
@@ -101,8 +114,8 @@ def _reliability(tenths: Sequence[tuple[int, float, float]]) -> str:
         if count
     )
     rows = [
-        [f"{i / 10:.1f}–{(i + 1) / 10:.1f}", f"{count:,}", f"{score:.3f}", f"{right:.3f}"]
-        for i, (count, score, right) in enumerate(tenths)
+        [span, f"{count:,}", f"{score:.3f}", f"{right:.3f}"]
+        for span, (count, score, right) in zip(TENTHS, tenths, strict=True)
         if count
     ]
     drawing = (
@@ -110,28 +123,43 @@ def _reliability(tenths: Sequence[tuple[int, float, float]]) -> str:
         f'{bars}<path d="M20 200 L220 0"/><text x="20" y="218">score 0</text><text x="220" y="218" '
         'text-anchor="end">1</text><text x="16" y="10" text-anchor="end">1</text></svg>\n'
     )
-    table = _table("Reliability", ["score", "entities", "mean score", "right"], rows)
-    about = f"<p>Bars: share that is right, by score; on the line, scores are honest. Mean distance: {gap:.3f}.</p>\n"
-    return table + about + drawing
+    table = _table("Reliability", ["score", "entities", "mean score", "right"], rows).removesuffix("</section>\n")
+    about = "<p>Bars: share that is right, by score; on the line, scores are honest."
+    about += f" Mean distance: {mean_distance(tenths):.3f}.</p>\n"
+    return f"{table}{about}{drawing}</section>\n"
 
 
 def _share(counts: tuple[int, int] | None) -> str:
     return f"{counts[0] / counts[1]:.3f} of {counts[1]:,}" if counts else "–"
 
 
-def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(str(c))}</td>' for c in row)}</tr>\n" for row in rows)
+def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], names: int = 1) -> str:
+    """A section with a table; nothing without a row.
+
+    Args:
+        title, header, rows: its text.
+        names: how many of the first columns are words; the others are numbers.
+    """
+
+    def line(tag: str, cells: Sequence[object]) -> str:
+        kinds = [' class="name"' if i < names else "" for i in range(len(cells))]
+        parts = (f"<{tag}{kind}>{html.escape(str(cell))}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+        return f"<tr>{''.join(parts)}</tr>\n"
+
+    body = "".join(line("td", row) for row in rows)
     if not body:
         return ""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    return f'<h2>{html.escape(title)}</h2>\n<div class="wide"><table>\n<tr>{head}</tr>\n{body}</table></div>\n'
+    table = f"""<div class="wide"><table>\n{line("th", header)}{body}</table></div>"""
+    wide = ' class="full"' if len(header) > 4 and names > 1 else ""
+    return f"<section{wide}>\n<h2>{html.escape(title)}</h2>\n{table}\n</section>\n"
 
 
 def _pair(row: Tagged, number: int, count: int) -> str:
     """A sentence twice: as labelled and as predicted; entities that only one side has are underlined with waves."""
     sides = (("gold", row.gold, row.predicted), ("predicted", row.predicted, row.gold))
     lines = "".join(
-        f'<p><span class="who">{name}</span>{_marked(row.words, mine, others)}</p>\n' for name, mine, others in sides
+        f'<p class="side"><span class="who">{name}</span>{_marked(row.words, mine, others)}</p>\n'
+        for name, mine, others in sides
     )
     return f'<div class="pair"><p><b>sentence {number}</b>, {counted(count, "error")}</p>\n{lines}</div>\n'
 

@@ -1,8 +1,8 @@
 """The report as one self-contained HTML page about any runs, with a light and a dark theme.
 
-Everything on it comes from `runs.read_sources`. Every number is in a <data> element that also holds its exact value.
-The template engine escapes text from outside, and the page's content security policy allows no script except the one
-below and no request.
+Everything on it comes from `runs.read_sources` and from what `lorakit calibrate` left beside a run's weights. Every
+number is in a <data> element that also holds its exact value. The template engine escapes text from outside, and the
+page's content security policy allows no script except the one below and no request.
 """
 
 import base64
@@ -19,7 +19,7 @@ from urllib.parse import quote
 from lorakit._counts import counted
 from lorakit._files import write_text
 from lorakit.report.cells import KINDS, Group, Row, Table, number, watt_hours
-from lorakit.report.charts import energy_chart, f1_chart, longest, loss_chart, top_of, type_chart
+from lorakit.report.charts import energy_chart, f1_chart, longest, loss_chart, reliability_chart, top_of, type_chart
 from lorakit.report.comparison import NAMES, comparison_split, contention_note
 from lorakit.report.costs import cost_table
 from lorakit.report.page_tables import (
@@ -156,6 +156,7 @@ def make_page(
         svg=lambda chart: Markup(titled(chart.svg, chart.name, chart.title, chart.description)),
         cards=[_card(run, i) for i, run in enumerate(own)],
         seed_tables=seed_tables,
+        reliability=[chart for i, run in enumerate(own) if (chart := reliability_chart(run, i))],
         score_tables=[table for split in ("validation", "test") if (table := score_table(runs, split))],
         comparison=_comparison(sources),
         curves=[chart for chart in (f1_chart(own), loss_chart(own)) if chart],

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from lorakit.cli.__main__ import main
-from lorakit.training.calibration import Calibration, save_calibration
+from lorakit.training.calibration_file import Calibration, save_calibration
 from tests.support.saved_run import saved
 from tests.support.tiny import LABELS, MINI
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import lorakit
+from lorakit.data.decoding import remember_decoder
 from lorakit.training.models import load_tagger
 from tests.support.tiny import LABELS, make_tiny_model
 
@@ -36,6 +37,17 @@ def full(tmp_path_factory, tokenizer):
 
 
 @pytest.fixture(scope="session")
+def valid(tmp_path_factory, tokenizer):
+    """The model of `full`, as if it had been trained with Viterbi."""
+    folder = tmp_path_factory.mktemp("valid") / "model"
+    model = make_tiny_model()
+    remember_decoder(model, "viterbi")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def adapter(full, tmp_path_factory):
     """Of DoRA, with random updates, on the model of `full` as its base."""
     model, _ = load_tagger(model=str(full))
@@ -51,3 +63,19 @@ def adapter(full, tmp_path_factory):
 @pytest.fixture
 def words():
     return [text.split() for text in SENTENCES]
+
+
+@pytest.fixture
+def run_readme(monkeypatch, capsys):
+    """Runs the Python of an export's README in its folder, for other words than it shows; returns what it printed."""
+
+    def run(folder, words):
+        shown = '["The", "IL-2", "gene", "(", "IL2", ")", "."]'
+        code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        assert shown in code
+        monkeypatch.chdir(folder)
+        capsys.readouterr()
+        exec(compile(code.replace(shown, repr(words)), "README.md", "exec"), {})
+        return capsys.readouterr().out
+
+    return run

@@ -24,7 +24,8 @@ def by_characters(words, tags):
 def test_the_pipeline_finds_what_lorakit_finds(kind, request, corpus, words, tmp_path, capsys):
     source = str(request.getfixturevalue(kind))
     assert main(["export", source, str(tmp_path / "out"), "--to", "hf", "--dataset", str(corpus)]) == 0
-    assert "entities of 4 sentences through transformers' pipeline." in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "entities (greedy, fp32) of 4 sentences of the validation set through transformers' pipeline." in told
     model, tokenizer = load_tagger(source if kind == "adapter" else None, None if kind == "adapter" else source)
     wanted = [by_characters(*pair) for pair in zip(words, lorakit.predict(model, tokenizer, words), strict=True)]
     assert sum(map(len, wanted)) > 10
@@ -35,6 +36,24 @@ def test_the_pipeline_finds_what_lorakit_finds(kind, request, corpus, words, tmp
     assert config["task_specific_params"] == {"token-classification": {"aggregation_strategy": "first"}}
     card = (tmp_path / "out" / "README.md").read_text()
     assert "pipeline_tag: token-classification" in card and 'aggregation_strategy="first"' in card
+
+
+def test_the_pipeline_says_what_it_loses_to_the_decoder_of_training(valid, corpus, tmp_path, capsys):
+    assert main(["export", str(valid), str(tmp_path / "out"), "--to", "hf", "--dataset", str(corpus)]) == 0
+    told = capsys.readouterr().out
+    assert "(greedy, fp32)" in told and "the pipeline's entities are greedy, and lorakit.predict decodes" in told
+    assert "Note that the pipeline's entities are greedy" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("kind", ["full", "valid"])
+def test_the_lines_for_words_give_the_tags_of_lorakit(kind, request, corpus, words, tmp_path, capsys, run_readme):
+    source, out = str(request.getfixturevalue(kind)), tmp_path / "out"
+    command = ["export", source, str(out), "--to", "hf", "--dataset", str(corpus), "--through", "words"]
+    assert main(command) == 0
+    assert ("(viterbi, fp32)" in capsys.readouterr().out) == (kind == "valid")
+    assert (out / "transitions.json").is_file() == (kind == "valid")
+    wanted = lorakit.predict(*load_tagger(model=source), words)
+    assert [run_readme(out, row) for row in words] == [f"{tags}\n" for tags in wanted]
 
 
 def test_the_lines_of_the_readme_run(full, corpus, tmp_path, monkeypatch, capsys):

@@ -20,7 +20,8 @@ def test_onnxruntime_finds_what_lorakit_finds_and_int8_says_what_it_costs(adapte
     command = ["export", str(adapter), str(out), "--to", "onnx", "--int8", "--dataset", str(corpus)]
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "sentences through onnxruntime." in said and "F1 on these sentences" in said
+    assert "(greedy, fp32) of 4 sentences of the validation set through onnxruntime." in said
+    assert "F1 on these sentences" in said and "Note that" not in said
     assert (out / "model.int8.onnx").stat().st_size < (out / "model.onnx").stat().st_size
     wanted = lorakit.predict(*load_tagger(str(adapter)), words)
     labels = json.loads((out / "config.json").read_text())["id2label"]
@@ -30,6 +31,22 @@ def test_onnxruntime_finds_what_lorakit_finds_and_int8_says_what_it_costs(adapte
         logits = session.run(None, {name: batch[name] for name in ("input_ids", "attention_mask")})[0]
         ids = batch.word_ids(0)
         assert [labels[str(logits[0, ids.index(i)].argmax())] for i in range(len(row))] == tags
+
+
+def test_the_lines_of_the_readme_give_the_valid_tags_of_a_model_of_viterbi(
+    valid, corpus, words, tmp_path, capsys, run_readme
+):
+    out = tmp_path / "out"
+    assert main(["export", str(valid), str(out), "--to", "onnx", "--int8", "--dataset", str(corpus)]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "(greedy, fp32) and" in said
+        and "(viterbi, fp32) of 4 sentences of the validation set through onnxruntime." in said
+    )
+    assert "Note that its largest logits are greedy" in said and "model.int8.onnx (viterbi): " in said
+    wanted, greedy = (lorakit.predict(*load_tagger(model=str(valid)), words, decode=d) for d in ("auto", "greedy"))
+    assert wanted != greedy
+    assert [run_readme(out, row) for row in words] == [f"{tags}\n" for tags in wanted]
 
 
 def test_a_model_that_the_exporter_cannot_trace_is_named(full, corpus, tmp_path, capsys, monkeypatch):

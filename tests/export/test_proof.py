@@ -1,21 +1,27 @@
 """What a proof refuses, and what it counts."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
+import lorakit
+from lorakit.data.decoding import remember_decoder
 from lorakit.data.tags import Span
 from lorakit.export.proof import NotProven, Reference, compare, find_reference
 
 WORDS = [["IL-2", "gene"], ["no", "NF-kappa", "B"]]
-REFERENCE = Reference(WORDS, [[Span("DNA", 0, 2)], []], [["O", "O"], ["O"] * 3])
+REFERENCE = Reference(WORDS, {"greedy": [[Span("DNA", 0, 2)], []]}, [[], []], "greedy")
 
 
 def test_equal_entities_are_proven():
     compare(REFERENCE, [[Span("DNA", 0, 2)], []], "a runtime")
-    assert REFERENCE.proven("a runtime") == (
-        "Equal to lorakit.predict (greedy, fp32) in all 1 entities of 2 sentences through a runtime."
+    assert REFERENCE.proven("a runtime", "greedy") == (
+        "Equal to lorakit.predict in all 1 entities (greedy, fp32) of 2 sentences through a runtime."
     )
+    named = replace(REFERENCE, split="training").proven("a runtime", "greedy")
+    assert "of 2 sentences of the training set through a runtime." in named
+    assert REFERENCE.price_of_greedy("its tags") == []  # it was trained like that
 
 
 @pytest.mark.parametrize(
@@ -35,7 +41,34 @@ def test_sentences_of_several_windows_are_counted_and_left_out(tiny_model, token
     sentences = [(["IL-2", "gene"] * 400, ["O"] * 800), (["IL-2", "gene", "GATA-1", "cells"], ["O"] * 4)]
     found = find_reference(tiny_model(), tokenizer, sentences)
     assert (len(found.sentences), found.longer) == (1, 1)
-    assert found.proven("x").endswith("; 1 longer than the model's window were left out.")
+    assert found.proven("x", "greedy").endswith("; 1 longer than the model's window were left out.")
+
+
+@pytest.mark.parametrize("gold", [("B-DNA", "I-DNA", "O", "B-protein"), ("S-DNA", "O", "B-protein", "E-protein")])
+def test_greedy_tags_of_a_model_of_viterbi_have_the_price_that_evaluate_finds(gold, tiny_model, tokenizer):
+    model = tiny_model()
+    words = "The IL-2 gene requires NF-kappa B ( p50/p65 ) and GATA-1 binds 5'-flanking DNA".split()
+    remember_decoder(model, "viterbi")
+    sentences = [(words[start : start + 8], 2 * list(gold)) for start in range(7)]
+    found = find_reference(model, tokenizer, sentences)
+    before, after = (lorakit.evaluate(model, tokenizer, sentences, decode=name).f1 for name in ("greedy", "viterbi"))
+    tags = [
+        lorakit.predict(model, tokenizer, [row for row, _ in sentences], decode=name) for name in ("greedy", "viterbi")
+    ]
+    changed = sum(one != other for one, other in zip(*tags, strict=True))
+    assert changed and before != after
+    (told,) = found.price_of_greedy("its tags")
+    assert told.startswith("Note that its tags are greedy, and lorakit.predict decodes this model with viterbi, as it")
+    assert f"of {changed} of the 7 sentences differ; F1 on them is {before:.4f} greedy and {after:.4f} with" in told
+    unknown = replace(found, gold=[[]] * 7).price_of_greedy("its tags")[0]
+    assert unknown.endswith("what that costs in F1 is unknown, because the corpus marks no entity.")
+
+
+def test_raw_text_is_decoded_as_the_model_was_trained(tiny_model, tokenizer):
+    model, words = tiny_model(), ["IL-2", "gene", "GATA-1", "cells"]
+    assert set(find_reference(model, tokenizer, [(words, ["O"] * 4)], raw=True).entities) == {"greedy"}
+    remember_decoder(model, "viterbi")
+    assert set(find_reference(model, tokenizer, [(words, ["O"] * 4)], raw=True).entities) == {"viterbi"}
 
 
 def test_sentences_without_an_entity_prove_nothing(tiny_model, tokenizer):

@@ -30,6 +30,19 @@ def test_spacy_finds_what_lorakit_finds_in_raw_text(out, adapter):
     assert found == [[(e.type, e.start, e.end, e.text) for e in row] for row in wanted]
 
 
+def test_it_decodes_as_the_model_was_trained(valid, corpus, words, tmp_path, capsys):
+    command = ["export", str(valid), str(tmp_path / "out"), "--to", "spacy", "--dataset", str(corpus)]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "(viterbi, fp32) of 4 sentences of the validation set through spaCy." in told and "Note that" not in told
+    texts = [" ".join(row) for row in words]
+    wanted, greedy = (lorakit.predict(*load_tagger(model=str(valid)), texts, decode=d) for d in ("auto", "greedy"))
+    assert wanted != greedy
+    found = [[(e.label_, e.start_char, e.end_char) for e in d.ents] for d in spacy.load(tmp_path / "out").pipe(texts)]
+    assert found == [[(e.type, e.start, e.end) for e in row] for row in wanted]
+    assert 'decode = "viterbi"' in (tmp_path / "out" / "config.cfg").read_text()
+
+
 def test_a_program_that_imports_only_spacy_can_load_it(out):
     from importlib.metadata import entry_points
 

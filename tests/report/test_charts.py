@@ -5,9 +5,20 @@ from dataclasses import replace
 
 import pytest
 
-from lorakit.report.charts import energy_chart, f1_chart, longest, look, loss_chart, thinned, top_of, type_chart
-from lorakit.report.page import make_page
+from lorakit.report.charts import (
+    energy_chart,
+    f1_chart,
+    longest,
+    look,
+    loss_chart,
+    reliability_chart,
+    thinned,
+    top_of,
+    type_chart,
+)
+from lorakit.report.page import make_page, write_page
 from lorakit.report.runs import Run, read_sources
+from lorakit.training.calibration_file import Calibration, save_calibration
 from tests.support.reports import change, figures_of
 
 
@@ -103,3 +114,36 @@ def test_the_best_epoch_and_the_test_score_are_marked_and_said(run):
     assert "A ring marks the best epoch" in chart.description and "A cross there" in chart.description
     unknown = [replace(one, values={}) for one in runs]
     assert "ring" not in f1_chart(unknown).description and len(f1_chart(unknown).svg) < len(chart.svg)
+
+
+OUTCOMES = {"DNA": [(0.95, True), (0.97, True), (0.5, False)], "RNA": [(1.0, False), (0.55, True)]}
+
+
+@pytest.fixture
+def calibrated(run):
+    """A recorded run whose LoRA adapter was calibrated."""
+    adapter = run / "lora" / "adapter"
+    adapter.mkdir(exist_ok=True)
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    save_calibration(Calibration(1.25, OUTCOMES, "viterbi"), adapter)
+    return run
+
+
+def test_the_report_shows_it_for_the_run_that_was_calibrated(calibrated):
+    page = write_page([calibrated]).read_text()
+    figure = re.search(r'<figure class="panel" id="chart-reliability1">.*?</figure>', page, re.DOTALL)[0]
+    assert "validation set (viterbi)" in figure and "temperature of 1.25" in figure
+    rows = re.findall(r'class="name">(0\.[^<]*)</th><td>([^<]*)</td><td>([^<]*)</td><td>([^<]*)</td>', figure)
+    assert rows == [("0.5–0.6", "2", "0.525", "0.500"), ("0.9–1.0", "3", "0.973", "0.667")]
+    assert page.count('<figure class="panel" id="chart-reliability') == 1  # the full run was not
+
+
+def test_a_run_that_was_not_calibrated_has_none(run):
+    assert "chart-reliability" not in make_page(read_sources([run]))
+    assert reliability_chart(Run("x", "", {}), 0) is None
+
+
+def test_a_calibration_of_other_weights_is_refused_with_the_way_out(calibrated):
+    (calibrated / "lora" / "adapter" / "adapter_model.safetensors").write_bytes(b"others")
+    with pytest.raises(ValueError, match="belongs to other weights .* run lorakit calibrate again"):
+        write_page([calibrated])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lorakit.data.tags import Span
-from lorakit.report.errors import OUTCOMES, Tagged, find_errors, find_leaks
+from lorakit.report.errors import OUTCOMES, Tagged, Tenth, find_errors, find_leaks, mean_distance, tenths_of
 from lorakit.report.errors_page import errors_page, errors_text
 
 WORDS = "IL-2 gene binds NF-kappa B in T cells <b>".split()
@@ -62,6 +62,14 @@ def test_the_worst_sentence_is_first_and_right_ones_are_left_out(errors):
 def test_reliability_compares_scores_with_what_is_right_by_tenths(errors):
     assert [count for count, _, _ in errors.reliability] == [0, 0, 2, 0, 0, 0, 1, 0, 0, 3]
     assert errors.reliability[9] == (3, pytest.approx((0.95 + 0.98 + 1) / 3), pytest.approx(1 / 3))
+
+
+def test_the_mean_distance_is_weighed_by_entities():
+    tenths = tenths_of([(0.95, True), (0.97, True), (0.5, False), (1.0, False), (0.55, True)])
+    assert tenths[5] == Tenth(2, pytest.approx(0.525), 0.5)
+    assert tenths[9] == Tenth(3, pytest.approx((0.95 + 0.97 + 1) / 3), pytest.approx(2 / 3))
+    assert [tenth.count for tenth in tenths] == [0, 0, 0, 0, 0, 2, 0, 0, 0, 3]
+    assert mean_distance(tenths) == pytest.approx((abs(1.05 - 1) + abs(2.92 - 2)) / 5)
 
 
 def test_leaks_are_distinct_sentences_of_two_words_or_more():

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from lorakit.data.tags import Span
+from lorakit.report.errors import Tagged, find_errors
+from lorakit.report.errors_page import errors_page
 from lorakit.report.page import write_page
 from lorakit.report.tables import METRICS, metric
 from tests.support.browser import CHROMIUM, browser
@@ -51,6 +54,24 @@ def test_it_opens_without_complaint_or_request_and_fits(tab, page, tmp_path, sch
     assert tab.run(BACKGROUND) == {"light": "rgb(246, 246, 243)", "dark": "rgb(18, 21, 24)"}[scheme]
     tab.screenshot(tmp_path / "page.png")
     assert (tmp_path / "page.png").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 375])
+def test_the_page_of_errors_fits_and_breaks_no_word(tab, tmp_path, scheme, width):
+    words = "the granulocyte-macrophage colony-stimulating factor receptor in T-lymphoblastoid-cells".split()
+    row = Tagged(words, [Span("protein_molecule", 1, 5)], [Span("cell_line", 1, 4), Span("DNA", 6, 7)], [0.97] * 7)
+    page = tmp_path / "errors.html"
+    splits = {"train": [words], "validation": [words]}
+    page.write_text(errors_page(find_errors([row], [(words, row.gold)], splits), [row], "runs/mine on a corpus"))
+    tab.open(page, width, scheme=scheme)
+    assert tab.complaints() == [] and tab.requests() == [page.as_uri()]
+    assert tab.run("document.documentElement.scrollWidth") == width
+    heights = "[...document.querySelectorAll('td:first-child')].map(c => c.getBoundingClientRect().height)"
+    assert max(tab.run(heights)) < 120, "a narrow column broke words into letters"
+    assert tab.run("document.querySelectorAll('section').length") == 9
+    wave = "getComputedStyle(document.querySelector('.odd')).textDecorationColor"
+    assert tab.run(wave) == {"light": "rgb(179, 38, 30)", "dark": "rgb(255, 143, 133)"}[scheme]
 
 
 @pytest.mark.parametrize("width", [1280, 375])

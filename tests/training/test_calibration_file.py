@@ -1,0 +1,83 @@
+"""Thresholds against a loop, and what is kept on disk."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+import lorakit
+from lorakit.training.calibration_file import FILE, Calibration, load_calibration, save_calibration, threshold_of
+
+
+def outcomes_of(count, seed):
+    """Entities whose score is their chance of being right, so a threshold can be judged."""
+    random = np.random.default_rng(seed)
+    scores = random.uniform(0.5, 1, count).round(3)
+    return list(zip(scores.tolist(), (random.uniform(size=count) < scores).tolist(), strict=True))
+
+
+def test_a_threshold_is_the_least_score_that_keeps_the_promise():
+    outcomes = outcomes_of(1000, 0)
+    found = threshold_of(outcomes, "DNA", 0.8)
+
+    def right_share(least):
+        kept = [right for score, right in outcomes if score >= least]
+        return kept.count(True) / (len(kept) + 1)
+
+    assert found == min(score for score, _ in outcomes if right_share(score) >= 0.8)
+
+
+def test_the_promise_holds_on_new_entities_within_a_point():
+    kept = []
+    for seed in range(300):
+        least = threshold_of(outcomes_of(1500, seed), "DNA", 0.8)
+        new = [right for score, right in outcomes_of(1500, 10_000 + seed) if score >= least]
+        kept.append(sum(new) / len(new))
+    assert np.mean(kept) == pytest.approx(0.8, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "message"),
+    [
+        (
+            "DNA",
+            0.999,
+            "too few to promise a precision of 0.999 for DNA: of its 300 entities on the validation set",
+        ),
+        ("RNA", 0.9, "no entity of type 'RNA' was predicted on the validation set; the types are DNA"),
+        ("DNA", 1.0, "the precision 1 for DNA must be between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_promised_is_said(kind, precision, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Calibration(1.0, {"DNA": outcomes_of(300, 0)}).threshold(kind, precision)
+
+
+def test_it_is_kept_beside_the_weights_and_refused_for_others(tiny_model, tmp_path):
+    model = lorakit.apply_lora(tiny_model(), r=2)
+    lorakit.save_adapter(model, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert load_calibration(tmp_path) is None
+    kept = Calibration(1.5, {"DNA": [(0.5, True), (0.25, False)]}, "viterbi")
+    save_calibration(kept, tmp_path)
+    assert load_calibration(tmp_path) == kept
+    assert all((tmp_path / name).read_bytes() == data for name, data in before.items())
+    record = json.loads((tmp_path / FILE).read_text())
+    for broken in ({**record, "temperature": -1}, {**record, "outcomes": 3}, {**record, "decode": "beam"}, []):
+        (tmp_path / FILE).write_text(json.dumps(broken))
+        with pytest.raises(ValueError, match="is damaged .* run lorakit calibrate again"):
+            load_calibration(tmp_path)
+    (tmp_path / FILE).write_text(json.dumps({key: value for key, value in record.items() if key != "decode"}))
+    with pytest.raises(ValueError, match="does not say which decoder it is for; run lorakit calibrate again"):
+        load_calibration(tmp_path)
+    (tmp_path / FILE).write_text(json.dumps({**record, "weights": "other"}))
+    with pytest.raises(
+        ValueError, match="belongs to other weights than those now in its folder; run lorakit calibrate again"
+    ):
+        load_calibration(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds none of adapter_model.safetensors, model.safetensors"):
+        save_calibration(Calibration(1.0, {}), tmp_path)
