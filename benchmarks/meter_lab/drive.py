@@ -214,7 +214,11 @@ def pyjoules(block: Block) -> Answers:
     block.run()
     meter.stop()
     block.close()
-    energies = meter.get_trace()[0].energy
+    trace = meter.get_trace()
+    trace.clean_data()  # removes samples with negative energies, as its documentation advises
+    if not len(trace):
+        return {}
+    energies = trace[0].energy
     units_j = {"package": ("cpu", 1e-6), "dram": ("ram", 1e-6), "nvidia": ("gpu", 1e-3)}  # the others are in package
     sums: dict[str, float] = {}
     for domain, counts in energies.items():
