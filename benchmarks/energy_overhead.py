@@ -101,9 +101,10 @@ class RealTime:
 def measure(make: Callable[..., EnergyMeter], seconds: float) -> dict[str, Any]:
     """CPU time of the meter's thread, and the cost of a window's edges."""
     with tempfile.TemporaryDirectory() as folder:
-        with make(out=Path(folder) / "energy.jsonl") as meter:
-            readings, take = [], meter.sample
-            meter.sample = lambda: (readings.append(None), take())
+        meter, readings = make(out=Path(folder) / "energy.jsonl"), []
+        take = meter.sample
+        meter.sample = lambda: (readings.append(None), take())  # before the thread starts, which keeps what it is given
+        with meter:
             begun, before_s = time.monotonic(), thread_cpu_s()
             time.sleep(seconds)
             cpu_s, wall_s, taken = thread_cpu_s() - before_s, time.monotonic() - begun, len(readings)

@@ -12,7 +12,7 @@ from typing import Any
 from machines import ENERGY, LIMITS, OPEN, RANGE, Gpu, Hwmon, Machine, Zone
 
 NOT_SUPPORTED, NOT_FOUND = 3, 6
-TICK_S = 0.1  # of NVML's energy counter
+TICK_S = 0.1  # of NVML's energy counter and power
 FIELD_AVERAGE, FIELD_INSTANT = 185, 186
 BUSY = 90  # % of the time that GPUs compute
 RIPPLE_W = 0.2  # real power is never quite constant
@@ -251,7 +251,7 @@ class FakeNvml:
         self._supported(gpu)
         time = self._now()
         watts = (gpu.shown or gpu.power).at(time)
-        ripple_w = RIPPLE_W * (-1) ** int(time * 1000) if watts > 10 else 0.0
+        ripple_w = RIPPLE_W * (-1) ** int(time / TICK_S) if watts > 10 else 0.0
         return round((watts + ripple_w) * 1000)
 
     def nvmlDeviceGetFieldValues(self, gpu: Gpu, fields: list) -> list[SimpleNamespace]:

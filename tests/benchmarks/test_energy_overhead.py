@@ -60,6 +60,13 @@ def test_without_a_gpu_the_meter_costs_something_and_is_compared_with_none(bench
     assert "| this machine " in text and "On one GPU load" not in text
 
 
+def test_the_threads_readings_are_counted(benchmark, monkeypatch):
+    monkeypatch.setattr(benchmark, "EDGES", 20)
+    monkeypatch.setattr(benchmark, "SAMPLES", 2)
+    found = benchmark.measure(lambda **options: benchmark.EnergyMeter(period_s=0.01, **options), 0.5)
+    assert found["readings"] >= 2
+
+
 def test_with_a_gpu_the_comparison_is_in_the_result(benchmark, monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(benchmark.torch.cuda, "get_device_name", lambda: "a card")
