@@ -78,6 +78,7 @@ EXCEPTIONS = {
     "estimate": {"denied", "denied-all", "masked", "limits"},
     "declined": {"still", "eight-milliwatts", "jetson", "no-driver"},  # the sensors allow no right number
 }
+PARTLY = {"reset", "garbage-power", "frozen-counter"}  # some of the time has no trustworthy reading, and that is said
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -92,6 +93,7 @@ def test_lorakit_is_inside_its_own_bound(tmp_path, monkeypatch, name):
         assert all(found.says for found in verdicts)
     else:
         assert all(found.in_bound for found in verdicts)
+        assert all((found.covered < 0.99) == (name in PARTLY) for found in verdicts)
 
 
 def test_there_are_forty_machines_of_different_names():
