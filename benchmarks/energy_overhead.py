@@ -13,11 +13,14 @@ sensors, so only the methods differ. Then the load runs with and without the met
 """
 
 import json
+import os
 import statistics
 import sys
 import tempfile
 import threading
 import time
+import tracemalloc
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
@@ -37,7 +40,8 @@ sys.path.insert(0, str(ROOT))
 from tests.support.energy_world import FakeGpu, FakeNvml, FakeZone, Profile
 
 EDGES = 2000
-TARGET = 1e-3  # of the wall time
+TARGET = 1e-3  # of the wall time, and of the memory
+SAMPLES = 1000  # before the memory is looked at: an hour and a half of a meter's life
 START_UJ = 100_000_000_000
 Load = Callable[[float], int]  # works for so many seconds and returns how much work it did
 
@@ -78,8 +82,13 @@ def simulated_server(folder: Path) -> Iterator[Callable[..., EnergyMeter]]:
                 with path.open("r+b") as file:  # the numbers keep their length, so that nobody reads half of one
                     file.write(b"%d\n" % (START_UJ + watts * int(1e6 * (time.monotonic() - begun))))
 
+    def make(**options: Any) -> EnergyMeter:
+        nvml = FakeNvml(RealTime(), gpus)
+        nvml.calls = deque(maxlen=0)  # what the fake notes is not the meter's memory
+        return EnergyMeter(folder, nvml, **options)
+
     threading.Thread(target=run_counters, daemon=True).start()
-    yield lambda **options: EnergyMeter(folder, FakeNvml(RealTime(), gpus), **options)
+    yield make
     stop.set()
 
 
@@ -92,16 +101,30 @@ class RealTime:
 def measure(make: Callable[..., EnergyMeter], seconds: float) -> dict[str, Any]:
     """CPU time of the meter's thread, and the cost of a window's edges."""
     with tempfile.TemporaryDirectory() as folder:
-        with make(out=Path(folder) / "energy.jsonl") as meter:
-            readings, take = [], meter.sample
-            meter.sample = lambda: (readings.append(None), take())
+        meter, readings = make(out=Path(folder) / "energy.jsonl"), []
+        take = meter.sample
+        meter.sample = lambda: (readings.append(None), take())  # before the thread starts, which keeps what it is given
+        with meter:
             begun, before_s = time.monotonic(), thread_cpu_s()
             time.sleep(seconds)
             cpu_s, wall_s, taken = thread_cpu_s() - before_s, time.monotonic() - begun, len(readings)
             edges_us = {f"{kind}_edge_us": 1e6 * edge_s(meter, kind == "exact") for kind in ("exact", "inexact")}
         methods = {kind: getattr(meter.reading, kind).method for kind in ("gpu", "cpu", "ram")}
-    cost = {"sampler_cpu_s": cpu_s, "sampler_share": cpu_s / wall_s, "readings": taken}
+    cost = {"sampler_cpu_s": cpu_s, "sampler_share": cpu_s / wall_s, "readings": taken, **memory_cost(make)}
     return {"methods": methods, "wall_s": wall_s, **cost, **edges_us}
+
+
+def memory_cost(make: Callable[..., EnergyMeter]) -> dict[str, float]:
+    """Memory that Python has allocated for a meter that is old, B, and its share of this machine's."""
+    tracemalloc.start()
+    try:
+        with make(thread=False) as meter:
+            for _ in range(SAMPLES):
+                meter.sample()
+            held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return {"memory_bytes": held, "memory_share": held / (os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))}
 
 
 def thread_cpu_s() -> float:
@@ -235,7 +258,7 @@ def matmuls(seconds: float) -> int:
 
 def report(summary: dict[str, Any]) -> list[str]:
     rows = [{"name": name, **result} for name, result in summary["results"].items()]
-    worst = max(row["sampler_share"] for row in rows)
+    worst = max(row[name] for row in rows for name in ("sampler_share", "memory_share"))
     on_gpu = {key: summary[key] for key in ("comparison", "overhead") if key in summary}
     return [
         "# What the energy meter itself costs",
@@ -246,12 +269,15 @@ def report(summary: dict[str, Any]) -> list[str]:
             ("readings", lambda row: f"{row['readings']} in {row['wall_s']:.0f} s", "{}"),
             ("thread's CPU time (ms)", at("sampler_cpu_s", scale=1e3), "{:.1f}"),
             ("of wall time", "sampler_share", "{:.4%}"),
+            ("memory (KiB)", at("memory_bytes", scale=1 / 1024), "{:.0f}"),
+            ("of the machine's", "memory_share", "{:.4%}"),
             ("exact edge (µs)", "exact_edge_us", "{:.0f}"),
             ("inexact edge (µs)", "inexact_edge_us", "{:.1f}"),
         ),
         "",
-        f"The thread's share is {'below' if worst < TARGET else '**not below**'} 0.1 %. The cost of an edge is what its"
-        " caller pays, the median of many; exact edges read every sensor, inexact ones none. The simulated server's"
+        f"Both shares are {'below' if worst < TARGET else '**not below**'} 0.1 %. Memory is what Python has allocated"
+        f" for a meter after {SAMPLES:,} readings. The cost of an edge is what its caller pays, the median of many; "
+        "exact edges read every sensor, inexact ones none. The simulated server's"
         " GPUs answer at once: the time that a real driver takes is not included.",
         "",
         *(f"- {row['name']}: {', '.join(f'{k.upper()} {m}' for k, m in row['methods'].items())}" for row in rows),

@@ -14,10 +14,10 @@ users have their own. The other meters are installed at the versions below into 
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import venv
 from collections.abc import Iterable
@@ -52,11 +52,13 @@ SETTINGS = {
     "zeus": "`ZeusMonitor()`, windows without `sync_execution`, because there is no CUDA to wait for",
     "pyjoules": "`EnergyMeter` on all devices that it finds; package, dram and GPU domains",
     "carbontracker": "`CarbonTracker`, one epoch; its energy before the data centre's factor (PUE) of 1.58",
-    "perun": "the `@perun()` decorator; energy by device from its callback",
+    "perun": "the `@perun()` decorator; energy by device from its callback; it measures whole nodes, by design with "
+    "the GPUs that CUDA_VISIBLE_DEVICES hides",
 }
-TICK_S = 0.005
+TICK_S = 0.01
 LATE_S = 0.1  # counters that stood still for longer spoil a cell: it is repeated
 VAGUE = 0.05  # so does not knowing what the block was
+IMPATIENT = "failed to start within"  # Zeus' helpers have ten seconds to start
 TRIES = 3
 PATIENCE_S = 150.0
 
@@ -88,6 +90,8 @@ def parse(arguments: list[str] | None) -> Any:
     parser.add_argument("--at-once", type=int, default=6, help="processes at a time (default: 6)")
     parser.add_argument("--venvs", help="keep the meters' environments in this folder, and use those that are there")
     options = parser.parse_args(arguments)
+    for flag in ("--venvs", "--output-dir"):  # where, not what
+        options.command = re.sub(rf" {flag}[ =]\S+", "", options.command)
     if not options.seconds >= 10:
         raise SystemExit(f"--seconds {options.seconds}: something happens to some machines after 6 s; use 10 or more")
     return options
@@ -117,7 +121,7 @@ def run_all(machines: list[Machine], pythons: dict[str, Path], seconds: float, a
             return cell_of(machine, tool, "unclaimed")
         return run_cell(machine, tool, pythons[tool], seconds)
 
-    with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(at_once, initializer=be_prompt) as pool:
         return [
             future.result() for future in [pool.submit(cell, machine, tool) for machine in machines for tool in pythons]
         ]
@@ -125,14 +129,14 @@ def run_all(machines: list[Machine], pythons: dict[str, Path], seconds: float, a
 
 def run_cell(machine: Machine, tool: str, python: Path, seconds: float) -> dict[str, Any]:
     """One meter on one machine; repeated if this computer was too busy to tell."""
-    attempts, late_s, vague = 0, LATE_S + 1, VAGUE + 1
-    while (late_s > LATE_S or vague > VAGUE) and attempts < TRIES:
+    attempts, late_s, vague, result = 0, LATE_S + 1, VAGUE + 1, {"raised": ""}
+    while (late_s > LATE_S or vague > VAGUE or IMPATIENT in result["raised"]) and attempts < TRIES:
         result, late_s = run_once(machine, tool, python, seconds)
         vague, attempts = vagueness(machine, result), attempts + 1
     verdicts = judge(machine, result)
     print(f"{machine.name:17} {tool:14} {'; '.join(f'{v.part} {v.text()}' for v in verdicts)}", flush=True)
     about = {"attempts": attempts, "late_s": late_s, "vague": vague, "raised": result["raised"]}
-    return cell_of(machine, tool, worst(verdicts), verdicts, **about, spans=result["spans"], printed=result["says"])
+    return cell_of(machine, tool, worst(verdicts), verdicts, **about, spans=result["spans"])
 
 
 def cell_of(machine: Machine, tool: str, verdict: str, parts: Iterable[Verdict] = (), **about: Any) -> dict[str, Any]:
@@ -141,7 +145,9 @@ def cell_of(machine: Machine, tool: str, verdict: str, parts: Iterable[Verdict] 
 
 
 def vagueness(machine: Machine, result: dict[str, Any]) -> float:
-    """How much of the true energy depends on when exactly the block began and ended."""
+    """How much of the true energy depends on when exactly the block began and ended; 0 where there is no number."""
+    if all(answer["joules"] is None for answer in result["answers"].values()):
+        return 0.0
     least, most = sorted(machine.joules(machine.judged, *span) for span in result["spans"])
     return (most - least) / most if most else 0.0
 
@@ -163,11 +169,12 @@ def run_once(machine: Machine, tool: str, python: Path, seconds: float) -> tuple
             "METER_MACHINE": machine.name,
             **machine.environ,
         }
-        first = ["nice", "-n", "-5"] if os.geteuid() == 0 else []  # what else runs here should not be judged
-        command = [*first, sys.executable, LAB / "enter.py", tree.root, python, LAB / "drive.py", tool, str(seconds)]
+        command = [sys.executable, LAB / "enter.py", tree.root, python, LAB / "drive.py", tool, str(seconds)]
         with (folder / "says").open("wb") as says:
             options = {"stdout": says, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
             process = subprocess.Popen(command, env=environ, cwd=name, start_new_session=True, **options)
+        with suppress(OSError):  # its share of a busy computer while it imports; only root may
+            Path(f"/proc/{process.pid}/autogroup").write_text("-10")
         try:
             late_s = turn_on(tree, process, folder, seconds)
         finally:
@@ -176,6 +183,7 @@ def run_once(machine: Machine, tool: str, python: Path, seconds: float) -> tuple
             process.wait()
             tree.close()
         said = (folder / "says").read_text(encoding="utf-8", errors="replace").replace(name, "")
+        said = said.replace(str(python.parent.parent), "").replace(str(ROOT), "")
         return read_answer(folder / "answer.json", process.returncode, said, seconds), late_s
 
 
@@ -193,13 +201,12 @@ def turn_on(tree: Tree, process: subprocess.Popen, folder: Path, seconds: float)
     Returns:
         The longest time for which they stood still, s.
     """
-    with suppress(OSError):  # ordinary users may not; then more cells have to be repeated
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -10)
     limit = time.monotonic() + PATIENCE_S
     while not (folder / "ready").exists():
         if process.poll() is not None or time.monotonic() > limit:
             return 0.0
         time.sleep(0.01)
+    be_prompt(process.pid)
     start = time.monotonic() + 0.05
     (folder / "start.part").write_text(repr(start))
     (folder / "start.part").rename(folder / "start")
@@ -212,6 +219,23 @@ def turn_on(tree: Tree, process: subprocess.Popen, folder: Path, seconds: float)
             before = now
         time.sleep(TICK_S)
     return late_s
+
+
+def be_prompt(group: int | None = None) -> None:
+    """Let this thread, or all threads of a process group, run at once when they wake, whatever else runs here.
+
+    A meter that sleeps for a second should not be judged by how busy this computer is. Only root may; without it more
+    cells have to be repeated.
+    """
+    if group is None:
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+        return
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it may have ended meanwhile
+            if int(status.read_text().rpartition(")")[2].split()[2]) == group:
+                for thread in (status.parent / "task").iterdir():
+                    os.sched_setscheduler(int(thread.name), os.SCHED_RR, os.sched_param(1))
 
 
 def read_answer(path: Path, status: int, said: str, seconds: float) -> dict[str, Any]:

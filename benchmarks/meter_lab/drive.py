@@ -125,8 +125,8 @@ class Block(WarmUp):
         self.outer[1] = world_time()
 
     def narrow(self, measured_s: float) -> None:
-        extra_s = max(0.0, measured_s - (self.inner[1] - self.inner[0]))
         start, end = self.inner
+        extra_s = measured_s - (end - start)  # below 0 if it started after the block
         self.spans = [(start - extra_s, end), (start, end + extra_s)]
 
 
@@ -214,7 +214,11 @@ def pyjoules(block: Block) -> Answers:
     block.run()
     meter.stop()
     block.close()
-    energies = meter.get_trace()[0].energy
+    trace = meter.get_trace()
+    trace.clean_data()  # removes samples with negative energies, as its documentation advises
+    if not len(trace):
+        return {}
+    energies = trace[0].energy
     units_j = {"package": ("cpu", 1e-6), "dram": ("ram", 1e-6), "nvidia": ("gpu", 1e-3)}  # the others are in package
     sums: dict[str, float] = {}
     for domain, counts in energies.items():
@@ -266,7 +270,7 @@ def perun(block: Block) -> Answers:
     sensors = [node for node in _below(found) if node.type.name == "SENSOR" and MetricType.ENERGY in node.metrics]
     if not sensors:
         return {}
-    # its processes start and end outside the block; its own duration says how much of that it measured
+    # its own process starts before or after the block; its own duration says how much it measured
     block.narrow(max(float(node.metrics[MetricType.RUNTIME].value) for node in sensors))
     sums: dict[str, float] = {}
     parts = {DeviceType.CPU: "cpu", DeviceType.RAM: "ram", DeviceType.GPU: "gpu", DeviceType.SOCKET: "socket"}

@@ -290,8 +290,8 @@ MACHINES = (
         tuple(gpu(UUIDS[k], 290 + k) for k in range(8)), nvml_fault=None,
     ),
     Machine(
-        "pascal", "a GPU without an energy counter; its power rises midway", "codecarbon #1316", ("gpu",),
-        "nvml-power", (pascal(Power((0, 100), (MIDWAY_S, 220))),), nvml_fault=None,
+        "pascal", "a GPU without an energy counter", "codecarbon #1316", ("gpu",), "nvml-power",
+        (pascal(Power((0, 220))),), nvml_fault=None,
     ),
     Machine(
         "visible-one", "CUDA_VISIBLE_DEVICES=1 of two GPUs", "codecarbon #567", ("gpu",), "nvml",

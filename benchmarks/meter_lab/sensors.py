@@ -12,7 +12,7 @@ from typing import Any
 from machines import ENERGY, LIMITS, OPEN, RANGE, Gpu, Hwmon, Machine, Zone
 
 NOT_SUPPORTED, NOT_FOUND = 3, 6
-TICK_S = 0.1  # of NVML's energy counter
+TICK_S = 0.1  # of NVML's energy counter and power
 FIELD_AVERAGE, FIELD_INSTANT = 185, 186
 BUSY = 90  # % of the time that GPUs compute
 RIPPLE_W = 0.2  # real power is never quite constant
@@ -128,15 +128,21 @@ class Tree:
             self._make(folder / name, f"0-{cpus - 1}")
         for cpu in range(cpus):
             socket = cpu % self.machine.sockets
-            for name, value in (("physical_package_id", socket), ("core_id", cpu), ("core_cpus_list", cpu)):
-                self._make(folder / f"cpu{cpu}" / "topology" / name, str(value))
+            beside = [other for other in range(cpus) if other % self.machine.sockets == socket]
+            place = folder / f"cpu{cpu}" / "topology"
+            for name, value in (("physical_package_id", socket), ("core_id", cpu), ("die_id", 0)):
+                self._make(place / name, str(value))
+            members = {"thread_siblings": [cpu], "core_cpus": [cpu], "core_siblings": beside, "package_cpus": beside}
+            for name, cpus_of in members.items():
+                self._make(place / name, f"{sum(1 << member for member in cpus_of):x}")
+                self._make(place / f"{name}_list", ",".join(map(str, cpus_of)))
 
     def _make_proc(self) -> None:
         machine, proc = self.machine, self.root / "proc"
         cpus = [
             f"processor\t: {cpu}\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: {machine.cpu_model}\n"
             f"model name\t: {machine.cpu_name}\nphysical id\t: {cpu % machine.sockets}\ncpu MHz\t\t: 2500.000\n"
-            f"core id\t\t: {cpu}\ncpu cores\t: {machine.cpus}\nflags\t\t: fpu\n"
+            f"core id\t\t: {cpu}\ncpu cores\t: {machine.cpus}\nflags\t\t: fpu lm sse2\n"
             for cpu in range(machine.cpus)
         ]
         self._make(proc / "cpuinfo", "\n".join(cpus))
@@ -245,7 +251,7 @@ class FakeNvml:
         self._supported(gpu)
         time = self._now()
         watts = (gpu.shown or gpu.power).at(time)
-        ripple_w = RIPPLE_W * (-1) ** int(time * 1000) if watts > 10 else 0.0
+        ripple_w = RIPPLE_W * (-1) ** int(time / TICK_S) if watts > 10 else 0.0
         return round((watts + ripple_w) * 1000)
 
     def nvmlDeviceGetFieldValues(self, gpu: Gpu, fields: list) -> list[SimpleNamespace]:

@@ -23,7 +23,11 @@ WORDS = {
     "gpu": re.compile(r"\bgpu|nvml|nvidia|cuda|\bmig\b", re.IGNORECASE),
     "machine": re.compile(r"power_meter|hwmon", re.IGNORECASE),
 }
-NOISE = re.compile(r"import pynvml|pynvml package is deprecated|DeprecationWarning|api key", re.IGNORECASE)
+NOISE = re.compile(  # about other things; the last is Zeus' of the block before the one that counts
+    r"import pynvml|pynvml package is deprecated|DeprecationWarning|api key|amdsmi|Detected CPU|will monitor only"
+    r"|energy consumption of one or more GPUs was measured as zero",
+    re.IGNORECASE,
+)
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 

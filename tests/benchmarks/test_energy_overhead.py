@@ -47,20 +47,31 @@ def test_counter_and_integral_agree_and_the_overhead_is_told(benchmark):
 def test_without_a_gpu_the_meter_costs_something_and_is_compared_with_none(benchmark, monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark.torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(benchmark, "EDGES", 20)
+    monkeypatch.setattr(benchmark, "SAMPLES", 20)
     assert benchmark.main(["--seconds", "0.2", "--output-dir", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "energy_overhead.json").read_text())
     assert "comparison" not in found and "overhead" not in found
     server = found["results"]["server with 8 GPUs, simulated"]
     assert server["methods"] == {"gpu": "counter", "cpu": "counter", "ram": "counter"}
+    assert 0 < server["memory_bytes"] < 4 << 20
     assert server["wall_s"] >= 0.2 and server["exact_edge_us"] > 0 and server["inexact_edge_us"] > 0
     text = (tmp_path / "energy_overhead.md").read_text()
+    assert "Memory is what Python has allocated" in text
     assert "| this machine " in text and "On one GPU load" not in text
+
+
+def test_the_threads_readings_are_counted(benchmark, monkeypatch):
+    monkeypatch.setattr(benchmark, "EDGES", 20)
+    monkeypatch.setattr(benchmark, "SAMPLES", 2)
+    found = benchmark.measure(lambda **options: benchmark.EnergyMeter(period_s=0.01, **options), 0.5)
+    assert found["readings"] >= 2
 
 
 def test_with_a_gpu_the_comparison_is_in_the_result(benchmark, monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(benchmark.torch.cuda, "get_device_name", lambda: "a card")
     monkeypatch.setattr(benchmark, "EDGES", 20)
+    monkeypatch.setattr(benchmark, "SAMPLES", 20)
     for name in ("compare", "overhead"):
         monkeypatch.setattr(benchmark, name, lambda nvml, load, seconds: {"seconds": seconds})
     monkeypatch.setattr(benchmark, "matmuls", load)
@@ -72,7 +83,7 @@ def test_with_a_gpu_the_comparison_is_in_the_result(benchmark, monkeypatch, tmp_
 
 
 MEASURED = {"methods": {}, "sampler_cpu_s": 0.1, "sampler_share": 0.1, "readings": 1}
-MEASURED |= {"exact_edge_us": 1.0, "inexact_edge_us": 1.0}
+MEASURED |= {"exact_edge_us": 1.0, "inexact_edge_us": 1.0, "memory_bytes": 1024, "memory_share": 1e-6}
 
 
 def test_foreign_meters_that_are_missing_are_told(benchmark, monkeypatch):

@@ -4,7 +4,9 @@ import errno
 import json
 import os
 import stat
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -76,6 +78,7 @@ EXCEPTIONS = {
     "estimate": {"denied", "denied-all", "masked", "limits"},
     "declined": {"still", "eight-milliwatts", "jetson", "no-driver"},  # the sensors allow no right number
 }
+PARTLY = {"reset", "garbage-power", "frozen-counter"}  # some of the time has no trustworthy reading, and that is said
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -90,6 +93,7 @@ def test_lorakit_is_inside_its_own_bound(tmp_path, monkeypatch, name):
         assert all(found.says for found in verdicts)
     else:
         assert all(found.in_bound for found in verdicts)
+        assert all((found.covered < 0.99) == (name in PARTLY) for found in verdicts)
 
 
 def test_there_are_forty_machines_of_different_names():
@@ -216,3 +220,73 @@ def test_a_process_that_ends_without_an_answer_is_told(tmp_path):
 def test_a_short_block_is_refused():
     with pytest.raises(SystemExit, match="--seconds 5.0: something happens to some machines after 6 s"):
         meters.parse(["--seconds", "5"])
+
+
+# ---- what the meters' processes see
+
+
+def run_python(code, machine="mig-by-uuid", cell="", **environ):
+    """Code in a process like a meter's."""
+    lab = ROOT / "benchmarks" / "meter_lab"
+    given = {"PYTHONPATH": f"{lab / 'shims'}:{lab}", "METER_CELL": cell, "METER_MACHINE": machine, **environ}
+    done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_pynvml_answers_for_the_machine_with_nvidias_names_and_exceptions(tmp_path):
+    pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
+    code = """
+import time, pynvml as nvml
+nvml.nvmlInit()
+gpu = nvml.nvmlDeviceGetHandleByIndex(1)
+print(nvml.nvmlDeviceGetCount(), nvml.NVML_DEVICE_ARCH_VOLTA, nvml.nvmlDeviceGetTotalEnergyConsumption(gpu))
+for call in (lambda: nvml.nvmlDeviceGetHandleByIndex(7), lambda: nvml.nvmlDeviceGetFanSpeed(gpu)):
+    try:
+        call()
+    except nvml.NVMLError as error:
+        print(type(error).__name__)
+"""
+    assert run_python(code, cell=str(tmp_path)) == [
+        "2", "5", "5000000", "NVMLError_InvalidArgument", "NVMLError_NotSupported",
+    ]  # fmt: skip
+    (tmp_path / "start").write_text(repr(time.monotonic() - 10.05))
+    energy = int(run_python(code, cell=str(tmp_path))[2])
+    assert energy >= 5_000_000 + 156_121 * 10
+    code = "import pynvml\ntry: pynvml.nvmlInit()\nexcept pynvml.NVMLError as error: print(error.value)"
+    assert run_python(code, machine="no-driver", cell=str(tmp_path)) == ["9"]
+
+
+def test_a_process_on_a_machine_sees_its_files_and_only_those_it_may_read(tmp_path):
+    tree = Tree(NAMED["denied"], tmp_path / "machine")
+    code = """
+import os
+zone = "/sys/class/powercap/intel-rapl:0"
+print(open(zone + "/name").read().strip(), open(zone + "/constraint_0_power_limit_uw").read().strip())
+print(sorted(os.listdir("/sys/class")), open("/proc/cpuinfo").read().count("i7-8700"))
+try:
+    open(zone + "/energy_uj")
+except PermissionError:
+    print("denied")
+"""
+    command = [sys.executable, ROOT / "benchmarks/meter_lab/enter.py", tree.root, sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    tree.close()
+    if "unshare" in done.stderr or "mount" in done.stderr or "uid_map" in done.stderr:
+        pytest.skip(f"this user may not have namespaces here: {done.stderr.splitlines()[-1]}")
+    assert done.stdout.splitlines() == ["package-0 15000000", "['powercap'] 4", "denied"]
+
+
+def test_a_tree_is_laid_as_the_kernel_lays_it(tmp_path):
+    tree = Tree(NAMED["wrap-65kj"], tmp_path)
+    links = tmp_path / "sys/class/powercap"
+    zone = (links / "intel-rapl:1").resolve()
+    assert zone == (tmp_path / "sys/devices/virtual/powercap/intel-rapl/intel-rapl:1").resolve()
+    assert (links / "intel-rapl/subsystem").resolve() == links.resolve()
+    seen = []
+    for time_s in (0.0, 8.0, 9.0):
+        tree.write(time_s)
+        seen.append(int((zone / "energy_uj").read_text()))
+    tree.close()
+    assert seen[1] - seen[0] == 260 * 8_000_000
+    assert seen[2] == seen[1] + 260_000_000 - (NAMED["wrap-65kj"].devices[1].range_uj + 1)
