@@ -30,7 +30,9 @@ def parse_shares(text: str) -> tuple[int, int, int]:
 def partition(
     splits: dict[str, list[Document]], shares: tuple[int, int, int], seed: int, source: str
 ) -> tuple[dict[str, list[Document]], str]:
-    """Divide the training split; documents are shuffled and never cut, sentences keep their order within a part.
+    """Divide the training split; documents are shuffled and never cut, unless there is one only.
+
+    Sentences keep their order within a part.
 
     Args:
         splits: of the corpus; only "train" may be there.
@@ -54,6 +56,9 @@ def partition(
     for i, sentence in enumerate(sentences):
         groups.setdefault(sentence.id or f"\0{i}", []).append(i)
     order = list(groups.values())
+    is_one = len(order) == 1 < len(sentences)  # such as a file whose only -DOCSTART- is its first line
+    if is_one:
+        order = [[i] for i in order[0]]
     random.Random(seed).shuffle(order)
     names = [name for name, share in zip(SPLITS, shares, strict=True) if share]
     wanted = {name: len(sentences) * share / 100 for name, share in zip(SPLITS, shares, strict=True)}
@@ -69,6 +74,7 @@ def partition(
         parts[max(choices, key=lambda name: wanted[name] - len(parts[name]))] += group
     counts = ", ".join(f"{len(parts[name]):,} {name}" for name in names)
     grouped = f" of {counted(len(order), 'document')}, none of them divided" if len(order) < len(sentences) else ""
+    grouped = " of one document, which was divided" if is_one else grouped
     noun = "sentence" if len(sentences) == 1 else "sentences"
     note = f"divided {'/'.join(map(str, shares))} with seed {seed}: {counts} {noun}{grouped}"
     return {name: [sentences[i] for i in sorted(parts[name])] for name in names}, note

@@ -189,8 +189,8 @@ def test_a_missing_path_is_named_and_takes_no_network(tmp_path: Path) -> None:
 
 
 def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="corpus.csv: unknown ending '.csv', and no format .* file ends in .*.tsv"):
-        read_ner(write_text(tmp_path / "corpus.csv", "a,O\n"))
+    with pytest.raises(ValueError, match="corpus.rtf: unknown ending '.rtf', and no format .* file ends in .*.tsv"):
+        read_ner(write_text(tmp_path / "corpus.rtf", "a/O\n"))
 
 
 @pytest.mark.parametrize("name", ["train.tsv", "valid.json", "label.json"])

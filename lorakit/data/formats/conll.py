@@ -8,11 +8,12 @@ as the names of the columns.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lorakit.data.formats.conll_brackets import read_brackets
 from lorakit.data.formats.conll_columns import ALLOWED, BRACKETS, EXPRESSIONS, Layout, find_layout
+from lorakit.data.formats.conll_csv import parse_csv
 from lorakit.data.formats.conll_expressions import read_expressions
 from lorakit.data.formats.conll_table import BORDERS, GLOBAL_COLUMNS, Block, Table, parse_table, values_of
 from lorakit.data.formats.record import UNANNOTATED, Annotation, Document, Note, Reading, about_texts
@@ -24,10 +25,14 @@ KEY = "conll layout"  # in Reading.agreed
 
 def recognise_conll(path: Path) -> str | None:
     """The evidence that a file holds columns: each of its first lines has as many, and one of them is tags."""
+    return _evidence(path, parse_table)
+
+
+def _evidence(path: Path, parse: Callable[[str, Path], Table]) -> str | None:
     head = read_head(path)
     end = max(head.rfind("\n"), head.rfind("\r")) if path.stat().st_size > len(head.encode()) else len(head)
     try:
-        table = parse_table(head[:end], path)
+        table = parse(head[:end], path)
         if not table.blocks:
             return None
         layout = find_layout(table, Reading(layer="outer"))
@@ -50,7 +55,21 @@ def read_conll(path: Path, reading: Reading) -> Iterator[Document]:
     """
     text = read_text(path)
     check_lines(text, path)
-    table = parse_table(text, path)
+    yield from _documents(parse_table(text, path), reading)
+
+
+def recognise_csv(path: Path) -> str | None:
+    """The evidence that commas or semicolons separate columns of words and tags; the same as for tabs and spaces."""
+    return None if "\t" in read_head(path) else _evidence(path, parse_csv)
+
+
+def read_csv(path: Path, reading: Reading) -> Iterator[Document]:
+    """Yield the sentences of a table whose columns commas or semicolons separate; arguments and errors as above."""
+    yield from _documents(parse_csv(read_text(path), path), reading)
+
+
+def _documents(table: Table, reading: Reading) -> Iterator[Document]:
+    path = table.path
     if not table.blocks:
         return
     layout = (reading.agreed or {}).get(KEY) or find_layout(table, reading)

@@ -21,6 +21,7 @@ _WORD_NAME = re.compile(r"(FORM|WORD|TOKEN|TEXT)S?")
 _TAG_NAME = re.compile(
     r"(NER?|BIO|BIOES|IOB2?|IOBES|BILOU|(NAMED[_ -]?)?ENTIT(Y|IES)|TAGS?|LABELS?)([_ -]?(TAG|LABEL|TYPE|IOB2?|BIO)S?)?"
 )
+_SENTENCE_NAME = re.compile(r"SENT(ENCE)?S?[ _.-]*(#|IDX?|NO|NUM|NUMBER|NR|INDEX)?")
 _SURE_TAG = re.compile(r"O|[BIESLUMW][-_].+|.+[-_][BIESLUMW]|[BIES]")
 
 
@@ -115,11 +116,16 @@ def parse_table(text: str, path: Path) -> Table:
         blocks.append(Block(tuple(zip(*rows, strict=True)), numbers, document))
     if padded:
         notes.append(("spaces around words and tags were removed", padded))
-    if len(blocks) == 1 and len(blocks[0].lines) >= LONG:
-        kind = f"no blank line in the file: it is read as one sentence of {len(blocks[0].lines):,} words"
-        notes.append((kind, f"{path}:1"))
-    table = _without_header(Table(path, blocks, names, is_conll2012, tuple(notes)))
-    return _with_tags_of_features(_words_only(table))
+    return finished(Table(path, blocks, names, is_conll2012, tuple(notes)))
+
+
+def finished(table: Table) -> Table:
+    """The table without the rows that hold no word, with the sentences and tags that other columns tell."""
+    table = _with_tags_of_features(_words_only(_with_sentences(_without_header(table))))
+    if len(table.blocks) == 1 and len(table.blocks[0].lines) >= LONG:
+        kind = f"no blank line in the file: it is read as one sentence of {len(table.blocks[0].lines):,} words"
+        table = table._replace(notes=(*table.notes, (kind, f"{table.path}:1")))
+    return table
 
 
 def cells(line: str) -> list[str]:
@@ -146,6 +152,25 @@ def _without_header(table: Table) -> Table:
     kind = f"this line names the columns ({', '.join(header)}): not read as words"
     notes = tuple([(kind, f"{table.path}:{line}") for line, _ in found])
     return table._replace(blocks=blocks, names=header, notes=(*table.notes, *notes))
+
+
+def _with_sentences(table: Table) -> Table:
+    """The table with a sentence for each value of a column that a header calls so; an empty cell is as that above."""
+    found = [i for i, name in enumerate(table.names) if _SENTENCE_NAME.fullmatch(name.upper())]
+    if not found or not table.blocks:
+        return table
+    blocks = []
+    for block in table.blocks:
+        value, rows = "", []
+        for line, row in zip(block.lines, zip(*block.columns, strict=True), strict=True):
+            if row[found[0]].strip() not in ("", value) or not rows:
+                value = row[found[0]].strip()
+                rows.append(([], []))
+            rows[-1][0].append((*row[: found[0]], value, *row[found[0] + 1 :]))
+            rows[-1][1].append(line)
+        blocks += [Block(tuple(zip(*there, strict=True)), lines, block.document) for there, lines in rows]
+    kind = f"column {found[0] + 1} ({table.names[found[0]]}) tells where sentences begin"
+    return table._replace(blocks=blocks, notes=(*table.notes, (kind, str(table.path))))
 
 
 def _words_only(table: Table) -> Table:

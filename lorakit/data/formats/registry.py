@@ -16,7 +16,7 @@ from lorakit.data.formats.bioc import (
     write_bioc_xml,
 )
 from lorakit.data.formats.brat import read_brat, recognise_brat, write_brat
-from lorakit.data.formats.conll import read_conll, recognise_conll, write_conll
+from lorakit.data.formats.conll import read_conll, read_csv, recognise_conll, recognise_csv, write_conll
 from lorakit.data.formats.datasets import (
     read_dataset,
     read_parquet,
@@ -209,6 +209,15 @@ FORMATS = (
         write=write_json_lines,
         takes="tags",
         has_layers=False,
+    ),
+    Format(
+        name="csv",
+        about="a word and its tag per line, with commas or semicolons between columns",
+        specification="https://www.rfc-editor.org/rfc/rfc4180",
+        endings=(".csv",),
+        recognise=recognise_csv,
+        read=read_csv,
+        has_columns=True,
     ),
     Format(
         name="conll",
