@@ -72,7 +72,10 @@ def _paint_loss(runs: Numbered, figure: "Figure") -> None:
             axes.plot(*zip(*validation, strict=True), color=colour, marker=marker, linestyle="", markersize=6)
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    locator, (low, high) = LogLocator(subs=(1, 2, 5)), axes.get_ylim()
+    if sum(low <= tick <= high for tick in locator.tick_values(low, high)) < 3:  # a short run's losses are close
+        locator = MaxNLocator(5)
+    axes.yaxis.set_major_locator(locator)
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(True, axis="y")

@@ -364,7 +364,12 @@ def side_rows(record: Mapping[str, Any]) -> tuple[Row, ...]:
     """Each side's figures, with a cell per side."""
     sides = record["sides"]
     seeds = [", ".join(map(str, side["seeds"])) for side in sides]
-    rows = [Row("seeds", tuple(Cell(text, "") for text in seeds))]
+    rows = [
+        Row(
+            "seeds" if any(len(side["seeds"]) > 1 for side in sides) else "seed",
+            tuple(Cell(text, "") for text in seeds),
+        )
+    ]
     rows += [Row(name, tuple(_interval(side["f1"][mode], 4) for side in sides)) for mode, name in SCORES.items()]
     for name, shown in COSTS.items():
         if any(side["costs"][name] for side in sides):

@@ -67,6 +67,19 @@ def test_a_long_run_is_thinned_to_its_width_and_keeps_both_ends(run):
     assert len(loss_chart(read_sources([run])[0].runs).svg) < 60_000
 
 
+@pytest.mark.parametrize("losses", [(0.6, 1.2), (0.013, 0.017), (0.001, 2.0)])
+def test_the_axis_of_the_loss_has_several_numbers_however_close_the_losses_are(run, losses):
+    low, high = losses
+    for log in run.glob("*/metrics.jsonl"):
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        for i, line in enumerate(lines):
+            line["loss"] = high - (high - low) * i / len(lines)
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    svg = loss_chart(read_sources([run])[0].runs).svg
+    numbers = [float(text) for text in re.findall(r"text-anchor: end[^>]*>([\d.]+)</text>", svg)]
+    assert len([number for number in numbers if low / 1.2 <= number <= high * 1.2]) >= 3, numbers
+
+
 def test_more_runs_than_colours_differ_in_their_dashes():
     assert len({str(look(number)) for number in range(16)}) == 16
 
