@@ -65,20 +65,20 @@ def errors_page(errors: Errors, tagged: Sequence[Tagged], title: str) -> str:
         if errors.seen or errors.unseen
     ]
     parts = [
-        _table("Gold entities by outcome", ["type", *OUTCOMES], rows),
-        _table(
+        html_table("Gold entities by outcome", ["type", *OUTCOMES], rows),
+        html_table(
             "Found as another type", ["gold", "predicted", "times"], [[*p, n] for p, n in errors.confusion.items()], 2
         ),
-        _table("Predicted where nothing is", ["type", "times"], errors.spurious.items()),
-        _table("Recall of forms that training has and has not", ["type", "seen", "unseen"], shares),
-        _table("Missed most often", ["form", "type", "times"], [[f, k, n] for (k, f), n in errors.missed_forms], 2),
-        _table(
+        html_table("Predicted where nothing is", ["type", "times"], errors.spurious.items()),
+        html_table("Recall of forms that training has and has not", ["type", "seen", "unseen"], shares),
+        html_table("Missed most often", ["form", "type", "times"], [[f, k, n] for (k, f), n in errors.missed_forms], 2),
+        html_table(
             "Wrongly found most often", ["form", "type", "times"], [[f, k, n] for (k, f), n in errors.spurious_forms], 2
         ),
-        _table(
+        html_table(
             "Sentences in two splits", ["split", "split", "sentences"], [[*p, n] for p, n in errors.leaks.items()], 2
         ),
-        _table(
+        html_table(
             f"Suspected label errors: the model disagrees at {CONFIDENT:.0%} confidence or more",
             ["words", "label", "predicted", "sentence", "confidence"],
             [
@@ -123,7 +123,7 @@ def _reliability(tenths: Sequence[Tenth]) -> str:
         f'{bars}<path d="M20 200 L220 0"/><text x="20" y="218">score 0</text><text x="220" y="218" '
         'text-anchor="end">1</text><text x="16" y="10" text-anchor="end">1</text></svg>\n'
     )
-    table = _table("Reliability", ["score", "entities", "mean score", "right"], rows).removesuffix("</section>\n")
+    table = html_table("Reliability", ["score", "entities", "mean score", "right"], rows).removesuffix("</section>\n")
     about = "<p>Bars: share that is right, by score; on the line, scores are honest."
     about += f" Mean distance: {mean_distance(tenths):.3f}.</p>\n"
     return f"{table}{about}{drawing}</section>\n"
@@ -133,7 +133,7 @@ def _share(counts: tuple[int, int] | None) -> str:
     return f"{counts[0] / counts[1]:.3f} of {counts[1]:,}" if counts else "–"
 
 
-def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], names: int = 1) -> str:
+def html_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], names: int = 1) -> str:
     """A section with a table; nothing without a row.
 
     Args:
