@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     job = job_of(options, read_corpus(options.dataset), warmup=0, lora_dropout=0.0)
     texts = texts_of(options.dataset, options.sentences, tokenizer_of(job))
     parts = [texts[number :: options.rounds] for number in range(options.rounds)]
-    ways = make_ways(job, options.ways)
+    ways = make_ways(job, options.ways, options.layers)
     for find in ways.values():
         find(texts[:2])  # what is built once per process is not part of a round
     rounds: list[dict[str, Times]] = [{} for _ in range(options.rounds)]
@@ -68,6 +68,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=default, help="(default: %(default)s)")
     parser.add_common(dataset=BIONLP, rounds=5, r=16, target_modules=["query", "key", "value", "dense"], seed=0)
     parser.add_argument("--sentences", type=int, default=1000, help="of the test set (default: %(default)s)")
+    parser.add_argument("--layers", type=int, help="of the shape, the lowest ones (default: all)")
     options = parser.parse_args(arguments)
     if not 1 <= options.rounds <= options.sentences:
         parser.error("--rounds must be at least 1 and at most --sentences")
@@ -92,13 +93,13 @@ def texts_of(dataset: str, count: int, tokenizer: Any) -> list[str]:
     return kept[:count]
 
 
-def make_ways(job: Job, names: Sequence[str]) -> dict[str, Callable[[list[str]], Found]]:
+def make_ways(job: Job, names: Sequence[str], layers: int | None = None) -> dict[str, Callable[[list[str]], Found]]:
     """Each way as a function from texts to entities, all with the same weights."""
     from transformers import pipeline
 
     tokenizer = tokenizer_of(job)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    adapted, plain = adapted_and_merged(job)
+    adapted, plain = adapted_and_merged(job, layers)
     adapted.to(device)
 
     def by_lorakit(precision: str) -> Callable[[list[str]], Found]:
@@ -126,9 +127,9 @@ def make_ways(job: Job, names: Sequence[str]) -> dict[str, Callable[[list[str]],
     return {name: makers[name]() for name in names}
 
 
-def adapted_and_merged(job: Job) -> tuple[nn.Module, nn.Module]:
+def adapted_and_merged(job: Job, layers: int | None = None) -> tuple[nn.Module, nn.Module]:
     """The base with an adapter that changes its output, and a plain model with the same weights merged."""
-    adapted = lorakit.apply_lora(make_model(job), **lora_of(job), seed=job.seed)
+    adapted = lorakit.apply_lora(cut(make_model(job), layers), **lora_of(job), seed=job.seed)
     generator = torch.Generator().manual_seed(job.seed)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -136,10 +137,18 @@ def adapted_and_merged(job: Job) -> tuple[nn.Module, nn.Module]:
                 parameter.normal_(std=0.01, generator=generator)
             elif "classifier" in name:  # a larger head: random ones of the usual size give nearly even scores
                 parameter.normal_(std=0.2, generator=generator)
-    plain = make_model(job)
+    plain = cut(make_model(job), layers)
     plain.load_state_dict(merged_state(lorakit.merge_lora(adapted)))
     lorakit.unmerge_lora(adapted)
     return adapted.eval(), plain.eval()
+
+
+def cut(model: nn.Module, layers: int | None) -> nn.Module:
+    """The model with only its lowest layers."""
+    if layers:
+        del model.roberta.encoder.layer[layers:]
+        model.config.num_hidden_layers = layers
+    return model
 
 
 def compare(sizes: list[int], rounds: list[dict[str, Times]], found: dict[str, list[Found]]) -> dict[str, Any]:
@@ -170,6 +179,7 @@ def report(found: dict[str, Any]) -> list[str]:
     """The table of all ways."""
     job = found["job"]
     count, reference = found["reference_entities"], found["reference"]
+    layers = f" cut to {job['layers']} layers" if job["layers"] else ""
     columns = (
         ("way", lambda row: row[0], "{}"),
         ("sentences per CPU second", lambda row: row[1]["sentences_per_cpu_s"], "{:.2f}"),
@@ -179,7 +189,7 @@ def report(found: dict[str, Any]) -> list[str]:
         (f"of them {reference}'s", lambda row: row[1]["same_entities"], "{:,}"),
     )
     return [
-        f"# Prediction, {job['shape']}, {sum(found['sentences']):,} sentences",
+        f"# Prediction, {job['shape']}{layers}, {sum(found['sentences']):,} sentences",
         "",
         f"{job['dataset']}, in {job['rounds']} rounds of {found['sentences'][0]:,} sentences, from raw text to"
         f" entities; medians of the rounds. Weights are random (except mini's encoder); {reference} finds {count:,}"

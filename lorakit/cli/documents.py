@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from lorakit._files import flush
 from lorakit.data.documents import Document, read_documents, sentences
 
 AT_ONCE = 64  # documents tagged together, and then written
-Find = Callable[[list[str]], Sequence[tuple[Any, Any, Sequence[Any]]]]
-"""Texts -> the words, tags and entities of each, as `find_entities` gives them."""
+Stream = Callable[[Iterable[Any], Callable[[Any], tuple[Any, Sequence[str]]]], Iterator[tuple[Any, Sequence[Any]]]]
+"""Chunks, and what makes texts of one -> the words, tags and entities of its texts, as `find_in_chunks` gives them."""
 
 
 def part_of(output: Path) -> Path:
@@ -35,9 +35,19 @@ def finished(output: Path, resume: bool, documents: Iterator[Document]) -> tuple
         raise ValueError(
             f"{part} is left over from an interrupted command; continue it with --resume-output, or delete it"
         )
-    lines = part.read_bytes().split(b"\n")[:-1]
-    kept, entities = lines[: len(lines) // AT_ONCE * AT_ONCE], 0
-    for number, line in enumerate(kept, start=1):
+    with part.open("rb") as file:
+        whole = sum(line.endswith(b"\n") for line in file) // AT_ONCE * AT_ONCE
+        file.seek(0)
+        entities, length = _skip(islice(file, whole), part, documents)
+    os.truncate(part, length)
+    return whole, entities
+
+
+def _skip(lines: Iterable[bytes], part: Path, documents: Iterator[Document]) -> tuple[int, int]:
+    """The entities and bytes of lines that are written already; takes their documents."""
+    entities = length = 0
+    for number, line in enumerate(lines, start=1):
+        length += len(line)
         try:
             record = json.loads(line)
             name, entities = record["document"], entities + len(record["entities"])
@@ -50,11 +60,10 @@ def finished(output: Path, resume: bool, documents: Iterator[Document]) -> tuple
                 f"{part}:{number} is for the document {name}, but now {there}; give the same documents as before, or"
                 " delete the file"
             )
-    os.truncate(part, sum(len(line) + 1 for line in kept))
-    return len(kept), entities
+    return entities, length
 
 
-def predict_documents(paths: Sequence[Path], field: str, output: Path, resume: bool, find: Find) -> tuple[int, int]:
+def predict_documents(paths: Sequence[Path], field: str, output: Path, resume: bool, stream: Stream) -> tuple[int, int]:
     """Find the entities of documents and write a line of JSON for each; returns how many documents and entities.
 
     Positions count characters of the document. The lines are in OUTPUT.part until all are written.
@@ -70,11 +79,11 @@ def predict_documents(paths: Sequence[Path], field: str, output: Path, resume: b
     batches = iter(lambda: list(islice(documents, AT_ONCE)), [])
     first = next(batches, [])  # an error in it leaves no file
     with open(part, "ab") as file, tqdm(unit=" documents", initial=done, disable=None) as bar:
-        for batch in chain([first] if first else [], batches):
-            for document, found in zip(batch, _entities(batch, find), strict=True):
-                record = {"document": document.name, "entities": found}
+        for (batch, rows), found in stream(chain([first] if first else [], batches), _sentences):
+            for document, its in zip(batch, _entities(rows, found), strict=True):
+                record = {"document": document.name, "entities": its}
                 file.write((json.dumps(record, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
-                entities += len(found)
+                entities += len(its)
             file.flush()
             os.fsync(file.fileno())
             done += len(batch)
@@ -84,10 +93,15 @@ def predict_documents(paths: Sequence[Path], field: str, output: Path, resume: b
     return done, entities
 
 
-def _entities(documents: Sequence[Document], find: Find) -> Iterator[list[dict[str, Any]]]:
-    """The entities of each document, with positions in its text."""
+def _sentences(documents: Sequence[Document]) -> tuple[Any, list[str]]:
+    """The documents with their sentences, and the texts of all sentences."""
     rows = [sentences(document.text) for document in documents]
-    found = iter(find([text for row in rows for _, text in row]))
+    return (documents, rows), [text for row in rows for _, text in row]
+
+
+def _entities(rows: Sequence[Sequence[tuple[int, str]]], found: Iterable[Any]) -> Iterator[list[dict[str, Any]]]:
+    """The entities of each document, with positions in its text."""
+    found = iter(found)
     for row in rows:
         yield [
             {"type": e.type, "start": start + e.start, "end": start + e.end, "text": e.text, "score": e.score}

@@ -2,12 +2,15 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lorakit._counts import counted
-from lorakit._files import write_text
+from lorakit._files import atomic_write
 from lorakit.cli.config import add_config_flag
 from lorakit.cli.flags import (
     add_decode_flag,
@@ -30,14 +33,14 @@ from lorakit.cli.tool_files import (
     with_entities,
     write_tool,
 )
-from lorakit.data.formats.text import decode
+from lorakit.data.formats.text import decoded_lines
 from lorakit.data.tags import types_of_labels
 from lorakit.report.terminal import shows_colours
 
 if TYPE_CHECKING:
     from lorakit.report.entities import Tagging
 
-AT_ONCE = 4096  # texts tagged together: enough to pack them well, few enough for memory
+STREAMED = ("jsonl", "csv", "conll")  # written as they are found; the others need all texts first
 VIEWS = ("table", "jsonl", "csv", "conll", "terminal", "html")  # `as_table`, … in report/entities.py
 ENDINGS = {".txt": "table", ".jsonl": "jsonl", ".csv": "csv", ".conll": "conll", ".html": "html", **TOOL_ENDINGS}
 EXAMPLES = """
@@ -84,7 +87,6 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Find the entities and show them; returns the exit status."""
-    from lorakit.report.entities import Tagging
     from lorakit.training.distributed import is_main
 
     if arguments.documents:
@@ -102,24 +104,49 @@ def run(arguments: argparse.Namespace) -> int:
             if how in TOOLS:
                 check_output(how, arguments.output)
             of_tool = arguments.file and not arguments.texts and is_file_of(how, arguments.file)
-            source = sentences_of(how, arguments.file) if of_tool else lines_as_documents(read_texts(arguments))
-            texts = source.texts
-            find, found = finder(arguments, *load(arguments)), []
-            for start in range(0, len(texts), AT_ONCE):
-                part = texts[start : start + AT_ONCE]
-                results = find(part)
-                found += [Tagging(text, *result) for text, result in zip(part, results, strict=True)]
-        if is_main() and how in TOOLS:
-            with input_errors(arguments.parser):
-                documents = with_entities(source, [tagging.entities for tagging in found])
-                printed, lines = write_tool(how, documents, arguments.output)
-            write(printed, None)
-            print("".join(f"{arguments.parser.prog}: {line}\n" for line in lines), end="", file=sys.stderr)
-        elif is_main():
-            write(show(found, how, arguments.adapter or arguments.model), arguments.output)
-        if is_main() and not any(tagging.entities for tagging in found):
-            print(f"{arguments.parser.prog}: no entity in {counted(len(found), 'text')}", file=sys.stderr)
+            source = sentences_of(how, arguments.file) if of_tool else None
+            texts = source.texts if source else read_texts(arguments)
+            if how in TOOLS and source is None:
+                source = lines_as_documents(texts := list(texts))
+            find = finder(arguments, *load(arguments))
+        seen = Counter()
+        parts = found_in(arguments, find, texts, seen)
+        if how in STREAMED:
+            pieces = (show(part, how, "", first) for part, first in parts)
+            write_pieces(pieces, arguments.output) if is_main() else deque(pieces, maxlen=0)
+        else:
+            found = [tagging for part, _ in parts for tagging in part]
+            if is_main() and how in TOOLS:
+                with input_errors(arguments.parser):
+                    documents = with_entities(source, [tagging.entities for tagging in found])
+                    printed, lines = write_tool(how, documents, arguments.output)
+                write_pieces([printed], None)
+                print("".join(f"{arguments.parser.prog}: {line}\n" for line in lines), end="", file=sys.stderr)
+            elif is_main():
+                write_pieces([show(found, how, arguments.adapter or arguments.model)], arguments.output)
+        if is_main() and not seen["entities"]:
+            print(f"{arguments.parser.prog}: no entity in {counted(seen['texts'], 'text')}", file=sys.stderr)
     return 0
+
+
+def found_in(
+    arguments: argparse.Namespace, find: "Finder | Finders", texts: Iterable[str], seen: "Counter[str]"
+) -> "Iterator[tuple[list[Tagging], int]]":
+    """What is found in the texts, part by part, with the number of the part's first text; `seen` counts both."""
+    from lorakit.report.entities import Tagging
+    from lorakit.training.prediction import are_many, in_chunks
+
+    with input_errors(arguments.parser):
+        chunks = in_chunks(texts, len)
+        head = list(islice(chunks, 1))
+        with find.opened(ready=any(map(are_many, head))):
+            for part, results in find.stream(chain(head, chunks)):
+                found = [Tagging(text, *result) for text, result in zip(part, results, strict=True)]
+                first = seen["texts"] + 1
+                seen.update(texts=len(found), entities=sum(len(tagging.entities) for tagging in found))
+                yield found, first
+        if not seen["texts"]:
+            yield [], 1  # a header may be due
 
 
 def run_documents(arguments: argparse.Namespace) -> int:
@@ -140,15 +167,16 @@ def run_documents(arguments: argparse.Namespace) -> int:
             if not path.exists():
                 raise ValueError(f"--documents {path} does not exist; give files or folders")
         check_writable(arguments.output.parent, "--output")
-        find = finder(arguments, *load(arguments))
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        documents, entities = predict_documents(
-            arguments.documents,
-            arguments.text_field,
-            arguments.output,
-            arguments.resume_output,
-            find,
-        )
+        # always: an interrupted command continues with another chunk, and has to give the same bits
+        with finder(arguments, *load(arguments)).opened(ready=True) as find:
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            documents, entities = predict_documents(
+                arguments.documents,
+                arguments.text_field,
+                arguments.output,
+                arguments.resume_output,
+                find.stream,
+            )
     found = f"{counted(entities, 'entity', 'entities')} in {counted(documents, 'document')}"
     print(f"{arguments.output}: {found}", file=sys.stderr)
     return 0
@@ -171,7 +199,7 @@ def load(arguments: argparse.Namespace, before_moving: Callable[[Any], object] =
 
 
 class Finder:
-    """`find_entities` with the flags of a command line, the temperature beside the weights, and the scores to keep.
+    """A `Predictor` with the flags of a command line, the temperature beside the weights, and the scores to keep.
 
     Args:
         arguments: the flags; `adapter` or `model` says where the weights are.
@@ -223,24 +251,74 @@ class Finder:
         for kind, precision in precisions.items():
             self.least[kind] = max(self.least.get(kind, 0.0), calibration.threshold(kind, precision))
 
-    def __call__(self, texts: Sequence[str]) -> list[Any]:
+    @contextmanager
+    def opened(self, ready: bool) -> "Iterator[Finder]":
+        """While active, it can find; `ready` merges weights and casts them once."""
+        from lorakit.training.prediction import Predictor
+
+        with Predictor(self.model, self.tokenizer, **self.options, ready=ready) as self.predictor:
+            yield self
+
+    def stream(
+        self,
+        chunks: Iterable[Any],
+        texts_of: Callable[[Any], tuple[Any, Sequence[str]]] = lambda chunk: (chunk, chunk),
+    ) -> Iterator[tuple[Any, list[Any]]]:
+        """The words, tags and entities of the texts of each chunk; see `find_in_chunks`."""
         from lorakit.training.calibration_file import keep_above
-        from lorakit.training.prediction import find_entities
+        from lorakit.training.prediction import find_in_chunks
 
-        found = find_entities(self.model, self.tokenizer, texts, **self.options)
-        if not self.least:
-            return found
-        return [(words, tags, keep_above(entities, self.least)) for words, tags, entities in found]
+        for kept, found in find_in_chunks(self.predictor, chunks, texts_of):
+            if self.least:
+                found = [(words, tags, keep_above(entities, self.least)) for words, tags, entities in found]
+            yield kept, found
 
 
-def finder(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> Callable[[Sequence[str]], list[Any]]:
+class Finders:
+    """Several taggers on one base, whose entities are merged; the base's weights are shared, so none is merged or cast.
+
+    Args:
+        finders: an earlier one's entities count before a later one's.
+    """
+
+    def __init__(self, finders: Sequence[Finder]) -> None:
+        self.finders = finders
+
+    @contextmanager
+    def opened(self, ready: bool) -> "Iterator[Finders]":
+        """While active, they can find; nothing is made ready."""
+        with ExitStack() as opened:
+            for each in self.finders:
+                opened.enter_context(each.opened(ready=False))
+            yield self
+
+    def stream(
+        self,
+        chunks: Iterable[Any],
+        texts_of: Callable[[Any], tuple[Any, Sequence[str]]] = lambda chunk: (chunk, chunk),
+    ) -> Iterator[tuple[Any, list[Any]]]:
+        """The words and tags of the first tagger, and the entities of all; see `Finder.stream`."""
+        from lorakit.training.prediction import merge_entities
+
+        for chunk in chunks:
+            kept, texts = texts_of(chunk)
+            answers = [[row for _, found in each.stream([texts]) for row in found] for each in self.finders]
+            yield (
+                kept,
+                [
+                    (rows[0][0], rows[0][1], merge_entities([entities for _, _, entities in rows]))
+                    for rows in zip(*answers, strict=True)
+                ],
+            )
+
+
+def finder(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> Finder | Finders:
     """The `Finder` of a command line, or with --more-adapters several on one base, whose entities are merged.
 
     Raises:
         ValueError: an adapter cannot be loaded, or a flag needs a single one or names no type of any.
     """
     from lorakit.training.evaluation import label_names
-    from lorakit.training.prediction import merge_entities
     from lorakit.training.shared_base import share_base
 
     if arguments.more_adapters and arguments.adapter is None:
@@ -264,14 +342,7 @@ def finder(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> Callabl
         Finder(*each, *({kind: x for kind, x in given.items() if kind in own} for given in (scores, precisions)))
         for each, own in zip(loaded, kinds, strict=True)
     ]
-    if len(finders) == 1:
-        return finders[0]
-
-    def find(texts: Sequence[str]) -> list[Any]:
-        answers = zip(*(each(texts) for each in finders), strict=True)
-        return [(rows[0][0], rows[0][1], merge_entities([entities for _, _, entities in rows])) for rows in answers]
-
-    return find
+    return finders[0] if len(finders) == 1 else Finders(finders)
 
 
 def by_type(given: Sequence[str] | None, flag: str, kinds: set[str]) -> dict[str, float]:
@@ -295,8 +366,10 @@ def by_type(given: Sequence[str] | None, flag: str, kinds: set[str]) -> dict[str
     return found
 
 
-def read_texts(arguments: argparse.Namespace) -> list[str]:
-    """The texts: the arguments, or the lines of a file or of standard input.
+def read_texts(arguments: argparse.Namespace) -> Iterable[str]:
+    """The texts: the arguments, or the lines of a file or of standard input, read as they are needed.
+
+    A file is read through once before, so that one that is not UTF-8 is refused before anything is written.
 
     Raises:
         ValueError: Both arguments and a file are given, the file cannot be read, or the text is not UTF-8.
@@ -306,36 +379,63 @@ def read_texts(arguments: argparse.Namespace) -> list[str]:
     if arguments.texts:
         return arguments.texts
     source = arguments.file if arguments.file and str(arguments.file) != "-" else None
-    if source is None and sys.stdin.isatty():
-        print("reading texts from the terminal, one per line; end with Ctrl-D", file=sys.stderr)
+    if source is None:
+        if sys.stdin.isatty():
+            print("reading texts from the terminal, one per line; end with Ctrl-D", file=sys.stderr)
+        return decoded_lines(sys.stdin.buffer, "standard input")
     try:
-        data = source.read_bytes() if source else sys.stdin.buffer.read()
+        if source.is_file():  # not a pipe, which can be read only once
+            deque(lines_of(source.open("rb"), source), maxlen=0)
+        return lines_of(source.open("rb"), source)
     except OSError as error:
         raise ValueError(
             f"--file {source} cannot be read: {error.strerror}; give a UTF-8 file, or - for stdin"
         ) from error
-    lines = decode(data, source or "standard input").split("\n")  # not splitlines, which also splits at form feeds
-    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
-def show(found: "list[Tagging]", how: str, model: str) -> str:
-    """The entities in one of VIEWS; `model` is its name for the HTML page."""
+def lines_of(file: BinaryIO, source: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, which is closed after the last."""
+    with file:
+        yield from decoded_lines(file, source)
+
+
+def show(found: "list[Tagging]", how: str, model: str, first: int = 1) -> str:
+    """The entities in one of VIEWS.
+
+    Args:
+        found: the texts and their entities.
+        how: the view.
+        model: its name for the HTML page.
+        first: the number of the first text.
+    """
     from lorakit.report.entities import as_conll, as_csv, as_html, as_jsonl, as_table, as_terminal
 
     if how == "html":
         return as_html(found, model)
-    views = {"table": as_table, "jsonl": as_jsonl, "csv": as_csv, "conll": as_conll, "terminal": as_terminal}
+    if how == "csv":
+        return as_csv(found, first)
+    views = {"table": as_table, "jsonl": as_jsonl, "conll": as_conll, "terminal": as_terminal}
     return views[how](found)
 
 
-def write(text: str, path: Path | None) -> None:
-    """Print a text, or write it to a file atomically."""
+def write_pieces(pieces: Iterable[str], path: Path | None) -> None:
+    """Print the pieces of a text as they come, or write them to a file that appears when it is complete."""
     if path is None:
-        sys.stdout.buffer.write(text.encode())  # UTF-8 whatever the locale
-        sys.stdout.flush()
+        for piece in pieces:
+            sys.stdout.buffer.write(piece.encode())  # UTF-8 whatever the locale
+            sys.stdout.flush()
         return
+
+    pieces = iter(pieces)
+    head = list(islice(pieces, 1))  # an error in it leaves no folder
+
+    def fill(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            for piece in chain(head, pieces):
+                file.write(piece.encode(errors="backslashreplace"))
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
+    atomic_write(path, fill)
 
 
 def default_format(output: Path | None) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lorakit.data.formats.text import decode
+from lorakit.data.formats.text import decode, decoded_lines
 from lorakit.data.pretokenizer import split_words
 
 ENDINGS = (".txt", ".jsonl")
@@ -73,11 +73,15 @@ def read_documents(paths: Sequence[Path], field: str = "text") -> Iterator[Docum
 
 
 def _read(path: Path, field: str) -> Iterator[Document]:
-    text = decode(path.read_bytes(), path)
     if path.suffix.lower() != ".jsonl":
-        yield Document(str(path), text)
+        yield Document(str(path), decode(path.read_bytes(), path))
         return
-    for number, line in enumerate(text.split("\n"), start=1):
+    with path.open("rb") as file:  # a line at a time: such a file may be larger than memory
+        yield from _records(decoded_lines(file, path), path, field)
+
+
+def _records(lines: Iterator[str], path: Path, field: str) -> Iterator[Document]:
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:

@@ -51,12 +51,18 @@ def as_jsonl(found: Iterable[Tagging]) -> str:
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
-def as_csv(found: Iterable[Tagging]) -> str:
-    """A header, then a row per entity: the number of its text, from 1, and the fields of `Entity` (RFC 4180)."""
+def as_csv(found: Iterable[Tagging], first: int = 1) -> str:
+    """A header, then a row per entity: the number of its text, from 1, and the fields of `Entity` (RFC 4180).
+
+    Args:
+        found: the texts and their entities.
+        first: the number of the first text; above 1 there is no header.
+    """
     names, file = [field.name for field in fields(Entity)], io.StringIO()
     writer = csv.writer(file)
-    writer.writerow(["number", *names])
-    for number, tagging in enumerate(found, start=1):
+    if first == 1:
+        writer.writerow(["number", *names])
+    for number, tagging in enumerate(found, start=first):
         writer.writerows([number, *(getattr(entity, name) for name in names)] for entity in tagging.entities)
     return file.getvalue()
 

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 5000
@@ -99,7 +98,7 @@ def score_runs(counts: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) ->
         return 2 * sums[:runs] / np.maximum(sums[runs:], 1)
 
     numbers = np.arange(sentences)
-    drawn = stats.bootstrap(
+    drawn = _stats().bootstrap(
         (numbers,), f1, n_resamples=resamples, batch=256, vectorized=True, method="percentile", rng=seed
     )
     return Scored(f1(numbers)[:, 0], drawn.bootstrap_distribution)
@@ -227,7 +226,7 @@ class Plan:
         # Satterthwaite: each variance between seeds is known as well as its degrees of freedom allow
         doubt = sum((part.between / (part.seeds + more)) ** 2 / (part.seeds + more - 1) for part in self.spread)
         freedom = variance**2 / doubt if doubt else math.inf
-        half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance) if variance else 0.0
+        half = float(_stats().t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance) if variance else 0.0
         return self.value - half, self.value + half
 
     def more_seeds(self) -> int | None:
@@ -248,7 +247,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
     if len(array) == 1 or np.ptp(array) == 0:
         limit = None if len(array) == 1 else float(array[0])
         return Interval(float(array[0]), limit, limit)
-    low, high = stats.t.interval(LEVEL, len(array) - 1, array.mean(), stats.sem(array))
+    low, high = _stats().t.interval(LEVEL, len(array) - 1, array.mean(), _stats().sem(array))
     return Interval(float(array.mean()), float(low), float(high))
 
 
@@ -264,6 +263,13 @@ def ratio_interval(a: Mapping[int, float], b: Mapping[int, float]) -> Interval:
     paired = a.keys() == b.keys()
     if paired and np.ptp(second - first) < 1e-12 or np.ptp(first) == np.ptp(second) == 0:
         return Interval(value, value, value)  # no spread, of which scipy would warn
-    test = stats.ttest_rel(second, first) if paired else stats.ttest_ind(second, first, equal_var=False)
+    test = _stats().ttest_rel(second, first) if paired else _stats().ttest_ind(second, first, equal_var=False)
     limits = test.confidence_interval(LEVEL)
     return Interval(value, math.exp(limits.low), math.exp(limits.high))
+
+
+def _stats() -> Any:
+    """scipy.stats, which takes half as long to import as torch: runs that compare nothing do not wait for it."""
+    from scipy import stats
+
+    return stats

@@ -4,8 +4,8 @@ Sentences are encoded and batched as in training. Each word is tagged once, by t
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorakit._counts import counted
+from lorakit.adapters.adapter import unwrap
 from lorakit.adapters.mixed import MixedAdapters
 from lorakit.adapters.token_table import input_table
 from lorakit.data.adapter_rows import batches_by_adapter, windows_of
@@ -27,9 +28,9 @@ from lorakit.data.tokenization import IGNORE, Encoded, split_by_sentence
 from lorakit.nn.kernels import faster_products
 from lorakit.training.distributed import all_sum, rank, world_size
 from lorakit.training.dry_run import keep_modes
-from lorakit.training.layout import first_position, layout_for, packed_attention
+from lorakit.training.layout import first_position, layout_for, packed_attention, run_once
 from lorakit.training.metrics import Scores, SentenceCounts, count_by_sentence, score_classes
-from lorakit.training.precision import autocast_for
+from lorakit.training.precision import autocast_for, frozen_in_half
 
 EVALUATION_TOKENS = 4096  # real tokens per batch
 
@@ -71,6 +72,12 @@ class EncodedSplit:
     around: Callable[[int], AbstractContextManager[Any]] = lambda number: nullcontext()  # of each batch's forward
     decode: str = "greedy"  # or "viterbi"
     temperature: float = 1.0  # divides the logits: changes probabilities, never tags
+
+    def to(self, device: torch.device) -> "EncodedSplit":
+        """The split on a device; its table moves in place."""
+        batches = [replace(plan, source=plan.source.to(device)) for plan in self.batches]
+        starts = [places.to(device) for places in self.starts]
+        return replace(self, table=self.table.to(device), batches=batches, starts=starts)
 
 
 def evaluate(
@@ -117,7 +124,8 @@ def evaluate(
         raise ValueError("there is no sentence to evaluate on")
     check_tokenizer(tokenizer)
     split = encode_split(model, tokenizer, sentences, layout_for(model, packing, precision), scheme, decode)
-    return evaluate_split(model, split, precision, between)
+    with cast_once(model, split.layout, precision, wanted=len(split.batches) > 1):
+        return evaluate_split(model, split, precision, between)
 
 
 def encode_split(
@@ -147,7 +155,7 @@ def encode_split(
     labels = label_names(model)
     own = scheme_of_labels({"O", *(tag for _, tags in sentences for tag in tags)})
     sentences = [(words, in_labels_of(tags, labels, scheme, own)) for words, tags in sentences]
-    split = _split(encode_tagged(model, tokenizer, sentences), layout, _device(model))
+    split = split_of(encode_tagged(model, tokenizer, sentences), layout, _device(model))
     scheme = scheme or scheme_of_sentences(labels, (tags for _, tags in sentences))
     return replace(split, scheme=scheme, decode=decode)
 
@@ -192,11 +200,11 @@ def tag_words(
     decode = decoder_of(model, decode)
     check_tokenizer(tokenizer)
     labels, layout = label_names(model), layout_for(model, packing, precision)
-    encoded = encode(tokenizer, sentences, window_of(model, tokenizer), tags, labels)
-    _check_table(model, tokenizer, encoded)
-    split = _split(encoded, layout, _device(model)) if adapters is None else _mixed(model, encoded, layout, adapters)
+    encoded = encode_words(model, tokenizer, sentences, tags)
+    split = split_of(encoded, layout, _device(model)) if adapters is None else _mixed(model, encoded, layout, adapters)
     split = replace(split, decode=decode, temperature=temperature)
-    classes, probabilities, loss = tag_split(model, split, precision, between)
+    with cast_once(model, layout, precision, wanted=len(split.batches) > 1):
+        classes, probabilities, loss = tag_split(model, split, precision, between)
     return Tagged(
         split_by_sentence([labels[number] for number in classes.tolist()], encoded),
         split_by_sentence(probabilities.tolist(), encoded),
@@ -256,6 +264,30 @@ class _Words:
         return best, np.exp(np.take_along_axis(chances, best[:, None], 1)[:, 0])
 
 
+@contextmanager
+def cast_once(model: nn.Module, layout: Layout, precision: str, wanted: bool = True) -> Iterator[None]:
+    """While active, weights that autocast would cast in every batch are held in its type; the bits are the same.
+
+    Not where another program manages the weights: compiled models, FSDP.
+
+    Args:
+        model: the one that predicts.
+        layout: how it takes its batches.
+        precision: as in TrainConfig.
+        wanted: False changes nothing, as for a single batch, which casts once anyway.
+    """
+    autocast, _ = autocast_for(precision, _device(model))
+    if not wanted or unwrap(model) is not model or any(hasattr(p, "full_tensor") for p in model.parameters()):
+        autocast = nullcontext
+
+    def use() -> None:
+        with faster_products(model), packed_attention(model):
+            run_once(model, layout)
+
+    with frozen_in_half(model, autocast, use, predicts=True):
+        yield
+
+
 def read_words(
     model: nn.Module, split: EncodedSplit, precision: str, between: Between, take: Callable[[Tensor, Tensor], None]
 ) -> float:
@@ -288,8 +320,17 @@ def encode_tagged(
     model: nn.Module, tokenizer: Tokenizer, sentences: Sequence[tuple[Sequence[str], Sequence[str]]]
 ) -> Encoded:
     """Encode (words, tags) pairs for this model's window and classes."""
-    words, tags = [s[0] for s in sentences], [s[1] for s in sentences]
-    encoded = encode(tokenizer, words, window_of(model, tokenizer), tags, label_names(model))
+    return encode_words(model, tokenizer, [s[0] for s in sentences], [s[1] for s in sentences])
+
+
+def encode_words(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    sentences: Sequence[Sequence[str]],
+    tags: Sequence[Sequence[str]] | None = None,
+) -> Encoded:
+    """Encode pre-split sentences for this model's window, and their tags, if there are any, for its classes."""
+    encoded = encode(tokenizer, sentences, window_of(model, tokenizer), tags, label_names(model))
     _check_table(model, tokenizer, encoded)
     return encoded
 
@@ -346,14 +387,15 @@ def _mixed(model: nn.Module, encoded: Encoded, layout: Layout, adapters: Sequenc
     mixed, device = MixedAdapters(model, names), _device(model)
     numbers = windows_of(encoded, [names.index(name) for name in adapters])
     batches = list(batches_by_adapter(encoded, numbers, layout, EVALUATION_TOKENS, rank(), world_size()))
-    split = _split(encoded, layout, device, [plan for plan, _ in batches])
+    split = split_of(encoded, layout, device, [plan for plan, _ in batches])
     rows = [torch.from_numpy(rows).to(device) for _, rows in batches]
     # a batch that only keeps a rank in step may have any adapter
     rows += [torch.zeros(len(plan.source), dtype=torch.long, device=device) for plan in split.batches[len(rows) :]]
     return replace(split, around=lambda number: mixed.for_rows(rows[number]))
 
 
-def _split(encoded: Encoded, layout: Layout, device: torch.device, plans: list[Plan] | None = None) -> EncodedSplit:
+def split_of(encoded: Encoded, layout: Layout, device: torch.device, plans: list[Plan] | None = None) -> EncodedSplit:
+    """This rank's batches of encoded sentences, on a device; `plans` None means all windows, longest first."""
     if plans is None:
         plans = list(sorted_batches(encoded, layout, EVALUATION_TOKENS, rank(), world_size()))
     if len(plans) < batch_count(encoded, layout, EVALUATION_TOKENS, world_size()):
@@ -362,13 +404,8 @@ def _split(encoded: Encoded, layout: Layout, device: torch.device, plans: list[P
     begins = torch.from_numpy(np.append(encoded.words, -1) >= 0)
     # found on the host: on a device their number would have to be read back
     starts = [(begins[plan.source.flatten()] & plan.counts).nonzero() for plan in plans]
-    return EncodedSplit(
-        encoded,
-        layout,
-        TokenTable(encoded, layout, device),
-        [replace(plan, source=plan.source.to(device)) for plan in plans],
-        [places.flatten().to(device) for places in starts],
-    )
+    starts = [places.flatten() for places in starts]
+    return EncodedSplit(encoded, layout, TokenTable(encoded, layout), plans, starts).to(device)
 
 
 def _device(model: nn.Module) -> torch.device:

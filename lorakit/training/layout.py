@@ -11,7 +11,8 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from weakref import WeakSet
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ COMPILED_UNIT = 32  # the same for torch.compile, which takes long for each shap
 FAILURES = (TypeError, IndexError, RuntimeError, ValueError, AssertionError, AttributeError, KeyError)  # of a forward
 logger = logging.getLogger(__name__)
 _told: WeakSet[nn.Module] = WeakSet()  # models whose fallback was reported
+_proven: WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Layout]] = WeakKeyDictionary()  # and as what
 
 
 def layout_for(model: nn.Module, packing: bool | str = "auto", precision: str = "auto") -> Layout:
@@ -73,6 +75,26 @@ def layout_for(model: nn.Module, packing: bool | str = "auto", precision: str = 
             fix = "train in plain rows (--packing off, or TrainConfig(packing='off'))"
             raise ValueError(f"{type(model).__name__} cannot be packed, because {reason}: {fix}")
     return plain_layout(model, precision, reason)
+
+
+def remembered_layout(model: nn.Module, packing: bool | str = "auto", precision: str = "auto") -> Layout:
+    """`layout_for`, whose proof is not repeated for a model that is as it was at the last one.
+
+    Of two calls with one short text each, the second would otherwise spend most of its time on the proof. Weights may
+    differ: they change what a model computes, not how it takes its batches.
+    """
+    config = model.config
+    settings = config.to_dict() if hasattr(config, "to_dict") else vars(config)
+    parts = [(id(module), type(module), len(module._forward_pre_hooks)) for module in model.modules()]
+    state = (
+        *(packing_choice(packing), precision, _device(model), next(model.parameters()).dtype),
+        *(torch.get_num_threads(), getattr(config, "_attn_implementation", None), repr(settings), parts),
+    )
+    before, layout = _proven.get(model, (None, None))
+    if layout is None or before != state:
+        layout = layout_for(model, packing, precision)
+        _proven[model] = state, layout
+    return layout
 
 
 def plain_layout(model: nn.Module, precision: str = "auto", reason: str | None = None) -> Layout:
@@ -225,6 +247,13 @@ def _padding(model: nn.Module) -> int:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
+
+
+def run_once(model: nn.Module, layout: Layout) -> None:
+    """Run the model on a small batch of made-up sentences, in whatever mode and context it is."""
+    probe = _sentences(model, (max(PROBED[0], layout.shortest),) * 2)  # of equal lengths: some layouts take no others
+    batch = TokenTable(probe, layout, _device(model)).batch(plan_batch(probe, (0, 1), replace(layout, rows=None)))
+    model(**layout.inputs(batch))
 
 
 @torch.no_grad()

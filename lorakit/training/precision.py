@@ -4,8 +4,11 @@ Autocast keeps casts of trained weights only. A frozen matrix is cast again in e
 backward. Held in the lower type instead, every use sees the same bits, with fewer casts and half the memory.
 """
 
-from collections.abc import Callable, Iterator
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,8 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lorakit.nn.weights import is_quantized
+from lorakit.training.distributed import world_size
 from lorakit.training.dry_run import dry_run
 
+SWITCH = "LORAKIT_CPU_BF16"
+BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")  # the last is ARM's
+MOST_TIME = 0.8  # of a float32 matmul's: below, bf16 pays although other operations gain nothing
+WIDTH, TRIES = 768, 5  # of the matmuls that are timed
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 
@@ -28,13 +36,53 @@ def autocast_for(precision: str, device: torch.device) -> tuple[Autocast, bool]:
     """
     if precision == "auto":
         if device.type != "cuda":
-            precision = "fp32"
+            precision = "bf16" if device.type == "cpu" and cpu_prefers_bf16() else "fp32"
         else:
             precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if precision == "fp32":
         return nullcontext, False
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return lambda: torch.autocast(device.type, dtype), precision == "fp16"
+
+
+def cpu_prefers_bf16() -> bool:
+    """Whether "auto" is bf16 on this CPU: LORAKIT_CPU_BF16=1 allows it, the CPU has the instructions, and they pay.
+
+    Not by default: that bf16 costs no F1 on a CPU has not been shown yet.
+
+    Raises:
+        ValueError: LORAKIT_CPU_BF16 is not 0, 1 or empty.
+    """
+    wish = os.environ.get(SWITCH, "")
+    if wish not in ("", "0", "1"):
+        raise ValueError(f"{SWITCH} is {wish!r}; it must be 1 (auto is bf16 where that is faster on a CPU), 0 or empty")
+    if wish != "1" or bf16_instructions(torch.cpu.get_capabilities()) is None:
+        return False
+    return world_size() > 1 or bf16_share() <= MOST_TIME  # clocks of several processes could disagree
+
+
+def bf16_instructions(capabilities: Mapping[str, Any]) -> str | None:
+    """The name of a CPU's matrix instructions for bf16; None without any, where bf16 is emulated and slow.
+
+    Args:
+        capabilities: from `torch.cpu.get_capabilities`.
+    """
+    return next((name for name in BF16_INSTRUCTIONS if capabilities.get(name) is True), None)
+
+
+@cache
+def bf16_share(clock: Callable[[], float] = time.perf_counter) -> float:
+    """The time of a bf16 matmul of a base's size over that of a float32 one, measured once: some 50 ms."""
+    shares = []
+    for dtype in (torch.bfloat16, torch.float32):
+        x, weight = (torch.ones(rows, WIDTH, dtype=dtype) for rows in (512, 4 * WIDTH))
+        times = []
+        for _ in range(1 + TRIES):  # the first one builds kernels
+            began = clock()
+            torch.nn.functional.linear(x, weight)
+            times.append(clock() - began)
+        shares.append(min(times[1:]))
+    return shares[0] / shares[1]
 
 
 @contextmanager

@@ -3,19 +3,48 @@
 Both are handled as in training: words to subwords, packed batches, one tag per word. A raw text is first split into
 words as the training corpus is (`lorakit.data.pretokenizer`, `lorakit.data.habits`), and their tags are then read as
 entities with their place in the text.
+
+Texts pass through in chunks. While the model computes one chunk, a thread splits and encodes the next, so at most two
+chunks are in memory, however many texts there are. Weights are merged and cast once for all chunks.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar, overload
 
+import torch
 from torch import nn
 
+from lorakit.adapters.merging import merged_copies
+from lorakit.data.decoding import decoder_of
 from lorakit.data.habits import habits_of, split_like
 from lorakit.data.pretokenizer import Word
-from lorakit.data.subwords import kept_tokens
+from lorakit.data.subwords import check_tokenizer, kept_tokens
 from lorakit.data.tags import scheme_of_labels, spans, with_prefixes
-from lorakit.training.evaluation import Tokenizer, label_names, tag_words
+from lorakit.data.tokenization import split_by_sentence
+from lorakit.training.evaluation import (
+    EVALUATION_TOKENS,
+    EncodedSplit,
+    Tagged,
+    Tokenizer,
+    cast_once,
+    encode_words,
+    label_names,
+    split_of,
+    tag_split,
+    tag_words,
+)
+from lorakit.training.layout import remembered_layout
+
+TEXTS = 1024  # in a chunk, at most: enough to pack them well
+CHARACTERS = 2**16  # in a chunk, unless it is a single text: about four batches
+MANY = 4 * EVALUATION_TOKENS  # characters from which it pays to merge weights and to cast them: about a batch
+
+T = TypeVar("T")
+Words = Callable[[T], tuple[Any, Sequence[Sequence[str]]]]
+"""A chunk to what is kept of it, and the words of each of its sentences; called in a thread."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +74,151 @@ class Entity:
     score: float
     first_word: int
     end_word: int
+
+
+Found = tuple[list[Word], list[str], list[Entity]]
+"""The words of a raw text, their tags and its entities."""
+
+
+# Many texts -----------------------------------------------------------------------------------------------------------
+
+
+class Chunk(NamedTuple):
+    """A chunk that a thread has made ready."""
+
+    kept: Any
+    split: EncodedSplit
+
+
+class Predictor:
+    """A token classifier that tags chunk after chunk, with everything done once that can be.
+
+    While active with `ready`, adapted layers compute with merged copies of their weights (`merged_copies`), and weights
+    that autocast would cast in every batch are held in its type. Do not train, save or switch adapters meanwhile.
+
+    Example:
+        from lorakit.training.models import load_token_classifier
+        from lorakit.training.prediction import Predictor, in_chunks
+        model, tokenizer = load_token_classifier("examples/mini", ["O", "B-DNA", "I-DNA"])
+        with Predictor(model, tokenizer, ready=True) as predictor:
+            for _, found in predictor.tag(in_chunks([["IL-2", "gene"]], len), lambda chunk: (chunk, chunk)):
+                len(found.tags[0])  # 2
+
+    Args:
+        model, tokenizer, precision, packing, decode, temperature: as for `lorakit.predict`.
+        ready: whether to merge and cast; not for a few texts, which take less time than that.
+
+    Raises:
+        ValueError: as `lorakit.predict` raises it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        precision: str = "auto",
+        packing: bool | str = "auto",
+        decode: str = "auto",
+        temperature: float = 1.0,
+        ready: bool = False,
+    ) -> None:
+        self.model, self.tokenizer, self.precision, self.ready = model, tokenizer, precision, ready
+        self.options = {"decode": decoder_of(model, decode), "temperature": temperature}
+        check_tokenizer(tokenizer)
+        self.labels, self.layout = label_names(model), remembered_layout(model, packing, precision)
+        self.open = ExitStack()
+
+    def __enter__(self) -> "Predictor":
+        with ExitStack() as opened:  # closed here only if something raises
+            opened.enter_context(merged_copies(self.model, self.ready and has_room(self.model)))
+            wanted = self.ready and has_room(self.model)
+            opened.enter_context(cast_once(self.model, self.layout, self.precision, wanted))
+            self.open = opened.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.open.close()
+
+    def tag(self, chunks: Iterable[T], words_of: Words[T]) -> Iterator[tuple[Any, Tagged]]:
+        """Tag the sentences of every chunk, in order; the next one is taken when a chunk is about to be computed.
+
+        Chunks are taken in this thread, so that whatever they come from can be interrupted.
+
+        Args:
+            chunks: of anything.
+            words_of: makes sentences of a chunk, in another thread.
+
+        Yields:
+            What `words_of` keeps of each chunk, and the tags of its sentences.
+        """
+        with ThreadPoolExecutor(1, "lorakit-tokenizer") as pool:
+            source, failure = iter(chunks), None
+            waiting = [pool.submit(self._prepare, chunk, words_of) for chunk in _next(source)]
+            while waiting:
+                kept, split = waiting.pop().result()
+                try:
+                    waiting = [pool.submit(self._prepare, chunk, words_of) for chunk in _next(source)]
+                except Exception as error:
+                    failure = error
+                yield kept, self._compute(split)
+                if failure:  # only now: what was read before it is tagged
+                    raise failure
+
+    def _prepare(self, chunk: T, words_of: Words[T]) -> Chunk:
+        kept, sentences = words_of(chunk)
+        encoded = encode_words(self.model, self.tokenizer, sentences)
+        # on the host: another thread has no business on the device
+        return Chunk(kept, replace(split_of(encoded, self.layout, torch.device("cpu")), **self.options))
+
+    def _compute(self, split: EncodedSplit) -> Tagged:
+        split = split.to(next(self.model.parameters()).device)
+        classes, probabilities, _ = tag_split(self.model, split, self.precision)
+        tags = [self.labels[number] for number in classes.tolist()]
+        return Tagged(*(split_by_sentence(row, split.encoded) for row in (tags, probabilities.tolist())), None)
+
+
+def in_chunks(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Cut items into chunks of at most TEXTS items and CHARACTERS characters; a larger item is a chunk of its own.
+
+    Args:
+        items: texts or sentences, read only as far as the next chunk.
+        size_of: the characters of one.
+    """
+    chunk: list[T] = []
+    room = CHARACTERS
+    for item in items:
+        size = size_of(item)
+        if chunk and (size > room or len(chunk) == TEXTS):
+            yield chunk
+            chunk, room = [], CHARACTERS
+        chunk.append(item)
+        room -= size
+    if chunk:
+        yield chunk
+
+
+def are_many(texts: Sequence[str]) -> bool:
+    """Whether the first chunk of a stream is such that it pays to make a predictor ready."""
+    return len(texts) == TEXTS or sum(map(len, texts)) > MANY
+
+
+def has_room(model: nn.Module) -> bool:
+    """Whether a second copy of the weights fits beside the first, with as much again for computing."""
+    device = next(model.parameters()).device
+    if device.type != "cuda":
+        return True
+    return torch.cuda.mem_get_info(device)[0] > 2 * sum(p.nbytes for p in model.parameters())
+
+
+def _next(source: Iterator[T]) -> list[T]:
+    """The next item, or nothing."""
+    return [item for item in [next(source, _END)] if item is not _END]
+
+
+_END: Any = object()
+
+
+# Entities of raw texts, tags of sentences -----------------------------------------------------------------------------
 
 
 @overload
@@ -82,7 +256,8 @@ def predict(
     """Find the entities of raw texts, or the tag of every word of pre-split sentences.
 
     A text longer than the model can read goes through it in overlapping windows. Models are trained on single sentences
-    and work best on them. Under torchrun the ranks share the work and all get the result.
+    and work best on them. Under torchrun the ranks share the work and all get the result. With more than a few texts
+    an adapter is merged into copies of its weights meanwhile; the model's own are not written to.
 
     Example:
         import lorakit
@@ -120,10 +295,16 @@ def predict(
             "predict takes strings, or sentences split into words, such as [['IL-2', 'gene']]; these texts are"
             f" both: number {raw.index(not raw[0])} is of another kind than number 0"
         )
-    if not any(raw):
-        return tag_words(model, tokenizer, texts, precision, packing, adapters=adapters, decode=decode).tags
-    found = find_entities(model, tokenizer, texts, precision, packing, adapters, decode, temperature)
-    return [entities for _, _, entities in found]
+    if any(raw):
+        found = find_entities(model, tokenizer, texts, precision, packing, adapters, decode, temperature)
+        return [entities for _, _, entities in found]
+    if adapters is not None:
+        with merged_copies(model, merge=False):
+            return tag_words(model, tokenizer, texts, precision, packing, adapters=adapters, decode=decode).tags
+    ready = sum(map(_characters, texts)) > MANY
+    with Predictor(model, tokenizer, precision, packing, decode, ready=ready) as predictor:
+        chunks = predictor.tag(in_chunks(texts, _characters), lambda chunk: (None, chunk))
+        return [tags for _, tagged in chunks for tags in tagged.tags]
 
 
 def find_entities(
@@ -135,19 +316,68 @@ def find_entities(
     adapters: Sequence[str] | None = None,
     decode: str = "auto",
     temperature: float = 1.0,
-) -> list[tuple[list[Word], list[str], list[Entity]]]:
+) -> list[Found]:
     """The words of each raw text, their tags and their entities; see `predict`."""
-    labels, keep = label_names(model), kept_tokens(tokenizer)
-    scheme, tag_of, habits = _scheme(labels), with_prefixes(labels), habits_of(model)
-    words = [split_like(text, habits, keep) for text in texts]
-    pieces = [[word.text for word in row] for row in words]
-    found = tag_words(
-        model, tokenizer, pieces, precision, packing, adapters=adapters, decode=decode, temperature=temperature
-    )
-    return [
-        (row, tags, _entities(text, row, [tag_of[tag] for tag in tags], probabilities, scheme))
-        for text, row, tags, probabilities in zip(texts, words, found.tags, found.probabilities, strict=True)
-    ]
+    if adapters is None:
+        ready = sum(map(len, texts)) > MANY
+        with Predictor(model, tokenizer, precision, packing, decode, temperature, ready) as predictor:
+            chunks = find_in_chunks(predictor, in_chunks(texts, len))
+            return [row for _, found in chunks for row in found]
+    reader = _Reader(model, tokenizer)
+    words, pieces = reader.words(texts)
+    options = {"adapters": adapters, "decode": decode, "temperature": temperature}
+    with merged_copies(model, merge=False):
+        tagged = tag_words(model, tokenizer, pieces, precision, packing, **options)
+    return reader.entities(texts, words, tagged)
+
+
+def find_in_chunks(
+    predictor: Predictor,
+    chunks: Iterable[T],
+    texts_of: Callable[[T], tuple[Any, Sequence[str]]] = lambda chunk: (chunk, chunk),
+) -> Iterator[tuple[Any, list[Found]]]:
+    """Find the entities of raw texts chunk by chunk, in bounded memory; see `Predictor.tag`.
+
+    Args:
+        predictor: of the model; its `ready` says whether weights are merged and cast once.
+        chunks: of anything, such as lists of texts from `in_chunks`.
+        texts_of: makes texts of a chunk, in another thread, and whatever is to be kept of it.
+
+    Yields:
+        What is kept of each chunk, and the words, tags and entities of each of its texts.
+    """
+    reader = _Reader(predictor.model, predictor.tokenizer)
+
+    def words_of(chunk: T) -> tuple[Any, list[list[str]]]:
+        kept, texts = texts_of(chunk)
+        words, pieces = reader.words(texts)
+        return (kept, texts, words), pieces
+
+    for (kept, texts, words), tagged in predictor.tag(chunks, words_of):
+        yield kept, reader.entities(texts, words, tagged)
+
+
+class _Reader:
+    """Raw texts to words, and tags to entities, as a model's labels and tokenizer want it."""
+
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer) -> None:
+        labels = label_names(model)
+        self.keep, self.scheme = kept_tokens(tokenizer), _scheme(labels)
+        self.tag_of, self.habits = with_prefixes(labels), habits_of(model)
+
+    def words(self, texts: Sequence[str]) -> tuple[list[list[Word]], list[list[str]]]:
+        words = [split_like(text, self.habits, self.keep) for text in texts]
+        return words, [[word.text for word in row] for row in words]
+
+    def entities(self, texts: Sequence[str], words: Sequence[list[Word]], tagged: Tagged) -> list[Found]:
+        return [
+            (row, tags, _entities(text, row, [self.tag_of[tag] for tag in tags], probabilities, self.scheme))
+            for text, row, tags, probabilities in zip(texts, words, tagged.tags, tagged.probabilities, strict=True)
+        ]
+
+
+def _characters(words: Sequence[str]) -> int:
+    return sum(map(len, words)) + len(words)
 
 
 def merge_entities(answers: Sequence[Sequence[Entity]]) -> list[Entity]:

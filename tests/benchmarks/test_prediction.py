@@ -40,7 +40,8 @@ PIPELINES = ("pipeline-1", "pipeline-32")
 
 @pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
 def test_lorakit_with_an_adapter_finds_what_the_pipeline_finds_with_it_merged(prediction, tmp_path, capsys):
-    options = ["--shape", "tiny", "--dataset", "embedded", "--sentences", "12", "--rounds", "2", "--name", "few"]
+    options = ["--shape", "tiny", "--dataset", "embedded", "--sentences", "12", "--rounds", "2", "--layers", "1"]
+    options += ["--name", "few"]
     assert prediction.main([*options, "--output-dir", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "few.json").read_text())
     assert found["sentences"] == [6, 6] and len(found["rounds"]) == 2

@@ -100,8 +100,10 @@ print([name for name in ("torch", "transformers", "datasets", "matplotlib") if n
 """
 
 
-@pytest.mark.parametrize("words", ["--help", "train --help", "train --mode x", "params --r x"])
-def test_help_and_mistyped_flags_load_no_torch(words):
+@pytest.mark.parametrize(
+    "words", ["--help", "train --help", "train --mode x", "params --r x", "energy run -- true", "predict --documents"]
+)
+def test_help_mistyped_flags_and_the_energy_of_a_command_load_no_torch(words):
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words.split()], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import lorakit
+from lorakit.cli import predict
 from lorakit.cli.__main__ import main
 from lorakit.data.tags import to_iob2
+from lorakit.training import prediction
 from lorakit.training.models import load_tagger
 from lorakit.training.prediction import Entity
 from tests.support.saved_run import saved
@@ -80,6 +82,50 @@ def test_an_output_file_is_written_atomically_in_the_format_of_its_ending(run, c
     assert (tmp_path / "found.xyz").read_text(encoding="utf-8") == wanted
     predicted(run, "lora", capsys, *SENTENCES, "--output", tmp_path / "found.html")
     assert str(run / "lora" / "adapter") in (tmp_path / "found.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("how", predict.STREAMED)
+def test_a_file_is_read_only_as_far_as_it_is_needed_and_written_as_it_is_read(run, how, capsys, tmp_path, monkeypatch):
+    (tmp_path / "texts.txt").write_text("\n".join(SENTENCES * 10))
+    monkeypatch.setattr(prediction, "TEXTS", 5)
+    whole = predicted(run, "lora", capsys, *SENTENCES * 10, "--format", how)
+    held, lines, show = [], predict.decoded_lines, predict.show
+    read = shown = 0
+
+    def counted_lines(*source):
+        nonlocal read
+        for line in lines(*source):
+            read += 1
+            yield line
+
+    def counted_show(found, *more):
+        nonlocal shown
+        held.append(read - len(SENTENCES) * 10 - shown)  # without those of the first look
+        shown += len(found)
+        return show(found, *more)
+
+    monkeypatch.setattr(predict, "decoded_lines", counted_lines)
+    monkeypatch.setattr(predict, "show", counted_show)
+    assert predicted(run, "lora", capsys, "--file", tmp_path / "texts.txt", "--format", how) == whole
+    assert len(held) == 8 and 5 <= max(held) <= 2 * 5 + 1
+    assert predicted(run, "lora", capsys, "--file", tmp_path / "texts.txt", "--output", tmp_path / f"o.{how}") == ""
+    assert (tmp_path / f"o.{how}").read_text(newline="") == whole
+
+
+def test_an_adapter_is_merged_once_for_many_texts_and_not_for_few_nor_where_adapters_share_a_base(
+    run, capsys, tmp_path, monkeypatch
+):
+    (tmp_path / "texts.txt").write_text("\n".join(SENTENCES * 10))
+    monkeypatch.setattr(prediction, "TEXTS", 4)
+    merges, plain = [], prediction.merged_copies
+    monkeypatch.setattr(
+        prediction, "merged_copies", lambda model, merge: (merges.append(merge), plain(model, merge))[1]
+    )
+    more = ["--more-adapters", str(run / "lora" / "adapter"), "--file", tmp_path / "texts.txt"]
+    predicted(run, "lora", capsys, "--file", tmp_path / "texts.txt")
+    predicted(run, "lora", capsys, *SENTENCES[:3])
+    predicted(run, "lora", capsys, *more)
+    assert merges == [True, False, False, False]
 
 
 def test_a_terminal_shows_colours_unless_they_are_turned_off(run, capsys, monkeypatch):

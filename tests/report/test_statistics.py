@@ -1,6 +1,8 @@
 """Intervals and verdicts: scipy agrees, equals are rarely told apart, and what is not known is not invented."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -171,3 +173,10 @@ def test_a_ratio_is_of_pairs_where_both_sides_have_the_seeds():
     assert welch.value == pytest.approx(found.value) and welch.high > 3 * found.high
     assert ratio_interval({0: 1.0}, {0: 2.0}).low is None
     assert ratio_interval({0: 1.0, 1: 3.0}, {0: 2.0, 1: 6.0}).low == pytest.approx(2.0)
+
+
+def test_a_run_that_compares_nothing_does_not_load_scipy():
+    code = "import sys; from lorakit.report import statistics as s; print('scipy' in sys.modules)\n"
+    code += "s.mean_interval([1.0, 2.0]); print('scipy.stats' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True"], done.stderr

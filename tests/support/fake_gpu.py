@@ -83,6 +83,7 @@ def install(library: str) -> None:
         "is_initialized": lambda: True,
         "manual_seed_all": lambda seed: None,
         "max_memory_allocated": lambda _=None: device.fake_gpu_peak(),
+        "mem_get_info": lambda device=None: (2**36, 2**36),
         "memory_allocated": lambda _=None: device.fake_gpu_used(),
         "reset_peak_memory_stats": lambda _=None: device.fake_gpu_reset_peak(),
         "set_device": lambda device: None,

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import lorakit
-from lorakit.training.precision import frozen_in_half, only_cast
+from lorakit.training import precision as precision_file
+from lorakit.training.precision import SWITCH, autocast_for, bf16_instructions, bf16_share, frozen_in_half, only_cast
 from tests.support.toy import quick, step_lines, weights
 
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -124,3 +125,74 @@ def test_a_gpus_originals_wait_on_the_host(tiny_model):
     with frozen_in_half(model, lambda: torch.autocast("cuda", torch.bfloat16), lambda: model(input_ids=IDS.cuda())):
         assert torch.cuda.memory_allocated() < used
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+CPU = torch.device("cpu")
+
+
+def is_bf16():
+    """Whether "auto" on the CPU autocasts to bfloat16."""
+    autocast, scaled = autocast_for("auto", CPU)
+    with autocast():
+        return not scaled and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "share", "wish", "expected"),
+    [
+        ({"avx2": True}, 0.5, "1", False),
+        ({"avx512_f": True, "avx512_bf16": False}, 0.5, "1", False),
+        ({"avx512_bf16": True}, 0.5, "1", True),
+        ({"amx_bf16": True, "avx512_bf16": True}, 0.3, "1", True),
+        ({"neon": True, "bf16": True}, 0.6, "1", True),
+        ({"avx512_bf16": True}, 0.95, "1", False),  # it has the instructions, and gains nothing
+        ({"avx512_bf16": True}, 0.5, "", False),
+        ({"avx512_bf16": True}, 0.5, "0", False),
+    ],
+)
+def test_auto_is_bf16_on_a_cpu_that_gains_from_it_only_if_it_is_allowed(
+    monkeypatch, capabilities, share, wish, expected
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(precision_file, "bf16_share", lambda: share)
+    monkeypatch.setenv(SWITCH, wish)
+    assert is_bf16() is expected
+    assert autocast_for("fp32", CPU)[0] is nullcontext
+
+
+def test_another_wish_is_refused(monkeypatch):
+    monkeypatch.setenv(SWITCH, "yes")
+    with pytest.raises(ValueError, match="LORAKIT_CPU_BF16 is 'yes'; it must be 1 .*, 0 or empty"):
+        autocast_for("auto", CPU)
+
+
+def test_instructions_are_named_and_lengths_are_none():
+    assert bf16_instructions({"sve_bf16": True, "bf16": True}) == "sve_bf16"
+    assert bf16_instructions({"bf16": False, "sve_max_length": 256}) is None
+
+
+def test_the_share_is_that_of_the_shortest_times():
+    times = iter([9, 2, 3, 1, 2, 2, 9, 4, 4, 5, 6, 4])  # the first of each kind does not count
+    now = 0.0
+
+    running = True
+
+    def clock():  # called before and after each
+        nonlocal now, running
+        running = not running
+        now += next(times) if running else 0
+        return now
+
+    assert bf16_share.__wrapped__(clock) == 1 / 4
+
+
+def test_training_and_prediction_take_the_choice(monkeypatch, tiny_model, tokenizer, data):
+    seen = set()
+    model = lorakit.apply_lora(tiny_model(), r=2)
+    model.classifier.register_forward_hook(lambda *arguments: seen.add((model.training, arguments[2].dtype)))
+    monkeypatch.setattr(precision_file, "cpu_prefers_bf16", lambda: True)
+    lorakit.train(model, tokenizer, data, quick(epochs=1))
+    assert (True, torch.bfloat16) in seen
+    seen.clear()
+    lorakit.predict(model, tokenizer, ["IL-2 gene"])
+    assert (False, torch.bfloat16) in seen

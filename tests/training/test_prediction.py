@@ -1,4 +1,7 @@
-"""Raw texts and pre-split words take one path; entities are where they say."""
+"""Raw texts and pre-split words take one path; entities are where they say; many texts give what each alone gives."""
+
+import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,11 +11,13 @@ from seqeval.metrics.sequence_labeling import get_entities
 from transformers import AutoTokenizer
 
 import lorakit
+from lorakit.adapters.merging import merged_copies
 from lorakit.data.pretokenizer import split_words
 from lorakit.data.tags import irregular
-from lorakit.training import evaluation
+from lorakit.lora import lora_layers
+from lorakit.training import evaluation, layout, prediction
 from lorakit.training.evaluation import tag_words
-from lorakit.training.prediction import Entity, find_entities
+from lorakit.training.prediction import Entity, Predictor, find_entities, find_in_chunks, in_chunks
 from tests.data.test_pretokenizer import texts
 from tests.support.tiny import LABELS, MINI, make_tiny_model
 from tests.support.toy import toy_sentences
@@ -216,3 +221,199 @@ def test_viterbi_gives_no_broken_tag_and_keeps_sentences_without_one(tiny_model,
 def test_an_unknown_decoder_is_refused(tiny_model, tokenizer):
     with pytest.raises(ValueError, match="decode is 'beam'; it must be one of auto, viterbi, greedy"):
         lorakit.predict(tiny_model(), tokenizer, [["a"]], decode="beam")
+
+
+# Many texts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def adapted(tiny_model):
+    model = lorakit.apply_lora(tiny_model(), r=4, target_modules="all-linear")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    return model
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Chunks and batches so small that a few sentences are many."""
+    monkeypatch.setattr(prediction, "TEXTS", 5)
+    monkeypatch.setattr(evaluation, "EVALUATION_TOKENS", 40)
+    monkeypatch.setattr("lorakit.training.prediction.MANY", 100)
+
+
+MANY_TEXTS = [" ".join(s.words) for s in toy_sentences(23, 3)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 40), max_size=30), st.integers(1, 6), st.integers(1, 60))
+def test_chunks_are_the_items_in_order_and_keep_their_bounds(sizes, texts, characters):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prediction, "TEXTS", texts)
+        patch.setattr(prediction, "CHARACTERS", characters)
+        chunks = list(in_chunks(sizes, int))
+    assert [size for chunk in chunks for size in chunk] == sizes
+    assert all(chunk and len(chunk) <= texts and (len(chunk) == 1 or sum(chunk) <= characters) for chunk in chunks)
+
+
+def test_a_stream_is_read_at_most_two_chunks_ahead(adapted, tokenizer, small):
+    read = []
+    ahead = []
+
+    def source():
+        for number in range(40):
+            read.append(number)
+            yield MANY_TEXTS[number % len(MANY_TEXTS)]
+
+    with Predictor(adapted, tokenizer) as tagger:
+        done = 0
+        for _, found in find_in_chunks(tagger, in_chunks(source(), len)):
+            done += len(found)
+            ahead.append(len(read) - done)
+    assert done == 40 and len(ahead) == 8
+    assert 0 < max(ahead) <= prediction.TEXTS + 1  # the next chunk, and the text that did not fit into it
+
+
+@pytest.mark.parametrize("packing", ["on", "off"])
+@pytest.mark.parametrize("decode", ["greedy", "viterbi"])
+def test_many_texts_give_what_each_alone_gives(adapted, tokenizer, small, packing, decode):
+    before = {name: (p.data_ptr(), p.detach().clone()) for name, p in adapted.named_parameters()}
+    merged = []
+    adapted.register_forward_hook(lambda *_: merged.append(all(layer.merged for _, layer in lora_layers(adapted))))
+    together = find_entities(adapted, tokenizer, MANY_TEXTS, packing=packing, decode=decode)
+    assert merged[-1]
+    merged.clear()
+    alone = [find_entities(adapted, tokenizer, [text], packing="off", decode=decode)[0] for text in MANY_TEXTS]
+    assert not any(merged)
+    assert sum(len(entities) for _, _, entities in together) > 20
+    for (words, tags, entities), (own_words, own_tags, own) in zip(together, alone, strict=True):
+        assert (words, tags) == (own_words, own_tags)
+        assert [(e.type, e.start, e.end) for e in entities] == [(e.type, e.start, e.end) for e in own]
+        assert [e.score for e in entities] == pytest.approx([e.score for e in own], abs=1e-5)
+    words = [[word.text for word in row] for row, _, _ in together]
+    tags = lorakit.predict(adapted, tokenizer, words, packing=packing, decode=decode)
+    assert tags == [tags for _, tags, _ in together]
+    for name, parameter in adapted.named_parameters():
+        place, value = before[name]
+        assert parameter.data_ptr() == place and torch.equal(parameter, value), name
+
+
+def test_in_bf16_weights_are_cast_once_and_the_tags_are_the_same_bits(adapted, tokenizer, small):
+    """As many casts of a weight for 4 batches as for 40; without being held each batch casts every weight."""
+    words = [text.split() for text in MANY_TEXTS]
+
+    def casts(sentences):
+        counted = 0
+
+        class Counts(torch.utils._python_dispatch.TorchDispatchMode):
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+                nonlocal counted
+                weight = function is torch.ops.aten._to_copy.default and args[0].shape == (64, 32)
+                counted += weight and (kwargs or {}).get("dtype") == torch.bfloat16
+                return function(*args, **(kwargs or {}))
+
+        with Predictor(adapted, tokenizer, "bf16", ready=True) as tagger, Counts():
+            assert adapted.roberta.encoder.layer[0].intermediate.dense.weight.dtype == torch.bfloat16
+            return [t for _, f in tagger.tag(in_chunks(sentences, len), lambda c: (None, c)) for t in f.tags], counted
+
+    found, few = casts(words)
+    _, more = casts(words * 3)
+    assert few == more == 0
+    with merged_copies(adapted):  # and nothing held
+        assert tag_words(adapted, tokenizer, words, "bf16").tags == found
+    assert all(p.dtype == torch.float32 for p in adapted.parameters())
+
+
+def test_evaluation_in_bf16_has_the_same_bits_with_weights_held(adapted, tokenizer, monkeypatch, small):
+    pairs = [(s.words, s.tags) for s in toy_sentences(20, 1)]
+    seen = set()
+    adapted.register_forward_hook(lambda m, *_: seen.add(m.roberta.encoder.layer[0].output.dense.weight.dtype))
+    held = lorakit.evaluate(adapted, tokenizer, pairs, "bf16")
+    assert torch.bfloat16 in seen
+    seen.clear()
+    monkeypatch.setattr(evaluation, "frozen_in_half", lambda *_, **__: evaluation.nullcontext())
+    assert lorakit.evaluate(adapted, tokenizer, pairs, "bf16") == held
+    assert seen == {torch.float32}
+
+
+def test_the_proof_of_a_layout_is_made_once_until_the_model_changes(adapted, tokenizer):
+    calls = []
+    adapted.register_forward_hook(lambda *_: calls.append(1))
+    lorakit.predict(adapted, tokenizer, MANY_TEXTS[:1])
+    assert len(calls) > 1
+    calls.clear()
+    lorakit.predict(adapted, tokenizer, MANY_TEXTS[:1])
+    assert len(calls) == 1
+    adapted.config._attn_implementation = "eager"
+    lorakit.predict(adapted, tokenizer, MANY_TEXTS[:1])
+    assert len(calls) > 3
+    assert layout.remembered_layout(adapted, "off").packing is False
+    assert layout.remembered_layout(adapted, "on").packing is True
+
+
+def test_tokenizing_happens_in_another_thread_and_its_errors_arrive(adapted, tokenizer, small):
+    threads = []
+
+    def texts_of(chunk):
+        threads.append(threading.current_thread())
+        return chunk, chunk
+
+    with Predictor(adapted, tokenizer) as tagger:
+        assert len(list(find_in_chunks(tagger, in_chunks(MANY_TEXTS, len), texts_of))) == 5
+        assert threading.main_thread() not in threads and len(threads) == 5
+        found = find_in_chunks(tagger, in_chunks([*MANY_TEXTS[:5], "IL-\ud83d"], len))
+        assert len(next(found)[1]) == 5
+        with pytest.raises(ValueError, match="half a surrogate pair"):
+            next(found)
+
+
+def test_texts_before_one_that_cannot_be_read_are_tagged_first(adapted, tokenizer, small):
+    def source():
+        yield from MANY_TEXTS[:7]
+        raise OSError("the disk is gone")
+
+    found = []
+    with Predictor(adapted, tokenizer) as tagger, pytest.raises(OSError, match="the disk is gone"):
+        for _, rows in find_in_chunks(tagger, in_chunks(source(), len)):
+            found += rows
+    assert [row[1] for row in found] == [row[1] for row in find_entities(adapted, tokenizer, MANY_TEXTS[:5])]
+
+
+def test_a_gpu_needs_room_for_a_second_copy_of_the_weights_and_as_much_again(monkeypatch):
+    weight = SimpleNamespace(device=torch.device("cuda"), nbytes=100)
+    model = SimpleNamespace(parameters=lambda: iter([weight, weight]))
+    for free, expected in ((401, True), (400, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 1000))
+        assert prediction.has_room(model) is expected
+
+
+def test_no_gradient_is_kept_and_modes_stay(adapted, tokenizer, small):
+    adapted.train()
+    outputs = []
+    adapted.register_forward_hook(lambda module, _, output: outputs.append((output[0].requires_grad, module.training)))
+    lorakit.predict(adapted, tokenizer, MANY_TEXTS)
+    assert set(outputs) == {(False, False)} and adapted.training
+
+
+def test_threads_that_share_a_model_find_what_one_finds(adapted, tokenizer, small):
+    wanted = find_entities(adapted, tokenizer, MANY_TEXTS)
+    found, errors = {}, []
+
+    def work(number):
+        try:
+            for _ in range(3):
+                found[number] = find_entities(adapted, tokenizer, MANY_TEXTS if number else MANY_TEXTS[:1])
+        except Exception as error:
+            errors.append(error)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not errors
+    for number, rows in found.items():
+        assert [row[1] for row in rows] == [row[1] for row in (wanted if number else wanted[:1])]
+    assert not any(layer.merged for _, layer in lora_layers(adapted))

@@ -1,6 +1,7 @@
 """What the readers of text files share: decoding, and the place of each line for messages."""
 
-from collections.abc import Iterator
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 MOST_CHARACTERS = 1 << 24  # of a line
@@ -34,6 +35,20 @@ def decode(data: bytes, source: Path | str) -> str:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1  # not data: there the places count a byte-order mark
         raise ValueError(f"{source}:{line}: not UTF-8 ({error.reason}); convert the file to UTF-8") from error
+
+
+def decoded_lines(data: Iterable[bytes], source: Path | str) -> Iterator[str]:
+    """Yield the lines of an open binary file one by one, as `decode` reads them, without their ends (LF or CRLF).
+
+    Raises:
+        ValueError: a line is not UTF-8; the message names it.
+    """
+    for number, line in enumerate(data, start=1):
+        line = line.removeprefix(BOM_UTF8) if number == 1 else line
+        try:
+            yield line.decode().removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{source}:{number}: not UTF-8 ({error.reason}); convert the file to UTF-8") from error
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
