@@ -48,12 +48,12 @@ Load = Callable[[float], int]  # works for so many seconds and returns how much 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = BenchmarkParser(prog="energy_overhead.py", description=__doc__)
-    parser.add_common(seconds=60.0)
+    parser.add_common(seconds=60.0, note="")
     options = parser.parse_args(arguments)
     results = {"this machine": measure(EnergyMeter, options.seconds)}
     with tempfile.TemporaryDirectory() as folder, simulated_server(Path(folder)) as make:
         results["server with 8 GPUs, simulated"] = measure(make, options.seconds)
-    found = {"seconds": options.seconds, "results": results}
+    found = {"seconds": options.seconds, "note": options.note, "results": results}
     if torch.cuda.is_available():
         matmuls(5.0)  # clocks and caches
         found["comparison"] = compare(None, matmuls, options.seconds)
@@ -263,6 +263,7 @@ def report(summary: dict[str, Any]) -> list[str]:
     return [
         "# What the energy meter itself costs",
         "",
+        *[summary["note"], ""] * bool(summary["note"]),
         table(
             rows,
             ("meter on", "name", "{}"),
