@@ -1,5 +1,6 @@
 """Files of words and tags as corpora have them: each layout and scheme by its own definition, from tagged sentences."""
 
+import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -129,6 +130,18 @@ def wikiann(words: Sequence[str], tags: Sequence[str], _: int) -> Rows:
     return [[f"zh-yue:{word}", tag] for word, tag in zip(words, tags, strict=True)]
 
 
+def conllu(words: Sequence[str], tags: Sequence[str], _: int) -> Rows:
+    rows = [
+        [str(i), word, "x", "X", "_", "_", "0", "dep", "_", f"start_char=0|ner={tag}" if tag != "O" else "_"]
+        for i, (word, tag) in enumerate(zip(words, tags, strict=True), start=1)
+    ]
+    return [*rows[:1], ["2-3", "surface", *"________"], *rows[1:], ["9.1", "elided", *"________"]]
+
+
+def part_of_speech_first(words: Sequence[str], tags: Sequence[str], _: int) -> Rows:
+    return [[("NNP", "VBZ", ".")[i % 3], word, tag] for i, (word, tag) in enumerate(zip(words, tags, strict=True))]
+
+
 def universal_ner(words: Sequence[str], tags: Sequence[str], _: int) -> Rows:
     return [[str(i), word, tag, "-", "ann"] for i, (word, tag) in enumerate(zip(words, tags, strict=True), start=1)]
 
@@ -158,6 +171,9 @@ LAYOUTS = {
     "Universal NER": Layout(universal_ner, comment="# sent_id = {}\n# text = B-PER # O\n"),
     "document first": Layout(document_first),
     "MultiCoNER": Layout(two, comment="# id {}\tdomain=train\n"),
+    "with a header": Layout(conll2003, head="Token\tPOS\tChunk\tNER\n"),
+    "part of speech first": Layout(part_of_speech_first),
+    "CoNLL-U": Layout(conllu, comment="# sent_id = {}\n"),
     "CoNLL-U Plus": Layout(numbered, comment="# sent_id = {}\n", head="# global.columns = ID FORM XPOS CHUNK NER\n"),
 }
 
@@ -232,7 +248,18 @@ def gliner(path: Path, made: Sequence[Tagged], scheme: str, spelling: str) -> No
     path.write_text(json.dumps(rows), encoding="utf-8")
 
 
+def comma_separated(path: Path, made: Sequence[Tagged], scheme: str, spelling: str) -> None:
+    """A table as spreadsheets write it."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["Sentence #", "Word", "Tag"])
+        for number, s in enumerate(made, start=1):
+            firsts = [f"Sentence: {number}"] + [""] * (len(s.words) - 1)
+            writer.writerows(zip(firsts, s.words, tags(s, scheme, spelling), strict=True))
+
+
 LISTS = {
+    "csv": ("train.csv", comma_separated),
     "tokens-jsonl": ("train.json", json_lines),
     "tokens-jsonl, numbers": ("train.json", numbers),
     "parquet": ("train.parquet", parquet),
