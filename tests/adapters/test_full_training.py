@@ -8,7 +8,15 @@ from transformers import BertConfig, BertForMaskedLM
 
 from lorakit.adapters.quantization import shrink_base
 from lorakit.adapters.storage import load_adapter, save_adapter
-from lorakit.lora import apply_lora, count_parameters, remove_lora
+from lorakit.lora import (
+    apply_lora,
+    count_parameters,
+    disable_lora,
+    merge_lora,
+    remove_lora,
+    set_adapter,
+    unmerge_lora,
+)
 from tests.support.architectures import ARCHITECTURES, output_of
 from tests.support.lora_models import IDS, logits, perturb, tiny_roberta
 
@@ -84,6 +92,36 @@ def test_the_advice_for_half_a_tie_names_all_that_is_tied() -> None:
     apply_lora(model, modules_to_save=["decoder"])
     assert model(IDS).logits.isfinite().all()
     assert not model.bert.embeddings.word_embeddings.weight.requires_grad
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32), (torch.float32, torch.float64)],
+)
+def test_an_adapted_model_may_change_its_type(before: torch.dtype, after: torch.dtype) -> None:
+    """The untouched copies of what is trained go along; a head of the old type ended in "BFloat16 and Float"."""
+
+    def cast() -> torch.nn.Module:
+        model = apply_lora(tiny_roberta().to(before), r=2, bias="all")
+        perturb(model)
+        return model.to(after)
+
+    model, base = cast(), tiny_roberta().to(before).to(after)
+    tuned = logits(model)
+    with disable_lora(model):
+        assert torch.equal(logits(model), logits(base))
+    apply_lora(model, r=2, bias="all", adapter_name="second")
+    assert torch.equal(logits(model), logits(base))
+    assert torch.equal(logits(set_adapter(model, "default")), tuned)
+    close = {"rtol": 2e-2, "atol": 0.1} if after is torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(logits(merge_lora(model)), tuned, **close)
+    assert torch.equal(logits(unmerge_lora(model)), tuned)
+    removed = remove_lora(cast(), merge=True)
+    torch.testing.assert_close(logits(removed), tuned, **close)
+    assert torch.equal(logits(remove_lora(model)), logits(base))
+    for plain in (removed, model):
+        assert {p.dtype for p in plain.parameters()} == {after}
 
 
 def test_a_module_inside_another_one_is_trained_with_it(tmp_path: Path) -> None:

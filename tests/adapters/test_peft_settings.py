@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import lorakit
+from tests.support.architectures import ARCHITECTURES
 from tests.support.lora_models import tiny_roberta
 
 # PEFT reads an attribute that transformers has renamed
@@ -104,3 +105,43 @@ def test_a_model_in_which_transformers_has_put_an_adapter_is_refused():
         ValueError, match="with an adapter that transformers put in through PEFT; load the base without"
     ):
         lorakit.apply_lora(model)
+
+
+# What docs/peft.md says of PEFT --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [8, 4])
+def test_a_rank_alone_moves_with_another_strength(rank):
+    """PEFT's alpha is 8 and ours is 32, so that code that names the rank alone trains with another scale."""
+    model, query = tiny_roberta(), "roberta.encoder.layer.0.attention.self.query"
+    theirs = peft.get_peft_model(tiny_roberta(), peft.LoraConfig(r=rank, target_modules=["query"]))
+    scale = theirs.base_model.model.get_submodule(query).scaling["default"]
+    assert scale == 8 / rank
+    assert lorakit.apply_lora(model, r=rank).get_submodule(query).scaling == 32 / rank
+    assert lorakit.apply_lora(tiny_roberta(), peft.LoraConfig(r=rank)).get_submodule(query).scaling == scale
+
+
+@pytest.mark.filterwarnings("ignore:.*fan_in_fan_out.*")
+@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "gpt2", "llama"])
+def test_peft_adapts_a_head_that_it_also_trains_in_full(name):
+    """Its own error, and what helps; lorakit takes such a configuration."""
+    architecture, head = ARCHITECTURES[name], ["score" if name == "llama" else "classifier"]
+    settings = {"task_type": "TOKEN_CLS", "target_modules": "all-linear"}
+    with pytest.raises(TypeError, match="modules_to_save cannot be applied to modules of type"):
+        peft.get_peft_model(architecture.build(), peft.LoraConfig(**settings))
+    peft.get_peft_model(architecture.build(), peft.LoraConfig(**settings, exclude_modules=head))
+    lorakit.apply_lora(architecture.build(), peft.LoraConfig(**settings))
+
+
+def test_peft_warns_of_a_rank_for_nothing():
+    config = peft.LoraConfig(target_modules=["query"], rank_pattern={"quary": 2})
+    with pytest.warns(RuntimeWarning, match="rank_pattern keys did not match any targeted module"):
+        peft.get_peft_model(tiny_roberta(), config)
+
+
+@pytest.mark.filterwarnings("ignore:.*fan_in_fan_out.*", "ignore:.*tie_word_embeddings.*", "ignore:.*weight_tying.*")
+@pytest.mark.parametrize("saved", [None, ["lm_head"]])
+def test_peft_cuts_the_tie_of_a_decoder_whose_output_was_trained(saved):
+    config = peft.LoraConfig(target_modules=["c_attn"], modules_to_save=saved, task_type="CAUSAL_LM")
+    model = peft.get_peft_model(ARCHITECTURES["gpt2-lm"].build(), config).merge_and_unload()
+    assert model.config.tie_word_embeddings is (saved is None)

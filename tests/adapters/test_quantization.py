@@ -21,6 +21,7 @@ from lorakit.lora import (
     remove_lora,
     unmerge_lora,
 )
+from lorakit.nn.weights import dequantized
 from tests.support.architectures import ARCHITECTURES, output_of
 from tests.support.lora_models import IDS, LABELS, logits, perturb, tiny_roberta
 
@@ -97,6 +98,22 @@ def test_a_quantized_base_trains_saves_merges_and_unmerges(to: str, tmp_path: Pa
     merged = remove_lora(model, merge=True)
     torch.testing.assert_close(logits(merged), coarse, rtol=1e-4, atol=1e-5)
     assert type(merged.roberta.encoder.layer[0].output.dense.weight.data) is torch.Tensor
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("to", ["int8", "nf4"])
+def test_merging_an_adapter_of_zero_moves_no_weight(to: str) -> None:
+    """PEFT quantizes again after adding nothing, which moves weights; here merged ones stay in float."""
+    pytest.importorskip("torchao", reason="quantized bases need the optional torchao")
+    model = shrink_base(apply_lora(tiny_roberta(hidden_size=64, intermediate_size=128)), to)  # B is zero
+    before = {name: dequantized(layer.weight).clone() for name, layer in lora_layers(model)}
+    packed = {name: type(layer.weight.data) for name, layer in lora_layers(model)}
+    for name, layer in lora_layers(merge_lora(model)):
+        assert type(layer.weight.data) is torch.Tensor
+        assert torch.equal(layer.weight, before[name]), name
+    for name, layer in lora_layers(unmerge_lora(model)):
+        assert type(layer.weight.data) is packed[name]
+        assert torch.equal(dequantized(layer.weight), before[name]), name
 
 
 WIDE = {"hidden_size": 64, "intermediate_size": 128}
