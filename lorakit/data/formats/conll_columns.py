@@ -309,8 +309,13 @@ def _shared_prefix(words: set[str], table: Table, notes: list[Note]) -> str:
 
 def _is_parts_of_speech(values: set[str]) -> bool:
     """Whether all these cells are parts of speech (NNP, VBZ, PROPN) or signs, and at least one is the former."""
-    letters = [value for value in values if any(map(str.isalpha, value))]
-    return bool(letters) and all(part in _PARTS_OF_SPEECH for value in letters for part in value.split("|"))
+    found = False
+    for value in values:
+        if any(map(str.isalpha, value)):
+            if not _PARTS_OF_SPEECH.issuperset(value.split("|")):
+                return False
+            found = True
+    return found
 
 
 def _why_no_words(table: Table, distinct: Sequence[set[str]], column: int, rest: Sequence[int]) -> str | None:

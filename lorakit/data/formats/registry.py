@@ -35,6 +35,7 @@ from lorakit.data.formats.record import Document, Reading
 from lorakit.data.formats.spacy_docbin import read_docbin, recognise_docbin, write_docbin
 from lorakit.data.formats.spacy_json import read_spacy_json, recognise_spacy_json, write_spacy_json
 from lorakit.data.formats.spans_jsonl import read_spans_jsonl, recognise_spans_jsonl, write_spans_jsonl
+from lorakit.data.formats.webanno import read_webanno, recognise_webanno
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,15 @@ FORMATS = (
         read=read_brat,
         write=write_brat,
         is_folder=True,
+    ),
+    Format(
+        name="webanno",
+        about="WebAnno TSV 3, which INCEpTION exports",
+        specification="https://inception-project.github.io/releases/36.0/docs/user-guide.html#sect_webannotsv",
+        endings=(".tsv",),
+        recognise=recognise_webanno,
+        read=read_webanno,
+        has_columns=True,
     ),
     Format(
         name="pubtator",

@@ -1,0 +1,152 @@
+"""WebAnno TSV 3 is read by its specification (webannotsv.adoc of INCEpTION), whose examples most of these files are."""
+
+from pathlib import Path
+
+import pytest
+
+from lorakit.data.corpus import read_ner
+from lorakit.data.formats.record import Document, Reading
+from lorakit.data.formats.webanno import NO_VALUE, read_webanno, recognise_webanno
+from tests.support.corpora import write_text
+
+POS = "#T_SP=de.tudarmstadt.ukp.dkpro.core.api.lexmorph.type.pos.POS|PosValue\n"
+NER = "#T_SP=de.tudarmstadt.ukp.dkpro.core.api.ner.type.NamedEntity|value\n"
+HEAD = "#FORMAT=WebAnno TSV 3.3\n"
+STACKED = f"""{HEAD}{POS}{NER}
+
+#Sentence.id=s1
+#Text=Ms. Haag plays .
+1-1\t0-3\tMs.\tNNP\tPER[1]|PERpart[2]\t
+1-2\t4-8\tHaag\tNNP\tPER[1]\t
+1-3\t9-14\tplays\tVBD\t_\t
+1-3.1\t9-13\tplay\t_\tOTH\t
+1-4\t15-16\t.\t.\t_\t
+
+#Text=He left .
+2-1\t17-19\tHe\tPRP\tPER\t
+2-2\t20-24\tleft\tVBD\t*\t
+2-3\t25-26\t.\t.\t_\t
+"""
+
+
+def read(folder: Path, text: str, **how: object) -> Document:
+    path = write_text(folder / "doc.tsv", text)
+    assert recognise_webanno(path) == "its first line is #FORMAT=WebAnno TSV 3.3"
+    [document] = read_webanno(path, Reading(**how))
+    return document
+
+
+def found(document: Document) -> list[tuple[str, str]]:
+    return [(item.label, document.text[item.start : item.end]) for item in document.spans]
+
+
+def test_tokens_sentences_and_stacked_annotations(tmp_path: Path) -> None:
+    document = read(tmp_path, STACKED)
+    assert document.text == "Ms. Haag plays .\nHe left ." and document.id == "doc"
+    assert document.words == ("Ms.", "Haag", "plays", ".", "He", "left", ".")
+    assert [document.text[start:end] for start, end in document.sentences] == ["Ms. Haag plays .", "He left ."]
+    assert found(document) == [("PER", "Ms. Haag"), ("PERpart", "Ms."), ("OTH", "play"), ("PER", "He")]
+    assert [(note.kind, note.where.rpartition(":")[2]) for note in document.notes[:1]] == [(NO_VALUE, "16")]
+    assert [note.kind for note in document.notes[1:]] == ["layer POS, not used"]
+
+
+def test_the_sentences_are_tagged(tmp_path: Path) -> None:
+    data = read_ner(write_text(tmp_path / "doc.tsv", STACKED))
+    assert [" ".join(f"{w}/{t}" for w, t in zip(s.words, s.tags, strict=True)) for s in data.train] == [
+        "Ms./B-PER Haag/I-PER play/B-OTH s/O ./O",
+        "He/B-PER left/O ./O",
+    ]
+    assert any(note.startswith("inside another annotation, left out") for note in data.notes)
+
+
+def test_offsets_count_utf16_units(tmp_path: Path) -> None:
+    rows = "1-1\t0-1\tI\t_\t\n1-2\t2-6\tlike\t_\t\n1-3\t7-9\tit\t_\t\n1-4\t10-12\t😊\tEMO\t\n1-5\t13-14\t.\t_\t\n"
+    document = read(tmp_path, f"{HEAD}{NER}\n\n#Text=I like it 😊 .\n{rows}")
+    assert found(document) == [("EMO", "😊")] and document.words[-2:] == ("😊", ".")
+
+
+def test_escaped_characters_and_lines_of_text(tmp_path: Path) -> None:
+    """The value is that of INCEpTION's testTokenBoundedSpanWithSpecialSymbolsValue, without its tab and line end."""
+    value = "#\\*'\"`´:\\;{}\\|\\[ \\]()\\\\§$%?=&\\_"
+    rows = f"1-1\t0-3\ta\\\\b\t{value}[1]\t\n1-2\t4-5\tc\t{value}[1]|X\\->Y[2]\t\n"
+    document = read(tmp_path, f"{HEAD}{NER}\n\n#Text=a\\\\b\n#Text=c\n{rows}")
+    assert found(document) == [("#*'\"`´:;{}|[ ]()\\§$%?=&_", "a\\b\nc"), ("X->Y", "c")]
+    assert document.words == ("a\\b", "c")
+
+
+def test_a_layer_without_features_is_called_by_its_name(tmp_path: Path) -> None:
+    text = f"{HEAD}#T_SP=webanno.custom.SimpleSpan|\n\n\n#Text=This is\n1-1\t0-4\tThis\t*[1]\t\n"
+    text += "1-2\t5-7\tis\t*[1]|*[2]\t\n"
+    assert found(read(tmp_path, text)) == [("SimpleSpan", "This is"), ("SimpleSpan", "is")]
+    text = f"{text}1-2.1\t7-7\t\t*[3]\t\n"
+    assert found(read(tmp_path, text))[2:] == [("SimpleSpan", "")]
+    assert any(note.startswith("covers no word, left out") for note in read_ner(tmp_path / "doc.tsv").notes)
+
+
+def test_an_annotation_without_a_value_is_counted_once(tmp_path: Path) -> None:
+    text = f"{HEAD}{NER}\n\n#Text=a b\n1-1\t0-1\ta\t*[1]\t\n1-2\t2-3\tb\t*[1]|X[2]\t\n"
+    document = read(tmp_path, text)
+    assert found(document) == [("X", "b")] and [note.kind for note in document.notes] == [NO_VALUE]
+
+
+SLOT = "ROLE_webanno.custom.Frame:Roles_webanno.custom.FrameRolesLink|webanno.custom.Lu"
+TWO = f"""{HEAD}#T_SP=webanno.custom.Frame|FE|{SLOT}
+#T_SP=webanno.custom.Lu|luvalue
+#T_RL=webanno.custom.R|value|BT_webanno.custom.Lu
+
+
+#Text=Bob sold
+1-1\t0-3\tBob\t_\t_\t_\tbob\t_\t_\t
+1-2\t4-8\tsold\ttransaction\tseller\t1-1\t_\t*\t1-1\t
+"""
+
+
+@pytest.mark.parametrize("name", ["4", "FE", "Frame.FE"])
+def test_of_several_layers_one_must_be_named(tmp_path: Path, name: str) -> None:
+    message = "which column holds the types .* There are 4 .Frame.FE., 7 .Lu.luvalue.; name it, such as --columns tag=4"
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, TWO)
+    document = read(tmp_path, TWO, columns={"tag": name})
+    assert found(document) == [("transaction", "sold")]
+    assert [note.kind for note in document.notes] == ["layer Lu, not used", "layer R, not used"]
+    assert found(read(tmp_path, TWO, columns={"tag": "luvalue"})) == [("bob", "Bob")]
+
+
+@pytest.mark.parametrize("columns", [{"tag": "5"}, {"tag": "9"}, {"word": "3", "tag": "4"}, {"word": "3"}])
+def test_other_columns_are_refused(tmp_path: Path, columns: dict) -> None:
+    with pytest.raises(
+        ValueError, match="has its words in column 3; name the one column of types, such as tag=4, of 4"
+    ):
+        read(tmp_path, TWO, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("1-1\t0-2\tBobby\tPER\t\n", "token 1-1: offsets 0-2 cover 'Bo', but beside them the file has 'Bobby'"),
+        ("1-1\t0-90\tBob\tPER\t\n", "token 1-1: offsets 0-90 are outside of the text"),
+        ("1-1\t0-3\tBob\n", "doc.tsv:6: '1-1.*' is no row of WebAnno TSV 3 with 1 columns of features"),
+        ("Bob\tB-PER\n", "doc.tsv:6: 'Bob.*' is no row of WebAnno TSV 3"),
+        ("1-1\t0-3\tBob\tPER[x]\t\n", r"doc.tsv:6: 'PER\[x\]' is no value such as PER"),
+        ("1-1\t0-3\tBob\t|PER\t\n", "doc.tsv:6: '.PER' is no value such as PER"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, row: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, f"{HEAD}{NER}\n\n#Text=Bob left\n{row}")
+
+
+def test_sentences_that_overlap_are_refused(tmp_path: Path) -> None:
+    text = f"{HEAD}{NER}\n\n#Text=Bob\n1-1\t0-3\tBob\t_\t\n\n#Text=left\n2-1\t2-6\tleft\t_\t\n"
+    with pytest.raises(ValueError, match="the sentence at offset 2 begins before the last one ends, at 3"):
+        read(tmp_path, text)
+
+
+def test_a_folder_of_documents_is_one_corpus(tmp_path: Path) -> None:
+    for name in "abc":
+        write_text(tmp_path / f"{name}.tsv", STACKED)
+    data = read_ner(tmp_path, shares="34/33/33")
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [2, 2, 2]
+    assert data.notes[-1].endswith("sentences of 3 documents, none of them divided")
+    (tmp_path / "a.tsv").rename(tmp_path / "train.tsv")
+    assert recognise_webanno(tmp_path) is None and len(read_ner(tmp_path).train) == 2
