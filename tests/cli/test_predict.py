@@ -109,7 +109,7 @@ def test_a_file_is_read_only_as_far_as_it_is_needed_and_written_as_it_is_read(ru
     assert predicted(run, "lora", capsys, "--file", tmp_path / "texts.txt", "--format", how) == whole
     assert len(held) == 8 and 5 <= max(held) <= 2 * 5 + 1
     assert predicted(run, "lora", capsys, "--file", tmp_path / "texts.txt", "--output", tmp_path / f"o.{how}") == ""
-    assert (tmp_path / f"o.{how}").read_text(newline="") == whole
+    assert (tmp_path / f"o.{how}").read_bytes().decode() == whole
 
 
 def test_an_adapter_is_merged_once_for_many_texts_and_not_for_few_nor_where_adapters_share_a_base(
