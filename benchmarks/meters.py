@@ -2,6 +2,7 @@
 
   python benchmarks/meters.py                                        all, about 20 minutes: results/meters.{json,md}
   python benchmarks/meters.py --machine psys --tool zeus             one cell, printed with what the meter said
+  python benchmarks/meters.py --tool lorakit --update                one meter again, in the results that are there
   python benchmarks/meters.py --list                                 the machines and the meters
 
 A machine is a folder with the kernel's files and a fake NVML (`meter_lab/machines.py` describes the forty). Each meter
@@ -47,7 +48,7 @@ PINS = {
     "perun": ("perun[nvidia]==1.0.0",),
 }
 SETTINGS = {
-    "lorakit": "`EnergyMeter()`",
+    "lorakit": "`EnergyMeter`, a reading every second, too",
     "codecarbon": "`OfflineEmissionsTracker`, a measurement every second (the default, 15 s, is longer than the block)",
     "zeus": "`ZeusMonitor()`, windows without `sync_execution`, because there is no CUDA to wait for",
     "pyjoules": "`EnergyMeter` on all devices that it finds; package, dram and GPU domains",
@@ -74,10 +75,13 @@ def main(arguments: list[str] | None = None) -> int:
         begun = time.monotonic()
         cells = run_all(machines, pythons, options.seconds, options.at_once)
         seconds = time.monotonic() - begun
-    if options.machine or options.tool:
+    found = {"seconds": options.seconds, "took_s": round(seconds), "cells": cells}
+    if options.update:
+        found = updated(json.loads((Path(options.output_dir) / f"{options.name}.json").read_text()), found)
+    elif options.machine or options.tool:
         print("\n\n".join(describe(cell) for cell in cells))
         return 0
-    write_results(options, {"seconds": options.seconds, "took_s": round(seconds), "cells": cells}, report)
+    write_results(options, found, report)
     return 0
 
 
@@ -88,6 +92,7 @@ def parse(arguments: list[str] | None) -> Any:
     parser.add_argument("--list", action="store_true", help="the names of the machines and of the meters")
     parser.add_argument("--seconds", type=float, default=12.0, help="length of the measured block (default: 12)")
     parser.add_argument("--at-once", type=int, default=6, help="processes at a time (default: 6)")
+    parser.add_argument("--update", action="store_true", help="replace these cells in the results of an earlier run")
     parser.add_argument("--venvs", help="keep the meters' environments in this folder, and use those that are there")
     options = parser.parse_args(arguments)
     for flag in ("--venvs", "--output-dir"):  # where, not what
@@ -95,6 +100,16 @@ def parse(arguments: list[str] | None) -> Any:
     if not options.seconds >= 10:
         raise SystemExit(f"--seconds {options.seconds}: something happens to some machines after 6 s; use 10 or more")
     return options
+
+
+def updated(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """The results of an earlier run with the cells of this one, and its command kept."""
+    if before["seconds"] != found["seconds"]:
+        raise SystemExit(f"the earlier run's blocks were {before['seconds']:g} s: use --seconds {before['seconds']:g}")
+    new = {(cell["machine"], cell["tool"]): cell for cell in found["cells"]}
+    cells = [new.get((cell["machine"], cell["tool"]), cell) for cell in before["cells"]]
+    earlier = [*before.get("earlier", ()), {name: before[name] for name in ("command", "versions", "took_s")}]
+    return {**found, "cells": cells, "earlier": earlier}
 
 
 def install(tool: str, folder: Path) -> Path:
@@ -280,7 +295,7 @@ def report(summary: dict[str, Any]) -> list[str]:
         "",
         sums_table(summary["cells"]),
         "",
-        *(f"- *{name}*: {text}" for name, text in reversed(VERDICTS.items())),
+        *(f"- *{LABELS.get(name, name)}*: {text}" for name, text in reversed(VERDICTS.items())),
         "- *not claimed*: the meter does not say that it reads such a sensor; not held against it",
         "",
         f"lorakit's numbers that are outside its own bound: {outside(summary['cells'])}.",
@@ -302,6 +317,11 @@ def report(summary: dict[str, Any]) -> list[str]:
         f"{sum(cell.get('attempts', 1) > 1 for cell in summary['cells'])}; still unsure after {TRIES} tries: "
         f"{sum(unsure(cell) for cell in summary['cells'])}",
         f"- It took {summary['took_s'] / 60:.0f} minutes.",
+        *(
+            f"- Before that: `{run['command']}` at lorakit {run['versions']['lorakit']}, "
+            f"{run['took_s'] / 60:.0f} minutes; the last command replaced some of its cells"
+            for run in summary.get("earlier", ())
+        ),
     ]
 
 

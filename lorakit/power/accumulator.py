@@ -96,6 +96,7 @@ class DeviceAccumulator:
         self.failures = 0
         self.wrap_risks = 0
         self.longest_s = 0.0
+        self._unconfirmed_j = 0.0  # energy that the newest interval lacks if the counter stopped in it
         self._shares: dict[str, WindowShare] = {}
         self._active: dict[str, WindowShare] = {}  # touched by this interval or the next, so old windows cost nothing
 
@@ -177,10 +178,12 @@ class DeviceAccumulator:
             return True
         if counts == 0 and time - self.moved_at > 2 * source.lag_s and source.busy() is not False:
             self.fail(f"counter stands still at {value:.0f}")  # a working device always draws some power
+            self._doubt()
             return False
         seconds = time - self.time
         if counts * source.unit_j < WORKING_W * (seconds - 2 * source.lag_s) and source.busy():
             self.fail(f"{counts * source.unit_j / seconds:.3g} W is too little: the device is working")
+            self._doubt()
             return False
         lost_j = 0.0
         if source.modulus is not None:  # after a long stall the number of wraps is unknown
@@ -204,14 +207,22 @@ class DeviceAccumulator:
         self.joules += interval.joules
         self.measured_s += interval.seconds
         max_w = self.source.max_w
+        self._unconfirmed_j = max(0.0, max_w * interval.seconds - interval.joules)
         lag_j, reading_j = max_w * self.source.lag_s, self._reading_error_j()
         for share in self._active.values():
             share.advance(time)
             share.add(interval, max_w, lag_j, reading_j)
         self._retire()
 
+    def _doubt(self) -> None:
+        """The counter stopped, and that may have been at any time in the newest interval: its bound has to say so."""
+        for share in self._active.values():
+            share.doubt(self._unconfirmed_j)
+        self._unconfirmed_j = 0.0
+
     def _close_gap(self, time: float, reason: str) -> None:
         gap = Gap(self.source.id, self.time - self.start_s, time - self.time, reason)
+        self._unconfirmed_j = 0.0
         for share in self._active.values():
             share.advance(time)
             share.skip(gap, self._reading_error_j())

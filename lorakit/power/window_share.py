@@ -109,6 +109,10 @@ class WindowShare:
         self.covered_s += self.open_s
         self._begin()
 
+    def doubt(self, missing_j: float) -> None:
+        """Widen the bound by energy that the newest interval may lack."""
+        self.split_j += self.weight * missing_j
+
     def skip(self, gap: Gap, reading_j: float) -> None:
         """Leave out an interval without trustworthy energy."""
         self._turn(0.0, reading_j)

@@ -217,6 +217,17 @@ def test_a_process_that_ends_without_an_answer_is_told(tmp_path):
     assert verdict_on("laptop", {}, raised=found["raised"]).verdict == "raises"
 
 
+def test_cells_that_are_run_again_replace_those_of_an_earlier_run():
+    origin = {"command": "python benchmarks/meters.py", "versions": {"lorakit": "abc"}, "took_s": 900}
+    old = [meters.cell_of(NAMED["laptop"], tool, "off") for tool in ("lorakit", "zeus")]
+    new = [meters.cell_of(NAMED["laptop"], "lorakit", "right")]
+    found = meters.updated({**origin, "seconds": 12.0, "cells": old}, {"seconds": 12.0, "took_s": 60, "cells": new})
+    assert [cell["verdict"] for cell in found["cells"]] == ["right", "off"]
+    assert (found["earlier"], found["took_s"]) == ([origin], 60)
+    with pytest.raises(SystemExit, match="use --seconds 20"):
+        meters.updated({**origin, "seconds": 20.0, "cells": old}, {"seconds": 12.0, "took_s": 60, "cells": new})
+
+
 def test_a_short_block_is_refused():
     with pytest.raises(SystemExit, match="--seconds 5.0: something happens to some machines after 6 s"):
         meters.parse(["--seconds", "5"])

@@ -335,6 +335,41 @@ def test_jump_beyond_the_power_limit_is_a_gap():
     assert "implausible jump" in gauge.total("w", 10.0).gaps[0].reason
 
 
+@quick
+@given(stop_s=st.floats(0.3, 25), every_s=st.sampled_from([0.5, 1.0, 5.0, 7.5]), opened_s=st.floats(0, 12))
+@example(stop_s=6.0, every_s=5.0, opened_s=0.0)
+def test_a_counter_that_stops_is_within_the_bound_over_the_time_that_is_covered(stop_s, every_s, opened_s):
+    """Nobody saw when: in the interval before the first reading that found it standing still."""
+
+    class Stopping(Device):
+        def read(self):
+            moved = self.now
+            self.now = min(moved, stop_s)
+            try:
+                return super().read()
+            finally:
+                self.now = moved
+
+    bench = Bench(Stopping(Profile((0, 200.0)), tick_s=0.1))
+    bench.accumulator.collect()
+    opened = False
+    while bench.device.now < stop_s + 3 * every_s + 1:
+        before = bench.device.now
+        if not opened and before <= opened_s < before + every_s:
+            bench.move(opened_s)
+            bench.accumulator.mark_edge("w", +1, exact=False)
+            opened = True
+        bench.move(before + every_s)
+        bench.accumulator.collect()
+    if not opened:
+        return
+    bench.accumulator.mark_edge("w", -1)
+    total = bench.total("w")
+    assert total.covered_s < total.wanted_s
+    if total.joules is not None:
+        assert abs(total.joules - 200 * total.covered_s) <= total.uncertainty_j + 1e-3
+
+
 def test_frozen_counter_is_not_zero_joules():
     device = Device(Profile((0, 200.0)), tick_s=0.1)
     gauge = DeviceAccumulator(device, 0.0)
