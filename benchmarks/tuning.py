@@ -60,7 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
     search = Search(space, 1, replace(config, output_dir="trials"), Path("trials"))
     model, tokenizer = load(options, data)
     sizes = weights_of(model, search)
-    operators = count_operators(options, data, search)
+    counted = Path(options.runs) / "operators.json"
+    if not counted.exists():
+        write_text(counted, json.dumps(count_operators(options, data, search)) + "\n")
+    operators = json.loads(counted.read_text(encoding="utf-8"))
     for row in grid:
         targets = row["targets"] if isinstance(row["targets"], str) else list(row["targets"])
         updates, head = sizes["trained"][_key(targets)]
