@@ -4,13 +4,14 @@ A transformers model with a classification head, and a loop that pads each batch
 from the generated corpus; the label is 1 if a cell type or a cell line is named.
 
 To use your own: replace `texts_and_labels`, choose a base
-(`python examples/text_classification.py --model roberta-base`), and the learning rate that does best on your validation
-set.
+(`python examples/text_classification.py --model roberta-base --learning-rate 3e-4`), and the learning rate that does
+best on your validation set.
 """
 
 import argparse
 import random
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,11 @@ logging.disable_progress_bar()
 
 def texts_and_labels(sentences: list) -> list[tuple[str, int]]:
     return [(" ".join(words), int(any("cell" in tag for tag in tags))) for words, tags in sentences]
+
+
+def load(base: str) -> torch.nn.Module:
+    """The base with a new head of two classes."""
+    return AutoModelForSequenceClassification.from_pretrained(base, num_labels=2, dtype=torch.float32)
 
 
 @torch.no_grad()
@@ -48,20 +54,22 @@ def accuracy(model: torch.nn.Module, tokenizer, rows: list[tuple[str, int]]) -> 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(MINI), metavar="FOLDER_OR_ID", help="base (default: the embedded one)")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, metavar="X", help="default: %(default)s")
     arguments = parser.parse_args(argv)
 
     torch.manual_seed(0)
     corpus = make_corpus(train=192, validation=60, test=1)
     train, validation = texts_and_labels(corpus.train), texts_and_labels(corpus.validation)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    model = AutoModelForSequenceClassification.from_pretrained(arguments.model, num_labels=2, dtype=torch.float32)
+    model = load(arguments.model)
     lorakit.apply_lora(model, r=8, lora_dropout=0.0, target_modules="all-linear")
     print(lorakit.count_parameters(model))
 
     larger = max(sum(label for _, label in validation), sum(1 - label for _, label in validation)) / len(validation)
     print(f"always the larger class: accuracy {larger:.3f}")
     print(f"before: accuracy {accuracy(model, tokenizer, validation):.3f}")
-    optimizer = torch.optim.AdamW(lorakit.lora_plus_groups(model, learning_rate=1e-3, ratio=4))  # B learns faster
+    groups = lorakit.lora_plus_groups(model, learning_rate=arguments.learning_rate, ratio=4)  # B learns faster
+    optimizer = torch.optim.AdamW(groups)
     for epoch in range(1, 3):
         model.train()
         order = random.Random(epoch).sample(train, len(train))
@@ -76,6 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     for text in ("Expression of p53 in Jurkat cells was low .", "The p53 gene was transcribed ."):
         print(f"{'names a cell' if classify(model, tokenizer, [text])[0] else 'names none  '} | {text}")
+
+    with tempfile.TemporaryDirectory() as folder:  # a folder of your own keeps it
+        lorakit.save_adapter(model, folder)
+        fresh = load(arguments.model)  # its head is new; the adapter holds the trained one
+        lorakit.load_adapter(fresh, folder)
+    texts = [text for text, _ in validation]
+    same = classify(fresh, tokenizer, texts) == classify(model, tokenizer, texts)
+    print(f"the adapter on a fresh base classifies {len(texts)} texts {'alike' if same else 'DIFFERENTLY'}")
     return 0
 
 

@@ -1,9 +1,10 @@
 """LoRA under transformers' Trainer: the model keeps its class and its signature, so Trainer needs no special case.
 
-With your own base and corpus, more epochs and a GPU:
+With your own base and corpus:
 
-  python examples/trainer.py --model roberta-base --dataset path/to/conll --epochs 5 --output-dir my-adapter
+  python examples/trainer.py --model roberta-base --dataset path/to/conll --learning-rate 5e-4 --output-dir my-adapter
 
+Larger bases usually need smaller learning rates: try some, and take the one that does best on your validation set.
 Trainer's own checkpoints hold the whole model. `save_adapter` writes only what was trained, and PEFT can read it.
 """
 
@@ -43,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default=str(MINI), metavar="FOLDER_OR_ID", help="base (default: the embedded one)")
     parser.add_argument("--dataset", metavar="FOLDER_OR_ID", help="corpus (default: a small generated one)")
     parser.add_argument("--epochs", type=int, default=2, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--learning-rate", type=float, default=4e-3, metavar="X", help="default: %(default)s, for the embedded base"
+    )
     parser.add_argument("--output-dir", metavar="DIR", help="keep the adapter here (default: do not keep it)")
     arguments = parser.parse_args(argv)
 
@@ -72,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 num_train_epochs=arguments.epochs,
                 per_device_train_batch_size=16,
                 per_device_eval_batch_size=32,
-                learning_rate=4e-3,
+                learning_rate=arguments.learning_rate,
                 save_strategy="no",  # save_adapter below saves what was trained
                 report_to=[],
                 disable_tqdm=True,
