@@ -78,7 +78,9 @@ class Reference:
         if before is None or after is None:
             price = "what that costs in F1 is unknown, because the corpus marks no entity"
         else:
-            price = f"F1 on them is {before:.4f} greedy and {after:.4f} with {self.decode} ({before - after:+.4f})"
+            price = (
+                f"over all of them F1 is {before:.4f} greedy and {after:.4f} with {self.decode} ({before - after:+.4f})"
+            )
         return [
             f"Note that {runtime} are greedy, and lorakit.predict decodes this model with {self.decode}, as it was"
             f" trained: the entities of {changed:,} of the {len(self.sentences):,} sentences differ; {price}."

@@ -2,7 +2,9 @@
 
 A threshold for a precision is the least score from which right / (kept + 1) on validation is at least the precision:
 the added 1 stands for the next entity, as in conformal prediction. Nothing is promised where the validation set does
-not show that the precision can be reached: the threshold would then be a lucky one (`benchmarks/coverage.py`).
+not show that the precision can be reached: the threshold would then be a lucky one. Every second entity is asked that,
+and the others give the threshold, because those that were lucky in the first question would be again in the second, and
+the promise would be broken just where it is hardest to keep (`benchmarks/coverage.py`).
 """
 
 import json
@@ -19,7 +21,7 @@ from lorakit._files import read_bounded, write_text
 from lorakit.training.checkpoint import hash_of
 
 FILE, MOST_BYTES, SCHEMA = "calibration.json", 1 << 26, 2  # 1 did not say the decoder
-FEWEST, RISK = 100, 0.01  # no precision is promised unless this many kept entities have it, at this risk of being wrong
+FEWEST, RISK = 50, 0.01  # of every second entity, so many must be kept and have the precision, at this risk of error
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
 
 
@@ -65,18 +67,28 @@ def threshold_of(outcomes: Sequence[tuple[float, bool]], kind: str, precision: f
     """
     from scipy.special import betaincinv  # heavy, so only where a threshold is asked for
 
-    scores, right = (np.array(column, float) for column in zip(*sorted(outcomes, reverse=True), strict=True))
-    kept, found = np.arange(1, len(scores) + 1), np.cumsum(right)
-    ends = np.append(scores[1:] < scores[:-1], True)  # a threshold keeps all entities of equal scores
+    # by score alone: entities of equal scores keep the order of the corpus, which does not depend on being right
+    ranked = sorted(outcomes, key=lambda outcome: -outcome[0])
+    _, kept, found, ends = _counts(ranked[::2])
     lowest = np.where(found > 0, betaincinv(np.maximum(found, 1), kept - found + 1, RISK), 0)  # Clopper and Pearson
-    if not (ends & (kept >= FEWEST) & (lowest >= precision)).any():
+    possible = (ends & (kept >= FEWEST) & (lowest >= precision)).any()
+    scores, kept, found, ends = _counts(ranked[1::2])
+    good = np.flatnonzero(ends & (found / (kept + 1) >= precision))
+    if not possible or not len(good):
         raise ValueError(
-            f"too few to promise a precision of {precision:g} for {kind}: of its"
-            f" {counted(len(scores), 'entity', 'entities')} on the validation set, no score keeps {FEWEST} or more that"
+            f"too few to promise a precision of {precision:g} for {kind}: of every second of its"
+            f" {counted(len(ranked), 'entity', 'entities')} on the validation set, no score keeps {FEWEST} or more that"
             f" are so often right with {1 - RISK:.0%} confidence; ask for less, or calibrate on more sentences"
         )
-    good = ends & (found / (kept + 1) >= precision)
-    return float(scores[np.flatnonzero(good)[-1]])
+    return float(scores[good[-1]])
+
+
+def _counts(ranked: Sequence[tuple[float, bool]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Per entity, best score first: its score, how many are kept from it on, how many of those are right, and whether
+    it is the last of its score, because a threshold keeps all entities of equal scores."""
+    scores, right = np.array(ranked, float).reshape(-1, 2).T
+    last = np.append(scores, -np.inf)[1:] < scores
+    return scores, np.arange(1, len(scores) + 1), np.cumsum(right), last
 
 
 def save_calibration(calibration: Calibration, folder: Path) -> Path:
