@@ -48,13 +48,12 @@ PINS = {
     "perun": ("perun[nvidia]==1.0.0",),
 }
 SETTINGS = {
-    "lorakit": "`EnergyMeter`, a reading every second, too",
+    "lorakit": "`EnergyMeter`, a reading every second (the default, 5 s, leaves two in the block)",
     "codecarbon": "`OfflineEmissionsTracker`, a measurement every second (the default, 15 s, is longer than the block)",
     "zeus": "`ZeusMonitor()`, windows without `sync_execution`, because there is no CUDA to wait for",
     "pyjoules": "`EnergyMeter` on all devices that it finds; package, dram and GPU domains",
     "carbontracker": "`CarbonTracker`, one epoch; its energy before the data centre's factor (PUE) of 1.58",
-    "perun": "the `@perun()` decorator; energy by device from its callback; it measures whole nodes, by design with "
-    "the GPUs that CUDA_VISIBLE_DEVICES hides",
+    "perun": "the `@perun()` decorator; energy by device from its callback",
 }
 TICK_S = 0.01
 LATE_S = 0.1  # counters that stood still for longer spoil a cell: it is repeated
@@ -296,7 +295,8 @@ def report(summary: dict[str, Any]) -> list[str]:
         sums_table(summary["cells"]),
         "",
         *(f"- *{LABELS.get(name, name)}*: {text}" for name, text in reversed(VERDICTS.items())),
-        "- *not claimed*: the meter does not say that it reads such a sensor; not held against it",
+        "- *not claimed*: the meter does not say that it reads such a sensor, or it measures all GPUs of a node by "
+        "design; not held against it",
         "",
         f"lorakit's numbers that are outside its own bound: {outside(summary['cells'])}.",
         "",

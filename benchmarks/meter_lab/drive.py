@@ -19,13 +19,13 @@ from pathlib import Path
 from machines import NAMED, Machine
 
 J_PER_KWH = 3.6e6
-EVERYTHING = {"rapl", "rapl-dram", "nvml", "nvml-power", "hwmon", "hwmon-grace"}
+CUDAS_GPUS = {"rapl", "rapl-dram", "nvml", "nvml-power", "nvml-visible"}  # the last: those that CUDA shows the process
 CLAIMS = {  # the kinds of sensor that each meter says it reads on Linux
-    "lorakit": EVERYTHING,
-    "codecarbon": {"rapl", "rapl-dram", "nvml", "nvml-power"},  # AMD's GPUs through amdsmi, which is not simulated
-    "zeus": {"rapl", "rapl-dram", "nvml", "nvml-power"},  # the same
-    "pyjoules": {"rapl", "rapl-dram", "nvml"},  # only energy counters
-    "carbontracker": {"rapl", "rapl-dram", "nvml", "nvml-power"},
+    "lorakit": {*CUDAS_GPUS, "hwmon", "hwmon-grace"},
+    "codecarbon": CUDAS_GPUS,  # AMD's GPUs through amdsmi, which is not simulated
+    "zeus": CUDAS_GPUS,  # the same
+    "pyjoules": {"rapl", "rapl-dram", "nvml"},  # only energy counters, and of all GPUs
+    "carbontracker": CUDAS_GPUS,
     "perun": {"rapl", "rapl-dram", "nvml", "nvml-power", "hwmon-grace"},
 }
 

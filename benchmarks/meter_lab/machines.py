@@ -294,25 +294,25 @@ MACHINES = (
         (pascal(Power((0, 220))),), nvml_fault=None,
     ),
     Machine(
-        "visible-one", "CUDA_VISIBLE_DEVICES=1 of two GPUs", "codecarbon #567", ("gpu",), "nvml",
+        "visible-one", "CUDA_VISIBLE_DEVICES=1 of two GPUs", "codecarbon #567", ("gpu",), "nvml-visible",
         (gpu(UUIDS[0], 60, None), gpu(UUIDS[1], 240)), nvml_fault=None, environ={"CUDA_VISIBLE_DEVICES": "1"},
     ),
     Machine(
-        "visible-uuid", "CUDA_VISIBLE_DEVICES names the GPU by UUID", "zeus #109", ("gpu",), "nvml",
+        "visible-uuid", "CUDA_VISIBLE_DEVICES names the GPU by UUID", "zeus #109", ("gpu",), "nvml-visible",
         (gpu(UUIDS[0], 60, None), gpu(UUIDS[1], 240)), nvml_fault=None, environ={"CUDA_VISIBLE_DEVICES": UUIDS[1]},
     ),
     Machine(
         "fastest-first", "CUDA's GPU 0 is the fastest, NVML's the first on the bus", "CUDA programming guide",
-        ("gpu",), "nvml", (gpu(UUIDS[0], 30, None, **SLOW), gpu(UUIDS[1], 310, **FAST)), nvml_fault=None,
+        ("gpu",), "nvml-visible", (gpu(UUIDS[0], 30, None, **SLOW), gpu(UUIDS[1], 310, **FAST)), nvml_fault=None,
         environ={"CUDA_VISIBLE_DEVICES": "0"},
     ),
     Machine(
-        "mig-by-uuid", "one MIG instance of two GPUs, by UUID", "slurm-job-exporter #55", ("gpu",), "nvml", A30S,
-        nvml_fault=None, environ={"CUDA_VISIBLE_DEVICES": A30S[0].instances[2]},
+        "mig-by-uuid", "one MIG instance of two GPUs, by UUID", "slurm-job-exporter #55", ("gpu",), "nvml-visible",
+        A30S, nvml_fault=None, environ={"CUDA_VISIBLE_DEVICES": A30S[0].instances[2]},
     ),
     Machine(
         "mig-bare", "MIG on two GPUs, CUDA_VISIBLE_DEVICES not set: CUDA uses one", "dcgm-exporter #317", ("gpu",),
-        "nvml", A30S, nvml_fault=None,
+        "nvml-visible", A30S, nvml_fault=None,
     ),
     Machine(
         "shared-gpu", "others compute on the same GPU: the number is the whole GPU's", "plain", ("gpu",), "nvml",

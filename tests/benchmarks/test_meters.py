@@ -228,6 +228,16 @@ def test_cells_that_are_run_again_replace_those_of_an_earlier_run():
         meters.updated({**origin, "seconds": 20.0, "cells": old}, {"seconds": 12.0, "took_s": 60, "cells": new})
 
 
+def test_the_published_sums_are_those_of_the_published_cells():
+    cells = json.loads((ROOT / "benchmarks/results/meters.json").read_text(encoding="utf-8"))["cells"]
+    assert {(cell["machine"], cell["tool"]) for cell in cells} == {(m.name, tool) for m in MACHINES for tool in CLAIMS}
+    assert all((cell["verdict"] != "unclaimed") == is_claimed(cell["tool"], NAMED[cell["machine"]]) for cell in cells)
+    assert meters.outside(cells) == 0
+    sums = meters.sums_table(cells)
+    assert sums in (ROOT / "benchmarks/results/meters.md").read_text(encoding="utf-8")
+    assert sums in (ROOT / "docs/energy.md").read_text(encoding="utf-8")
+
+
 def test_a_short_block_is_refused():
     with pytest.raises(SystemExit, match="--seconds 5.0: something happens to some machines after 6 s"):
         meters.parse(["--seconds", "5"])
