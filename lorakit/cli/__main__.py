@@ -1,4 +1,4 @@
-"""The `lorakit` command: train, score, predict, export, calibrate, tune, corpora, parameters, energy, report."""
+"""The `lorakit` command: train, tune, score, predict, export, calibrate, corpora, params, energy, report, compare."""
 
 import os
 import sys
