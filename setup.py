@@ -34,6 +34,7 @@ setup(
         "dev": [
             "argcomplete>=3",
             "hypothesis>=6.100",
+            "optuna>=5",
             "peft>=0.21",
             "pytest-xdist>=3.6",
             "pytest>=8",
@@ -44,6 +45,7 @@ setup(
         "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],  # lorakit export --to onnx
         "peft": ["peft>=0.21"],  # lorakit export --to peft
         "loggers": ["tensorboard>=2.16", "wandb>=0.17"],  # TrainConfig(log_to=...)
+        "tune": ["optuna>=5"],  # lorakit tune
         "spacy": ["spacy>=3.8"],  # .spacy corpora, lorakit export --to spacy
         "quantized": ["torchao>=0.18"],  # int8 and nf4 bases, shrink_base
     },

@@ -1,4 +1,4 @@
-"""The `lorakit` command: train, score, predict, export, calibrate, corpora, parameters, energy, report, compare."""
+"""The `lorakit` command: train, tune, score, predict, export, calibrate, corpora, params, energy, report, compare."""
 
 import os
 import sys
@@ -10,13 +10,26 @@ from lorakit.cli.stopping import stoppable
 
 # Each is a file of this folder with `add_parser`. They are imported by name, as `lorakit` imports its public names, so
 # the import graph ends in the commands: no layer is added on top of them by this table.
-COMMANDS = ("train", "evaluate", "predict", "export", "calibrate", "data", "params", "energy", "report", "compare")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "calibrate",
+    "tune",
+    "data",
+    "params",
+    "energy",
+    "report",
+    "compare",
+)
 EXAMPLES = """examples:
   lorakit train --model roberta-base --dataset path/to/corpus --output-dir runs/mine
   lorakit evaluate --adapter runs/mine/adapter --dataset path/to/corpus
   lorakit predict --adapter runs/mine/adapter "IL-2 gene expression requires NF-kappa B."
   lorakit export runs/mine exported --to onnx     write it for other programs, proven equal
   lorakit calibrate --adapter runs/mine/adapter --dataset path/to/corpus     make its scores mean something
+  lorakit tune --model roberta-base --dataset path/to/corpus --budget 20m    find its rate, rank and layers
   lorakit data show path/to/corpus          show how a corpus is read, its counts and notes; convert it
   lorakit params roberta-base --num-labels 11 --r 16 --target-modules query value
   lorakit energy run -- python train.py     measure what a command uses on this machine

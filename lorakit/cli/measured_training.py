@@ -72,6 +72,13 @@ class RunMeter:
         """Measured power now, W; None where nothing is measured."""
         return self._meter.power_w() if self._meter else None
 
+    def turn_wh(self) -> float | None:
+        """Energy of the present turn so far, Wh: what is measured, or else what is estimated; None if neither is."""
+        if self._meter is None:
+            return None
+        now = self._meter.reading
+        return now.estimated_wh if now.measured_wh is None else now.measured_wh
+
     @property
     def reading(self) -> Reading:
         """The energy of all turns so far, those of interrupted runs included, with a note on how steady the power was.

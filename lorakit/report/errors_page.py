@@ -53,16 +53,20 @@ def errors_page(errors: Errors, tagged: Sequence[Tagged], title: str) -> str:
         if errors.seen or errors.unseen
     ]
     parts = [
-        _table("Gold entities by outcome", ["type", *OUTCOMES], rows),
-        _table("Found as another type", ["gold", "predicted", "times"], [[*p, n] for p, n in errors.confusion.items()]),
-        _table("Predicted where nothing is", ["type", "times"], errors.spurious.items()),
-        _table("Recall of forms that training has and has not", ["type", "seen", "unseen"], shares),
-        _table("Missed most often", ["form", "type", "times"], [[f, k, n] for (k, f), n in errors.missed_forms]),
-        _table(
+        html_table("Gold entities by outcome", ["type", *OUTCOMES], rows),
+        html_table(
+            "Found as another type", ["gold", "predicted", "times"], [[*p, n] for p, n in errors.confusion.items()]
+        ),
+        html_table("Predicted where nothing is", ["type", "times"], errors.spurious.items()),
+        html_table("Recall of forms that training has and has not", ["type", "seen", "unseen"], shares),
+        html_table("Missed most often", ["form", "type", "times"], [[f, k, n] for (k, f), n in errors.missed_forms]),
+        html_table(
             "Wrongly found most often", ["form", "type", "times"], [[f, k, n] for (k, f), n in errors.spurious_forms]
         ),
-        _table("Sentences in two splits", ["split", "split", "sentences"], [[*p, n] for p, n in errors.leaks.items()]),
-        _table(
+        html_table(
+            "Sentences in two splits", ["split", "split", "sentences"], [[*p, n] for p, n in errors.leaks.items()]
+        ),
+        html_table(
             f"Suspected label errors: the model disagrees at {CONFIDENT:.0%} confidence or more",
             ["words", "sentence", "label", "predicted", "confidence"],
             [
@@ -106,7 +110,7 @@ def _reliability(tenths: Sequence[tuple[int, float, float]]) -> str:
         f'{bars}<path d="M20 200 L220 0"/><text x="20" y="218">score 0</text><text x="220" y="218" '
         'text-anchor="end">1</text><text x="16" y="10" text-anchor="end">1</text></svg>\n'
     )
-    table = _table("Reliability", ["score", "entities", "mean score", "right"], rows)
+    table = html_table("Reliability", ["score", "entities", "mean score", "right"], rows)
     about = f"<p>Bars: share that is right, by score; on the line, scores are honest. Mean distance: {gap:.3f}.</p>\n"
     return table + about + drawing
 
@@ -115,7 +119,8 @@ def _share(counts: tuple[int, int] | None) -> str:
     return f"{counts[0] / counts[1]:.3f} of {counts[1]:,}" if counts else "–"
 
 
-def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def html_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table under a heading, its texts escaped; empty where there is no row."""
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(str(c))}</td>' for c in row)}</tr>\n" for row in rows)
     if not body:
         return ""

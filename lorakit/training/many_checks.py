@@ -47,6 +47,8 @@ def check_runs(runs: Sequence[AdapterRun], at_once: int) -> None:
                     f" {getattr(run.config, name)!r}; runs that share a batch must have the same; call train_many once"
                     " for each"
                 )
+        if run.config.precision == "fp16":
+            raise ValueError("precision 'fp16' scales the loss of each run; use precision='bf16' or 'fp32'")
         for name in FIXED:
             default, value = TrainConfig.__dataclass_fields__[name].default, getattr(run.config, name)
             if value != default and (name, value) != ("loss", "cross_entropy"):

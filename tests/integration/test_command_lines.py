@@ -22,8 +22,8 @@ SCRIPTS = [
 ]
 COMMANDS = [
     "lorakit", "lorakit train", "lorakit evaluate", "lorakit predict", "lorakit export", "lorakit calibrate",
-    "lorakit data", "lorakit data show", "lorakit data convert", "lorakit data formats", "lorakit params",
-    "lorakit energy", "lorakit energy run", "lorakit energy doctor", "lorakit energy merge",
+    "lorakit tune", "lorakit data", "lorakit data show", "lorakit data convert", "lorakit data formats",
+    "lorakit params", "lorakit energy", "lorakit energy run", "lorakit energy doctor", "lorakit energy merge",
     "lorakit energy calibrate", "lorakit report", "lorakit compare",
 ]  # fmt: skip
 DIFFERENT = {  # flag: how it differs between commands, each for a reason
@@ -44,6 +44,7 @@ DIFFERENT = {  # flag: how it differs between commands, each for a reason
     "--split": {"choices", "help", "default", "metavar"},
     "--margin": {"help"},  # `compare` compares whatever it is given, `train` its modes over several seeds
     "--co2": {"help"},  # `report` takes the run's own factor by default
+    "--resume": {"help"},  # `tune` continues a search, which cannot be made longer
     "--json": {"help"},  # `energy run` leaves standard output to the command it runs
 }
 

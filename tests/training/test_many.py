@@ -239,6 +239,10 @@ def test_a_batch_that_gives_a_run_the_adapter_of_another_is_refused(tiny_model, 
         ([], "runs is empty; give at least one AdapterRun"),
         ([AdapterRun("a"), AdapterRun("a")], "two runs have the name 'a'; give each its own"),
         ([AdapterRun("a"), AdapterRun("b", config=quick(precision="bf16"))], "'a' and 'b' have precision 'auto' and"),
+        (
+            [AdapterRun("a", config=quick(output_dir="x")), AdapterRun("b")],
+            "'a' and 'b' only one has an output_dir; give",
+        ),
         ([AdapterRun("a", config=quick(engine="compile"))], "run 'a': engine='compile' cannot be batched .* 'eager'"),
         ([AdapterRun("a", config=quick(class_weights="balanced"))], "class_weights='balanced' cannot be batched"),
         (
