@@ -65,9 +65,13 @@ def test_the_published_row_is_what_the_model_does(published, examined):
     row = published[architecture]
     assert row["attention"] == model.config._attn_implementation
     assert row["rows"] == ("packed" if layout.packing else "plain, of equal length" if layout.by_length else "plain")
+    if layout.reason:  # in plain words
+        assert row["why"].startswith(layout.reason)
+        assert row["why"].endswith("padding changes its output") is layout.by_length
     try:
         apply_lora(model)
     except ValueError:  # it asks for layers
         assert row["targets"] == 0
+        assert "no linear layer outside its head" in row["why"]
     else:
         assert row["targets"] == len(list(lora_layers(model)))
