@@ -118,10 +118,10 @@ def execute(arguments: argparse.Namespace) -> int:
         )
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
-        _say(f"lorakit energy {arguments.energy_command}: {reason}")
+        _say(f"lorakit energy {arguments.energy_command}: error: {reason}")
         return 2
     except ValueError as error:
-        _say(f"lorakit energy {arguments.energy_command}: {error}")
+        _say(f"lorakit energy {arguments.energy_command}: error: {error}")
         return 2
     except KeyboardInterrupt:  # before or after the command; while it runs, signals are passed on to it
         return 128 + signal.SIGINT

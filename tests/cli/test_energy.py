@@ -654,7 +654,9 @@ def test_merge_of_what_is_no_journal_says_what_to_give(tmp_path, capsys):
     assert main(["merge", str(tmp_path / "sum.json")]) == 2
     assert "give a file that `lorakit energy run --out` or EnergyMeter(out=...) wrote" in capsys.readouterr().err
     assert main(["merge", str(tmp_path / "nothing")]) == 2
-    assert capsys.readouterr().err == f"lorakit energy merge: {tmp_path / 'nothing'}: No such file or directory\n"
+    assert (
+        capsys.readouterr().err == f"lorakit energy merge: error: {tmp_path / 'nothing'}: No such file or directory\n"
+    )
 
 
 def test_doctor_refuses_a_proc_that_is_no_folder_and_names_what_an_empty_one_lacks(tmp_path, capsys, monkeypatch):
