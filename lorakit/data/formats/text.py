@@ -45,6 +45,8 @@ def decoded_lines(data: Iterable[bytes], source: Path | str) -> Iterator[str]:
     """
     for number, line in enumerate(data, start=1):
         line = line.removeprefix(BOM_UTF8) if number == 1 else line
+        if not line:  # a file of a byte-order mark alone has no line
+            continue
         try:
             yield line.decode().removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:

@@ -1,9 +1,12 @@
+import io
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from lorakit.data.corpus import read_ner
-from lorakit.data.formats.text import MOST_CHARACTERS, read_lines
+from lorakit.data.formats.text import MOST_CHARACTERS, decode, decoded_lines, read_lines
 
 
 def test_lines_have_their_place_and_no_ends(tmp_path: Path) -> None:
@@ -36,3 +39,18 @@ def test_what_is_no_text_is_named_with_its_line(tmp_path: Path, content: bytes, 
     (tmp_path / "train.tsv").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_ner(tmp_path)
+
+
+@given(st.binary(max_size=40) | st.text("ab\r\n\ufeff\u2028é", max_size=20).map(str.encode))
+@example(b"a\n\xc3\nb")  # a character that the line's end cuts short
+@example("\ufeffa\r\n\r\n".encode())
+def test_lines_read_one_by_one_are_those_of_the_whole(data: bytes) -> None:
+    try:
+        wanted = decode(data, "x").split("\n")
+    except ValueError as error:
+        with pytest.raises(ValueError) as refused:
+            list(decoded_lines(io.BytesIO(data), "x"))
+        assert str(refused.value).split(" (")[0] == str(error).split(" (")[0]  # both name the line
+        return
+    found = list(decoded_lines(io.BytesIO(data), "x"))
+    assert found == [line.removesuffix("\r") for line in (wanted if wanted[-1] else wanted[:-1])]
