@@ -261,7 +261,8 @@ def compiles(folder: Path, backend: str) -> str:
     apart = {name: trained["compile"][name] - p for name, p in trained["eager"].items()}
     worst = max(float(difference.abs().max()) for difference in apart.values())
     # Adam divides a gradient by its own size: of many weights a few have one of rounding, and take a step of rounding
-    share = size(apart) / size({name: p - start[name] for name, p in trained["eager"].items()})
+    learned = size({name: p - start[name] for name, p in trained["eager"].items()})
+    share = size(apart) / max(learned, 1e-12)
     print(f"compiled: weights differ by {worst:.1e}, in all by {share:.1e} of what was learned", file=sys.stderr)
     if worst >= 1e-4 and share >= 1e-3:
         return f"no: weights differ by {worst:.0e}"
