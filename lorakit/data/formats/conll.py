@@ -7,10 +7,12 @@ PARSEME's .cupt (numbered expressions), WikiANN (`en:` before each word), the MI
 as the names of the columns.
 """
 
+import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from lorakit._counts import counted
 from lorakit.data.formats.conll_brackets import read_brackets
 from lorakit.data.formats.conll_columns import ALLOWED, BRACKETS, EXPRESSIONS, Layout, find_layout
 from lorakit.data.formats.conll_csv import parse_csv
@@ -150,8 +152,8 @@ def write_conll(documents: Sequence[Document], path: Path) -> list[str]:
             lines += ["-DOCSTART-\tO", ""]
         before = document.id
         for word, tag in zip(document.words, document.tags or (), strict=True):
-            cell = re.sub("[\0\t\n\r]", " ", word)
-            changed += cell != word or (cell.strip(" ") or cell) != cell
+            cell = _cell(word)
+            changed += (cell.strip(" ") or cell) != word
             # a space protects a word that would begin a comment or a document; readers take it for padding
             special = cell.startswith((*BORDERS, "#begin document", "#end document")) or GLOBAL_COLUMNS.match(cell)
             lines.append(f"{' ' if special else ''}{cell}\t{tag}")
@@ -160,12 +162,33 @@ def write_conll(documents: Sequence[Document], path: Path) -> list[str]:
     if not _reads_plainly(text, path):
         text = f"# global.columns = FORM NE\n{text}"
     path.write_text(text, encoding="utf-8", newline="")
-    notes = (
-        [f"{changed:,} words with a tab, a line end, a NUL or spaces around them: these became spaces"]
-        if changed
-        else []
-    )
-    return notes + about_texts(documents)
+    return _about_changed(changed) + about_texts(documents)
+
+
+def write_csv(documents: Sequence[Document], path: Path) -> list[str]:
+    """Write a header and a row per word: the number of its sentence, the word and its tag, with commas between them."""
+    changed, names = 0, set()
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("sentence", "word", "tag"))
+        for number, document in enumerate(documents, start=1):
+            names.add(document.id)
+            for word, tag in zip(document.words, document.tags or (), strict=True):
+                cell = _cell(word)
+                changed += (cell.strip(" ") or cell) != word
+                writer.writerow((number, cell, tag))
+    names -= {""}
+    about = [f"{counted(len(names), 'name')} of documents: the table has no place for them"] if names else []
+    return _about_changed(changed) + about + about_texts(documents)
+
+
+def _cell(word: str) -> str:
+    return re.sub("[\0\t\n\r]", " ", word)
+
+
+def _about_changed(words: int) -> list[str]:
+    about = "with a tab, a line end, a NUL or spaces around them: these became spaces"
+    return [f"{counted(words, 'word')} {about}"] if words else []
 
 
 def _reads_plainly(text: str, path: Path) -> bool:

@@ -16,7 +16,7 @@ from lorakit.data.formats.bioc import (
     write_bioc_xml,
 )
 from lorakit.data.formats.brat import read_brat, recognise_brat, write_brat
-from lorakit.data.formats.conll import read_conll, read_csv, recognise_conll, recognise_csv, write_conll
+from lorakit.data.formats.conll import read_conll, read_csv, recognise_conll, recognise_csv, write_conll, write_csv
 from lorakit.data.formats.datasets import (
     read_dataset,
     read_parquet,
@@ -227,6 +227,8 @@ FORMATS = (
         endings=(".csv",),
         recognise=recognise_csv,
         read=read_csv,
+        write=write_csv,
+        takes="tags",
         has_columns=True,
     ),
     Format(

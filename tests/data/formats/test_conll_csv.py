@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lorakit.data.corpus import read_ner
+from lorakit.data.formats.record import Document, Reading
+from lorakit.data.formats.registry import format_named
 from tests.support.corpora import write_text
 
 KAGGLE = """Sentence #,Word,POS,Tag
@@ -77,3 +80,40 @@ def test_every_word_that_python_writes_is_read(tmp_path: Path, words: list[str],
 def test_commas_inside_words_separate_no_columns(tmp_path: Path, text: str) -> None:
     path = write_text(tmp_path / "a.txt", text)
     assert [word for s in read_ner(path).train for word in s.words] == [line.split()[0] for line in text.splitlines()]
+
+
+CHARACTERS = st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from('",;\n\r\t #0123456789'))
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(st.text(CHARACTERS, min_size=1, max_size=5), st.sampled_from(["O", "B-X", "B-a,b"])), min_size=1
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_what_is_written_is_read_again(tmp_path: Path, sentences: list[list[tuple[str, str]]]) -> None:
+    documents = [
+        Document(*(tuple(column) for column in zip(*rows, strict=True)), f"{i}") for i, rows in enumerate(sentences)
+    ]
+    form, path = format_named("csv"), tmp_path / "written.csv"
+    notes = form.write(documents, path)
+    plain = [tuple(re.sub("[\0\t\n\r]", " ", word) for word in document.words) for document in documents]
+    plain = [tuple(word.strip(" ") or word for word in words) for words in plain]
+    assert form.recognise(path)
+    found = list(form.read(path, Reading()))
+    assert [(d.words, d.tags) for d in found] == [(w, d.tags) for w, d in zip(plain, documents, strict=True)]
+    changed = sum(
+        a != b for d, words in zip(documents, plain, strict=True) for a, b in zip(d.words, words, strict=True)
+    )
+    assert [int(note.split()[0]) for note in notes] == ([changed] if changed else [])
+
+
+def test_names_of_documents_have_no_place_in_a_table(tmp_path: Path) -> None:
+    documents = [Document(("Bonn",), ("B-LOC",), "a", id="paper-1"), Document(("Ulm",), ("B-LOC",), "b", id="paper-1")]
+    notes = format_named("csv").write(documents, tmp_path / "a.csv")
+    assert notes == ["1 name of documents: the table has no place for them"]
+    assert (tmp_path / "a.csv").read_text() == "sentence,word,tag\n1,Bonn,B-LOC\n2,Ulm,B-LOC\n"
