@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorakit._counts import counted
 from lorakit.adapters.config import ALL_LINEAR
 from lorakit.cli.config import add_config_flag
 from lorakit.cli.corpora import add_corpus_flags, read_corpus
@@ -316,8 +317,8 @@ def prepare(arguments: argparse.Namespace) -> TuningJob:
     check_entities(data)
     if len(data.validation) < 2:
         raise ValueError(
-            f"{data.source} has {len(data.validation)} validation sentences, and a search needs at least 2 to choose"
-            " by; divide the corpus with --split 80/10/10"
+            f"{data.source} has {counted(len(data.validation), 'validation sentence')}, and a search needs at least 2"
+            " to choose by; divide the corpus with --split 80/10/10"
         )
     given = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "precision", "packing", "decode")}
     config = TrainConfig(**given, seed=arguments.seed, output_dir=arguments.output_dir, resume=arguments.resume)

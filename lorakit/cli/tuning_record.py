@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from torch import nn
 
+from lorakit._counts import counted
 from lorakit.nn.weights import is_adaptable
 from lorakit.power.reading import Reading
 from lorakit.report.run_comparison import compare_runs
@@ -107,7 +108,7 @@ def winner_file(record: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     plain = {
         name.replace("_", "-"): str(value) if isinstance(value, Path) else value for name, value in settings.items()
     }
-    head = f"# the best of {len(record['trials'])} trials of: {' '.join(record['command'].split())}\n"
+    head = f"# the best of {counted(len(record['trials']), 'trial')} of: {' '.join(record['command'].split())}\n"
     return head + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 

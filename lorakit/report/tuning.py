@@ -7,6 +7,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lorakit._counts import counted
 from lorakit.report.errors_page import STYLE, html_table
 from lorakit.report.palette import DARK, LIGHT
 from lorakit.report.run_comparison import comparison_text
@@ -62,7 +63,7 @@ def winner_sentence(record: Mapping[str, Any]) -> str:
     if others:
         verdicts = [pair["f1"]["default"]["verdict"] for pair in record["comparison"]["comparisons"]]
         worse = sum(verdict == "worse" for verdict in verdicts)
-        sure = f"; {worse} of the {len(others)} others are surely worse, of the rest one cannot tell"
+        sure = f"; {worse} of {len(others)} more are surely worse, of the rest one cannot tell"
         if worse == len(others):
             sure = "; all others are surely worse"
     settings = f"learning rate {winner['learning_rate']:g}, rank {winner['r']}, targets {_targets(winner)}"
@@ -77,7 +78,7 @@ def tuning_page(record: Mapping[str, Any]) -> str:
     variables, dark = (";".join(f"--{name}:{value}" for name, value in theme.items()) for theme in (LIGHT, DARK))
     style = f":root{{{variables}}}\n@media (prefers-color-scheme: dark) {{ :root{{{dark}}} }}\n{STYLE}"
     style += "\nfigure svg { width: 100%; height: auto; } figure { margin: 0; }"
-    described = f"F1 on validation against {cost}; the line joins the {len(record['front'])} trials on the front."
+    described = f"F1 on validation against {cost}; the line is the front, {counted(len(record['front']), 'trial')}."
     picture = draw("front", lambda figure: _paint(figure, record), 560, 320)
     comparison = record["comparison"]
     parts = [

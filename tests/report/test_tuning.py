@@ -80,7 +80,7 @@ def test_the_text_has_the_front_in_its_order_the_energy_the_finalists_and_the_wi
     assert front == tuple(sorted(front)) and "Wh (measured" in text
     assert "The search used 3.6 Wh and the finalists 18 Wh (measured)." in text
     assert "0.6000 [0.5900, 0.6100]" in text and "with seeds 1, 2" in text
-    assert "1 of the 2 others are surely worse, of the rest one cannot tell." in text
+    assert "1 of 2 more are surely worse, of the rest one cannot tell." in text
     for found in record["comparison"]["comparisons"]:
         found["f1"]["default"]["verdict"] = "worse"
     assert "all others are surely worse" in winner_sentence(record)
