@@ -5,8 +5,8 @@ def counted(number: int, one: str, many: str | None = None) -> str:
     """A number and what it counts, in the singular or the plural.
 
     Example:
-        >>> counted(1, "tag breaks", "tags break"), counted(1200, "sentence")
-        ('1 tag breaks', '1,200 sentences')
+        from lorakit._counts import counted
+        counted(1, "tag breaks", "tags break"), counted(1200, "sentence")  # ('1 tag breaks', '1,200 sentences')
 
     Args:
         one: what follows a 1; it may contain the verb.
