@@ -158,6 +158,19 @@ def test_run_passes_the_status_on_though_the_result_cannot_be_written(tmp_path):
     assert "was not written: " in done.stderr
 
 
+@pytest.mark.parametrize("step", ["__enter__", "__exit__"])
+def test_run_passes_the_status_on_though_the_meter_fails(tmp_path, capfd, monkeypatch, step):
+    def fails(*_):
+        raise PermissionError(13, "Permission denied", "sensor")
+
+    monkeypatch.setattr(f"lorakit.energy.EnergyMeter.{step}", fails)
+    status = main(["run", "--json", str(tmp_path / "r.json"), "--", "sh", "-c", "echo it ran; exit 5"])
+    out, err = capfd.readouterr()
+    assert (status, out) == (5, "it ran\n")
+    assert "the energy was not measured: PermissionError: [Errno 13] Permission denied: 'sensor'" in err
+    assert not (tmp_path / "r.json").exists()
+
+
 def test_run_counts_the_childrens_cpu_time(tmp_path):
     busy = "import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass"
     done = energy("run", "--json", tmp_path / "r.json", sys.executable, "-c", busy)
