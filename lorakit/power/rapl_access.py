@@ -10,14 +10,15 @@ from lorakit.power.kernel_files import closed_folder, is_missing, read_if_allowe
 from lorakit.power.rapl import CONTROL, DENIED_NAME, RaplCounter, Zone, find_zones
 
 NEEDED = ("name", "energy_uj", "max_energy_range_uj")
+DRIVER_LOG = "sudo dmesg | grep -i rapl"
 WALL_METER = "lorakit energy calibrate, with the readings of a wall-outlet meter"
 
 
 @dataclass(frozen=True)
 class Access:
-    """Whether CPU energy can be read here: measured, denied, masked, absent or vm; why, and the command to fix it.
+    """Whether CPU or DRAM energy can be read here: measured, denied, masked, absent or vm; why, and how to fix it.
 
-    Where some packages are measured and others denied, `fix` is the command for the others.
+    Where some zones are measured and others denied, `fix` is the command for the others.
     """
 
     state: str
@@ -25,20 +26,24 @@ class Access:
     fix: str
 
 
-def diagnose(root: Path, proc: Path = Path("/proc")) -> Access:
-    """Tell whether CPU energy can be read here, and if not, why and how to fix it."""
+NO_DRAM = Access("absent", "this CPU has no DRAM counter", "")
+
+
+def diagnose(root: Path, proc: Path = Path("/proc"), role: str = "package") -> Access:
+    """Tell whether the energy of the zones of a role, package or dram, can be read; if not, why and how to fix it."""
     root, proc = Path(root), Path(proc)
     unlisted = [folder for folder in (root, *_control_folders(root)) if not _may_list(folder)]
     if root in unlisted:
         return _closed([closed_folder(root) or root])
-    zones = [zone for zone in find_zones(root) if zone.role == "package" or zone.name == DENIED_NAME]
-    packages = [zone for zone in zones if zone.role == "package"]
+    everything = find_zones(root)
+    zones = [zone for zone in everything if zone.role == role or zone.name == DENIED_NAME]
+    sought = [zone for zone in zones if zone.role == role]
     denied = list(dict.fromkeys(path for zone in zones for path in _denied(zone)))
     closed = list(dict.fromkeys(filter(None, (closed_folder(zone.path) for zone in zones))))
-    closed = closed or ([] if zones else [closed_folder(folder) or folder for folder in unlisted])
+    closed = closed or ([] if everything else [closed_folder(folder) or folder for folder in unlisted])
     broken = ""
     read = 0
-    for zone in packages:
+    for zone in sought:
         try:
             RaplCounter(zone).close()
             read += 1
@@ -51,9 +56,9 @@ def diagnose(root: Path, proc: Path = Path("/proc")) -> Access:
     if closed:  # first of all: what is inside shows only then
         fix = _closed(closed).fix
     if read:
-        count = counted(len(packages), "package zone")
+        count = counted(len(sought), f"{role} zone")
         inside = f"; what is inside {_names(closed)} is not known, which only root may search" if closed else ""
-        return Access("measured", f"{count if read == len(packages) else f'{read} of {count}'}{inside}", fix)
+        return Access("measured", f"{count if read == len(sought) else f'{read} of {count}'}{inside}", fix)
     if closed:
         return _closed(closed)
     if denied:
@@ -61,7 +66,9 @@ def diagnose(root: Path, proc: Path = Path("/proc")) -> Access:
     if broken and _is_masked(root, proc):  # a container may mount /dev/null over single files
         return _masked(root, broken)
     if broken:
-        return Access("absent", broken, "sudo dmesg | grep -i rapl")
+        return Access("absent", broken, DRIVER_LOG)
+    if role == "dram" and any(zone.role == "package" for zone in everything):
+        return NO_DRAM
     return _why_there_is_none(root, proc)
 
 

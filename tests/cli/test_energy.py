@@ -375,6 +375,63 @@ def test_doctor_says_that_one_of_two_packages_is_denied_and_how_to_enable_it(tmp
     assert "measures CPU (counter, 1 of 2 devices)" in last and last.endswith(f"; what improves it most: {fix}")
 
 
+def closed_dram(zone, patch):
+    deny(patch, ["*rapl:0:2/energy_uj"])
+
+
+def emptied_range(zone, _patch):
+    (zone.path / "max_energy_range_uj").write_text("")
+
+
+def frozen(_zone, _patch):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("fault", "advice", "best"),
+    [
+        (
+            closed_dram,
+            [
+                "denied: {root}/intel-rapl:0:2/energy_uj may be read by root only (CVE-2020-8694), so RAM stays an "
+                "estimate",
+                "enable: sudo chmod a+r {root}/intel-rapl*/energy_uj",
+            ],
+            "what improves it most: sudo chmod a+r {root}/intel-rapl*/energy_uj",
+        ),
+        (
+            emptied_range,
+            [
+                "broken: the counter of dram cannot be read: {root}/intel-rapl:0:2/max_energy_range_uj "
+                "holds '', not a count of microjoules, so RAM stays an estimate; sudo dmesg | grep -i rapl shows what "
+                "the driver says"
+            ],
+            "nothing needs to be enabled",
+        ),
+        (frozen, ["broken: intel-rapl:0:2: counter stands still"], "nothing needs to be enabled"),
+    ],
+)
+def test_doctor_tells_a_dram_counter_that_is_not_read_from_none(tmp_path, capsys, monkeypatch, fault, advice, best):
+    close_gpus(monkeypatch)
+    package = FakeZone(tmp_path, "intel-rapl:0", "package-0")
+    fault(FakeZone(tmp_path, "intel-rapl:0:2", "dram"), monkeypatch)
+
+    def work(*_):
+        time.sleep(0.1)  # long enough to tell a counter that stands still
+        package.file.write_text("1100000\n")
+
+    monkeypatch.setattr("threading.Event.wait", work)
+    assert main(["doctor", "--powercap", str(tmp_path), "--json", str(tmp_path / "d.json")]) == 0
+    text = capsys.readouterr().out
+    record = json.loads((tmp_path / "d.json").read_text())
+    lines = record["advice"]["ram"]
+    assert len(lines) == len(advice)
+    assert all(line.startswith(part.format(root=tmp_path)) for line, part in zip(lines, advice, strict=True))
+    assert ("so RAM stays an estimate" in text) == (record["ram"]["method"] == "estimated") == (fault is not frozen)
+    assert "no DRAM counter" not in text
+    assert text.rstrip().endswith(best.format(root=tmp_path))
+
+
 def test_doctor_counts_a_servers_own_meter_and_names_the_command_for_a_closed_gpu(tmp_path, monkeypatch):
     world = World(tmp_path)
     world.nvml.init_fault = 12
@@ -388,7 +445,7 @@ def test_doctor_counts_a_servers_own_meter_and_names_the_command_for_a_closed_gp
     deny(monkeypatch, ["*/hwmon1/power1_average"])
     with world.meter() as meter:
         world.run(meter, 10, every_s=1.0)
-    fixes = find_fixes(meter.reading, Access("absent", "no RAPL", "sudo modprobe intel_rapl_msr"))
+    fixes = find_fixes(meter.reading, *[Access("absent", "no RAPL", "sudo modprobe intel_rapl_msr")] * 2)
     fix = f"sudo chmod a+r {tmp_path}/hwmon/hwmon1/power1_average"
     assert fixes["gpu"] == [f"enable: {fix}"]
     line = summarize(meter.reading, fixes)

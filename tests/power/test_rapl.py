@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lorakit.power.perf_rapl import EVENTS, PerfEvent
 from lorakit.power.rapl import RaplCounter, find_zones
 from lorakit.power.rapl_access import diagnose
 from tests.support.energy_world import FakeZone, Profile, World, deny
@@ -354,6 +355,57 @@ def test_absent_denied_masked_and_virtual_are_different_answers(tmp_path, monkey
     assert answer() == ("measured", "")
     deny(monkeypatch)
     assert answer() == ("denied", f"sudo chmod a+r {root}/intel-rapl*/energy_uj")
+
+
+class PerfCount:
+    """Stands for a perf event that this user may open: 15 J for each second."""
+
+    def __init__(self, event):
+        self.kind, self.id, self.name, self.source = event.kind, event.id, event.title, "RAPL by perf"
+        self.method, self.scope, self.modulus, self.unit_j, self.lag_s, self.max_w = (
+            "counter",
+            "socket",
+            None,
+            1,
+            0,
+            1e3,
+        )
+
+    def read(self):
+        return int(15 * self.world.time)
+
+    def busy(self):
+        return None
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("closed", "cpu_j", "ram_j"),
+    [
+        ("*rapl:0:0/energy_uj", 4000, 1500),
+        ("*rapl:0/energy_uj", 1500, 700),
+        ("*/energy_uj", 1500, 1500),
+        ("", 4000, 700),
+    ],
+)
+def test_perf_stands_in_for_each_kind_that_powercap_denies_and_for_no_other(
+    tmp_path, monkeypatch, closed, cpu_j, ram_j
+):
+    zones = [("intel-rapl:0", "package-0", Profile((0, 40.0))), ("intel-rapl:0:0", "dram", Profile((0, 7.0)))]
+    world = World(tmp_path, zones=zones)
+    events = [PerfEvent(name, kind, 0, 32, 2, 1.0) for name, kind in EVENTS.items()]
+    monkeypatch.setattr("lorakit.power.devices.find_perf_events", lambda _: events)
+    monkeypatch.setattr("lorakit.power.devices.PerfCounter", PerfCount)
+    monkeypatch.setattr(PerfCount, "world", world, raising=False)
+    deny(monkeypatch, [closed])
+    with world.meter() as meter:
+        world.run(meter, 100)
+    reading = meter.reading
+    assert (reading.cpu.method, reading.ram.method) == ("counter", "counter")
+    assert reading.cpu.wh * 3600 == pytest.approx(cpu_j, abs=0.01)
+    assert reading.ram.wh * 3600 == pytest.approx(ram_j, abs=0.01)
 
 
 @pytest.fixture
