@@ -9,7 +9,7 @@ from lorakit.cli.json_output import write_json
 from lorakit.energy import EnergyMeter
 from lorakit.power.calibration import WALL_METER
 from lorakit.power.devices import IN_MODULE
-from lorakit.power.nvml import SensorUnavailable, close_nvml, open_nvml
+from lorakit.power.nvml import IF_THERE_IS, NO_GPU, SensorUnavailable, close_nvml, open_nvml
 from lorakit.power.rapl_access import DRIVER_LOG, NO_DRAM, Access, diagnose
 from lorakit.power.reading import JOULES_PER_WH, KINDS, MEASURED, Measurement, Reading, describe
 from lorakit.power.steadiness import GOOD, window_for_edges_s
@@ -53,7 +53,7 @@ def find_fixes(reading: Reading, access: Access, dram: Access) -> dict[str, list
     fixes = {kind: _unread_fixes(getattr(reading, kind)) for kind in KINDS}
     if not fixes["gpu"] and reading.gpu.method == "unavailable" and not reading.gpu.not_counted:
         # without a GPU the state has said so, and there is nothing to enable
-        fixes["gpu"] = [f"enable: {fix}" for fix in _gpu_fix() if not fix.startswith("there is no")]
+        fixes["gpu"] = [f"enable: {fix}" for fix in _gpu_fix() if not fix.startswith((NO_GPU, "Jetson: "))]
     if reading.cpu.method not in MEASURED:
         fixes["cpu"] = _cpu_fix(reading.cpu, access)
     elif access.fix and not fixes["cpu"]:
@@ -154,7 +154,7 @@ def _good_after_s(reading: Reading) -> float | None:
 def best_fix(reading: Reading, fixes: Mapping[str, list[str]]) -> str | None:
     """The command that turns most unknown watts into measured ones: GPUs draw most, then CPUs, whose fix serves RAM."""
     for kind in KINDS:
-        lines = [line for line in fixes[kind] if line != WITH_CPU]
+        lines = [line for line in fixes[kind] if line != WITH_CPU and IF_THERE_IS not in line]
         commands = [line.removeprefix("enable: ") for line in lines if line.startswith("enable: ")]
         if commands and not commands[0].startswith("measure on"):
             return commands[0]

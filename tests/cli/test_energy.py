@@ -375,6 +375,39 @@ def test_doctor_says_that_one_of_two_packages_is_denied_and_how_to_enable_it(tmp
     assert "measures CPU (counter, 1 of 2 devices)" in last and last.endswith(f"; what improves it most: {fix}")
 
 
+VM = "measure on the host, or, if this machine has its host to itself, " + CALIBRATE
+
+
+@pytest.mark.parametrize(
+    ("fix", "tree", "best"),
+    [
+        ("Jetson: NVML has no power reading for its GPU", "denied", "sudo chmod a+r {root}/intel-rapl*/energy_uj"),
+        ("Jetson: NVML has no power reading for its GPU", "vm", VM),
+        ("there is no NVIDIA GPU on the PCI bus", "vm", VM),
+        ("pip install nvidia-ml-py if there is a GPU", "vm", VM),
+        ("pip install nvidia-ml-py if there is a GPU", "denied", "sudo chmod a+r {root}/intel-rapl*/energy_uj"),
+        ("pip install nvidia-ml-py", "denied", "pip install nvidia-ml-py"),
+        ("pip install nvidia-ml-py", "vm", "pip install nvidia-ml-py"),
+    ],
+)
+def test_doctors_last_sentence_names_what_improves_most_and_nothing_that_may_not_help(
+    tmp_path, capsys, monkeypatch, fix, tree, best
+):
+    close_gpus(monkeypatch, "pynvml cannot be imported", fix)
+    proc, root = tmp_path / "proc", tmp_path / "powercap"
+    proc.mkdir()
+    root.mkdir()
+    (proc / "cpuinfo").write_text("flags : fpu hypervisor\n")
+    (proc / "stat").write_text("cpu  100 0 0 99999 0 0 0 0 0 0\n")
+    write_meminfo(proc)
+    if tree == "denied":
+        denied(root, monkeypatch)
+    assert main(["doctor", "--seconds", "0", "--powercap", str(root), "--proc", str(proc)]) == 1
+    text = capsys.readouterr().out
+    assert text.endswith(f"; what improves it most: {best.format(root=root)}\n")
+    assert fix in text and "enable: Jetson" not in text
+
+
 def closed_dram(zone, patch):
     deny(patch, ["*rapl:0:2/energy_uj"])
 
