@@ -18,7 +18,7 @@ from lorakit.power.accumulator import EnergyAccumulator, mean_powers
 from lorakit.power.clock import Clock, SystemClock, boot_id
 from lorakit.power.cpu_time import job_root, process_tree, spawner
 from lorakit.power.device_locks import SharedCounting, find_job, locks_folder
-from lorakit.power.devices import NOTHING, find_devices
+from lorakit.power.devices import NOTHING, Devices, find_devices
 from lorakit.power.gather import gather_readings
 from lorakit.power.hwmon import MACHINE
 from lorakit.power.idle import IDLE, measure_idle
@@ -272,16 +272,7 @@ class Session:
             job = replace(job, name=f"{job.name}-{root}")
         self._use = MachineUse(self._clock.monotonic(), root, self._node, machine.proc)
         self.accumulator = EnergyAccumulator(self._clock.monotonic, self._clock.boottime, self._use)
-        self._devices = find_devices(
-            self.accumulator,
-            powercap=machine.powercap,
-            proc=machine.proc,
-            edac=machine.edac,
-            hwmon=machine.hwmon,
-            events=machine.events,
-            nvml=machine.nvml,
-            environ=machine.environ,
-        )
+        self._devices = self._find_devices()
         folder = machine.locks or (locks_folder(job, self._node) if job else None)
         self._sharing = SharedCounting(self._devices, job, folder, self._clock.monotonic)
         self._notes: list[str] = []
@@ -292,6 +283,29 @@ class Session:
         self.course = PowerCourse()
         self.power_w: float | None = None
         self.finished = False
+
+    def _find_devices(self) -> Devices:
+        """What can be counted; a search that fails is a note, since the work to be measured matters more."""
+        machine = self._machine
+        try:
+            return find_devices(
+                self.accumulator,
+                powercap=machine.powercap,
+                proc=machine.proc,
+                edac=machine.edac,
+                hwmon=machine.hwmon,
+                events=machine.events,
+                nvml=machine.nvml,
+                environ=machine.environ,
+            )
+        except Exception as error:  # of whatever kind: a driver's surprise
+            for device in list(self.accumulator.devices):  # found before the failure; a part would pass for the whole
+                self.accumulator.remove(device)
+            devices = Devices(self.accumulator)
+            reason = f"the search for sensors failed: {type(error).__name__}: {error}"
+            devices.notes = [f"{reason}; please report this"]
+            devices.missing = dict.fromkeys(KINDS, reason)
+            return devices
 
     @property
     def tree_root(self) -> int:

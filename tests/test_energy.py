@@ -283,3 +283,19 @@ def test_whatever_happens_the_report_is_within_its_own_bounds(gpu, cpu, tick_s, 
                 assert part.wh >= truth_wh - part.uncertainty_wh - gap_wh - 1e-6
                 if not {what for what, _ in story} & {"gpu fails", "driver reload", "suspend"}:
                     assert part.coverage == 1.0
+
+
+@pytest.mark.parametrize("search", ["list_gpus", "find_zones", "find_hwmon", "diagnose", "_estimate_ram"])
+def test_a_search_for_sensors_that_fails_is_a_note_and_the_work_goes_on(tmp_path, monkeypatch, search):
+    def fails(*_):
+        raise PermissionError(13, "Permission denied", "/sys/somewhere")
+
+    world = World(tmp_path, [FakeGpu("GPU-a", Profile((0, 100.0)))])
+    monkeypatch.setattr(f"lorakit.power.devices.{search}", fails)
+    with world.meter(out=tmp_path / "energy.jsonl") as meter:
+        world.run(meter, 10)
+    reading = meter.reading
+    assert (reading.measured_wh, reading.estimated_wh, reading.duration_s) == (None, None, 10.0)
+    why = "the search for sensors failed: PermissionError: [Errno 13] Permission denied: '/sys/somewhere'"
+    assert {reading.gpu.source, reading.cpu.source, reading.ram.source} == {why}
+    assert any(note.startswith(why) for note in reading.notes)

@@ -9,12 +9,13 @@ from lorakit.cli.json_output import write_json
 from lorakit.energy import EnergyMeter
 from lorakit.power.calibration import WALL_METER
 from lorakit.power.devices import IN_MODULE
-from lorakit.power.nvml import SensorUnavailable, close_nvml, open_nvml
-from lorakit.power.rapl_access import Access, diagnose
+from lorakit.power.nvml import IF_THERE_IS, NO_GPU, SensorUnavailable, close_nvml, open_nvml
+from lorakit.power.rapl_access import DRIVER_LOG, NO_DRAM, Access, diagnose
 from lorakit.power.reading import JOULES_PER_WH, KINDS, MEASURED, Measurement, Reading, describe
 from lorakit.power.steadiness import GOOD, window_for_edges_s
 
 BESIDE_NAMES = {"machine": "the whole machine by its own power meter", "psys": "the whole platform (psys)"}
+WITH_CPU = "enable: what enables the CPU, whose RAPL counts DRAM too on most servers"
 CALIBRATE = "lorakit energy calibrate --idle W --load W"  # with what a wall-outlet meter shows
 
 
@@ -26,7 +27,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     with meter:
         threading.Event().wait(arguments.seconds)
     reading, access = meter.reading, diagnose(arguments.powercap, arguments.proc)
-    fixes = find_fixes(reading, access)
+    fixes = find_fixes(reading, access, diagnose(arguments.powercap, arguments.proc, "dram"))
     lines = []
     for kind in KINDS:
         part = getattr(reading, kind)
@@ -47,21 +48,34 @@ def _state(part: Measurement) -> str:
     return ("measured: " if part.method in MEASURED else "") + describe(part)
 
 
-def find_fixes(reading: Reading, access: Access) -> dict[str, list[str]]:
+def find_fixes(reading: Reading, access: Access, dram: Access) -> dict[str, list[str]]:
     """For each part that was not measured, or not in full, lines that say why and what would enable it."""
     fixes = {kind: _unread_fixes(getattr(reading, kind)) for kind in KINDS}
     if not fixes["gpu"] and reading.gpu.method == "unavailable" and not reading.gpu.not_counted:
         # without a GPU the state has said so, and there is nothing to enable
-        fixes["gpu"] = [f"enable: {fix}" for fix in _gpu_fix() if not fix.startswith("there is no")]
+        fixes["gpu"] = [f"enable: {fix}" for fix in _gpu_fix() if not fix.startswith((NO_GPU, "Jetson: "))]
     if reading.cpu.method not in MEASURED:
         fixes["cpu"] = _cpu_fix(reading.cpu, access)
     elif access.fix and not fixes["cpu"]:
         fixes["cpu"] = [f"{access.state}: {access.reason}", f"enable: {access.fix}"]
     if reading.ram.method not in MEASURED and not is_calibrated(reading):
-        measured = "this CPU has no DRAM counter, so RAM stays an estimate"
-        other = "enable: what enables the CPU, whose RAPL counts DRAM too on most servers"
-        fixes["ram"] = [measured if access.state == "measured" else other]
+        fixes["ram"] = _ram_fix(reading.ram, dram)
+    elif dram.fix and reading.ram.device_coverage not in (None, 1) and not fixes["ram"]:
+        fixes["ram"] = [f"{dram.state}: {dram.reason}", f"enable: {dram.fix}"]
     return fixes
+
+
+def _ram_fix(ram: Measurement, dram: Access) -> list[str]:
+    so = ", so RAM stays an estimate" if ram.method == "estimated" else ""
+    if dram == NO_DRAM:
+        return [f"{dram.reason}{so}"]
+    if dram.state == "denied":
+        return [f"denied: {dram.reason}{so}", f"enable: {dram.fix}"]
+    if dram.state == "measured":  # the files can be read, but what they hold is no measurement
+        return [f"broken: {ram.source}{so}"]
+    if dram.fix == DRIVER_LOG:
+        return [f"broken: {dram.reason}{so}; {dram.fix} shows what the driver says"]
+    return [WITH_CPU]
 
 
 def _unread_fixes(part: Measurement) -> list[str]:
@@ -139,8 +153,9 @@ def _good_after_s(reading: Reading) -> float | None:
 
 def best_fix(reading: Reading, fixes: Mapping[str, list[str]]) -> str | None:
     """The command that turns most unknown watts into measured ones: GPUs draw most, then CPUs, whose fix serves RAM."""
-    for kind in ("gpu", "cpu"):
-        commands = [line.removeprefix("enable: ") for line in fixes[kind] if line.startswith("enable: ")]
+    for kind in KINDS:
+        lines = [line for line in fixes[kind] if line != WITH_CPU and IF_THERE_IS not in line]
+        commands = [line.removeprefix("enable: ") for line in lines if line.startswith("enable: ")]
         if commands and not commands[0].startswith("measure on"):
             return commands[0]
     if reading.cpu.method in MEASURED or is_calibrated(reading) or reading.cpu.source == IN_MODULE:

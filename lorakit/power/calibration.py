@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lorakit._files import write_text
-from lorakit.power.kernel_files import read_if_allowed
+from lorakit.power.kernel_files import is_missing, read_if_allowed
 
 TURBO = 4.0
 WALL_METER = "by a wall-outlet meter"  # in the source of a calibrated estimate
@@ -113,13 +113,15 @@ def save_calibration(path: Path, found: Calibration) -> None:
 
 def load_calibration(path: Path | None, machine: str) -> tuple[Calibration | None, str]:
     """The calibration in a file, None without a usable one, and a note on why a file is not used."""
-    if path is None or not path.is_file():
+    if path is None or is_missing(path):
         return None, ""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         found = Calibration(*(float(data[name]) for name in ("idle_w", "load_w", "error")), str(data["machine"]))
         if not 0 < found.idle_w < found.load_w or not 0 <= found.error < 1:
             raise ValueError("its powers are impossible")
+    except PermissionError:  # as for a service whose HOME is another user's
+        return None, f"{path} may not be read by this user: a calibration in it is not used"
     except (OSError, ValueError, LookupError, TypeError) as error:
         return None, f"{path} is not used: {error}; run `lorakit energy calibrate` again"
     if found.machine != machine:

@@ -283,8 +283,11 @@ def find_devices(
     zones = find_zones(powercap)
     _find_rapl(devices, zones, proc)
     access = None if accumulator.of_kind("cpu") else diagnose(powercap, proc)
-    if access is not None and access.state in ("denied", "masked"):
-        _find_perf(devices, find_perf_events(events))
+    shut = {"cpu", "ram"} if access is not None and access.state in ("denied", "masked") else set()
+    if not shut and diagnose(powercap, proc, "dram").state in ("denied", "masked"):
+        shut = {"ram"}
+    events_of_shut = [event for event in find_perf_events(events) if event.kind in shut] if shut else []
+    _find_perf(devices, [event for event in events_of_shut if not accumulator.of_kind(event.kind)])
     _find_hwmon(devices, find_hwmon(hwmon), environ)
     if access is not None and not accumulator.of_kind("cpu"):
         devices.missing["cpu"] = f"{access.state}: {access.reason}; {access.fix}"

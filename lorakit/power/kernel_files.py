@@ -2,9 +2,11 @@
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO, errno.ELOOP)
+DENIED = (errno.EACCES, errno.EPERM)
 
 
 def read_text(path: Path) -> str | None:
@@ -25,7 +27,7 @@ def read_text(path: Path) -> str | None:
     except OSError as error:
         if error.errno in MISSING:
             return None
-        if error.errno in (errno.EACCES, errno.EPERM):
+        if error.errno in DENIED:
             raise PermissionError(error.errno, f"{path} may not be read by this user") from error
         raise OSError(error.errno, f"{path}: {error.strerror}") from error
     return content.decode("ascii", errors="replace").strip()
@@ -52,3 +54,32 @@ def read_count(path: Path) -> int | None:
     if not (text.isdigit() and text.isascii()):
         raise ValueError(f"{path} holds {text!r}, not a non-negative integer")
     return int(text)
+
+
+def is_folder(path: Path) -> bool | None:
+    """Whether a folder is there, None if this user may not tell; `Path.is_dir` raises or lies, by Python's version."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as error:
+        return None if error.errno in DENIED else False
+
+
+def is_missing(path: Path) -> bool:
+    """Whether a path leads nowhere; False where this user may not tell."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno in MISSING
+    return False
+
+
+def closed_folder(path: Path) -> Path | None:
+    """The first folder on the way to and including `path`, links followed, that this user may not search, else None."""
+    real = Path(os.path.realpath(path))
+    for folder in [*reversed(real.parents), real]:
+        try:
+            os.stat(f"{folder}/.")  # needs the right to search the folder itself
+        except OSError as error:
+            if error.errno in DENIED:
+                return folder
+    return None

@@ -22,6 +22,8 @@ COUNTER_LAG_S = 0.1
 UNKNOWN_GPU_W = 3000.0  # no board draws more; used where the power limit cannot be read
 JETSON_DEVICES = ("nvhost-gpu", "nvmap", "nvgpu")  # an integrated GPU is not on the PCI bus
 WSL_LIBRARY = "/usr/lib/wsl/lib/libnvidia-ml.so.1"
+NO_GPU = "there is no NVIDIA GPU on the PCI bus"
+IF_THERE_IS = " if there is a GPU"  # ends what helps only where there is one, which the kernel does not tell
 PEAK = 1.25  # a board may exceed its limit by this factor for a tenth of a second
 
 
@@ -60,7 +62,8 @@ def open_nvml(nvml: Any = None, pci: Path = Path("/sys/bus/pci/devices"), dev: P
         try:
             nvml = import_module("pynvml")
         except ImportError as error:
-            raise SensorUnavailable(f"pynvml cannot be imported ({error})", "pip install nvidia-ml-py") from error
+            fix = pynvml_fix(pci, dev)
+            raise SensorUnavailable(f"pynvml cannot be imported ({error})", fix) from error
     missing = [name for name in ("nvmlInit", "NVMLError", "nvmlDeviceGetCount") if not hasattr(nvml, name)]
     if missing:
         fix = "pip uninstall pynvml && pip install --force-reinstall nvidia-ml-py"
@@ -70,6 +73,17 @@ def open_nvml(nvml: Any = None, pci: Path = Path("/sys/bus/pci/devices"), dev: P
     except nvml.NVMLError as error:
         raise SensorUnavailable(f"NVML: {error}", nvml_fix(getattr(error, "value", None), pci, dev)) from error
     return nvml
+
+
+def pynvml_fix(pci: Path, dev: Path) -> str:
+    """What installing pynvml would give, by the devices that the kernel lists."""
+    install = "pip install nvidia-ml-py"
+    if (dev / "dxg").exists() or (dev / "nvidiactl").exists():
+        return install
+    found = nvml_fix(LIBRARY_NOT_FOUND, pci, dev)
+    if found.startswith(("Jetson", NO_GPU)):
+        return found
+    return f"{install}{IF_THERE_IS}" if IF_THERE_IS in found else install
 
 
 def nvml_fix(code: int | None, pci: Path, dev: Path) -> str:
@@ -100,8 +114,8 @@ def nvml_fix(code: int | None, pci: Path, dev: Path) -> str:
     if any(vendor == "0x10de" and kind.startswith("0x03") for vendor, kind in devices):
         return "install NVIDIA's driver for the GPU on the PCI bus; in a container: docker run --gpus all ..."
     if devices:
-        return "there is no NVIDIA GPU on the PCI bus"
-    return "install NVIDIA's driver if there is a GPU; in a container: docker run --gpus all ..."
+        return NO_GPU
+    return f"install NVIDIA's driver{IF_THERE_IS}; in a container: docker run --gpus all ..."
 
 
 def close_nvml(nvml: Any) -> None:

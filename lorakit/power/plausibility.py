@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from lorakit._counts import counted
 from lorakit.power.accumulator import DeviceAccumulator
 
 DISAGREEMENT = 0.05  # of counter and samples, beyond their uncertainties; two readers of one sensor agree within 1 %
@@ -49,8 +48,13 @@ def implausible_dram(zones: Iterable[DeviceAccumulator]) -> str | None:
 def unseen_wraps(devices: Iterable[DeviceAccumulator]) -> list[str]:
     """A note for each counter that was not read for so long that it may have started again unseen."""
     return [
-        f"{device.source.id}: its counter may have started again unseen {counted(device.wrap_risks, 'time')}, "
+        f"{device.source.id}: its counter may have started again unseen at least {_times(device.wrap_risks)}, "
         f"because it was once not read for {device.longest_s:.0f} s; energy may be missing"
         for device in devices
         if device.wrap_risks
     ]
+
+
+def _times(count: int) -> str:
+    """How often, in words; an interval without readings counts once, however often the counter went round in it."""
+    return "once" if count == 1 else f"{count} times"

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorakit.power.kernel_files import read_text
+from lorakit.power.kernel_files import closed_folder, is_folder, read_text
 
 ZONE = re.compile(r"^(?P<control>[a-z][a-z0-9_-]*?)(?P<ids>(:[0-9a-f]+)+)$")
 CONTROL = re.compile(r"^[a-z]+[_-]rapl[a-z0-9_-]*$")
@@ -84,7 +84,9 @@ def _judge(entry: tuple[str, Path, str, str, str], name: str, all_zones: list[tu
     if role in ("core", "uncore"):
         return zone(False, f"part of {socket}")
     if name == DENIED_NAME:
-        return zone(False, f"{path}/name may not be read by this user")
+        closed = closed_folder(path)
+        what = f"{closed} may not be searched" if closed else f"{path}/name may not be read"
+        return zone(False, f"{what} by this user")
     if role == "unknown":
         return zone(False, f"no known RAPL domain is named {name!r}")
     for other_key, _, other_role, other_socket, other_control in all_zones:
@@ -110,9 +112,9 @@ def _collect(folder: Path, found: dict[str, Path], depth: int) -> None:
         if not is_zone and not CONTROL.match(entry):
             continue
         path = folder / entry
-        if not path.is_dir():
+        if is_folder(path) is False:
             continue  # a dangling link of a masked container
-        if is_zone:
+        if is_zone:  # one in a folder that may not be searched, too: it is denied, not absent
             found.setdefault(entry, path)
         if depth > 1:
             _collect(path, found, depth - 1)

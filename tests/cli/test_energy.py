@@ -158,6 +158,19 @@ def test_run_passes_the_status_on_though_the_result_cannot_be_written(tmp_path):
     assert "was not written: " in done.stderr
 
 
+@pytest.mark.parametrize("step", ["__enter__", "__exit__"])
+def test_run_passes_the_status_on_though_the_meter_fails(tmp_path, capfd, monkeypatch, step):
+    def fails(*_):
+        raise PermissionError(13, "Permission denied", "sensor")
+
+    monkeypatch.setattr(f"lorakit.energy.EnergyMeter.{step}", fails)
+    status = main(["run", "--json", str(tmp_path / "r.json"), "--", "sh", "-c", "echo it ran; exit 5"])
+    out, err = capfd.readouterr()
+    assert (status, out) == (5, "it ran\n")
+    assert "the energy was not measured: PermissionError: [Errno 13] Permission denied: 'sensor'" in err
+    assert not (tmp_path / "r.json").exists()
+
+
 def test_run_counts_the_childrens_cpu_time(tmp_path):
     busy = "import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass"
     done = energy("run", "--json", tmp_path / "r.json", sys.executable, "-c", busy)
@@ -362,6 +375,96 @@ def test_doctor_says_that_one_of_two_packages_is_denied_and_how_to_enable_it(tmp
     assert "measures CPU (counter, 1 of 2 devices)" in last and last.endswith(f"; what improves it most: {fix}")
 
 
+VM = "measure on the host, or, if this machine has its host to itself, " + CALIBRATE
+
+
+@pytest.mark.parametrize(
+    ("fix", "tree", "best"),
+    [
+        ("Jetson: NVML has no power reading for its GPU", "denied", "sudo chmod a+r {root}/intel-rapl*/energy_uj"),
+        ("Jetson: NVML has no power reading for its GPU", "vm", VM),
+        ("there is no NVIDIA GPU on the PCI bus", "vm", VM),
+        ("pip install nvidia-ml-py if there is a GPU", "vm", VM),
+        ("pip install nvidia-ml-py if there is a GPU", "denied", "sudo chmod a+r {root}/intel-rapl*/energy_uj"),
+        ("pip install nvidia-ml-py", "denied", "pip install nvidia-ml-py"),
+        ("pip install nvidia-ml-py", "vm", "pip install nvidia-ml-py"),
+    ],
+)
+def test_doctors_last_sentence_names_what_improves_most_and_nothing_that_may_not_help(
+    tmp_path, capsys, monkeypatch, fix, tree, best
+):
+    close_gpus(monkeypatch, "pynvml cannot be imported", fix)
+    proc, root = tmp_path / "proc", tmp_path / "powercap"
+    proc.mkdir()
+    root.mkdir()
+    (proc / "cpuinfo").write_text("flags : fpu hypervisor\n")
+    (proc / "stat").write_text("cpu  100 0 0 99999 0 0 0 0 0 0\n")
+    write_meminfo(proc)
+    if tree == "denied":
+        denied(root, monkeypatch)
+    assert main(["doctor", "--seconds", "0", "--powercap", str(root), "--proc", str(proc)]) == 1
+    text = capsys.readouterr().out
+    assert text.endswith(f"; what improves it most: {best.format(root=root)}\n")
+    assert fix in text and "enable: Jetson" not in text
+
+
+def closed_dram(zone, patch):
+    deny(patch, ["*rapl:0:2/energy_uj"])
+
+
+def emptied_range(zone, _patch):
+    (zone.path / "max_energy_range_uj").write_text("")
+
+
+def frozen(_zone, _patch):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("fault", "advice", "best"),
+    [
+        (
+            closed_dram,
+            [
+                "denied: {root}/intel-rapl:0:2/energy_uj may be read by root only (CVE-2020-8694), so RAM stays an "
+                "estimate",
+                "enable: sudo chmod a+r {root}/intel-rapl*/energy_uj",
+            ],
+            "what improves it most: sudo chmod a+r {root}/intel-rapl*/energy_uj",
+        ),
+        (
+            emptied_range,
+            [
+                "broken: the counter of dram cannot be read: {root}/intel-rapl:0:2/max_energy_range_uj "
+                "holds '', not a count of microjoules, so RAM stays an estimate; sudo dmesg | grep -i rapl shows what "
+                "the driver says"
+            ],
+            "nothing needs to be enabled",
+        ),
+        (frozen, ["broken: intel-rapl:0:2: counter stands still"], "nothing needs to be enabled"),
+    ],
+)
+def test_doctor_tells_a_dram_counter_that_is_not_read_from_none(tmp_path, capsys, monkeypatch, fault, advice, best):
+    close_gpus(monkeypatch)
+    package = FakeZone(tmp_path, "intel-rapl:0", "package-0")
+    fault(FakeZone(tmp_path, "intel-rapl:0:2", "dram"), monkeypatch)
+
+    def work(*_):
+        time.sleep(0.1)  # long enough to tell a counter that stands still
+        package.file.write_text("1100000\n")
+
+    monkeypatch.setattr("threading.Event.wait", work)
+    assert main(["doctor", "--powercap", str(tmp_path), "--json", str(tmp_path / "d.json")]) == 0
+    text = capsys.readouterr().out
+    record = json.loads((tmp_path / "d.json").read_text())
+    lines = record["advice"]["ram"]
+    assert len(lines) == len(advice)
+    assert all(line.startswith(part.format(root=tmp_path)) for line, part in zip(lines, advice, strict=True))
+    assert ("so RAM stays an estimate" in text) == (record["ram"]["method"] == "estimated") == (fault is not frozen)
+    assert "no DRAM counter" not in text
+    assert text.rstrip().endswith(best.format(root=tmp_path))
+
+
 def test_doctor_counts_a_servers_own_meter_and_names_the_command_for_a_closed_gpu(tmp_path, monkeypatch):
     world = World(tmp_path)
     world.nvml.init_fault = 12
@@ -375,7 +478,7 @@ def test_doctor_counts_a_servers_own_meter_and_names_the_command_for_a_closed_gp
     deny(monkeypatch, ["*/hwmon1/power1_average"])
     with world.meter() as meter:
         world.run(meter, 10, every_s=1.0)
-    fixes = find_fixes(meter.reading, Access("absent", "no RAPL", "sudo modprobe intel_rapl_msr"))
+    fixes = find_fixes(meter.reading, *[Access("absent", "no RAPL", "sudo modprobe intel_rapl_msr")] * 2)
     fix = f"sudo chmod a+r {tmp_path}/hwmon/hwmon1/power1_average"
     assert fixes["gpu"] == [f"enable: {fix}"]
     line = summarize(meter.reading, fixes)

@@ -56,3 +56,16 @@ def test_readings_that_cannot_be_right_are_refused():
         with pytest.raises(ValueError, match="must be above each of the idle one|is not what a computer draws"):
             calibrate(idle, load, 0.02, "m")
     assert calibrate([98.0, 102.0], [200.0], 0.02, "m").error == pytest.approx(0.04)
+
+
+def test_a_file_in_a_closed_home_is_named_and_nothing_raises(tmp_path, monkeypatch):
+    path = tmp_path / "power.json"
+
+    def closed(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("os.stat", "io.open", "pathlib.Path.read_text"):
+        monkeypatch.setattr(name, closed)
+    found, note = load_calibration(path, "machine")
+    assert found is None
+    assert note == f"{path} may not be read by this user: a calibration in it is not used"

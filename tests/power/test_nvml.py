@@ -1,6 +1,7 @@
 """GPU sensors through NVML."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,33 @@ def test_what_would_help_nvml_fits_the_cause(tmp_path, code, pci, device, help):
     with pytest.raises(SensorUnavailable, match=f"NVML error {code}") as caught:
         open_nvml(nvml, tmp_path / "pci", tmp_path / "dev")
     assert help in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("pci", "node", "fix"),
+    [
+        ([("0x10de", "0x030200")], "", "pip install nvidia-ml-py"),
+        ([], "nvidiactl", "pip install nvidia-ml-py"),
+        ([("0x1414", "0x030200")], "dxg", "pip install nvidia-ml-py"),
+        ([], "", "pip install nvidia-ml-py if there is a GPU"),
+        ([("0x8086", "0x030000")], "", "there is no NVIDIA GPU on the PCI bus"),
+        ([("0x10de", "0x020000")], "", "there is no NVIDIA GPU on the PCI bus"),
+        ([], "nvgpu", "Jetson: NVML has no power reading"),
+    ],
+)
+def test_pynvml_is_advised_only_where_it_may_help(tmp_path, monkeypatch, pci, node, fix):
+    for index, (vendor, kind) in enumerate(pci):
+        folder = tmp_path / "pci" / f"0000:{index:02x}:00.0"
+        folder.mkdir(parents=True)
+        (folder / "vendor").write_text(f"{vendor}\n")
+        (folder / "class").write_text(f"{kind}\n")
+    (tmp_path / "dev").mkdir()
+    if node:
+        (tmp_path / "dev" / node).touch()
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with pytest.raises(SensorUnavailable, match="pynvml cannot be imported") as caught:
+        open_nvml(None, tmp_path / "pci", tmp_path / "dev")
+    assert caught.value.fix == fix or fix.startswith("Jetson") and caught.value.fix.startswith(fix)
 
 
 def test_mig_instances_are_found_with_their_gpu():

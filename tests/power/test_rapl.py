@@ -3,10 +3,13 @@
 import errno
 import os
 import shlex
+import tempfile
 from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 
+from lorakit.power.perf_rapl import EVENTS, PerfEvent
 from lorakit.power.rapl import RaplCounter, find_zones
 from lorakit.power.rapl_access import diagnose
 from tests.support.energy_world import FakeZone, Profile, World, deny
@@ -352,3 +355,134 @@ def test_absent_denied_masked_and_virtual_are_different_answers(tmp_path, monkey
     assert answer() == ("measured", "")
     deny(monkeypatch)
     assert answer() == ("denied", f"sudo chmod a+r {root}/intel-rapl*/energy_uj")
+
+
+class PerfCount:
+    """Stands for a perf event that this user may open: 15 J for each second."""
+
+    def __init__(self, event):
+        self.kind, self.id, self.name, self.source = event.kind, event.id, event.title, "RAPL by perf"
+        self.method, self.scope, self.modulus, self.unit_j, self.lag_s, self.max_w = (
+            "counter",
+            "socket",
+            None,
+            1,
+            0,
+            1e3,
+        )
+
+    def read(self):
+        return int(15 * self.world.time)
+
+    def busy(self):
+        return None
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("closed", "cpu_j", "ram_j"),
+    [
+        ("*rapl:0:0/energy_uj", 4000, 1500),
+        ("*rapl:0/energy_uj", 1500, 700),
+        ("*/energy_uj", 1500, 1500),
+        ("", 4000, 700),
+    ],
+)
+def test_perf_stands_in_for_each_kind_that_powercap_denies_and_for_no_other(
+    tmp_path, monkeypatch, closed, cpu_j, ram_j
+):
+    zones = [("intel-rapl:0", "package-0", Profile((0, 40.0))), ("intel-rapl:0:0", "dram", Profile((0, 7.0)))]
+    world = World(tmp_path, zones=zones)
+    events = [PerfEvent(name, kind, 0, 32, 2, 1.0) for name, kind in EVENTS.items()]
+    monkeypatch.setattr("lorakit.power.devices.find_perf_events", lambda _: events)
+    monkeypatch.setattr("lorakit.power.devices.PerfCounter", PerfCount)
+    monkeypatch.setattr(PerfCount, "world", world, raising=False)
+    deny(monkeypatch, [closed])
+    with world.meter() as meter:
+        world.run(meter, 100)
+    reading = meter.reading
+    assert (reading.cpu.method, reading.ram.method) == ("counter", "counter")
+    assert reading.cpu.wh * 3600 == pytest.approx(cpu_j, abs=0.01)
+    assert reading.ram.wh * 3600 == pytest.approx(ram_j, abs=0.01)
+
+
+@pytest.fixture
+def open_place():
+    """A folder that every user may search, which pytest's own are not, and the rights of a user who owns nothing."""
+    with tempfile.TemporaryDirectory() as name:
+        place, user = Path(name), os.geteuid()
+        place.chmod(0o755)
+        try:
+            if user == 0:
+                os.seteuid(65534)
+            if not os.access(place, os.X_OK, effective_ids=True):
+                pytest.skip(f"{place} lies in a folder that other users may not search")
+            os.seteuid(user)
+            yield place
+        finally:
+            os.seteuid(user)
+
+
+def without_rights(closed: Path):
+    """Close a folder, and stop being root where the tests run as root."""
+    closed.chmod(0)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+
+
+@pytest.mark.parametrize("links", [False, True], ids=["folders", "links as in sysfs"])
+def test_a_zone_whose_folder_may_not_be_searched_is_denied_and_all_else_is_read(open_place, links):
+    world = World(open_place, zones=[("intel-rapl:1", "package-1", Profile((0, 30.0)))])
+    real = open_place / "devices" if links else world.root
+    FakeZone(real, "intel-rapl:0", "package-0")
+    FakeZone(real / "intel-rapl:0", "intel-rapl:0:2", "dram")
+    if links:
+        (world.root / "intel-rapl:0").symlink_to(real / "intel-rapl:0")
+        (world.root / "intel-rapl:0:2").symlink_to(real / "intel-rapl:0" / "intel-rapl:0:2")
+    user, closed = os.geteuid(), real / "intel-rapl:0"
+    without_rights(closed)
+    try:
+        zones = {zone.key: (zone.role, zone.counted, zone.why) for zone in find_zones(world.root)}
+        access = diagnose(world.root, world.proc)
+        meter = world.meter()
+        meter.__enter__()
+    finally:
+        os.seteuid(user)
+        closed.chmod(0o755)
+    with world.meter() as opened:
+        world.run(opened, 10)
+    meter.sample()
+    meter.__exit__(None, None, None)
+    assert zones["intel-rapl:1"][:2] == ("package", True)
+    closed_zones = {"intel-rapl:0", "intel-rapl:0:2"} if links else {"intel-rapl:0"}
+    assert zones.keys() == {"intel-rapl:1", *closed_zones}
+    assert all(zones[key] == ("unknown", False, f"{closed} may not be searched by this user") for key in closed_zones)
+    assert access.state == "measured" and f"{closed} is not known" in access.reason
+    assert access.fix == f"sudo chmod a+rx {closed}"
+    assert meter.reading.cpu.wh * 3600 == pytest.approx(300, abs=0.01)
+    assert {part["id"] for part in meter.reading.cpu.not_counted} == closed_zones
+
+
+@pytest.mark.parametrize("level", ["zone", "control type", "above the links"])
+def test_the_folder_that_hides_the_only_package_is_named_and_opening_it_helps(open_place, level):
+    control = open_place / "devices" / "intel-rapl"
+    FakeZone(control, "intel-rapl:0", "package-0")
+    root, proc = open_place / "class", open_place / "proc"
+    root.mkdir()
+    proc.mkdir()
+    (proc / "cpuinfo").write_text("flags : fpu sse2\n")
+    (root / "intel-rapl").symlink_to(control)
+    closed = {"zone": control / "intel-rapl:0", "control type": control, "above the links": control.parent}[level]
+    if level != "control type":
+        (root / "intel-rapl:0").symlink_to(control / "intel-rapl:0")
+    user = os.geteuid()
+    without_rights(closed)
+    try:
+        access = diagnose(root, proc)
+    finally:
+        os.seteuid(user)
+    assert (access.state, access.fix) == ("denied", f"sudo chmod a+rx {closed}")
+    closed.chmod(0o755)
+    assert diagnose(root, proc).state == "measured"
