@@ -288,7 +288,7 @@ def find_devices(
     _find_hwmon(devices, find_hwmon(hwmon), environ)
     if access is not None and not accumulator.of_kind("cpu"):
         devices.missing["cpu"] = f"{access.state}: {access.reason}; {access.fix}"
-    if any(device.source.scope == "module" for device in accumulator.devices):
+    if _gpu_holds_module(accumulator):
         _leave_to_module(devices)
     else:
         _estimate_cpu(devices, zones, proc, environ)
@@ -375,7 +375,7 @@ def _find_hwmon(devices: Devices, sensors: list[HwmonSensor], environ: Mapping[s
         found, notes = hidden_gpus(of_maker, environ)
         hidden |= found
         devices.notes += notes
-    in_module = any(device.source.scope == "module" for device in devices.accumulator.devices)
+    in_module = _gpu_holds_module(devices.accumulator)
     why_no_cpu = IN_MODULE if in_module else "RAPL counts the CPU" if devices.accumulator.of_kind("cpu") else ""
     for sensor in sensors:
         why = sensor.why or hidden.get(sensor.id) or (why_no_cpu if sensor.kind == "cpu" else "")
@@ -399,6 +399,11 @@ def _add_hwmon(devices: Devices, sensor: HwmonSensor) -> None:
         return
     if sensor.kind == "cpu":
         devices.unread["cpu"] = [part for part in devices.unread["cpu"] if not part.id.startswith("intel-rapl")]
+
+
+def _gpu_holds_module(accumulator: EnergyAccumulator) -> bool:
+    """Whether a GPU's counter includes CPU and RAM; a board's own meter of its module is in no total."""
+    return any(device.source.scope == "module" for device in accumulator.of_kind("gpu"))
 
 
 def _leave_to_module(devices: Devices) -> None:

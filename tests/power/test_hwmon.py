@@ -205,6 +205,18 @@ def test_on_grace_hopper_the_gpus_counter_holds_the_cpu(tmp_path):
     assert "the whole module" in reading.cpu.not_counted[0]["why"]
 
 
+@pytest.mark.parametrize("gpus", [(), ("NVIDIA GB200",)])
+@pytest.mark.parametrize("kinds", [("Module",), ("Module", "Grace")])
+def test_a_meter_of_the_module_hides_neither_cpu_nor_ram(tmp_path, gpus, kinds):
+    """It is added to nothing, so what has no sensor of its own is still estimated."""
+    fakes = [FakeGpu("GPU-a", Profile((0, 900.0)), name=name, limit_w=1400.0) for name in gpus]
+    reading = Hwmon(tmp_path, [grace(kind, 300) for kind in kinds], {}, gpus=fakes).run(12)
+    assert reading.others["machine"].wh * 3600 == pytest.approx(300 * 12, rel=0.01)
+    assert reading.cpu.method == ("sampled" if "Grace" in kinds else "estimated")
+    assert reading.ram.method == "estimated"
+    assert not reading.cpu.not_counted
+
+
 def test_a_servers_own_meter_stands_beside_its_parts(tmp_path):
     meter = {"name": "power_meter", "power1_average": 0, "power1_average_interval": 1000}
     moving = {"hwmon0/power1_average": (Profile((0, 350.0)), False)}
