@@ -39,7 +39,7 @@ from lorakit.power.power_limits import machine_limit
 from lorakit.power.rapl import RaplCounter, Zone, find_zones
 from lorakit.power.rapl_access import diagnose
 from lorakit.power.reading import ESTIMATE, JOULES_PER_WH, KINDS, Measurement
-from lorakit.power.unit_faults import find_unit_faults
+from lorakit.power.unit_faults import PERF_FACTOR, find_unit_faults, perf_dram_doubt
 from lorakit.power.visible_gpus import cuda_uuids, hidden_gpus, visible_gpus
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -61,6 +61,7 @@ class Devices:
         missing: by kind, why there is no number.
         ranges: by kind, the power range of an estimate.
         checks: by a GPU's id, the accumulator of its power samples beside its energy counter.
+        most: by id, how many times its figure a device's energy may be, where its unit is in doubt.
     """
 
     def __init__(self, accumulator: EnergyAccumulator) -> None:
@@ -74,6 +75,7 @@ class Devices:
         self.missing: dict[str, str] = {}
         self.ranges: dict[str, PowerRange] = {}
         self.checks: dict[str, DeviceAccumulator] = {}
+        self.most: dict[str, float] = {}
         self.calibration: Calibration | None = None  # of the whole machine, where nothing of it is measured
         self._seen_us: dict[str, int] = {}  # by GPU, the newest sample of its processes' utilization
 
@@ -159,6 +161,7 @@ class Devices:
         source, now = device.source, self.accumulator.time()
         total = device.total(window, now)
         samples = self.checks[source.id].total(window, now) if source.id in self.checks else None
+        most = self.most.get(source.id, 1.0)
         return DeviceEnergy(
             id=source.id,
             name=source.name,
@@ -168,7 +171,7 @@ class Devices:
             joules=total.joules,
             covered_s=total.covered_s,
             wanted_s=total.wanted_s,
-            uncertainty_j=total.uncertainty_j,
+            uncertainty_j=most * total.uncertainty_j + (most - 1) * (total.joules or 0.0),
             uncertainty_kind=total.uncertainty_kind,
             gaps=tuple(vars(gap) for gap in total.gaps),
             gap_count=total.gap_count,
@@ -284,7 +287,7 @@ def find_devices(
     _find_rapl(devices, zones, proc)
     access = None if accumulator.of_kind("cpu") else diagnose(powercap, proc)
     if access is not None and access.state in ("denied", "masked"):
-        _find_perf(devices, find_perf_events(events))
+        _find_perf(devices, find_perf_events(events), proc)
     _find_hwmon(devices, find_hwmon(hwmon), environ)
     if access is not None and not accumulator.of_kind("cpu"):
         devices.missing["cpu"] = f"{access.state}: {access.reason}; {access.fix}"
@@ -349,7 +352,7 @@ def _find_rapl(devices: Devices, zones: list[Zone], proc: Path) -> None:
                 devices.unread[kind_of(zone)].append(unread)
 
 
-def _find_perf(devices: Devices, events: list[PerfEvent]) -> None:
+def _find_perf(devices: Devices, events: list[PerfEvent], proc: Path) -> None:
     """Read RAPL by perf events, where powercap is closed and they are not."""
     opened: set[str] = set()
     refused: list[tuple[PerfEvent, OSError]] = []
@@ -361,6 +364,10 @@ def _find_perf(devices: Devices, events: list[PerfEvent]) -> None:
             refused.append((event, error))
     for kind in opened:
         devices.unread[kind] = []
+    doubt = perf_dram_doubt(proc) if "ram" in opened else None
+    if doubt:
+        devices.notes.append(doubt)
+        devices.most |= {device.source.id: PERF_FACTOR for device in devices.accumulator.of_kind("ram")}
     for event, error in refused:
         if event.kind in opened:  # otherwise what powercap said stays the reason
             unread = DeviceEnergy(event.id, event.title, "unavailable", f"not read: {error.strerror}", "socket")
