@@ -223,7 +223,9 @@ class HwmonSource:
         return counts[0] / 1e6 if len(counts) == 1 else counts[0] * counts[1] / 1e6  # µW, or mV times mA
 
     def busy(self) -> bool | None:
-        """Whether the GPU is computing, None where the driver does not tell."""
+        """Whether the device is working, None where a GPU's driver does not tell."""
+        if self.kind != "gpu":
+            return True  # this code runs on it
         try:
             text = read_text(self.sensor.busy_path) if self.sensor.busy_path else None
         except OSError:

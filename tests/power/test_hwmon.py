@@ -151,6 +151,28 @@ def test_a_busy_amd_gpu_at_8_mw_is_refused(tmp_path):
     assert reading.gpu.wh is None
 
 
+SILENT = {key: value for key, value in AMD.items() if "busy" not in key}
+
+
+@pytest.mark.parametrize("watts", [0.0, 0.008, 0.4])
+@pytest.mark.parametrize(
+    ("files", "path", "kind", "reason"),
+    [
+        (("0000:c4:00.0", APU), "hwmon0/power1_average", "cpu", "the device is working"),
+        (grace("Grace", 0), "hwmon0/device/power1_average", "cpu", "the device is working"),
+        (grace("Module", 0), "hwmon0/device/power1_average", "machine", "the device is working"),
+        (("0000:03:00.0", SILENT), "hwmon0/power1_average", "gpu", "its driver does not tell"),
+    ],
+)
+def test_power_near_zero_of_what_must_work_or_may_is_refused(tmp_path, files, path, kind, reason, watts):
+    """The CPU and the machine run this very code; a GPU whose utilisation is unknown may be computing."""
+    reading = Hwmon(tmp_path, [files], {path: (Profile((0, watts)), False)}).run(10)
+    part = reading.others[kind] if kind == "machine" else getattr(reading, kind)
+    assert (part.method, part.wh) == ("unavailable", None)
+    assert f"{watts:.6g} W is too little" in part.source and reason in part.source
+    assert reading.measured_wh is None
+
+
 @pytest.mark.parametrize(
     ("environ", "watts"),
     [
