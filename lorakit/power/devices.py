@@ -17,7 +17,7 @@ from lorakit.power.calibration import Calibration, calibration_file, load_calibr
 from lorakit.power.cpu_time import CpuLoad
 from lorakit.power.device_sums import DeviceEnergy, estimate_energy, sum_devices
 from lorakit.power.estimates import PowerRange, count_dimms, estimate_cpu, estimate_ram, memory_bytes
-from lorakit.power.hwmon import HwmonSensor, HwmonSource, find_hwmon
+from lorakit.power.hwmon import MACHINE, HwmonSensor, HwmonSource, find_hwmon
 from lorakit.power.nvml import (
     Gpu,
     GpuPowerCheck,
@@ -384,13 +384,24 @@ def _find_hwmon(devices: Devices, sensors: list[HwmonSensor], environ: Mapping[s
         devices.notes += notes
     in_module = _gpu_holds_module(devices.accumulator)
     why_no_cpu = IN_MODULE if in_module else "RAPL counts the CPU" if devices.accumulator.of_kind("cpu") else ""
-    for sensor in sensors:
+    for sensor in sorted(sensors, key=lambda sensor: not sensor.counts_energy):  # of a machine's meters the best first
         why = sensor.why or hidden.get(sensor.id) or (why_no_cpu if sensor.kind == "cpu" else "")
+        why = why or (_why_not_machine(devices, sensor) if sensor.kind == MACHINE else "")
         if why:
             kind = sensor.kind or ("gpu" if sensor.driver.startswith(("i915", "xe")) else "cpu")
-            devices.not_counted[kind].append({"id": sensor.id, "name": sensor.name, "why": why})
+            record = {"id": sensor.id, "name": sensor.name, "why": why}
+            devices.not_counted.setdefault(kind, []).append(record)
+            devices.notes += [f"{sensor.id} is not counted: {why}"] if kind == MACHINE else []
         else:
             _add_hwmon(devices, sensor)
+
+
+def _why_not_machine(devices: Devices, sensor: HwmonSensor) -> str:
+    """Why a meter of the whole machine, or of a module, is not counted beside those already counted; "" if it is."""
+    for device in devices.accumulator.of_kind(MACHINE):
+        if "node" in (device.source.scope, sensor.scope):  # modules of several sockets are added up
+            return f"{device.source.id} measures this machine already"
+    return ""
 
 
 def _add_hwmon(devices: Devices, sensor: HwmonSensor) -> None:

@@ -61,7 +61,7 @@ def find_hwmon(root: Path) -> list[HwmonSensor]:
     found: list[HwmonSensor] = []
     for folder in sorted(Path(root).glob("hwmon*"), key=lambda path: (len(path.name), path.name)):
         driver = read_if_allowed(folder / "name") or read_if_allowed(folder / "device" / "name")
-        reader = next((read for start, read in DRIVERS if driver.startswith(start)), None)
+        reader = next((read for name, read in DRIVERS if re.fullmatch(name, driver)), None)
         if reader is not None:
             found += reader(folder, driver)
     return _without_rails(found)
@@ -168,12 +168,12 @@ def _server(folder: Path, driver: str) -> Iterator[HwmonSensor]:
 
 
 DRIVERS = (
-    ("amdgpu", _amdgpu),
-    ("i915", _intel),
-    ("xe", _intel),
-    ("power_meter", _acpi),
-    ("ina3221", _jetson),
-    ("aem", _server),
+    (r"amdgpu", _amdgpu),
+    (r"i915(_gt\d+)?", _intel),
+    (r"xe", _intel),
+    (r"power_meter", _acpi),
+    (r"ina3221", _jetson),
+    (r"aem\d*", _server),
 )
 
 

@@ -85,6 +85,13 @@ MACHINES = {
         {"aem2 energy1_input": ("machine", True)},
     ),
     "Jetson AGX Orin": ([("1-0040", JETSON)], {"ina3221 VDD_IN": ("machine", False)}),
+    "names that only begin like a driver's": (
+        [
+            (name, {"name": name, "energy1_input": 1, "power1_average": 1})
+            for name in ("xensor", "xe2", "i915_other", "amdgpu2", "power_meters", "aem_other")
+        ],
+        {},
+    ),
     "a board's temperatures": ([("x", {"name": "k10temp", "temp1_input": 40_000, "power1_input": 5})], {}),
 }
 
@@ -247,6 +254,45 @@ def test_a_servers_own_meter_stands_beside_its_parts(tmp_path):
     machine = reading.others["machine"]
     assert (machine.method, machine.scope) == ("sampled", "node")
     assert machine.wh * 3600 == pytest.approx(350 * 12, rel=0.01)
+
+
+METER = ("ACPI000D:00", {"name": "power_meter"})
+IPMI = ("aem", {"name": "aem1"})
+
+
+@pytest.mark.parametrize(
+    ("files", "moving", "counted"),
+    [
+        ([METER, IPMI], {"hwmon0/power1_average": False, "hwmon1/power1_average": False}, "acpi ACPI000D:00"),
+        ([METER, IPMI], {"hwmon0/power1_average": False, "hwmon1/energy1_input": True}, "aem1 energy1_input"),
+        (
+            [METER, ("ACPI000D:01", {"name": "power_meter"})],
+            {"hwmon0/power1_average": False, "hwmon1/power1_average": False},
+            "acpi ACPI000D:00",
+        ),
+    ],
+)
+def test_a_server_with_two_meters_is_counted_once(tmp_path, files, moving, counted):
+    """Once by energy, if one meter counts it, and the other is named."""
+    profile = Profile((0, 350.0))
+    reading = Hwmon(tmp_path, files, {name: (profile, energy) for name, energy in moving.items()}).run(60)
+    machine = reading.others["machine"]
+    assert machine.wh * 3600 == pytest.approx(350 * 60, rel=0.01)
+    assert [part["id"] for part in machine.devices] == [counted]
+    assert [part["why"] for part in machine.not_counted] == [f"{counted} measures this machine already"]
+    assert reading.notes == (f"{machine.not_counted[0]['id']} is not counted: {counted} measures this machine already",)
+
+
+def test_the_second_meter_of_a_server_serves_where_the_first_fails(tmp_path):
+    files = [("ACPI000D:00", {"name": "power_meter", "power1_average": "broken"}), IPMI]
+    reading = Hwmon(tmp_path, files, {"hwmon1/power1_average": (Profile((0, 350.0)), False)}).run(60)
+    assert reading.others["machine"].wh * 3600 == pytest.approx(350 * 60, rel=0.01)
+
+
+def test_the_modules_of_two_sockets_are_added(tmp_path):
+    reading = Hwmon(tmp_path, [grace("Module", 400, socket) for socket in (0, 1)], {}).run(12)
+    assert reading.others["machine"].wh * 3600 == pytest.approx(2 * 400 * 12, rel=0.01)
+    assert reading.notes == ()
 
 
 def test_a_sensor_that_may_not_be_read_is_listed(tmp_path, monkeypatch):
