@@ -17,7 +17,7 @@ from lorakit.power.calibration import Calibration, calibration_file, load_calibr
 from lorakit.power.cpu_time import CpuLoad
 from lorakit.power.device_sums import DeviceEnergy, estimate_energy, sum_devices
 from lorakit.power.estimates import PowerRange, count_dimms, estimate_cpu, estimate_ram, memory_bytes
-from lorakit.power.hwmon import MACHINE, HwmonSensor, HwmonSource, find_hwmon
+from lorakit.power.hwmon import MACHINE, HwmonSensor, HwmonSource, closed_files, find_hwmon
 from lorakit.power.nvml import (
     Gpu,
     GpuPowerCheck,
@@ -290,7 +290,11 @@ def find_devices(
         _find_perf(devices, find_perf_events(events), proc)
     _find_hwmon(devices, find_hwmon(hwmon), environ)
     if access is not None and not accumulator.of_kind("cpu"):
-        devices.missing["cpu"] = f"{access.state}: {access.reason}; {access.fix}"
+        unread = [part for part in devices.unread["cpu"] if part.id not in {zone.key for zone in zones}]
+        if unread and access.state == "absent":  # a sensor was found that this user may not read
+            devices.missing["cpu"] = "; ".join(f"{part.id}: {part.source}" for part in unread)
+        else:
+            devices.missing["cpu"] = f"{access.state}: {access.reason}; {access.fix}"
     if _gpu_holds_module(accumulator):
         _leave_to_module(devices)
     else:
@@ -408,12 +412,13 @@ def _add_hwmon(devices: Devices, sensor: HwmonSensor) -> None:
     try:
         devices.accumulator.add(HwmonSource(sensor))
     except OSError as error:
+        closed = [*sensor.closed, *closed_files(sensor.paths)] if isinstance(error, PermissionError) else []
+        reason = f"not read: {error.strerror}" + (f"; sudo chmod a+r {' '.join(map(str, closed))}" if closed else "")
         if sensor.kind in KINDS:
-            fix = f"; sudo chmod a+r {' '.join(map(str, sensor.paths))}" if isinstance(error, PermissionError) else ""
-            reason = f"not read: {error.strerror}{fix}"
-            devices.unread[sensor.kind].append(
-                DeviceEnergy(sensor.id, sensor.name, "unavailable", reason, sensor.scope)
-            )
+            unread = DeviceEnergy(sensor.id, sensor.name, "unavailable", reason, sensor.scope)
+            devices.unread[sensor.kind].append(unread)
+        if sensor.kind != "gpu":  # an estimate may stand for a CPU, and nothing for a machine
+            devices.notes.append(f"{sensor.name}: {reason}")
         return
     if sensor.kind == "cpu":
         devices.unread["cpu"] = [part for part in devices.unread["cpu"] if not part.id.startswith("intel-rapl")]

@@ -295,9 +295,52 @@ def test_the_modules_of_two_sockets_are_added(tmp_path):
     assert reading.notes == ()
 
 
-def test_a_sensor_that_may_not_be_read_is_listed(tmp_path, monkeypatch):
-    world = Hwmon(tmp_path, [("0000:03:00.0", AMD)], {"hwmon0/power1_average": (Profile((0, 50.0)), False)})
-    deny(monkeypatch, {"*/power1_average"})
-    reading = world.run(5)
-    assert reading.gpu.wh is None
-    assert "may not be read by this user" in reading.gpu.source
+SWAPPED = {**BATTLEMAGE, "energy1_label": "pkg", "energy2_label": "card"}
+
+
+@pytest.mark.parametrize(
+    ("device", "closed", "kind"),
+    [
+        (("0000:03:00.0", AMD), "power1_average", "gpu"),
+        (("0000:03:00.0", AMD), "*_label", "gpu"),  # whether it is a GPU or a CPU's chip
+        (("0000:03:00.0", SWAPPED), "energy*_label", "gpu"),  # which channel is the card
+        (grace("Grace", 180), "power1_average", "cpu"),
+        (grace("Grace", 180), "power1_oem_info", "machine"),  # whether it is a socket or a server
+        (("ACPI000D:00", {"name": "power_meter", "power1_average": 350_000_000}), "power1_average", "machine"),
+        (("ACPI000D:00", {"name": "power_meter", "power1_average": 350_000_000}), "name", "machine"),
+        (("1-0040", JETSON), "*_label", "machine"),
+        (("1-0040", JETSON), "curr2_input", "machine"),
+    ],
+)
+def test_what_may_not_be_read_is_said_and_the_advice_works(tmp_path, monkeypatch, device, closed, kind):
+    """Nothing is measured that may be something else; with the files that the advice names open, it is measured."""
+    moving = {"hwmon0/energy2_input": (Profile((0, 50.0)), True)} if "energy2_input" in device[1] else {}
+    world = Hwmon(tmp_path, [device], moving)
+    paths = [str(path) for path in (tmp_path / "hwmon" / "hwmon0").rglob(closed)]
+    paths += [str(path) for path in (tmp_path / "hwmon" / "hwmon0" / "device").glob(closed)]
+    with monkeypatch.context() as patch:
+        deny(patch, set(paths))
+        reading = world.run(5)
+    assert reading.measured_wh is None and not reading.others
+    said = reading.gpu.source if kind == "gpu" else "; ".join(reading.notes)
+    reason, _, fix = said.partition("; sudo chmod a+r ")
+    assert "may not be read by this user" in reason
+    assert set(fix.split()) == set(paths)
+    if closed == "power1_average" and kind == "cpu":
+        assert reading.cpu.method == "estimated"
+    (tmp_path / "again").mkdir()
+    opened = Hwmon(tmp_path / "again", [device], moving).run(5)
+    assert opened.others or opened.measured_wh is not None
+
+
+def test_a_closed_folder_without_power_is_not_mentioned(tmp_path, monkeypatch):
+    world = Hwmon(tmp_path, [("x", {"name": "k10temp", "temp1_input": 40_000})], {})
+    deny(monkeypatch, {"*/name"})
+    assert world.run(5).notes == ()
+
+
+def test_labels_that_are_closed_change_nothing_where_the_card_is_known(tmp_path, monkeypatch):
+    moving = {"hwmon0/energy1_input": (Profile((0, 206.0)), True)}
+    world = Hwmon(tmp_path, [("0000:03:00.0", BATTLEMAGE)], moving)
+    deny(monkeypatch, {"*/energy2_label", "*/power1_label"})
+    assert world.run(12).gpu.wh * 3600 == pytest.approx(206 * 12, abs=0.1)
