@@ -2,7 +2,9 @@
 
 import pytest
 
+from lorakit.cli.energy_doctor import closed_sensors
 from lorakit.power.hwmon import HwmonSource, find_hwmon
+from lorakit.power.rapl_access import diagnose
 from tests.support.energy_world import P100, ZONE, FakeGpu, Profile, World, deny
 
 
@@ -344,3 +346,16 @@ def test_labels_that_are_closed_change_nothing_where_the_card_is_known(tmp_path,
     world = Hwmon(tmp_path, [("0000:03:00.0", BATTLEMAGE)], moving)
     deny(monkeypatch, {"*/energy2_label", "*/power1_label"})
     assert world.run(12).gpu.wh * 3600 == pytest.approx(206 * 12, abs=0.1)
+
+
+def test_doctor_does_not_say_that_a_closed_sensor_of_an_arm_server_is_absent(tmp_path, monkeypatch):
+    world = Hwmon(tmp_path, [grace("Grace", 180)], {})
+    proc = tmp_path / "arm"
+    proc.mkdir()
+    (proc / "cpuinfo").write_text("CPU implementer\t: 0x41\nCPU part\t: 0xd4f\n")
+    access = diagnose(tmp_path / "none", proc)
+    assert closed_sensors(world.run(5), access) == []
+    deny(monkeypatch, {"*/power1_average"})
+    said, advice = closed_sensors(world.run(5), access)
+    assert said.startswith("denied: Grace Power Socket 0: not read: ") and "power1_average" in said
+    assert advice.startswith("enable: sudo chmod a+r /") and advice.endswith("/power1_average")
