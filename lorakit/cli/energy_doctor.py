@@ -55,7 +55,7 @@ def find_fixes(reading: Reading, access: Access, dram: Access) -> dict[str, list
         # without a GPU the state has said so, and there is nothing to enable
         fixes["gpu"] = [f"enable: {fix}" for fix in _gpu_fix() if not fix.startswith((NO_GPU, "Jetson: "))]
     if reading.cpu.method not in MEASURED:
-        fixes["cpu"] = _cpu_fix(reading.cpu, access)
+        fixes["cpu"] = closed_sensors(reading, access) or _cpu_fix(reading.cpu, access)
     elif access.fix and not fixes["cpu"]:
         fixes["cpu"] = [f"{access.state}: {access.reason}", f"enable: {access.fix}"]
     if reading.ram.method not in MEASURED and not is_calibrated(reading):
@@ -82,6 +82,14 @@ def _unread_fixes(part: Measurement) -> list[str]:
     """A line for each device that should count and is not read, if its reason names a command."""
     found = [device["source"].partition("; ") for device in part.devices if device["kwh"] is None]
     return list(dict.fromkeys(f"enable: {fix}" for _, _, fix in found if fix.startswith("sudo ")))
+
+
+def closed_sensors(reading: Reading, access: Access) -> list[str]:
+    """Where only hwmon could hold the CPU's sensor: what it hides from this user, and the commands that open it."""
+    if "hwmon" not in access.reason:
+        return []
+    found = [note.partition("; ") for note in reading.notes if "/hwmon" in note and "; sudo chmod" in note]
+    return [line for reason, _, fix in found for line in (f"denied: {reason}", f"enable: {fix}")]
 
 
 def is_calibrated(reading: Reading) -> bool:

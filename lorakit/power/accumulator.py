@@ -25,7 +25,7 @@ from lorakit.power.machine_use import MachineUse
 from lorakit.power.window_share import Gap, Interval, Total, WindowShare
 
 HOLD_S = 10.0  # two power samples further apart than this are not joined: the time between them is a gap
-WORKING_W = 0.5  # a GPU that computes draws more; a sensor was seen to show 8 mW
+WORKING_W = 0.5  # a GPU that computes, or a CPU that runs us, draws more; a sensor was seen to show 8 mW
 SUSPENDED_S = 0.5  # a smaller step of the boot-time clock is not a suspension
 
 
@@ -145,9 +145,12 @@ class DeviceAccumulator:
         """Why a power cannot be right, None if it can."""
         if not 0.0 <= watts <= self.source.max_w:
             return f"{watts:.6g} W is outside 0 to {self.source.max_w:.6g} W"
-        if watts < WORKING_W and self.source.busy():
-            return f"{watts:.6g} W is too little: the device is working"
-        return None
+        if watts >= WORKING_W:
+            return None
+        busy = self.source.busy()
+        if busy is None:  # as a counter that stands still: no measurement rather than one that may be of nothing
+            return f"{watts:.6g} W is too little unless the device is idle, and its driver does not tell"
+        return f"{watts:.6g} W is too little: the device is working" if busy else None
 
     def _sample_power(self, time: float, watts: float, slack_s: float) -> bool:
         source, seconds, before = self.source, time - self.time, self.value

@@ -17,7 +17,7 @@ from lorakit.power.calibration import Calibration, calibration_file, load_calibr
 from lorakit.power.cpu_time import CpuLoad
 from lorakit.power.device_sums import DeviceEnergy, estimate_energy, sum_devices
 from lorakit.power.estimates import PowerRange, count_dimms, estimate_cpu, estimate_ram, memory_bytes
-from lorakit.power.hwmon import HwmonSensor, HwmonSource, find_hwmon
+from lorakit.power.hwmon import MACHINE, HwmonSensor, HwmonSource, closed_files, find_hwmon
 from lorakit.power.nvml import (
     Gpu,
     GpuPowerCheck,
@@ -39,7 +39,7 @@ from lorakit.power.power_limits import machine_limit
 from lorakit.power.rapl import RaplCounter, Zone, find_zones
 from lorakit.power.rapl_access import diagnose
 from lorakit.power.reading import ESTIMATE, JOULES_PER_WH, KINDS, Measurement
-from lorakit.power.unit_faults import find_unit_faults
+from lorakit.power.unit_faults import PERF_FACTOR, find_unit_faults, perf_dram_doubt
 from lorakit.power.visible_gpus import cuda_uuids, hidden_gpus, visible_gpus
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -61,6 +61,7 @@ class Devices:
         missing: by kind, why there is no number.
         ranges: by kind, the power range of an estimate.
         checks: by a GPU's id, the accumulator of its power samples beside its energy counter.
+        most: by id, how many times its figure a device's energy may be, where its unit is in doubt.
     """
 
     def __init__(self, accumulator: EnergyAccumulator) -> None:
@@ -74,6 +75,7 @@ class Devices:
         self.missing: dict[str, str] = {}
         self.ranges: dict[str, PowerRange] = {}
         self.checks: dict[str, DeviceAccumulator] = {}
+        self.most: dict[str, float] = {}
         self.calibration: Calibration | None = None  # of the whole machine, where nothing of it is measured
         self._seen_us: dict[str, int] = {}  # by GPU, the newest sample of its processes' utilization
 
@@ -159,6 +161,7 @@ class Devices:
         source, now = device.source, self.accumulator.time()
         total = device.total(window, now)
         samples = self.checks[source.id].total(window, now) if source.id in self.checks else None
+        most = self.most.get(source.id, 1.0)
         return DeviceEnergy(
             id=source.id,
             name=source.name,
@@ -168,7 +171,7 @@ class Devices:
             joules=total.joules,
             covered_s=total.covered_s,
             wanted_s=total.wanted_s,
-            uncertainty_j=total.uncertainty_j,
+            uncertainty_j=most * total.uncertainty_j + (most - 1) * (total.joules or 0.0),
             uncertainty_kind=total.uncertainty_kind,
             gaps=tuple(vars(gap) for gap in total.gaps),
             gap_count=total.gap_count,
@@ -287,11 +290,15 @@ def find_devices(
     if not shut and diagnose(powercap, proc, "dram").state in ("denied", "masked"):
         shut = {"ram"}
     events_of_shut = [event for event in find_perf_events(events) if event.kind in shut] if shut else []
-    _find_perf(devices, [event for event in events_of_shut if not accumulator.of_kind(event.kind)])
+    _find_perf(devices, [event for event in events_of_shut if not accumulator.of_kind(event.kind)], proc)
     _find_hwmon(devices, find_hwmon(hwmon), environ)
     if access is not None and not accumulator.of_kind("cpu"):
-        devices.missing["cpu"] = f"{access.state}: {access.reason}; {access.fix}"
-    if any(device.source.scope == "module" for device in accumulator.devices):
+        unread = [part for part in devices.unread["cpu"] if part.id not in {zone.key for zone in zones}]
+        if unread and access.state == "absent":  # a sensor was found that this user may not read
+            devices.missing["cpu"] = "; ".join(f"{part.id}: {part.source}" for part in unread)
+        else:
+            devices.missing["cpu"] = f"{access.state}: {access.reason}; {access.fix}"
+    if _gpu_holds_module(accumulator):
         _leave_to_module(devices)
     else:
         _estimate_cpu(devices, zones, proc, environ)
@@ -352,7 +359,7 @@ def _find_rapl(devices: Devices, zones: list[Zone], proc: Path) -> None:
                 devices.unread[kind_of(zone)].append(unread)
 
 
-def _find_perf(devices: Devices, events: list[PerfEvent]) -> None:
+def _find_perf(devices: Devices, events: list[PerfEvent], proc: Path) -> None:
     """Read RAPL by perf events, where powercap is closed and they are not."""
     opened: set[str] = set()
     refused: list[tuple[PerfEvent, OSError]] = []
@@ -364,6 +371,10 @@ def _find_perf(devices: Devices, events: list[PerfEvent]) -> None:
             refused.append((event, error))
     for kind in opened:
         devices.unread[kind] = []
+    doubt = perf_dram_doubt(proc) if "ram" in opened else None
+    if doubt:
+        devices.notes.append(doubt)
+        devices.most |= {device.source.id: PERF_FACTOR for device in devices.accumulator.of_kind("ram")}
     for event, error in refused:
         if event.kind in opened:  # otherwise what powercap said stays the reason
             unread = DeviceEnergy(event.id, event.title, "unavailable", f"not read: {error.strerror}", "socket")
@@ -378,30 +389,47 @@ def _find_hwmon(devices: Devices, sensors: list[HwmonSensor], environ: Mapping[s
         found, notes = hidden_gpus(of_maker, environ)
         hidden |= found
         devices.notes += notes
-    in_module = any(device.source.scope == "module" for device in devices.accumulator.devices)
+    in_module = _gpu_holds_module(devices.accumulator)
     why_no_cpu = IN_MODULE if in_module else "RAPL counts the CPU" if devices.accumulator.of_kind("cpu") else ""
-    for sensor in sensors:
+    for sensor in sorted(sensors, key=lambda sensor: not sensor.counts_energy):  # of a machine's meters the best first
         why = sensor.why or hidden.get(sensor.id) or (why_no_cpu if sensor.kind == "cpu" else "")
+        why = why or (_why_not_machine(devices, sensor) if sensor.kind == MACHINE else "")
         if why:
             kind = sensor.kind or ("gpu" if sensor.driver.startswith(("i915", "xe")) else "cpu")
-            devices.not_counted[kind].append({"id": sensor.id, "name": sensor.name, "why": why})
+            record = {"id": sensor.id, "name": sensor.name, "why": why}
+            devices.not_counted.setdefault(kind, []).append(record)
+            devices.notes += [f"{sensor.id} is not counted: {why}"] if kind == MACHINE else []
         else:
             _add_hwmon(devices, sensor)
+
+
+def _why_not_machine(devices: Devices, sensor: HwmonSensor) -> str:
+    """Why a meter of the whole machine, or of a module, is not counted beside those already counted; "" if it is."""
+    for device in devices.accumulator.of_kind(MACHINE):
+        if "node" in (device.source.scope, sensor.scope):  # modules of several sockets are added up
+            return f"{device.source.id} measures this machine already"
+    return ""
 
 
 def _add_hwmon(devices: Devices, sensor: HwmonSensor) -> None:
     try:
         devices.accumulator.add(HwmonSource(sensor))
     except OSError as error:
+        closed = [*sensor.closed, *closed_files(sensor.paths)] if isinstance(error, PermissionError) else []
+        reason = f"not read: {error.strerror}" + (f"; sudo chmod a+r {' '.join(map(str, closed))}" if closed else "")
         if sensor.kind in KINDS:
-            fix = f"; sudo chmod a+r {' '.join(map(str, sensor.paths))}" if isinstance(error, PermissionError) else ""
-            reason = f"not read: {error.strerror}{fix}"
-            devices.unread[sensor.kind].append(
-                DeviceEnergy(sensor.id, sensor.name, "unavailable", reason, sensor.scope)
-            )
+            unread = DeviceEnergy(sensor.id, sensor.name, "unavailable", reason, sensor.scope)
+            devices.unread[sensor.kind].append(unread)
+        if sensor.kind != "gpu":  # an estimate may stand for a CPU, and nothing for a machine
+            devices.notes.append(f"{sensor.name}: {reason}")
         return
     if sensor.kind == "cpu":
         devices.unread["cpu"] = [part for part in devices.unread["cpu"] if not part.id.startswith("intel-rapl")]
+
+
+def _gpu_holds_module(accumulator: EnergyAccumulator) -> bool:
+    """Whether a GPU's counter includes CPU and RAM; a board's own meter of its module is in no total."""
+    return any(device.source.scope == "module" for device in accumulator.of_kind("gpu"))
 
 
 def _leave_to_module(devices: Devices) -> None:

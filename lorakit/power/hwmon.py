@@ -17,7 +17,7 @@ hardware: the tests use trees of public reports and of the kernel's documentatio
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,7 +36,8 @@ class HwmonSensor:
     """One channel.
 
     `kind` is "gpu", "cpu" or "machine"; None for a part of another sensor's device, with the reason in `why`. `paths`
-    are the files to read: one, or a voltage and a current.
+    are the files to read: one, or a voltage and a current. `closed` are files that this user may not read and without
+    which it is not known what the sensor measures, so it is not read either.
     """
 
     id: str
@@ -49,6 +50,7 @@ class HwmonSensor:
     max_w: float = UNKNOWN_W[MACHINE]
     lag_s: float = INTERVAL_S
     busy_path: Path | None = None
+    closed: tuple[Path, ...] = ()
 
     @property
     def counts_energy(self) -> bool:
@@ -61,10 +63,33 @@ def find_hwmon(root: Path) -> list[HwmonSensor]:
     found: list[HwmonSensor] = []
     for folder in sorted(Path(root).glob("hwmon*"), key=lambda path: (len(path.name), path.name)):
         driver = read_if_allowed(folder / "name") or read_if_allowed(folder / "device" / "name")
-        reader = next((read for start, read in DRIVERS if driver.startswith(start)), None)
+        reader = next((read for name, read in DRIVERS if re.fullmatch(name, driver)), None)
         if reader is not None:
             found += reader(folder, driver)
+        elif not driver:
+            found += _nameless(folder)
     return _without_rails(found)
+
+
+def closed_files(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """Those that exist but that this user may not read."""
+    found = []
+    for path in paths:
+        try:
+            read_text(path)
+        except PermissionError:
+            found.append(path)
+        except OSError:
+            continue  # the driver's failure, which reading the sensor reports
+    return tuple(found)
+
+
+def _nameless(folder: Path) -> Iterator[HwmonSensor]:
+    """A folder with power or energy whose driver's name is closed: nobody knows of what."""
+    closed = closed_files([folder / "name", folder / "device" / "name"])
+    path = next((path for path, _ in _channels(folder)), None)
+    if closed and path is not None:
+        yield HwmonSensor(folder.name, f"sensor {folder.name}", "", MACHINE, "node", (path,), closed=closed)
 
 
 def _channels(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -94,7 +119,8 @@ def _watts(path: Path) -> float | None:
 
 
 def _amdgpu(folder: Path, driver: str) -> Iterator[HwmonSensor]:
-    labels = {read_if_allowed(path).lower() for path in folder.glob("*_label")}
+    label_paths = sorted(folder.glob("*_label"))
+    labels = {read_if_allowed(path).lower() for path in label_paths}
     is_apu = "vddnb" in labels or "slowppt" in labels  # the north bridge's voltage: the CPU is on the same chip
     cap_w = _watts(folder / "power1_cap_max") or _watts(folder / "power1_cap")
     for path, _ in _channels(folder):
@@ -107,6 +133,7 @@ def _amdgpu(folder: Path, driver: str) -> Iterator[HwmonSensor]:
             paths=(path,),
             max_w=cap_w * PEAK if cap_w and not is_apu else UNKNOWN_W["gpu"],
             busy_path=None if is_apu else folder / "device" / "gpu_busy_percent",
+            closed=() if is_apu else closed_files(label_paths),
         )
         return  # one power per GPU
 
@@ -116,6 +143,8 @@ def _intel(folder: Path, driver: str) -> Iterator[HwmonSensor]:
     channels = [(path, label) for path, label in _channels(folder) if path.name.startswith("energy")]
     whole = next((path for path, label in channels if label == "card"), channels[0][0] if channels else None)
     limit_w = _watts(folder / "power1_rated_max") or _watts(folder / "power1_max")
+    label_paths = [path.with_name(path.name.replace("_input", "_label")) for path, _ in channels]
+    closed = () if "card" in (label for _, label in channels) else closed_files(label_paths)
     for path, label in channels:
         tile = "_gt" in driver
         part = path != whole or tile
@@ -129,12 +158,14 @@ def _intel(folder: Path, driver: str) -> Iterator[HwmonSensor]:
             why=("a tile of its device" if tile else "part of the card") if part else "",
             max_w=2 * limit_w if limit_w else UNKNOWN_W["gpu"],
             lag_s=0.1,
+            closed=() if part else closed,
         )
 
 
 def _acpi(folder: Path, driver: str) -> Iterator[HwmonSensor]:
     for path, _ in _channels(folder):
-        about = read_if_allowed(path.parent / "power1_oem_info")
+        about_path = path.parent / "power1_oem_info"
+        about = read_if_allowed(about_path)
         interval_ms = read_if_allowed(path.parent / "power1_average_interval")
         match = GRACE.match(about)
         rail = match.group(1).lower() if match else ""
@@ -149,6 +180,7 @@ def _acpi(folder: Path, driver: str) -> Iterator[HwmonSensor]:
             why="part of the Grace socket's power" if kind is None else "",
             max_w=UNKNOWN_W[kind or "cpu"],
             lag_s=int(interval_ms) / 1e3 if interval_ms.isdigit() else INTERVAL_S,
+            closed=closed_files([about_path]),
         )
 
 
@@ -158,6 +190,11 @@ def _jetson(folder: Path, driver: str) -> Iterator[HwmonSensor]:
         paths = (folder / f"in{index}_input", folder / f"curr{index}_input")
         if label == "VDD_IN" and all(path.exists() for path in paths):
             yield HwmonSensor(f"ina3221 {label}", f"Jetson {label}", driver, MACHINE, "node", paths, max_w=500.0)
+            return
+    closed = closed_files(folder.glob("in*_label"))
+    if closed:
+        paths = (folder / "in1_input", folder / "curr1_input")
+        yield HwmonSensor(f"ina3221 {_address(folder)}", "ina3221", driver, MACHINE, "node", paths, closed=closed)
 
 
 def _server(folder: Path, driver: str) -> Iterator[HwmonSensor]:
@@ -168,12 +205,12 @@ def _server(folder: Path, driver: str) -> Iterator[HwmonSensor]:
 
 
 DRIVERS = (
-    ("amdgpu", _amdgpu),
-    ("i915", _intel),
-    ("xe", _intel),
-    ("power_meter", _acpi),
-    ("ina3221", _jetson),
-    ("aem", _server),
+    (r"amdgpu", _amdgpu),
+    (r"i915(_gt\d+)?", _intel),
+    (r"xe", _intel),
+    (r"power_meter", _acpi),
+    (r"ina3221", _jetson),
+    (r"aem\d*", _server),
 )
 
 
@@ -192,7 +229,7 @@ class HwmonSource:
     """A sensor as the accumulator reads it: a running energy, or a power.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read (PermissionError: denied, or what it measures is).
     """
 
     modulus: int | None = None  # the drivers extend the register to 64 bits
@@ -205,6 +242,8 @@ class HwmonSource:
         self.source = f"hwmon {sensor.driver} ({sensor.paths[0].name})"
         self.unit_j = 1e-6 if sensor.counts_energy else 1.0
         self.max_w, self.lag_s = sensor.max_w, sensor.lag_s
+        if sensor.closed:
+            raise PermissionError(errno.EACCES, f"{sensor.closed[0]} may not be read by this user")
         self.read()
 
     def read(self) -> float:
@@ -223,7 +262,9 @@ class HwmonSource:
         return counts[0] / 1e6 if len(counts) == 1 else counts[0] * counts[1] / 1e6  # µW, or mV times mA
 
     def busy(self) -> bool | None:
-        """Whether the GPU is computing, None where the driver does not tell."""
+        """Whether the device is working, None where a GPU's driver does not tell."""
+        if self.kind != "gpu":
+            return True  # this code runs on it
         try:
             text = read_text(self.sensor.busy_path) if self.sensor.busy_path else None
         except OSError:

@@ -2,7 +2,9 @@
 
 import pytest
 
+from lorakit.cli.energy_doctor import closed_sensors
 from lorakit.power.hwmon import HwmonSource, find_hwmon
+from lorakit.power.rapl_access import diagnose
 from tests.support.energy_world import P100, ZONE, FakeGpu, Profile, World, deny
 
 
@@ -85,6 +87,13 @@ MACHINES = {
         {"aem2 energy1_input": ("machine", True)},
     ),
     "Jetson AGX Orin": ([("1-0040", JETSON)], {"ina3221 VDD_IN": ("machine", False)}),
+    "names that only begin like a driver's": (
+        [
+            (name, {"name": name, "energy1_input": 1, "power1_average": 1})
+            for name in ("xensor", "xe2", "i915_other", "amdgpu2", "power_meters", "aem_other")
+        ],
+        {},
+    ),
     "a board's temperatures": ([("x", {"name": "k10temp", "temp1_input": 40_000, "power1_input": 5})], {}),
 }
 
@@ -151,6 +160,28 @@ def test_a_busy_amd_gpu_at_8_mw_is_refused(tmp_path):
     assert reading.gpu.wh is None
 
 
+SILENT = {key: value for key, value in AMD.items() if "busy" not in key}
+
+
+@pytest.mark.parametrize("watts", [0.0, 0.008, 0.4])
+@pytest.mark.parametrize(
+    ("files", "path", "kind", "reason"),
+    [
+        (("0000:c4:00.0", APU), "hwmon0/power1_average", "cpu", "the device is working"),
+        (grace("Grace", 0), "hwmon0/device/power1_average", "cpu", "the device is working"),
+        (grace("Module", 0), "hwmon0/device/power1_average", "machine", "the device is working"),
+        (("0000:03:00.0", SILENT), "hwmon0/power1_average", "gpu", "its driver does not tell"),
+    ],
+)
+def test_power_near_zero_of_what_must_work_or_may_is_refused(tmp_path, files, path, kind, reason, watts):
+    """The CPU and the machine run this very code; a GPU whose utilisation is unknown may be computing."""
+    reading = Hwmon(tmp_path, [files], {path: (Profile((0, watts)), False)}).run(10)
+    part = reading.others[kind] if kind == "machine" else getattr(reading, kind)
+    assert (part.method, part.wh) == ("unavailable", None)
+    assert f"{watts:.6g} W is too little" in part.source and reason in part.source
+    assert reading.measured_wh is None
+
+
 @pytest.mark.parametrize(
     ("environ", "watts"),
     [
@@ -205,6 +236,18 @@ def test_on_grace_hopper_the_gpus_counter_holds_the_cpu(tmp_path):
     assert "the whole module" in reading.cpu.not_counted[0]["why"]
 
 
+@pytest.mark.parametrize("gpus", [(), ("NVIDIA GB200",)])
+@pytest.mark.parametrize("kinds", [("Module",), ("Module", "Grace")])
+def test_a_meter_of_the_module_hides_neither_cpu_nor_ram(tmp_path, gpus, kinds):
+    """It is added to nothing, so what has no sensor of its own is still estimated."""
+    fakes = [FakeGpu("GPU-a", Profile((0, 900.0)), name=name, limit_w=1400.0) for name in gpus]
+    reading = Hwmon(tmp_path, [grace(kind, 300) for kind in kinds], {}, gpus=fakes).run(12)
+    assert reading.others["machine"].wh * 3600 == pytest.approx(300 * 12, rel=0.01)
+    assert reading.cpu.method == ("sampled" if "Grace" in kinds else "estimated")
+    assert reading.ram.method == "estimated"
+    assert not reading.cpu.not_counted
+
+
 def test_a_servers_own_meter_stands_beside_its_parts(tmp_path):
     meter = {"name": "power_meter", "power1_average": 0, "power1_average_interval": 1000}
     moving = {"hwmon0/power1_average": (Profile((0, 350.0)), False)}
@@ -215,9 +258,104 @@ def test_a_servers_own_meter_stands_beside_its_parts(tmp_path):
     assert machine.wh * 3600 == pytest.approx(350 * 12, rel=0.01)
 
 
-def test_a_sensor_that_may_not_be_read_is_listed(tmp_path, monkeypatch):
-    world = Hwmon(tmp_path, [("0000:03:00.0", AMD)], {"hwmon0/power1_average": (Profile((0, 50.0)), False)})
+METER = ("ACPI000D:00", {"name": "power_meter"})
+IPMI = ("aem", {"name": "aem1"})
+
+
+@pytest.mark.parametrize(
+    ("files", "moving", "counted"),
+    [
+        ([METER, IPMI], {"hwmon0/power1_average": False, "hwmon1/power1_average": False}, "acpi ACPI000D:00"),
+        ([METER, IPMI], {"hwmon0/power1_average": False, "hwmon1/energy1_input": True}, "aem1 energy1_input"),
+        (
+            [METER, ("ACPI000D:01", {"name": "power_meter"})],
+            {"hwmon0/power1_average": False, "hwmon1/power1_average": False},
+            "acpi ACPI000D:00",
+        ),
+    ],
+)
+def test_a_server_with_two_meters_is_counted_once(tmp_path, files, moving, counted):
+    """Once by energy, if one meter counts it, and the other is named."""
+    profile = Profile((0, 350.0))
+    reading = Hwmon(tmp_path, files, {name: (profile, energy) for name, energy in moving.items()}).run(60)
+    machine = reading.others["machine"]
+    assert machine.wh * 3600 == pytest.approx(350 * 60, rel=0.01)
+    assert [part["id"] for part in machine.devices] == [counted]
+    assert [part["why"] for part in machine.not_counted] == [f"{counted} measures this machine already"]
+    assert reading.notes == (f"{machine.not_counted[0]['id']} is not counted: {counted} measures this machine already",)
+
+
+def test_the_second_meter_of_a_server_serves_where_the_first_fails(tmp_path):
+    files = [("ACPI000D:00", {"name": "power_meter", "power1_average": "broken"}), IPMI]
+    reading = Hwmon(tmp_path, files, {"hwmon1/power1_average": (Profile((0, 350.0)), False)}).run(60)
+    assert reading.others["machine"].wh * 3600 == pytest.approx(350 * 60, rel=0.01)
+
+
+def test_the_modules_of_two_sockets_are_added(tmp_path):
+    reading = Hwmon(tmp_path, [grace("Module", 400, socket) for socket in (0, 1)], {}).run(12)
+    assert reading.others["machine"].wh * 3600 == pytest.approx(2 * 400 * 12, rel=0.01)
+    assert reading.notes == ()
+
+
+SWAPPED = {**BATTLEMAGE, "energy1_label": "pkg", "energy2_label": "card"}
+
+
+@pytest.mark.parametrize(
+    ("device", "closed", "kind"),
+    [
+        (("0000:03:00.0", AMD), "power1_average", "gpu"),
+        (("0000:03:00.0", AMD), "*_label", "gpu"),  # whether it is a GPU or a CPU's chip
+        (("0000:03:00.0", SWAPPED), "energy*_label", "gpu"),  # which channel is the card
+        (grace("Grace", 180), "power1_average", "cpu"),
+        (grace("Grace", 180), "power1_oem_info", "machine"),  # whether it is a socket or a server
+        (("ACPI000D:00", {"name": "power_meter", "power1_average": 350_000_000}), "power1_average", "machine"),
+        (("ACPI000D:00", {"name": "power_meter", "power1_average": 350_000_000}), "name", "machine"),
+        (("1-0040", JETSON), "*_label", "machine"),
+        (("1-0040", JETSON), "curr2_input", "machine"),
+    ],
+)
+def test_what_may_not_be_read_is_said_and_the_advice_works(tmp_path, monkeypatch, device, closed, kind):
+    """Nothing is measured that may be something else; with the files that the advice names open, it is measured."""
+    moving = {"hwmon0/energy2_input": (Profile((0, 50.0)), True)} if "energy2_input" in device[1] else {}
+    world = Hwmon(tmp_path, [device], moving)
+    paths = [str(path) for path in (tmp_path / "hwmon" / "hwmon0").rglob(closed)]
+    paths += [str(path) for path in (tmp_path / "hwmon" / "hwmon0" / "device").glob(closed)]
+    with monkeypatch.context() as patch:
+        deny(patch, set(paths))
+        reading = world.run(5)
+    assert reading.measured_wh is None and not reading.others
+    said = reading.gpu.source if kind == "gpu" else "; ".join(reading.notes)
+    reason, _, fix = said.partition("; sudo chmod a+r ")
+    assert "may not be read by this user" in reason
+    assert set(fix.split()) == set(paths)
+    if closed == "power1_average" and kind == "cpu":
+        assert reading.cpu.method == "estimated"
+    (tmp_path / "again").mkdir()
+    opened = Hwmon(tmp_path / "again", [device], moving).run(5)
+    assert opened.others or opened.measured_wh is not None
+
+
+def test_a_closed_folder_without_power_is_not_mentioned(tmp_path, monkeypatch):
+    world = Hwmon(tmp_path, [("x", {"name": "k10temp", "temp1_input": 40_000})], {})
+    deny(monkeypatch, {"*/name"})
+    assert world.run(5).notes == ()
+
+
+def test_labels_that_are_closed_change_nothing_where_the_card_is_known(tmp_path, monkeypatch):
+    moving = {"hwmon0/energy1_input": (Profile((0, 206.0)), True)}
+    world = Hwmon(tmp_path, [("0000:03:00.0", BATTLEMAGE)], moving)
+    deny(monkeypatch, {"*/energy2_label", "*/power1_label"})
+    assert world.run(12).gpu.wh * 3600 == pytest.approx(206 * 12, abs=0.1)
+
+
+def test_doctor_does_not_say_that_a_closed_sensor_of_an_arm_server_is_absent(tmp_path, monkeypatch):
+    world = Hwmon(tmp_path, [grace("Grace", 180)], {})
+    proc = tmp_path / "arm"
+    proc.mkdir()
+    (proc / "cpuinfo").write_text("CPU implementer\t: 0x41\nCPU part\t: 0xd4f\n")
+    access = diagnose(tmp_path / "none", proc)
+    assert closed_sensors(world.run(5), access) == []
     deny(monkeypatch, {"*/power1_average"})
-    reading = world.run(5)
-    assert reading.gpu.wh is None
-    assert "may not be read by this user" in reading.gpu.source
+    said, advice = closed_sensors(world.run(5), access)
+    assert said.startswith("denied: Grace Power Socket 0: not read: ") and "power1_average" in said
+    assert advice.startswith("enable: sudo chmod a+r /") and advice.endswith("/power1_average")

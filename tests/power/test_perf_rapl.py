@@ -66,11 +66,15 @@ def show(world, pipes):
         os.close(file)
 
 
-def measure(tmp_path, monkeypatch, watts, refused=()):
+def measure(tmp_path, monkeypatch, watts, refused=(), model=None, release=""):
     """A minute of two packages whose powercap is denied."""
     zones = [(f"intel-rapl:{k}", f"package-{k}", Profile((0, 120.0))) for k in (0, 1)]
     world, pipes = World(tmp_path, zones=zones), {}
     power_unit(tmp_path / "events")
+    if model is not None:
+        (world.proc / "cpuinfo").write_text(f"cpu family\t: 6\nmodel\t\t: {model}\n")
+        (world.proc / "sys/kernel").mkdir(parents=True)
+        (world.proc / "sys/kernel/osrelease").write_text(f"{release}\n")
     deny(monkeypatch)
     monkeypatch.setattr(perf_rapl.PerfCounter.__init__, "__defaults__", (counts(world, watts, pipes, refused),))
     monkeypatch.setattr(perf_rapl.PerfCounter, "read", lambda self: struct.unpack("=Q", os.pread(self._file, 8, 0))[0])
@@ -117,6 +121,31 @@ def test_a_refused_event_neither_ends_the_search_nor_goes_unsaid(
         (unread,) = [part for part in reading.cpu.devices if part["kwh"] is None]
         assert unread["id"] == f"perf energy-pkg cpu{refused[0]}"
         assert unread["source"] == "not read: perf_event_open: No such device"
+
+
+@pytest.mark.parametrize(
+    ("model", "release", "in_doubt"),
+    [
+        (143, "5.15.0-60-generic", True),
+        (207, "6.0.9", True),
+        (143, "", True),  # the release is hidden
+        (143, "6.1.0-13-amd64", False),
+        (207, "6.10.2", False),
+        (106, "5.15.0-60-generic", False),  # Ice Lake-X
+    ],
+)
+@pytest.mark.parametrize("shown_w", [10.0, 40.0])
+def test_the_bound_of_sapphire_rapids_dram_holds_both_units(tmp_path, monkeypatch, model, release, in_doubt, shown_w):
+    """An old kernel shows 40 W as 10 W, a mended one as 40 W, and the events do not tell them apart."""
+    watts = {"energy-pkg": 120.0, "energy-ram": shown_w}
+    reading = measure(tmp_path, monkeypatch, watts, model=model, release=release)
+    ram, cpu = reading.ram, reading.cpu
+    assert ram.wh * 3600 == pytest.approx(2 * shown_w * 60, abs=0.01)
+    assert (abs(ram.wh - 4 * 2 * shown_w * 60 / 3600) <= ram.uncertainty_wh) == in_doubt
+    assert ram.uncertainty_wh <= (3.2 if in_doubt else 0.2) * ram.wh
+    assert cpu.uncertainty_wh < 0.1 * cpu.wh
+    assert [note for note in reading.notes if "80275ca9e525" in note] == list(reading.notes)
+    assert len(reading.notes) == in_doubt
 
 
 @pytest.mark.parametrize(

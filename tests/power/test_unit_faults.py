@@ -41,7 +41,7 @@ def test_sapphire_rapids_dram_is_not_a_quarter(tmp_path, dram_range, psys_range,
     ram = meter.reading.ram
     assert ram.method == "counter"
     assert ram.wh * 3600 == pytest.approx(TRUE_J, abs=ram.uncertainty_wh * 3600)
-    assert any("80275ca9e525" in note for note in meter.reading.notes) == corrected
+    assert any("4c081324df56" in note for note in meter.reading.notes) == corrected
 
 
 def test_wraps_of_a_corrected_counter_are_followed(tmp_path):
