@@ -1,4 +1,4 @@
-"""Pictures of the page that `lorakit evaluate --errors` writes, in its light and its dark theme, taken by Chromium.
+"""Pictures of the page of errors that `lorakit evaluate` writes, in its light and its dark theme, taken by Chromium.
 
   lorakit train --model examples/mini --dataset ../shared/bionlp2004 --sentences 1500 --epochs 2 --output-dir runs/mine
   python benchmarks/errors_page.py --adapter runs/mine/adapter --dataset ../shared/bionlp2004 --sentences 300

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from lorakit._counts import counted
 from lorakit.power.accumulator import DeviceAccumulator
 
 DISAGREEMENT = 0.05  # of counter and samples, beyond their uncertainties; two readers of one sensor agree within 1 %
@@ -57,4 +58,4 @@ def unseen_wraps(devices: Iterable[DeviceAccumulator]) -> list[str]:
 
 def _times(count: int) -> str:
     """How often, in words; an interval without readings counts once, however often the counter went round in it."""
-    return "once" if count == 1 else f"{count} times"
+    return "once" if count == 1 else counted(count, "time")

@@ -100,9 +100,10 @@ class Predictor:
         from lorakit.training.models import load_token_classifier
         from lorakit.training.prediction import Predictor, in_chunks
         model, tokenizer = load_token_classifier("examples/mini", ["O", "B-DNA", "I-DNA"])
+        chunks = in_chunks([["IL-2", "gene"]], len)
         with Predictor(model, tokenizer, ready=True) as predictor:
-            for _, found in predictor.tag(in_chunks([["IL-2", "gene"]], len), lambda chunk: (chunk, chunk)):
-                len(found.tags[0])  # 2
+            tags = [found.tags for _, found in predictor.tag(chunks, lambda chunk: (chunk, chunk))]
+        len(tags[0][0])  # 2
 
     Args:
         model, tokenizer, precision, packing, decode, temperature: as for `lorakit.predict`.

@@ -618,7 +618,7 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         lambda folder: load(adapter(folder), labelled_roberta(LABEL_NAMES[::-1])),
         lambda folder: load(adapter(folder), labelled_roberta()),
     ),
-    "labels, this model …; build the base with num_labels=": (
+    "the adapter has …, this model …; build the base with num_labels=": (
         lambda folder: load(adapter(folder), tiny_roberta(num_labels=3)),
         lambda folder: load(adapter(folder), tiny_roberta(num_labels=11)),
     ),
@@ -752,7 +752,7 @@ ELSEWHERE = {
     "which would not be adapted; target all of them or none": "targets::test_embeddings_that_share_a_table",
     "whose rows would stay as they are; train the table in full": "token_indices::test_a_table_that_others_share",
     "rows, the last of which is …; call model.resize_token": "token_indices::test_what_cannot_be_trained_is_refused",
-    "trained parameters got no gradient in the first step": "gradients::test_a_layer_that_never_runs_is_named",
+    "got no gradient in the first step": "gradients::test_a_layer_that_never_runs_is_named",
     "cannot be packed, because": "architectures::test_packing_that_is_impossible_is_refused",
     "does not name the base (base_model_name_or_path)": "models::test_a_base_that_is_elsewhere_is_given_by_hand",
     "names this base: give it with --model if it is elsewhere": "models::test_a_base_that_is_elsewhere_is_given",
