@@ -15,6 +15,7 @@ from lorakit.cli.__main__ import main as lorakit_main
 from lorakit.cli.energy import cool_down_s
 from lorakit.cli.energy_doctor import CALIBRATE, find_fixes, summarize
 from lorakit.cli.energy_report import CODECARBON, Carbon, append_csv, check_csv, csv_row, prometheus, report
+from lorakit.energy import EnergyMeter
 from lorakit.power.calibration import calibration_file, load_calibration, machine_name
 from lorakit.power.nvml import SensorUnavailable
 from lorakit.power.rapl_access import Access
@@ -160,10 +161,14 @@ def test_run_passes_the_status_on_though_the_result_cannot_be_written(tmp_path):
 
 @pytest.mark.parametrize("step", ["__enter__", "__exit__"])
 def test_run_passes_the_status_on_though_the_meter_fails(tmp_path, capfd, monkeypatch, step):
-    def fails(*_):
+    real = getattr(EnergyMeter, step)
+
+    def fails(meter, *error):
+        if step == "__exit__":
+            real(meter, *error)  # else its thread stays for the tests that follow
         raise PermissionError(13, "Permission denied", "sensor")
 
-    monkeypatch.setattr(f"lorakit.energy.EnergyMeter.{step}", fails)
+    monkeypatch.setattr(EnergyMeter, step, fails)
     status = main(["run", "--json", str(tmp_path / "r.json"), "--", "sh", "-c", "echo it ran; exit 5"])
     out, err = capfd.readouterr()
     assert (status, out) == (5, "it ran\n")
