@@ -84,6 +84,16 @@ def read_tensors(folder: Path) -> tuple[dict[str, Tensor], bool]:
     return tensors, ours
 
 
+def is_ours(folder: Path) -> bool:
+    """Whether lorakit saved these weights; False if they cannot be read, of which loading them says why."""
+    try:
+        check_regular(folder / TENSORS)
+        with safe_open(folder / TENSORS, framework="pt") as file:
+            return "lorakit" in (file.metadata() or {})
+    except (SafetensorError, OSError, ValueError):
+        return False
+
+
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """The first tensor with a value that is NaN or infinite; None if there is none."""
     return next((name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()), None)

@@ -28,6 +28,7 @@ from lorakit.adapters.files import (
     TENSORS,
     digest,
     find_folder,
+    is_ours,
     not_finite,
     read_own,
     read_tensors,
@@ -199,7 +200,7 @@ def base_and_labels(folder_or_hub_id: str | Path) -> tuple[str | None, list[str]
         ValueError, FileNotFoundError: as `load_adapter`.
     """
     folder = find_folder(folder_or_hub_id)
-    own = read_own(folder) if (folder / OWN).exists() else {"labels": None}
+    own = read_own(folder) if (folder / OWN).exists() or is_ours(folder) else {"labels": None}
     return read_config(folder).get("base_model_name_or_path"), own["labels"]
 
 

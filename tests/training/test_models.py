@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CanineTokenizer
 
 import lorakit
@@ -124,8 +125,15 @@ def test_an_adapter_says_what_it_lacks(adapter, tmp_path):
     own = (adapter / "lorakit.json").read_bytes()
     adapter = shutil.copytree(adapter, tmp_path / "adapter")
     (adapter / "lorakit.json").unlink()
+    for labels in (None, LABELS):  # which do not replace the rest of the file
+        with pytest.raises(ValueError, match="lorakit.json is missing, without which .*; copy it too"):
+            load_tagger(str(adapter), labels=labels)
+    theirs = shutil.copytree(adapter, tmp_path / "theirs")
+    tensors = load_file(theirs / "adapter_model.safetensors")
+    save_file(tensors, theirs / "adapter_model.safetensors")  # as PEFT does, without lorakit's metadata
     with pytest.raises(ValueError, match="does not say which labels its head has: lorakit.json is missing"):
-        load_tagger(str(adapter))
+        load_tagger(str(theirs))
+    load_tagger(str(theirs), labels=LABELS)
     (adapter / "lorakit.json").write_bytes(own)
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
