@@ -1,8 +1,9 @@
 """The power limits of a CPU package, which bound an estimate where the energy itself cannot be read.
 
-`constraint_0_max_power_uw` is the nominal TDP and limits nothing (`get_max_power` in intel_rapl_common.c); laptops and
-unlocked desktops run above it. What the CPU may draw for long is the smaller of the limits in force. Firmware that
-means "no limit" writes placeholders there, such as 200 W on a 15 W laptop, or 4095 W.
+What the CPU may draw for long is the smaller of the limits in force. `constraint_0_max_power_uw` is the nominal TDP
+(`get_max_power` in intel_rapl_common.c): laptops and unlocked desktops run above it, and a limit below it may be raised
+again, so the larger of the two is taken. Firmware that means "no limit" writes placeholders, such as 200 W on a 15 W
+laptop, or 4095 W: then the nominal power is all that is known.
 """
 
 from collections.abc import Iterable
