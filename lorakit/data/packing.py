@@ -320,8 +320,8 @@ def epoch_steps(
     targets = np.add.reduceat(encoded.labels != IGNORE, encoded.offsets[:-1]) if shares is None else shares
     for start in range(first_step * size, len(order), size):
         chosen = order[start : start + size]
-        shares = balance(lengths[chosen].tolist(), accumulate * world_size)
-        mine = [chosen[share] for share in shares[rank * accumulate : (rank + 1) * accumulate]]
+        dealt = balance(lengths[chosen].tolist(), accumulate * world_size)
+        mine = [chosen[share] for share in dealt[rank * accumulate : (rank + 1) * accumulate]]
         micros = []
         for share in mine:
             if len(share):

@@ -19,7 +19,6 @@ from lorakit.training.evaluation import label_names
 from lorakit.training.untrusted import NO_REMOTE_CODE
 
 AGGREGATION = "first"  # the tag of a word is that of its first subword, as in training
-THROUGH = ("pipeline", "words")
 PIPELINE = """
 from transformers import pipeline
 

@@ -26,7 +26,6 @@ MIXING = {  # what mixes neighbouring tokens outside attention, so that sentence
     "nystromformer": "its attention works on landmarks of a row",
     "yoso": "its convolutions and hashes mix the tokens of a row",
 }
-FULL_AND_SLIDING = {"full_attention", "sliding_attention"}
 
 
 @dataclass(frozen=True)

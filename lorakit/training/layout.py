@@ -31,7 +31,6 @@ from lorakit.training.precision import Autocast, autocast_for
 LARGEST_ERROR = 1e-4  # relative to the output; rounding in float32 stays far below, mixed sentences are far above
 ROUNDING = 8  # the same for lower types, in units of their machine epsilon
 PROBED = (5, 7, 12)  # tokens of the sentences of a proof
-PROBED_ROW = (5, 60, 319)  # the same for windows that need longer ones
 LONGEST_PROOF = 1024  # tokens; a wider window is not proven
 PART_ELEMENTS = 2**18  # elements of hidden state per part and thread; in smaller parts the overhead of calls shows
 UNIT = 16  # a row's width is a multiple of this many tokens where few shapes are wanted

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from lorakit.cli.__main__ import main
+from tests.support.energy_world import FakeGpu, Profile, World
 from tests.support.tiny import LABELS, MINI
 
 
@@ -54,3 +55,10 @@ def refuses(run, corpus, tmp_path, monkeypatch, capsys):
         assert list(tmp_path.iterdir()) == []
 
     return check
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A machine of two GPUs and one package, in virtual time."""
+    gpus = [FakeGpu(f"GPU-{name}", Profile((0, 100.0))) for name in "ab"]
+    return World(tmp_path, gpus, [("intel-rapl:0", "package-0", Profile((0, 50.0)))])
