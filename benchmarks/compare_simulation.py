@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from evidence_report import chosen_pair, latest_of, settings_of, table_of
+from evidence_report import by_base, chosen_pair, settings_of, table_of
 from provenance import RESULTS, BenchmarkParser, write_results
 
 from lorakit.report.statistics import BETTER, CANNOT_TELL, EQUAL, WORSE, compare_f1, score_runs
@@ -198,7 +198,7 @@ def read_counts(path: Path) -> list[np.ndarray]:
 def counts_of_cells(path: Path) -> list[np.ndarray]:
     """The counts of the two settings that evidence.py's summary compares, full fine-tuning before LoRA."""
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    pair = chosen_pair(settings_of(latest_of(records)))
+    pair = chosen_pair(settings_of(by_base(records)[0]))
     return [np.array([table_of(run["test_sentences"]["default"]) for run in pair[mode]]) for mode in ("full", "lora")]
 
 

@@ -21,22 +21,41 @@ GOAL = {"f1": -0.003, "operations": 0.45, "time": 0.65}
 def summary_of(records: Sequence[Record]) -> Record:
     """Everything that the report shows; "summary" is LoRA against full fine-tuning in the final stage.
 
-    Only runs of one decoder are compared. The summary is of the decoder with the most seeds; its settings of LoRA and
-    of full fine-tuning are those that are best on validation.
+    Only runs of one base and one decoder are compared. The summary is of the base of the first record, and of the
+    decoder with the most seeds; its settings of LoRA and of full fine-tuning are those that are best on validation.
     """
-    latest = latest_of(records)
-    settings = settings_of(latest)
-    pairs, chosen = pairs_of(settings), chosen_pair(settings)
+    first, *others = by_base(records)
+    chosen = chosen_pair(settings_of(first))
     return {
         "summary": against(chosen["lora"], chosen["full"]) if chosen else None,
         "by_type": by_type(chosen) if chosen else None,
-        "settings": [
-            against(runs, pairs[decoder(runs[0]["cell"])]["full"])
-            for runs in settings
-            if decoder(runs[0]["cell"]) in pairs
+        "settings": beside_full(settings_of(first)),
+        "cells": without_sentences(first),
+        "other_bases": [
+            {"settings": beside_full(settings_of(cells)), "cells": without_sentences(cells)} for cells in others
         ],
-        "cells": [{k: v for k, v in r.items() if k != "test_sentences"} for r in latest],
     }
+
+
+def without_sentences(records: Iterable[Record]) -> list[Record]:
+    """The records without the counts of each test sentence."""
+    return [{name: value for name, value in record.items() if name != "test_sentences"} for record in records]
+
+
+def beside_full(settings: Sequence[list[Record]]) -> list[Record]:
+    """Each setting beside full fine-tuning with its decoder, where there is that."""
+    pairs = pairs_of(settings)
+    return [
+        against(runs, pairs[decoder(runs[0]["cell"])]["full"]) for runs in settings if decoder(runs[0]["cell"]) in pairs
+    ]
+
+
+def by_base(records: Iterable[Record]) -> list[list[Record]]:
+    """The latest records of each base, in the order of their first ones; at least one list."""
+    bases: dict[str, list[Record]] = {}
+    for record in latest_of(records):
+        bases.setdefault(record["cell"].get("model", ""), []).append(record)
+    return list(bases.values()) or [[]]
 
 
 def latest_of(records: Iterable[Record]) -> list[Record]:
@@ -157,6 +176,9 @@ def report(summary: Record) -> list[str]:
         some = [cell for cell in alone if (cell["cell"]["sentences"] is None) == whole]
         if some:
             lines += [f"## {title}", "", screen_table(some), ""]
+    for other in summary["other_bases"]:
+        lines += [f"## The final settings on another base: {other['cells'][0]['cell']['model']}", ""]
+        lines += [final_table(other["settings"], other["cells"]), ""]
     found = [cell["energy"] for cell in cells if "energy" in cell]
     shared = (
         "Cells outside the final stage ran alone, some beside other load: their tokens/s and Wh are not comparable."

@@ -84,6 +84,17 @@ def test_only_runs_of_one_decoder_are_compared_and_most_seeds_make_the_summary()
     assert len(summary_of([*full, *lora, *other[4:]])["settings"]) == 2, "LoRA's decoder has no full fine-tuning"
 
 
+def test_another_base_has_a_table_of_its_own():
+    full, lora = cells()
+    other = [final_cell(mode, s, [2] * 6, 1e12, 1.0, 0.9) for mode in ("full", "lora") for s in range(5)]
+    for record in other:
+        record["cell"]["model"] = "examples/mini"
+    together, alone = summary_of([*full, *lora, *other]), summary_of([*full, *lora])
+    assert {**together, "other_bases": []} == alone
+    text = "\n".join(report(together))
+    assert text.index("over 5 seeds: **-0.1667**") < text.index("another base: examples/mini") < text.index(" 1.0000 |")
+
+
 def test_only_runs_that_took_turns_are_timed_against_each_other():
     full, lora = cells()
     ratio = summary_of([*full, *lora])["summary"]["time_ratio"]
