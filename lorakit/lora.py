@@ -137,7 +137,7 @@ def apply_lora(
         trainable_token_indices=trainable_token_indices,
     )
     if peft_config:
-        config = config_of(peft_config, beside=config)
+        config = config_of(peft_config, unwrap(model), beside=config)
     if unwrap(model) is not model:
         raise ValueError(
             f"apply_lora got a model in a {type(model).__name__}, which would keep using the parameters it was given; "

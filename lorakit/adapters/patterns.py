@@ -37,6 +37,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "rank_pattern": (dict, type(None)),
     "alpha_pattern": (dict, type(None)),
     "base_model_name_or_path": (str, type(None)),
+    "task_type": (str, type(None)),
 }
 
 

@@ -10,25 +10,13 @@ from torch import Tensor, nn
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.names import is_within, name_matches, named_modules, named_parameters, submodule
 from lorakit.adapters.targets import default_targets
+from lorakit.adapters.tasks import PEFT_HEADS, task_of_model
 from lorakit.nn.token_rows import ROWS
 
 PREFIX = "base_model.model."
 
 DELTA = "token_adapter.trainable_tokens_delta"
 """PEFT's name for trained rows, which are values in spite of it."""
-
-TASKS = {
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
-    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-}
-"""PEFT's task_type by the end of the model's class name."""
-
-PEFT_HEADS = {"TOKEN_CLS": ("classifier", "score"), "SEQ_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
-"""Heads that PEFT adds to modules_to_save on its own, whether the model has them or not."""
 
 
 def update_keys(model: nn.Module, name: str) -> tuple[str, str, str]:
@@ -78,7 +66,7 @@ def wrapped_by_peft(names: Iterable[str], modules_to_save: Iterable[str]) -> lis
 def peft_config(model: nn.Module, adapter: Adapter) -> dict[str, Any]:
     """The adapter_config.json from which PEFT builds the same adapter, resolved to this model's layers."""
     config, updates = adapter.config, adapter.updates
-    task = next((t for end, t in TASKS.items() if type(model).__name__.endswith(end)), None)
+    task = task_of_model(model)
     names = [name for name, _ in named_modules(model) if name]
     heads = (*adapter.saved, *PEFT_HEADS.get(task, ()))
     if set(wrapped_by_peft(names, heads)) != set(adapter.saved):

@@ -26,8 +26,9 @@ from lorakit.adapters.names import (
     submodule,
 )
 from lorakit.adapters.patterns import check_kinds, check_patterns, check_ranks_fit
-from lorakit.adapters.peft_format import DELTA, PEFT_HEADS, PREFIX, row_key, update_keys, value_key, wrapped_by_peft
+from lorakit.adapters.peft_format import DELTA, PREFIX, row_key, update_keys, value_key, wrapped_by_peft
 from lorakit.adapters.targets import default_targets, find_targets, layer_indices
+from lorakit.adapters.tasks import PEFT_HEADS
 from lorakit.adapters.ties import closed_under_ties, untie
 from lorakit.adapters.token_indices import owners_of, rows_trained
 from lorakit.adapters.token_table import input_table

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from lorakit.adapters.config import ALL_LINEAR, LoRAConfig
-from lorakit.adapters.peft_format import PEFT_HEADS
+from lorakit.adapters.tasks import PEFT_HEADS, refuse_other_task
 
 OURS = tuple(field.name for field in fields(LoRAConfig))
 IGNORED = frozenset(
@@ -22,17 +22,18 @@ INSTEAD = {
 }
 
 
-def config_of(peft_config: Any, beside: LoRAConfig) -> LoRAConfig:
+def config_of(peft_config: Any, model: nn.Module, beside: LoRAConfig) -> LoRAConfig:
     """The settings that train what PEFT trains with a LoraConfig.
 
     PEFT trains a head only if task_type says that there is one, or modules_to_save names it.
 
     Args:
         peft_config: a `peft.LoraConfig`.
+        model: the plain model that it is for.
         beside: the settings that were given besides it, which must be the defaults.
 
     Raises:
-        ValueError: it is another method's, or sets what lorakit does not have; with what to write instead.
+        ValueError: it is another method's or task's, or sets what lorakit does not have; with what to write instead.
     """
     if more := [name for name in OURS if getattr(beside, name) != getattr(LoRAConfig(), name)]:
         raise ValueError(
@@ -49,6 +50,10 @@ def config_of(peft_config: Any, beside: LoRAConfig) -> LoRAConfig:
         if name not in OURS and name not in IGNORED and value and value != plain.get(name):
             instead = f": {INSTEAD[name]} instead" if name in INSTEAD else "; leave it out, or train with PEFT"
             raise ValueError(f"apply_lora got a LoraConfig with {name}={value!r}, which lorakit does not have{instead}")
+    task = getattr(peft_config.task_type, "value", peft_config.task_type)
+    refuse_other_task(
+        model, task, "the LoraConfig's task_type", "leave task_type out and name the head in modules_to_save"
+    )
     found = {name: given[name] for name in OURS if given.get(name) is not None}
     for name in ("target_modules", "exclude_modules"):  # sets, once PEFT has seen them
         if isinstance(found.get(name), set | tuple | list):
@@ -57,7 +62,7 @@ def config_of(peft_config: Any, beside: LoRAConfig) -> LoRAConfig:
     if found["target_modules"] == ALL_LINEAR and isinstance(found.get("exclude_modules"), list):
         # PEFT raises TypeError without this for a head that it trains in full; here a head is no target anyway
         found["exclude_modules"] = [name for name in found["exclude_modules"] if name not in HEADS]
-    if getattr(peft_config.task_type, "value", peft_config.task_type) not in PEFT_HEADS:
+    if task not in PEFT_HEADS:
         found.setdefault("modules_to_save", [])
     return LoRAConfig(**found)
 

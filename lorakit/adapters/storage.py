@@ -41,6 +41,7 @@ from lorakit.adapters.peft_reading import read_adapter, read_config
 from lorakit.adapters.peft_settings import refuse_peft_model
 from lorakit.adapters.pretrained import save_adapted
 from lorakit.adapters.state import add_adapter, refuse_other_parameters
+from lorakit.adapters.tasks import refuse_other_task
 from lorakit.adapters.token_table import input_table, resized_table
 from lorakit.data.decoding import decoder_of, remember_decoder
 from lorakit.data.habits import from_json, habits_of, remember_habits
@@ -158,10 +159,10 @@ def load_adapter(
         print(lorakit.adapter_names(model))  # ('default',)
 
     Args:
-        model: the base that the adapter was trained on, with the same number of labels.
+        model: the base that the adapter was trained on, of a class for the same task, with the same number of labels.
         folder_or_hub_id: a folder, or a hub id (the only case that uses the network).
         name: name of the adapter among several.
-        check_base: False accepts another base than the one the adapter was trained on.
+        check_base: False accepts another base, or a class for another task, than the adapter was trained on.
 
     Returns:
         The same model.
@@ -176,6 +177,8 @@ def load_adapter(
     config = read_config(folder)
     tensors, ours = read_tensors(folder)
     own = read_own(folder) if ours or (folder / OWN).exists() else None
+    if check_base:
+        refuse_other_task(plain, config.get("task_type"), "the adapter", "pass check_base=False to use it here anyway")
     labels = _check_labels(plain, own["labels"]) if own and own["labels"] else None
     adapter = read_adapter(plain, config, tensors)
     if check_base and own:

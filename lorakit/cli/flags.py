@@ -12,13 +12,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from lorakit.adapters.config import ALL_LINEAR, BIASES, LoRAConfig
+from lorakit.adapters.config import ALL_LINEAR, BIASES, INITS, LoRAConfig, pissa_steps
 from lorakit.cli.parser import add_co2_flag
 from lorakit.data.tags import DECODERS
 from lorakit.training.config import DEFAULT_LEARNING_RATE, ENGINES, PACKING, PRECISIONS, STRATEGIES, TrainConfig
 from lorakit.training.trackers import LOGGERS
 
 DEVICES = ("cpu", "cuda")
+KAIMING = "kaiming"  # what init_lora_weights=True does, in a word that a shell can pass
 MODES = ("full", "lora")  # in the order in which --mode both trains them
 LORA_ONLY = (
     "r",
@@ -51,7 +52,7 @@ def add_lora_flags(parser: argparse.ArgumentParser) -> None:
     add("--lora-alpha", type=float, default=LoRAConfig.lora_alpha, metavar="X", help=about)
     start = LoRAConfig.init_lora_weights
     about = "kaiming, gaussian, orthogonal, pissa, pissa_niter_4 or olora (default: %(default)s)"
-    add("--init-lora-weights", default="kaiming" if start is True else start, metavar="NAME", help=about)
+    add("--init-lora-weights", type=_start, default=KAIMING if start is True else start, metavar="NAME", help=about)
     about = "dropout on the input of the updates (default: %(default)s)"
     add("--lora-dropout", type=float, default=LoRAConfig.lora_dropout, metavar="X", help=about)
     about = "layers to adapt, by the end of their names: query value, or query,value; or one regular expression for "
@@ -62,6 +63,19 @@ def add_lora_flags(parser: argparse.ArgumentParser) -> None:
     about = "train these modules in full, as the head is: word_embeddings, …"
     add("--modules-to-save", nargs="+", metavar="NAME", help=about)
     add("--bias", choices=BIASES, default=LoRAConfig.bias, help="biases to train with LoRA (default: %(default)s)")
+
+
+def _start(text: str) -> str:
+    """A flag's type: how the updates start.
+
+    Raises:
+        ArgumentTypeError: there is no such start.
+    """
+    if text not in (KAIMING, *INITS) and pissa_steps(text) is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no way to start; give {KAIMING}, {', '.join(INITS[:-1])} or {INITS[-1]}"
+        )
+    return text
 
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
@@ -194,7 +208,7 @@ def lora_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "lora_dropout": arguments.lora_dropout,
         "target_modules": target_modules(arguments.target_modules),
         "bias": arguments.bias,
-        "init_lora_weights": True if start == "kaiming" else start,
+        "init_lora_weights": True if start == KAIMING else start,
         **{name: value for name, value in lists.items() if value is not None},
     }
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,8 +27,14 @@ class Parser(argparse.ArgumentParser):
         if commands and message.endswith(f"required: {commands.metavar}"):
             message = f"give a command: {', '.join(commands.choices)}; {self.prog} --help says what each does"
         if os.environ.get("RANK", "0") == "0":
-            print(f"{self.prog}: error: {_readable(message)}", file=sys.stderr)
+            print(f"{self.prog}: error: {_readable(self._with_flag(message))}", file=sys.stderr)
         sys.exit(2)
+
+    def _with_flag(self, message: str) -> str:
+        """The message, with the flag where it begins with the setting that the flag makes: --epochs for epochs."""
+        setting = re.match(r"\w+(?= is | must | has | names |\[)", message)
+        flag = f"--{setting[0].replace('_', '-')}" if setting else ""
+        return flag + message[setting.end() :] if flag in self._option_string_actions else message
 
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None

@@ -359,7 +359,9 @@ def by_type(given: Sequence[str] | None, flag: str, kinds: set[str]) -> dict[str
         except ValueError:
             value = -1.0
         if not 0 <= value <= 1:
-            raise ValueError(f"{flag} {text}: give TYPE=X with X from 0 to 1, such as DNA=0.8")
+            raise ValueError(
+                f"{flag} {text}: give X or TYPE=X with X from 0 to 1, such as 0.8 or DNA=0.8; texts come first"
+            )
         if equals and kind not in kinds:
             raise ValueError(f"{flag} {text}: the model has no type {kind!r}; it has {', '.join(sorted(kinds))}")
         found |= {kind: value} if equals else {name: value for name in kinds if name not in found}

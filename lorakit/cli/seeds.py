@@ -16,6 +16,7 @@ from lorakit.cli.run_folder import RECORD
 from lorakit.data.ner_data import NerData
 from lorakit.training.config import TrainConfig
 
+MOST_SEEDS = 1000  # each is a run; a larger number is meant for --seed
 NOT_SETTINGS = ("output_dir", "seed", "resume", "overwrite", "save_every", "log_every", "progress", "log_to")
 
 
@@ -59,8 +60,8 @@ def plan_seeds(
     """
     from lorakit.report.run_comparison import check_margin
 
-    if arguments.seeds < 1:
-        raise ValueError(f"--seeds is {arguments.seeds}; it must be at least 1")
+    if not 1 <= arguments.seeds <= MOST_SEEDS:
+        raise ValueError(f"--seeds is {arguments.seeds}; it must be from 1 to {MOST_SEEDS}")
     check_margin(arguments.margin)
     several = arguments.seeds > 1
     if arguments.margin is not None and not (several and len(modes) > 1):

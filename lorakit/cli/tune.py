@@ -341,13 +341,18 @@ def check_trials(job: TuningJob, model: Any) -> None:
     from lorakit.cli.checks import check_rank
     from lorakit.training.many_checks import check_runs, new_adapters
 
-    highest = max(job.space.ranks)
+    lowest, highest = min(job.space.ranks), max(job.space.ranks)
+    if lowest < 1:
+        raise ValueError(f"--ranks has {lowest}; each must be an integer of at least 1")
     try:
         check_rank(model, highest)
     except ValueError as error:
         raise ValueError(str(error).replace("--r ", "the highest of --ranks ", 1)) from error
     for rate in job.space.learning_rates:
-        replace(job.config, learning_rate=rate)  # raises where it is out of range
+        try:
+            replace(job.config, learning_rate=rate)
+        except ValueError as error:
+            raise ValueError(str(error).replace("learning_rate is", "--learning-rates has", 1)) from error
     runs = job.search().largest()
     check_runs(runs, job.arguments.at_once)
     new_adapters(model, runs)

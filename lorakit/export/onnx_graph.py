@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lorakit._counts import counted
 from lorakit.data.tags import Span
 from lorakit.export.card import Origin, export_card
 from lorakit.export.proof import Reference, entities_by_words, prove_by_words
@@ -140,4 +141,5 @@ def _write_int8(folder: Path, tokenizer: Any, labels: list[str], reference: Refe
         cost = "what that costs in F1 is unknown, because the corpus marks no entity"
     else:
         cost = f"F1 on these sentences {before:.4f} in float32, {after:.4f} in int8 ({after - before:+.4f})"
-    return f"{INT8} ({decode}): {same:,} of {reference.count(decode):,} entities are the same; {cost}."
+    entities = counted(reference.count(decode), "entity", "entities")
+    return f"{INT8} ({decode}): equal to float32 in {same:,} of {entities}; {cost}."

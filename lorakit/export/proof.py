@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from lorakit._counts import counted
 from lorakit.data.decoding import decoder_of, transitions, viterbi
 from lorakit.data.encoding import encode
 from lorakit.data.habits import habits_of, split_like
@@ -47,10 +48,12 @@ class Reference:
 
     def proven(self, runtime: str, *decoders: str) -> str:
         """The sentence that says so, for an export's README."""
-        counts = " and ".join(f"{self.count(name):,} entities ({name}, fp32)" for name in decoders)
-        text = f"Equal to lorakit.predict in all {counts} of {len(self.sentences):,} sentences"
+        entities = (counted(self.count(name), "entity", "entities") for name in decoders)
+        counts = " and ".join(f"{shown} ({name}, fp32)" for shown, name in zip(entities, decoders, strict=True))
+        text = f"Equal to lorakit.predict in every entity: {counts} of {counted(len(self.sentences), 'sentence')}"
         text += f"{f' of the {self.split} set' if self.split else ''} through {runtime}"
-        return text + (f"; {self.longer} longer than the model's window were left out." if self.longer else ".")
+        longer = counted(self.longer, "longer than the model's window was", "longer than the model's window were")
+        return text + (f"; {longer} left out." if self.longer else ".")
 
     def count(self, decode: str) -> int:
         """Entities in all sentences."""
@@ -83,7 +86,7 @@ class Reference:
             )
         return [
             f"Note that {runtime} are greedy, and lorakit.predict decodes this model with {self.decode}, as it was"
-            f" trained: the entities of {changed:,} of the {len(self.sentences):,} sentences differ; {price}."
+            f" trained: the entities of {changed:,} of {counted(len(self.sentences), 'sentence')} differ; {price}."
         ]
 
 
@@ -122,7 +125,7 @@ def find_reference(
     found = Reference(own, entities, gold, decode, sum(count > 1 for count in windows), split)
     if not found.count(decode):
         raise ValueError(
-            f"the model finds no entity in the {len(kept):,} sentences, so they prove nothing; give others with"
+            f"the model finds no entity in {counted(len(kept), 'sentence')}, which proves nothing; give others with"
             " --dataset, or train longer"
         )
     return found

@@ -48,9 +48,9 @@ class Calibration:
             load_j: estimated energy above idle, J.
             duration_s: duration of the window, s.
         """
-        most_j = min(TURBO * load_j, (self.load_w - self.idle_w) * duration_s)
-        idle_j = self.idle_w * duration_s
-        return (idle_j + load_j) * (1 - self.error), (idle_j + most_j) * (1 + self.error)
+        idle_j, full_j = self.idle_w * duration_s, (self.load_w - self.idle_w) * duration_s
+        least_j, most_j = min(load_j, full_j), min(TURBO * load_j, full_j)  # the kernel's ticks may add up to more
+        return (idle_j + least_j) * (1 - self.error), (idle_j + most_j) * (1 + self.error)
 
     @property
     def source(self) -> str:

@@ -227,10 +227,11 @@ def _comparison(sources: Sequence[Source]) -> Mapping[str, Any]:
     pairs = [
         Table(
             f"comparison-{number}",
-            pair["name"],
+            f"{pair['name']} on the {split} set, with 95 % intervals",
             "",
-            (pair["name"], "verdict"),
-            (Group("Difference or ratio", _breakable(pair_rows(pair))),),
+            ("difference or ratio", "verdict"),
+            (Group("", _breakable(pair_rows(pair))),),
+            title=pair["name"],
         )
         for number, pair in enumerate(record["comparisons"], start=1)
     ]

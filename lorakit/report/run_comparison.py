@@ -136,7 +136,7 @@ def check_margin(margin: float | None) -> None:
         ValueError: it is not.
     """
     if margin is not None and not 0 < margin < 1:
-        raise ValueError(f"the margin is {margin}; it must be a difference of F1 above 0 and below 1, such as 0.005")
+        raise ValueError(f"margin is {margin}; it must be a difference of F1 above 0 and below 1, such as 0.005")
 
 
 # Reading -------------------------------------------------------------------------------------------------------------

@@ -72,6 +72,8 @@ def load_token_classifier(
         ValueError: it cannot be loaded, or weights of the encoder are missing or left over; the message says why.
     """
     name = _checked(source)
+    if dropout is not None:
+        _check_dropout(dropout)
     import transformers  # heavy, so only when a model is loaded
 
     def load(**more: Any) -> tuple[nn.Module, LoadingReport]:
@@ -122,13 +124,17 @@ def set_dropout(config: Any, dropout: float) -> None:
     Raises:
         ValueError: it is out of range, or the configuration has none.
     """
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}; it must be from 0 to below 1")
+    _check_dropout(dropout)
     names = [name for name, value in vars(config).items() if _is_dropout(name, value)]
     if not names:
         raise ValueError(f"{config.model_type} has no dropout to set to {dropout:g}: leave dropout (--dropout) out")
     for name in names:
         setattr(config, name, float(dropout))
+
+
+def _check_dropout(dropout: float) -> None:
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}; it must be from 0 to below 1")
 
 
 def _is_dropout(name: str, value: Any) -> bool:

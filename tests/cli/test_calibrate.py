@@ -82,7 +82,7 @@ def test_least_scores_reach_every_adapter_and_a_type_is_looked_for_in_all(adapte
     [
         (
             ["predict", "--adapter", "LORA", "--min-score", "x", "--", "IL"],
-            "--min-score x: give TYPE=X with X from 0",
+            "--min-score x: give X or TYPE=X with X from 0 to 1, such as 0.8 or DNA=0.8; texts come first",
         ),
         (["predict", "--adapter", "LORA", "--min-score", "RNA=0.5", "--", "IL"], "no type 'RNA'; it has DNA, protein"),
         (

@@ -36,4 +36,6 @@ def test_runs_on_other_corpora_are_one_line_with_both_names_and_status_2(tmp_pat
 
 def test_what_is_no_run_or_no_margin_is_refused(refuses):
     refuses(["compare", "nowhere"], "there is no folder nowhere")
-    refuses(["compare", "RUN", "--margin", "2"], "the margin is 2.0; it must be a difference of F1 above 0 and below 1")
+    refuses(
+        ["compare", "RUN", "--margin", "2"], "error: --margin is 2.0; it must be a difference of F1 above 0 and below 1"
+    )

@@ -15,6 +15,28 @@ def test_an_error_is_one_line_with_status_2_and_printed_by_the_first_process_alo
         assert capsys.readouterr().err == printed
 
 
+@pytest.mark.parametrize(
+    ("message", "printed"),
+    [
+        ("epochs is 0; it must be at least 1", "--epochs is 0; it must be at least 1"),
+        ("batch_size must be positive", "--batch-size must be positive"),
+        ("batch_size has 2 values", "--batch-size has 2 values"),
+        ("batch_size names 'X'", "--batch-size names 'X'"),
+        ("batch_size['x'] is 0", "--batch-size['x'] is 0"),
+        ("steps is 0", "steps is 0"),  # no flag makes it
+        ("epochs are over", "epochs are over"),
+        ("it is epochs that must be", "it is epochs that must be"),
+    ],
+)
+def test_a_message_that_begins_with_a_setting_names_its_flag(message, printed, capsys):
+    parser = Parser(prog="try")
+    parser.add_argument("--epochs")
+    parser.add_argument("--batch-size")
+    with pytest.raises(SystemExit, match="2"):
+        parser.error(message)
+    assert capsys.readouterr().err == f"try: error: {printed}\n"
+
+
 @pytest.mark.parametrize("error", [ValueError("wrong"), FileNotFoundError("wrong"), ImportError("wrong")])
 def test_an_error_in_the_input_ends_the_program(error, capsys):
     with pytest.raises(SystemExit, match="2"), input_errors(Parser(prog="try")):

@@ -160,10 +160,13 @@ def test_the_example_takes_the_same_flags():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--seeds", "0"], "--seeds is 0; it must be at least 1"),
+        (["--seeds", "0"], "--seeds is 0; it must be from 1 to 1000"),
         (["--seeds", "two"], "argument --seeds: invalid int value: 'two'"),
         (["--margin", "0.01"], "--margin needs --mode both and --seeds of at least 2; leave it out"),
-        (["--seeds", "2", "--margin", "1"], "the margin is 1.0; it must be a difference of F1 above 0 and below 1"),
+        (
+            ["--seeds", "2", "--margin", "1"],
+            "error: --margin is 1.0; it must be a difference of F1 above 0 and below 1",
+        ),
         (["--seeds", "2", "--mode", "lora", "--margin", "0.01"], "--margin needs --mode both"),
     ],
 )

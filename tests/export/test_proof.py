@@ -17,7 +17,7 @@ REFERENCE = Reference(WORDS, {"greedy": [[Span("DNA", 0, 2)], []]}, [[], []], "g
 def test_equal_entities_are_proven():
     compare(REFERENCE, [[Span("DNA", 0, 2)], []], "a runtime")
     assert REFERENCE.proven("a runtime", "greedy") == (
-        "Equal to lorakit.predict in all 1 entities (greedy, fp32) of 2 sentences through a runtime."
+        "Equal to lorakit.predict in every entity: 1 entity (greedy, fp32) of 2 sentences through a runtime."
     )
     named = replace(REFERENCE, split="training").proven("a runtime", "greedy")
     assert "of 2 sentences of the training set through a runtime." in named
@@ -41,7 +41,7 @@ def test_sentences_of_several_windows_are_counted_and_left_out(tiny_model, token
     sentences = [(["IL-2", "gene"] * 400, ["O"] * 800), (["IL-2", "gene", "GATA-1", "cells"], ["O"] * 4)]
     found = find_reference(tiny_model(), tokenizer, sentences)
     assert (len(found.sentences), found.longer) == (1, 1)
-    assert found.proven("x", "greedy").endswith("; 1 longer than the model's window were left out.")
+    assert found.proven("x", "greedy").endswith("; 1 longer than the model's window was left out.")
 
 
 @pytest.mark.parametrize("gold", [("B-DNA", "I-DNA", "O", "B-protein"), ("S-DNA", "O", "B-protein", "E-protein")])
@@ -60,8 +60,7 @@ def test_greedy_tags_of_a_model_of_viterbi_have_the_price_that_evaluate_finds(go
     (told,) = found.price_of_greedy("its tags")
     assert told.startswith("Note that its tags are greedy, and lorakit.predict decodes this model with viterbi, as it")
     assert (
-        f"of {changed} of the 7 sentences differ; over all of them F1 is {before:.4f} greedy and {after:.4f} with"
-        in told
+        f"of {changed} of 7 sentences differ; over all of them F1 is {before:.4f} greedy and {after:.4f} with" in told
     )
     unknown = replace(found, gold=[[]] * 7).price_of_greedy("its tags")[0]
     assert unknown.endswith("what that costs in F1 is unknown, because the corpus marks no entity.")
@@ -77,5 +76,5 @@ def test_raw_text_is_decoded_as_the_model_was_trained(tiny_model, tokenizer):
 def test_sentences_without_an_entity_prove_nothing(tiny_model, tokenizer):
     model = tiny_model()
     model.classifier.bias.data[0] += 1e4
-    with pytest.raises(ValueError, match="the model finds no entity in the 1 sentences, so they prove nothing"):
+    with pytest.raises(ValueError, match="the model finds no entity in 1 sentence, which proves nothing"):
         find_reference(model, tokenizer, [(["IL-2", "gene"], ["O", "O"])])

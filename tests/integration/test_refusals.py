@@ -399,13 +399,32 @@ def tagged(**options: object) -> Act:
     return act
 
 
-def for_another_task(folder: Path, in_code: bool) -> None:
-    config = Path(tagger(folder)) / CONFIG
-    as_peft_would_write(config.parent)
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"task_type": "SEQ_CLS"}))
-    if not in_code:
-        load_tagger(str(config.parent), labels=LABELS)
-    load_adapter(load_token_classifier(folder / "base", LABELS)[0], config.parent)
+def sentence_classifier() -> nn.Module:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    torch.manual_seed(0)
+    return BertForSequenceClassification(BertConfig(vocab_size=100, **sizes))
+
+
+def word_classifier() -> nn.Module:
+    """The same encoder, with a head of the same name and shape."""
+    from transformers import BertForTokenClassification
+
+    return BertForTokenClassification(sentence_classifier().config)
+
+
+def for_another_task(folder: Path, base: Callable[[], nn.Module] | None = None, **options: object) -> None:
+    """An adapter that was trained to classify sentences, for a tagger by default."""
+    found = foreign(folder, model=apply_lora(sentence_classifier(), r=2, target_modules=["query"]))
+    if base is None:
+        load_tagger(str(found), labels=LABELS)
+    else:
+        load(found, base(), **options)
+
+
+def settings_for_another_task(folder: Path, base: Callable[[], nn.Module], **settings: object) -> None:
+    apply_lora(base(), peft.LoraConfig(target_modules=["query"], **settings))
 
 
 def from_a_file(folder: Path, name: str) -> None:
@@ -727,8 +746,16 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
     ),
     "is not there; did you mean": (tagged(adapter="RUN"), tagged(adapter="ADAPTER")),
     "and this command tags words (TOKEN_CLS); load it in code with lorakit.load_adapter": (
-        lambda folder: for_another_task(folder, in_code=False),
-        lambda folder: for_another_task(folder, in_code=True),
+        for_another_task,
+        lambda folder: for_another_task(folder, sentence_classifier),
+    ),
+    # tasks
+    "… is for …, and this … is for …; use a model for": (
+        lambda folder: for_another_task(folder, word_classifier),
+        lambda folder: for_another_task(folder, sentence_classifier),
+        lambda folder: for_another_task(folder, word_classifier, check_base=False),
+        lambda folder: settings_for_another_task(folder, sentence_classifier, task_type="SEQ_CLS"),
+        lambda folder: settings_for_another_task(folder, word_classifier, modules_to_save=["classifier"]),
     ),
 }  # fmt: skip
 ELSEWHERE = {

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 
 import lorakit
 from lorakit.adapters.quantization import shrink_base
+from lorakit.nn.weights import dequantized
 from tests.support.tiny import MINI, make_tiny_model
 from tests.support.toy import killed_after, quick, toy_data
 
@@ -17,6 +18,14 @@ IDS = torch.arange(40).view(2, 20) + 10
 
 def wide_model() -> torch.nn.Module:
     return make_tiny_model(hidden_size=64, intermediate_size=128)
+
+
+def with_the_same_values(model: torch.nn.Module) -> torch.nn.Module:
+    """The same base and adapter in float32: it holds what the frozen weights of `model` stand for."""
+    same = lorakit.apply_lora(wide_model(), r=4)
+    for name, parameter in same.named_parameters():
+        parameter.data.copy_(dequantized(model.get_parameter(name).detach()))
+    return same
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
@@ -36,9 +45,15 @@ def test_a_shrunk_base_trains_packed_saves_reloads_and_merges(
     tokenizer = AutoTokenizer.from_pretrained(MINI)
     model = shrink_base(lorakit.apply_lora(wide_model(), r=4), to)
     kept = {name: type(p.data) for name, p in model.named_parameters()}
+    same = with_the_same_values(model)
     result = lorakit.train(model, tokenizer, DATA, quick(precision=precision))
+    expected = lorakit.train(same, tokenizer, DATA, quick(precision=precision))
     assert result.computed_tokens < 1.3 * result.train_tokens  # packed rows
-    assert result.history[-1].f1 > 0.3
+    first, last = (scores.loss for scores in result.history)
+    assert last < first
+    # in bf16 a quantized weight may be rounded once more or less, and ten steps carry that on
+    close = {"fp32": 1e-5, "bf16": 2e-2}[precision]
+    assert (first, last) == pytest.approx([scores.loss for scores in expected.history], rel=close)
     assert {name: type(p.data) for name, p in model.named_parameters()} == kept
     tuned = logits(model)
     fresh = lorakit.load_adapter(wide_model(), lorakit.save_adapter(model, tmp_path / "adapter"))

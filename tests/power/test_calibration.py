@@ -35,6 +35,12 @@ def test_the_whole_machine_is_estimated_within_the_stated_bound(world, tmp_path,
     assert meter.reading.measured_wh is None
 
 
+def test_more_load_than_the_cpus_have_is_full_load():
+    """In a short window the kernel's ticks may add up to more than all CPUs."""
+    found = calibrate([38.0], [92.0], 0.005, "laptop")
+    assert found.range_j(10 * 58.3, 10) == found.range_j(10 * 54.0, 10) == pytest.approx((915.4, 924.6))
+
+
 def test_it_is_not_used_where_something_better_or_something_else_is_there(world, tmp_path):
     environ = calibrated(world, tmp_path)
     world.nvml.gpus, world.nvml.init_fault = [FakeGpu("GPU-a", P100)], None

@@ -171,9 +171,13 @@ def test_runs_with_their_counts_by_sentence_are_compared(tmp_path):
     folders = [make_run(tmp_path / str(seed), {"full": 0.75, "lora": 0.6}, seed) for seed in range(3)]
     page = make_page(read_sources(folders))
     record = compare_runs(folders)
-    ((value, text), (_, verdict)) = figures_of(page, "comparison-1")["Difference or ratio: F1"]
+    ((value, text), (_, verdict)) = figures_of(page, "comparison-1")[": F1"]
     assert (value, verdict) == (record["comparisons"][0]["f1"]["default"]["value"], "worse")
     assert "[−0." in text and "LoRA − full, F1: LoRA is worse than full." in page
+    panel = page[page.index("<h3>LoRA − full</h3>") : page.index("</table>", page.index('id="comparison-1"'))]
+    seen = re.sub(r'<span class="hidden">.*?</span>|<[^>]*>', "", panel)
+    assert seen.count("LoRA − full") == 1  # the heading, which neither the caption nor a column repeats
+    assert "LoRA − full on the test set, with 95 % intervals" in panel  # for screen readers
     assert make_page(read_sources(folders)) == page
 
 
