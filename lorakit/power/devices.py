@@ -18,6 +18,7 @@ from lorakit.power.cpu_time import CpuLoad
 from lorakit.power.device_sums import DeviceEnergy, estimate_energy, sum_devices
 from lorakit.power.estimates import PowerRange, count_dimms, estimate_cpu, estimate_ram, memory_bytes
 from lorakit.power.hwmon import MACHINE, HwmonSensor, HwmonSource, closed_files, find_hwmon
+from lorakit.power.kernel_files import is_folder
 from lorakit.power.nvml import (
     Gpu,
     GpuPowerCheck,
@@ -389,16 +390,17 @@ def _find_hwmon(devices: Devices, sensors: list[HwmonSensor], environ: Mapping[s
         found, notes = hidden_gpus(of_maker, environ)
         hidden |= found
         devices.notes += notes
-    in_module = _gpu_holds_module(devices.accumulator)
-    why_no_cpu = IN_MODULE if in_module else "RAPL counts the CPU" if devices.accumulator.of_kind("cpu") else ""
+    taken = {kind: f"RAPL counts the {kind.upper()}" for kind in ("cpu", "ram") if devices.accumulator.of_kind(kind)}
+    if _gpu_holds_module(devices.accumulator):
+        taken = dict.fromkeys(("cpu", "ram"), IN_MODULE)
     for sensor in sorted(sensors, key=lambda sensor: not sensor.counts_energy):  # of a machine's meters the best first
-        why = sensor.why or hidden.get(sensor.id) or (why_no_cpu if sensor.kind == "cpu" else "")
+        why = sensor.why or hidden.get(sensor.id) or taken.get(sensor.kind, "")
         why = why or (_why_not_machine(devices, sensor) if sensor.kind == MACHINE else "")
         if why:
             kind = sensor.kind or ("gpu" if sensor.driver.startswith(("i915", "xe")) else "cpu")
             record = {"id": sensor.id, "name": sensor.name, "why": why}
             devices.not_counted.setdefault(kind, []).append(record)
-            devices.notes += [f"{sensor.id} is not counted: {why}"] if kind == MACHINE else []
+            devices.notes += [f"{sensor.id} is not counted: {why}"] if kind == MACHINE or sensor.is_unknown else []
         else:
             _add_hwmon(devices, sensor)
 
@@ -415,16 +417,20 @@ def _add_hwmon(devices: Devices, sensor: HwmonSensor) -> None:
     try:
         devices.accumulator.add(HwmonSource(sensor))
     except OSError as error:
-        closed = [*sensor.closed, *closed_files(sensor.paths)] if isinstance(error, PermissionError) else []
-        reason = f"not read: {error.strerror}" + (f"; sudo chmod a+r {' '.join(map(str, closed))}" if closed else "")
+        is_closed = isinstance(error, PermissionError)
+        closed = dict.fromkeys([*sensor.closed, *closed_files(sensor.paths)]) if is_closed else {}
+        mode = "a+rx" if any(map(is_folder, closed)) else "a+r"
+        fix = f"; sudo chmod {mode} {' '.join(map(str, closed))}" if closed else ""
+        reason = f"not read: {error.strerror}{fix}"
         if sensor.kind in KINDS:
             unread = DeviceEnergy(sensor.id, sensor.name, "unavailable", reason, sensor.scope)
             devices.unread[sensor.kind].append(unread)
         if sensor.kind != "gpu":  # an estimate may stand for a CPU, and nothing for a machine
             devices.notes.append(f"{sensor.name}: {reason}")
         return
-    if sensor.kind == "cpu":
-        devices.unread["cpu"] = [part for part in devices.unread["cpu"] if not part.id.startswith("intel-rapl")]
+    if sensor.kind in ("cpu", "ram"):
+        still = [part for part in devices.unread[sensor.kind] if not part.id.startswith("intel-rapl")]
+        devices.unread[sensor.kind] = still
 
 
 def _gpu_holds_module(accumulator: EnergyAccumulator) -> bool:
