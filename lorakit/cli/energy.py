@@ -10,7 +10,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 from lorakit._files import write_text
@@ -160,26 +159,12 @@ def _run(arguments: argparse.Namespace) -> int:
         _say(f"lorakit energy run: {command[0]}: {'permission denied' if known else 'not found'}")
         return 126 if known else 127  # like a shell
     meter = EnergyMeter(arguments.powercap, out=arguments.out, idle_s=arguments.baseline)
-    status, trouble = None, None
     try:
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(meter)
-            except Exception as error:  # of whatever kind: the command matters more than its measurement
-                trouble = error
+        with meter:
             status = run_command(command)
-    except Exception as error:  # at the end of the measurement if there is a status
-        if status is None and not isinstance(error, OSError):
-            raise
-        trouble = error
-    if status is not None and trouble is not None:
-        _say(
-            f"lorakit energy run: the energy was not measured: {type(trouble).__name__}: {trouble}; no file is written"
-        )
-        return status
-    if trouble is not None:  # the kernel refuses: a script whose interpreter is missing, a binary for another machine
-        _say(f"lorakit energy run: {command[0]} cannot be run: {trouble}")
-        return 127 if isinstance(trouble, FileNotFoundError) else 126
+    except OSError as error:  # the kernel refuses: a script whose interpreter is missing, a binary for another machine
+        _say(f"lorakit energy run: {command[0]} cannot be run: {error}")
+        return 127 if isinstance(error, FileNotFoundError) else 126
     reading = meter.reading
     _say(report(reading, carbon))
     _say_advice(meter, arguments.baseline)

@@ -388,6 +388,9 @@ class EnergyAccumulator:
             except OSError as error:
                 device.fail(str(error.strerror or error), lost=error.errno == errno.ENODEV)
                 continue
+            except Exception as error:  # of whatever kind: it costs this device's reading, and no other's
+                device.fail(f"{type(error).__name__}: {error}")
+                continue
             after = self.now()
             values.append((device, (before + after) / 2, (after - before) / 2, value))
         late = self._drain({id(device): time for device, time, _, _ in values})

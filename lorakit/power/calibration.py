@@ -48,7 +48,9 @@ class Calibration:
             load_j: estimated energy above idle, J.
             duration_s: duration of the window, s.
         """
-        most_j = min(TURBO * load_j, (self.load_w - self.idle_w) * duration_s)
+        full_j = (self.load_w - self.idle_w) * duration_s
+        load_j = min(load_j, full_j)  # the kernel's ticks of CPU time may be ahead of a short window
+        most_j = min(TURBO * load_j, full_j)
         idle_j = self.idle_w * duration_s
         return (idle_j + load_j) * (1 - self.error), (idle_j + most_j) * (1 + self.error)
 

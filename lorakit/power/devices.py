@@ -18,7 +18,7 @@ from lorakit.power.cpu_time import CpuLoad
 from lorakit.power.device_sums import DeviceEnergy, estimate_energy, sum_devices
 from lorakit.power.estimates import PowerRange, count_dimms, estimate_cpu, estimate_ram, memory_bytes
 from lorakit.power.hwmon import MACHINE, HwmonSensor, HwmonSource, closed_files, find_hwmon
-from lorakit.power.kernel_files import is_folder
+from lorakit.power.kernel_files import is_folder, is_missing
 from lorakit.power.nvml import (
     Gpu,
     GpuPowerCheck,
@@ -258,7 +258,7 @@ def _strangers(found: Collection[int], ours: Collection[int], proc: Path) -> set
     among them, so nothing is known.
     """
     others = set(found) - set(ours)
-    if len(others) == len(found) and not all((proc / str(pid)).exists() for pid in others):
+    if len(others) == len(found) and any(is_missing(proc / str(pid)) for pid in others):
         return None
     return others
 

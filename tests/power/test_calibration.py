@@ -35,6 +35,12 @@ def test_the_whole_machine_is_estimated_within_the_stated_bound(world, tmp_path,
     assert meter.reading.measured_wh is None
 
 
+def test_a_window_shorter_than_the_kernels_ticks_is_within_its_bound():
+    found = calibrate([38.0], [92.0], 0.02, "m")
+    low_j, high_j = found.range_j(load_j=4 * 0.54, duration_s=0.01)
+    assert 0.98 * 0.92 <= low_j <= 0.92 <= high_j == pytest.approx(1.02 * 0.92)
+
+
 def test_it_is_not_used_where_something_better_or_something_else_is_there(world, tmp_path):
     environ = calibrated(world, tmp_path)
     world.nvml.gpus, world.nvml.init_fault = [FakeGpu("GPU-a", P100)], None
