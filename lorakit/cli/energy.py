@@ -169,9 +169,8 @@ def _run(arguments: argparse.Namespace) -> int:
     _say(report(reading, carbon))
     _say_advice(meter, arguments.baseline)
     record = {"command": command, "exit_status": status, **reading.to_json()}
-    row = csv_row(reading, Path(command[0]).name, carbon)
     _write("json", arguments.json, lambda path: write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n"))
-    _write("csv", arguments.csv, lambda path: append_csv(path, row))
+    _write("csv", arguments.csv, lambda path: append_csv(path, csv_row(reading, Path(command[0]).name, carbon)))
     _write("prometheus", arguments.prometheus, lambda path: write_prometheus(path, reading))
     return status
 

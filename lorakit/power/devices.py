@@ -286,14 +286,14 @@ def find_devices(
     _find_gpus(devices, nvml, environ)
     zones = find_zones(powercap)
     _find_rapl(devices, zones, proc)
-    access = None if accumulator.of_kind("cpu") else diagnose(powercap, proc)
-    shut = {"cpu", "ram"} if access is not None and access.state in ("denied", "masked") else set()
-    if not shut and diagnose(powercap, proc, "dram").state in ("denied", "masked"):
-        shut = {"ram"}
-    events_of_shut = [event for event in find_perf_events(events) if event.kind in shut] if shut else []
-    _find_perf(devices, [event for event in events_of_shut if not accumulator.of_kind(event.kind)], proc)
+    access, dram = diagnose(powercap, proc), diagnose(powercap, proc, "dram")
+    shut = {kind for kind, part in (("cpu", access), ("ram", dram)) if part.is_shut}
+    if access.state in ("denied", "masked") and not accumulator.of_kind("ram"):
+        shut.add("ram")
+    for kind in sorted(shut):
+        _find_perf(devices, [event for event in find_perf_events(events) if event.kind == kind], kind, proc)
     _find_hwmon(devices, find_hwmon(hwmon), environ)
-    if access is not None and not accumulator.of_kind("cpu"):
+    if not accumulator.of_kind("cpu"):
         unread = [part for part in devices.unread["cpu"] if part.id not in {zone.key for zone in zones}]
         if unread and access.state == "absent":  # a sensor was found that this user may not read
             devices.missing["cpu"] = "; ".join(f"{part.id}: {part.source}" for part in unread)
@@ -360,26 +360,33 @@ def _find_rapl(devices: Devices, zones: list[Zone], proc: Path) -> None:
                 devices.unread[kind_of(zone)].append(unread)
 
 
-def _find_perf(devices: Devices, events: list[PerfEvent], proc: Path) -> None:
-    """Read RAPL by perf events, where powercap is closed and they are not."""
-    opened: set[str] = set()
-    refused: list[tuple[PerfEvent, OSError]] = []
-    for event in events:  # one may be refused and the next not: a package whose CPU went offline, a kind the CPU lacks
+def _find_perf(devices: Devices, events: list[PerfEvent], kind: str, proc: Path) -> None:
+    """Read a kind by RAPL's perf events, where powercap is closed and they are not, or hides some of the packages.
+
+    Perf does not say which zone an event belongs to. So it is taken for all packages or for none.
+    """
+    counters: list[PerfCounter] = []
+    refused: list[DeviceEnergy] = []
+    for event in events:  # one may be refused and the next not: a package whose CPU went offline
         try:
-            devices.accumulator.add(PerfCounter(event))
-            opened.add(event.kind)
+            counters.append(PerfCounter(event))
         except OSError as error:
-            refused.append((event, error))
-    for kind in opened:
-        devices.unread[kind] = []
-    doubt = perf_dram_doubt(proc) if "ram" in opened else None
+            why = f"not read: {error.strerror}"
+            refused.append(DeviceEnergy(event.id, event.title, "unavailable", why, "socket"))
+    by_powercap = devices.accumulator.of_kind(kind)
+    if len(counters) <= len(by_powercap):
+        for counter in counters:
+            counter.close()
+        return  # what powercap said stays the reason
+    for device in by_powercap:
+        devices.accumulator.remove(device)
+    for counter in counters:
+        devices.accumulator.add(counter)
+    devices.unread[kind] = refused
+    doubt = perf_dram_doubt(proc) if kind == "ram" else None
     if doubt:
         devices.notes.append(doubt)
-        devices.most |= {device.source.id: PERF_FACTOR for device in devices.accumulator.of_kind("ram")}
-    for event, error in refused:
-        if event.kind in opened:  # otherwise what powercap said stays the reason
-            unread = DeviceEnergy(event.id, event.title, "unavailable", f"not read: {error.strerror}", "socket")
-            devices.unread[event.kind].append(unread)
+        devices.most |= {counter.id: PERF_FACTOR for counter in counters}
 
 
 def _find_hwmon(devices: Devices, sensors: list[HwmonSensor], environ: Mapping[str, str]) -> None:

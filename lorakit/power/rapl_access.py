@@ -25,6 +25,11 @@ class Access:
     reason: str
     fix: str
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether zones exist, or may, that this user may not read."""
+        return self.state in ("denied", "masked") or self.state == "measured" and bool(self.fix)
+
 
 NO_DRAM = Access("absent", "this CPU has no DRAM counter", "")
 
