@@ -168,7 +168,7 @@ def _run(arguments: argparse.Namespace) -> int:
     reading = meter.reading
     _say(report(reading, carbon))
     _say_advice(meter, arguments.baseline)
-    record = {"command": command, "exit_status": status, **reading.to_json()}
+    record = {"command": command, "exit_status": status, **reading.to_json(), "carbon": carbon.to_json(reading)}
     _write("json", arguments.json, lambda path: write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n"))
     _write("csv", arguments.csv, lambda path: append_csv(path, csv_row(reading, Path(command[0]).name, carbon)))
     _write("prometheus", arguments.prometheus, lambda path: write_prometheus(path, reading))
@@ -181,8 +181,9 @@ def _write(flag: str, path: Path | None, write: Callable[[Path], object]) -> Non
         return
     try:
         write(path)
-    except (OSError, ValueError) as error:
-        _say(f"lorakit energy run: --{flag} {path} was not written: {error}")
+    except Exception as error:  # of whatever kind
+        reason = error if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
+        _say(f"lorakit energy run: --{flag} {path} was not written: {reason}")
 
 
 def _say_advice(meter: EnergyMeter, baseline_s: float) -> None:
