@@ -33,12 +33,17 @@ setup(
         "completion": ["argcomplete>=3"],  # eval "$(register-python-argcomplete lorakit)"
         "dev": [
             "argcomplete>=3",
+            "fastapi>=0.115",  # docs/export.md
             "hypothesis>=6.100",
+            "onnx>=1.18",
+            "onnxruntime>=1.22",
+            "onnxscript>=0.5",
             "optuna>=5",
             "peft>=0.21",
             "pytest-xdist>=3.6",
             "pytest>=8",
             "ruff>=0.6",
+            "spacy>=3.8",
             "tensorboard>=2.16",
         ],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],  # mkdocs build --strict

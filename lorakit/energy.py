@@ -6,13 +6,14 @@
 edges only if this process uses it already.
 """
 
+import logging
 import os
 import platform
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lorakit.power.accumulator import EnergyAccumulator, mean_powers
 from lorakit.power.clock import Clock, SystemClock, boot_id
@@ -21,7 +22,7 @@ from lorakit.power.device_locks import SharedCounting, find_job, locks_folder
 from lorakit.power.devices import NOTHING, Devices, find_devices
 from lorakit.power.gather import gather_readings
 from lorakit.power.hwmon import MACHINE
-from lorakit.power.idle import IDLE, measure_idle
+from lorakit.power.idle import measure_idle
 from lorakit.power.journal import Journal, times
 from lorakit.power.machine_use import MachineUse
 from lorakit.power.memory_use import memory_in_use
@@ -29,10 +30,13 @@ from lorakit.power.plausibility import disagreements, implausible_dram, unseen_w
 from lorakit.power.reading import BESIDE, JOULES_PER_WH, KINDS, Reading
 from lorakit.power.sampler import Sampler
 from lorakit.power.steadiness import PowerCourse, Steadiness, judge_steadiness
-from lorakit.power.windows import WindowPaths, check_window_name, finish_cuda_work
+from lorakit.power.unmeasured import Unmeasured
+from lorakit.power.windows import IDLE, WHOLE, WindowPaths, check_window_name, finish_cuda_work
 
 LOOK_EVERY_S = 2.0  # how often at most to ask who computes on the GPUs and who uses the memory
-WHOLE = ""  # the window of the whole block; users' names are not empty
+USE_UNKNOWN = "who else used the machine is not fully known"
+Answer = TypeVar("Answer")
+log = logging.getLogger("lorakit.energy")
 
 
 class EnergyMeter:
@@ -40,6 +44,7 @@ class EnergyMeter:
 
     Without sensors CPU and RAM are estimated, and every number says so. In a distributed job each device is counted by
     one process, so that the sum over ranks is the job's energy: on a usual node the first local rank counts everything.
+    A meter that fails never ends the block: it logs one warning, and every energy is unknown, with the reason.
 
     Example:
         import lorakit
@@ -115,13 +120,18 @@ class EnergyMeter:
         self._out, self._out_every_s = out, out_every_s
         self._period_s, self._thread, self._seed, self._idle_s = period_s, thread, seed, idle_s
         self.idle: dict[str, tuple[float, float]] = dict(idle or {})
-        self._session: Session | None = None
+        self._session: Session | Unmeasured | None = None
         self._sampler: Sampler | None = None
         self._paths = WindowPaths()
 
     def __enter__(self) -> "EnergyMeter":
         if self._session is not None:
             raise RuntimeError("this EnergyMeter was used already: make a new one for each block")
+        with self._unless_it_fails():
+            self._begin()
+        return self
+
+    def _begin(self) -> None:
         self._session = session = Session(self._machine)
         if self._idle_s > 0:
             self.idle.update(session.measure_idle(self._idle_s))
@@ -130,19 +140,38 @@ class EnergyMeter:
             period_s = min(self._period_s, 1.0) if session.samples_power() else self._period_s
             self._sampler = Sampler(self.sample, self._machine.clock, period_s, self._seed)
             self._sampler.start()
-        return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         if not self._session.is_mine():
             return  # a forked child leaves the block too, but the meter is its parent's
-        if error is None:
-            finish_cuda_work()
+        name = None if kind is None else kind.__name__
+        with self._unless_it_fails():
+            if error is None:
+                finish_cuda_work()
+            try:
+                self._session.end(failed=error is not None)
+            finally:
+                if self._sampler is not None:
+                    self._sampler.stop()
+            self._session.finish(name)
+        if not self._session.finished:
+            self._session.finish(name)  # of what replaced the session
+
+    @contextmanager
+    def _unless_it_fails(self) -> Iterator[None]:
+        """Take a step of the measurement; one that fails ends the measurement, and not the work that is measured."""
         try:
-            self._session.accumulator.mark_edge(WHOLE, -1, error=error is not None)
-        finally:
-            if self._sampler is not None:
-                self._sampler.stop()
-        self._session.finish(None if kind is None else kind.__name__)
+            yield
+        except Exception as error:  # of whatever kind: a driver's surprise, a full disk
+            reason = f"{type(error).__name__}: {error}"
+            log.warning(
+                "the energy meter failed: %s; the energy of this run is unknown, and the work continues", reason
+            )
+            failed, windows, journal = self._session, {}, None
+            if isinstance(failed, Session):
+                windows, journal = failed.accumulator.windows, failed.journal
+                failed.close()
+            self._session = Unmeasured(reason, self._machine.clock, windows, journal)
 
     @contextmanager
     def window(self, name: str, *, exact: bool = True) -> Iterator[None]:
@@ -169,13 +198,17 @@ class EnergyMeter:
             yield
             return
         with self._paths.entered(name) as path:
-            session.open_window(path, exact)
+            with self._unless_it_fails():
+                session.open_window(path, exact)
+            if self._session is not session:
+                self._session.open_window(path, exact)  # of what replaced it
             failed = True
             try:
                 yield
                 failed = False
             finally:
-                session.close_window(path, exact, failed)
+                with self._unless_it_fails():
+                    self._session.close_window(path, exact, failed)
 
     @property
     def reading(self) -> Reading:
@@ -184,18 +217,24 @@ class EnergyMeter:
         Raises:
             RuntimeError: the meter has not started, or belongs to a parent process.
         """
-        return self._started().reading(WHOLE)
+        return self._read(lambda session: session.reading(WHOLE))
 
     @property
     def windows(self) -> dict[str, Reading]:
         """All windows by name, in the order of their first entry; raises like `reading`."""
-        return self._started().windows()
+        return self._read(lambda session: session.windows())
 
-    def _started(self) -> "Session":
+    def _read(self, question: Callable[["Session | Unmeasured"], Answer]) -> Answer:
+        """What the session answers when it is up to date, or what replaces it."""
         if self._session is None:
             raise RuntimeError("the meter has not run yet: use `with EnergyMeter() as meter:`")
-        self._session.refresh()
-        return self._session
+        if not self._session.is_mine():
+            pid = self._session.pid
+            raise RuntimeError(f"this EnergyMeter belongs to process {pid}; a forked child has no reading")
+        with self._unless_it_fails():
+            self._session.refresh()
+            return question(self._session)
+        return question(self._session)
 
     def gather(self) -> Reading:
         """The whole job: the sum over all ranks where torch.distributed runs, else `reading`.
@@ -203,7 +242,8 @@ class EnergyMeter:
         Every rank must call it, and each gets the sum. A device that several ranks of a machine count, because their
         launcher did not tell them of each other, is in it once.
         """
-        return gather_readings(self._started(), WHOLE)
+        self._read(lambda session: session.reading(WHOLE))  # a failure here leaves the other ranks no gap to wait for
+        return gather_readings(self._session, WHOLE)
 
     @property
     def steadiness(self) -> Steadiness | None:
@@ -257,17 +297,19 @@ class Session:
     """One measurement: the devices, their accumulators, and what a reading needs besides.
 
     Attributes:
+        pid: the process that measures; a forked child has no reading.
         finished: the block has ended, and readings no longer change.
+        journal: where the energy so far is written, None for nowhere.
         power_w: measured power over the last interval between samples, W.
         course: that power in every interval.
     """
 
     def __init__(self, machine: Machine) -> None:
         self._machine, self._clock = machine, machine.clock
-        self._pid = os.getpid()
+        self.pid = os.getpid()
         self._node = boot_id(machine.proc)
         job = find_job(machine.environ)
-        root = job_root(job.variable, machine.proc) if job else spawner() or self._pid
+        root = job_root(job.variable, machine.proc) if job else spawner() or self.pid
         if job is not None and not job.is_named:  # two jobs of one user must not share their locks
             job = replace(job, name=f"{job.name}-{root}")
         self._use = MachineUse(self._clock.monotonic(), root, self._node, machine.proc)
@@ -277,7 +319,7 @@ class Session:
         self._sharing = SharedCounting(self._devices, job, folder, self._clock.monotonic)
         self._notes: list[str] = []
         self._idle: Mapping[str, tuple[float, float]] = {}
-        self._journal: Journal | None = None
+        self.journal: Journal | None = None
         self._progress: dict[str, tuple[float, float]] = {}
         self._sampled_at = self._clock.monotonic()
         self.course = PowerCourse()
@@ -314,7 +356,7 @@ class Session:
 
     def is_mine(self) -> bool:
         """False in a forked child."""
-        return os.getpid() == self._pid
+        return os.getpid() == self.pid
 
     def samples_power(self) -> bool:
         """Whether a device has to be read often because it has no energy counter."""
@@ -337,9 +379,9 @@ class Session:
         self.accumulator.mark_edge(WHOLE, +1)
         self._last_line = self._clock.monotonic()
         if out is not None:
-            self._journal = Journal(out, f"{self._node}-{self._pid}-{self.accumulator.boot_started:.6f}")
-            start = {"boot_id": self._node, "host": platform.node(), "pid": self._pid, **times(self._clock)}
-            self._journal.write("start", start)
+            self.journal = Journal(out, f"{self._node}-{self.pid}-{self.accumulator.boot_started:.6f}")
+            start = {"boot_id": self._node, "host": platform.node(), "pid": self.pid, **times(self._clock)}
+            self.journal.write("start", start)
 
     # ---- windows
 
@@ -356,10 +398,10 @@ class Session:
         if exact and not failed:
             finish_cuda_work()
         self.accumulator.mark_edge(path, -1, exact, failed)
-        if exact and self._journal is not None:
+        if exact and self.journal is not None:
             with self.accumulator.lock:
                 line = {"name": path, "reading": self.reading(path).to_json()}
-            self._journal.queue("window", line)
+            self.journal.queue("window", line)
 
     # ---- readings
 
@@ -383,10 +425,15 @@ class Session:
     def _look_around(self) -> None:
         """Note who computes on the counted GPUs now, and who uses the memory."""
         self._looked_at = self._clock.monotonic()
-        ours, proc = self._our_processes(), self._machine.proc
-        others = self._devices.busy_elsewhere(ours, proc, counted_only=True) if self._devices.gpus else None
-        gpus = self._devices.gpus_in_use(ours, proc) if self._devices.gpus else None
-        memory = memory_in_use(ours, proc)
+        others = gpus = memory = None
+        try:
+            ours, proc = self._our_processes(), self._machine.proc
+            others = self._devices.busy_elsewhere(ours, proc, counted_only=True) if self._devices.gpus else None
+            gpus = self._devices.gpus_in_use(ours, proc) if self._devices.gpus else None
+            memory = memory_in_use(ours, proc)
+        except Exception as error:  # of whatever kind; the energy is right without it
+            note = f"{USE_UNKNOWN}: {type(error).__name__}: {error}"
+            self._notes += [] if any(known.startswith(USE_UNKNOWN) for known in self._notes) else [note]
         with self.accumulator.lock:  # not while the driver answers: an edge of a window would wait for it
             if self._devices.gpus:
                 self._use.see_gpu_processes(None if others is None else len(others))
@@ -396,13 +443,7 @@ class Session:
         return process_tree(self.tree_root, self._machine.proc)
 
     def refresh(self) -> None:
-        """Bring the readings up to date.
-
-        Raises:
-            RuntimeError: the session belongs to a parent process.
-        """
-        if not self.is_mine():
-            raise RuntimeError(f"this EnergyMeter belongs to process {self._pid}; a forked child has no reading")
+        """Bring the readings up to date."""
         if not self.finished:
             with self.accumulator.lock:
                 self._sharing.settle(force=True)
@@ -447,16 +488,20 @@ class Session:
     def write_reading(self) -> None:
         """Append the energy so far to the journal, if it is time, and the windows closed since the last line."""
         early = self._clock.monotonic() - self._last_line < self._out_every_s
-        if self._journal is None or early or not self._sharing.settled:
+        if self.journal is None or early or not self._sharing.settled:
             return
         self._last_line = self._clock.monotonic()
         with self.accumulator.lock:
             if self.finished:
                 return
             line = {"reading": self.reading(WHOLE).to_json(), **times(self._clock)}
-        self._journal.write("reading", line)
+        self.journal.write("reading", line)
 
     # ---- the end
+
+    def end(self, failed: bool) -> None:
+        """Close the window of the whole block, with a reading; `failed` if an exception ended it."""
+        self.accumulator.mark_edge(WHOLE, -1, error=failed)
 
     def finish(self, error: str | None) -> None:
         """End the block; `error` names the exception that ended it."""
@@ -466,13 +511,17 @@ class Session:
             self._conditions["end"] = self._devices.conditions()
             self._notes += self._doubts()
             self.finished = True
-            if self._journal is not None:
+            if self.journal is not None:
                 windows = {path: reading.to_json() for path, reading in self.windows().items()}
                 line = {"reading": self.reading(WHOLE).to_json(), "windows": windows, "error": error}
-                self._journal.write("end", {**line, **times(self._clock)})
-            self._devices.close()
-            self._use.close()
-            self._sharing.release()
+                self.journal.write("end", {**line, **times(self._clock)})
+            self.close()
+
+    def close(self) -> None:
+        """Release sensors and locks; what cannot be released changes no reading, and goes with the process."""
+        for part in (self._devices.close, self._use.close, self._sharing.release):
+            with suppress(Exception):
+                part()
 
     def _doubts(self) -> list[str]:
         """What makes a number doubtful."""

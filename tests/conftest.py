@@ -17,6 +17,14 @@ def pytest_cmdline_main(config):
         config.option.dist, config.option.loadscopereorder = "loadfile", False
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_settings_of_this_user(tmp_path_factory):
+    """A calibration that whoever runs the tests made for their machine would replace its estimates."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def logging_stays_on():
     """A test that leaves logging disabled would blind every later one on its worker that reads the log."""

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lorakit
-from lorakit.power.reading import Reading
+from lorakit.power.journal import read_journal
+from lorakit.power.reading import Reading, sum_readings
 from tests.support.energy_world import FakeGpu, Profile, World
 
 GPU = Profile((0, 100.0), (7, 300.0), (20, 50.0))
@@ -299,3 +300,91 @@ def test_a_search_for_sensors_that_fails_is_a_note_and_the_work_goes_on(tmp_path
     why = "the search for sensors failed: PermissionError: [Errno 13] Permission denied: '/sys/somewhere'"
     assert {reading.gpu.source, reading.cpu.source, reading.ram.source} == {why}
     assert any(note.startswith(why) for note in reading.notes)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "__init__",
+        "measure_idle",
+        "start",
+        "open_window",
+        "close_window",
+        "refresh",
+        "reading",
+        "windows",
+        "end",
+        "finish",
+    ],
+)
+def test_a_meter_that_fails_costs_the_energy_and_never_the_work(tmp_path, monkeypatch, caplog, step):
+    """Whatever fails, the block runs to its end, and its times are right."""
+    world = World(tmp_path, [FakeGpu("GPU-a", Profile((0, 100.0)))])
+    done = []
+
+    def fails(*_, **__):
+        raise ZeroDivisionError("a surprise")
+
+    monkeypatch.setattr(f"lorakit.energy.Session.{step}", fails)
+    with world.meter(out=tmp_path / "energy.jsonl", idle_s=0.0 if step != "measure_idle" else 1.0) as meter:
+        for name in ("one", "two"):
+            with meter.window(name):
+                world.advance(5)
+            done.append(name)
+        meter.power_w(), meter.steadiness, meter.course
+    reading, windows = meter.reading, meter.windows
+    assert done == list(windows) == ["one", "two"]
+    assert reading.duration_s == pytest.approx(10) and windows["two"].duration_s == pytest.approx(5)
+    assert (reading.measured_wh, reading.estimated_wh, windows["one"].measured_wh) == (None, None, None)
+    assert reading.gpu.source == "the failed meter: ZeroDivisionError: a surprise"
+    assert reading.notes == ("the meter failed: ZeroDivisionError: a surprise",)
+    assert len(caplog.records) == 1 and "the work continues" in caplog.text
+    assert world.nvml.sessions == 0
+
+
+def test_the_error_of_the_work_passes_though_the_meter_fails_too(tmp_path, monkeypatch):
+    world = World(tmp_path)
+    monkeypatch.setattr("lorakit.energy.Session.finish", lambda *_: 1 / 0)
+    with pytest.raises(KeyError, match="the work's"), world.meter() as meter:
+        raise KeyError("the work's")
+    assert meter.reading.errors == 1
+
+
+def test_the_journal_of_a_meter_that_failed_ends_without_energy(tmp_path):
+    """Otherwise a resumed run would take what was read before the failure for all of it."""
+    world = World(tmp_path, [FakeGpu("GPU-a", Profile((0, 100.0)))])
+    with world.meter(out=tmp_path / "energy.jsonl", out_every_s=1.0) as meter:
+        world.run(meter, 30)
+        meter._session.end = lambda **_: 1 / 0
+    (run,) = read_journal(tmp_path / "energy.jsonl")
+    assert run.complete and run.reading["measured_kwh"] is None
+    (tmp_path / "again").mkdir()
+    with World(tmp_path / "again", [FakeGpu("GPU-a", Profile((0, 100.0)))]).meter() as other:
+        other._machine.clock.now += 10
+    total = sum_readings([Reading.from_json(run.reading), other.reading])
+    assert total.gpu.device_coverage == 0.5 and total.measured_wh == other.reading.measured_wh
+
+
+def test_a_device_with_a_surprise_costs_its_own_reading_alone(tmp_path):
+    world = World(tmp_path, [FakeGpu(name, Profile((0, 50.0))) for name in ("GPU-a", "GPU-b")])
+    with world.meter() as meter:
+        broken = meter._session.accumulator.devices[0].source
+        broken.read = lambda: 1 / 0
+        world.run(meter, 30)
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(50 * 30, abs=10)
+    assert "ZeroDivisionError: division by zero" in str(meter.reading.gpu.devices[0])
+
+
+def test_who_else_uses_the_machine_may_stay_unknown(tmp_path, monkeypatch):
+    def fails(*_):
+        raise PermissionError(13, "Permission denied", "/proc/7")
+
+    world = World(tmp_path, [FakeGpu("GPU-a", Profile((0, 100.0)))])
+    world.nvml.gpus[0].processes = [7]
+    monkeypatch.setattr("lorakit.power.devices._strangers", fails)
+    with world.meter() as meter:
+        world.run(meter, 30)
+    assert meter.reading.gpu.wh * 3600 == pytest.approx(3000, abs=40)
+    assert meter.reading.contention.gpu_processes is None
+    (note,) = meter.reading.notes
+    assert note.startswith("who else used the machine is not fully known: PermissionError: ")

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 from lorakit._files import write_text
@@ -160,33 +159,18 @@ def _run(arguments: argparse.Namespace) -> int:
         _say(f"lorakit energy run: {command[0]}: {'permission denied' if known else 'not found'}")
         return 126 if known else 127  # like a shell
     meter = EnergyMeter(arguments.powercap, out=arguments.out, idle_s=arguments.baseline)
-    status, trouble = None, None
     try:
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(meter)
-            except Exception as error:  # of whatever kind: the command matters more than its measurement
-                trouble = error
+        with meter:
             status = run_command(command)
-    except Exception as error:  # at the end of the measurement if there is a status
-        if status is None and not isinstance(error, OSError):
-            raise
-        trouble = error
-    if status is not None and trouble is not None:
-        _say(
-            f"lorakit energy run: the energy was not measured: {type(trouble).__name__}: {trouble}; no file is written"
-        )
-        return status
-    if trouble is not None:  # the kernel refuses: a script whose interpreter is missing, a binary for another machine
-        _say(f"lorakit energy run: {command[0]} cannot be run: {trouble}")
-        return 127 if isinstance(trouble, FileNotFoundError) else 126
+    except OSError as error:  # the kernel refuses: a script whose interpreter is missing, a binary for another machine
+        _say(f"lorakit energy run: {command[0]} cannot be run: {error}")
+        return 127 if isinstance(error, FileNotFoundError) else 126
     reading = meter.reading
     _say(report(reading, carbon))
     _say_advice(meter, arguments.baseline)
-    record = {"command": command, "exit_status": status, **reading.to_json()}
-    row = csv_row(reading, Path(command[0]).name, carbon)
+    record = {"command": command, "exit_status": status, **reading.to_json(), "carbon": carbon.to_json(reading)}
     _write("json", arguments.json, lambda path: write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n"))
-    _write("csv", arguments.csv, lambda path: append_csv(path, row))
+    _write("csv", arguments.csv, lambda path: append_csv(path, csv_row(reading, Path(command[0]).name, carbon)))
     _write("prometheus", arguments.prometheus, lambda path: write_prometheus(path, reading))
     return status
 
@@ -197,8 +181,9 @@ def _write(flag: str, path: Path | None, write: Callable[[Path], object]) -> Non
         return
     try:
         write(path)
-    except (OSError, ValueError) as error:
-        _say(f"lorakit energy run: --{flag} {path} was not written: {error}")
+    except Exception as error:  # of whatever kind
+        reason = error if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
+        _say(f"lorakit energy run: --{flag} {path} was not written: {reason}")
 
 
 def _say_advice(meter: EnergyMeter, baseline_s: float) -> None:

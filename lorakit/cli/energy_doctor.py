@@ -56,13 +56,18 @@ def find_fixes(reading: Reading, access: Access, dram: Access) -> dict[str, list
         fixes["gpu"] = [f"enable: {fix}" for fix in _gpu_fix() if not fix.startswith((NO_GPU, "Jetson: "))]
     if reading.cpu.method not in MEASURED:
         fixes["cpu"] = closed_sensors(reading, access) or _cpu_fix(reading.cpu, access)
-    elif access.fix and not fixes["cpu"]:
+    elif access.fix and not fixes["cpu"] and not _is_all_by_perf(reading.cpu):
         fixes["cpu"] = [f"{access.state}: {access.reason}", f"enable: {access.fix}"]
     if reading.ram.method not in MEASURED and not is_calibrated(reading):
         fixes["ram"] = _ram_fix(reading.ram, dram)
     elif dram.fix and reading.ram.device_coverage not in (None, 1) and not fixes["ram"]:
         fixes["ram"] = [f"{dram.state}: {dram.reason}", f"enable: {dram.fix}"]
     return fixes
+
+
+def _is_all_by_perf(part: Measurement) -> bool:
+    """Whether perf counts every package, so that what powercap hides is missing nowhere."""
+    return part.device_coverage == 1 and all(device["id"].startswith("perf ") for device in part.devices)
 
 
 def _ram_fix(ram: Measurement, dram: Access) -> list[str]:

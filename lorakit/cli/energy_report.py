@@ -4,11 +4,11 @@ import csv
 import io
 import os
 import platform
+import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +42,40 @@ class Carbon:
         if self.embodied_g is not None and self.units is None:
             raise ValueError("--embodied is part of the SCI: add --sci N, the number of units of work (ISO 21031's R)")
 
+    def grams(self, reading: Reading) -> float | None:
+        """CO2 of the measured part, g; None without a factor, or if nothing was measured."""
+        kg = None if self.grams_per_kwh is None else reading.co2_kg(self.grams_per_kwh)
+        return None if kg is None else kg * 1e3
+
+    def sci_g(self, reading: Reading) -> float | None:
+        """The SCI of ISO 21031 for the measured part, g of CO2 per unit; None as for `grams`, or without units."""
+        grams = self.grams(reading)
+        return None if grams is None or self.units is None else (grams + self.embodied_g) / self.units
+
+    def to_json(self, reading: Reading) -> dict[str, Any]:
+        """Plain data for JSON: the user's factors, and what they give."""
+        return {
+            "co2_g_per_kwh": self.grams_per_kwh,
+            "embodied_g": self.embodied_g,
+            "sci_units": self.units,
+            "co2_g": self.grams(reading),
+            "sci_g_per_unit": self.sci_g(reading),
+        }
+
     def lines(self, reading: Reading) -> list[str]:
         """The emissions of the measured part, and the SCI, where the factors are given."""
         if self.grams_per_kwh is None:
             return []
-        kg = reading.co2_kg(self.grams_per_kwh)
-        if kg is None:
+        grams = self.grams(reading)
+        if grams is None:
             advice = "`lorakit energy doctor` says how to enable a sensor"
             return [f"CO2: none is given, because nothing was measured; {advice}"]
-        found = [f"CO2 of the measured part at {self.grams_per_kwh:g} g/kWh: {kg:.4g} kg"]
+        found = [f"CO2 of the measured part at {self.grams_per_kwh:g} g/kWh: {grams / 1e3:.4g} kg"]
         if self.units is not None:
-            grams = (kg * 1e3 + self.embodied_g) / self.units
             found.append(
-                f"SCI (ISO 21031) of the measured part: {grams:.4g} g of CO2 per unit = ({kg * 1e3:.4g} g for energy + "
-                f"{self.embodied_g:g} g embodied) / {self.units:g} {'unit' if self.units == 1 else 'units'}"
+                f"SCI (ISO 21031) of the measured part: {self.sci_g(reading):.4g} g of CO2 per unit = "
+                f"({grams:.4g} g for energy + {self.embodied_g:g} g embodied) / {self.units:g} "
+                f"{'unit' if self.units == 1 else 'units'}"
             )
         return found
 
@@ -101,7 +121,8 @@ def csv_row(reading: Reading, name: str, carbon: Carbon) -> dict[str, Any]:
     As with CodeCarbon, `energy_consumed` adds measured and estimated parts; `…_method` says which is which. Unknown is
     empty. `emissions` are those of the measured part, so they are empty without a sensor or a factor.
     """
-    kg = None if carbon.grams_per_kwh is None else reading.co2_kg(carbon.grams_per_kwh)
+    grams = carbon.grams(reading)
+    kg = None if grams is None else grams / 1e3
     parts = {kind: getattr(reading, kind) for kind in KINDS}
     known = [part.wh / 1e3 for part in parts.values() if part.wh is not None]
     row = {
@@ -114,7 +135,7 @@ def csv_row(reading: Reading, name: str, carbon: Carbon) -> dict[str, Any]:
         "energy_consumed": sum(known) if known else None,
         "os": platform.platform(),
         "python_version": platform.python_version(),
-        "codecarbon_version": f"lorakit {version('lorakit')}",
+        "codecarbon_version": f"lorakit {sys.modules['lorakit'].__version__}",
         "cpu_count": os.cpu_count(),
         "cpu_model": platform.processor() or None,
         "gpu_count": len(reading.gpu.devices) or None,

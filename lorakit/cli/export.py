@@ -20,6 +20,7 @@ EXAMPLES = """
 lorakit export runs/mine exported --to hf
 lorakit export runs/mine/adapter exported --to onnx --int8 --dataset path/to/corpus
 lorakit export runs/mine exported --to spacy
+lorakit export runs/mine exported --to peft
 """
 
 
@@ -43,8 +44,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     about = "take the adapter although the base is not the one it was trained on"
     add("--no-check-base", action="store_true", help=about)
     add("--int8", action="store_true", help="with --to onnx: also write int8 weights, and say what they cost in F1")
-    about = "with --to hf: prove it through transformers' pipeline, or word by word through the model, for tokenizers "
-    about += "whose words the pipeline splits again (default: pipeline)"
+    about = (
+        "with --to hf: prove it through transformers' pipeline, or word by word through the model (default: through "
+    )
+    about += "the pipeline, and word by word where that splits words again)"
     add("--through", choices=("pipeline", "words"), help=about)
 
 
@@ -182,4 +185,4 @@ def write_export(
             return write_spacy(model, tokenizer, reference, folder, origin)
         from lorakit.export.hf import write_hf
 
-        return write_hf(model, tokenizer, reference, folder, origin, arguments.through or "pipeline")
+        return write_hf(model, tokenizer, reference, folder, origin, arguments.through)

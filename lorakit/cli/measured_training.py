@@ -43,10 +43,15 @@ class RunMeter:
         self._course: list[tuple[float, float]] = []
         if self.journal is None:
             return
-        self.journal.parent.mkdir(parents=True, exist_ok=True)
-        if not config.resume:
-            self.journal.unlink(missing_ok=True)
-        elif self.journal.exists():
+        try:
+            self.journal.parent.mkdir(parents=True, exist_ok=True)
+            if not config.resume:
+                self.journal.unlink(missing_ok=True)
+        except OSError as error:  # a folder that may not be written to is for training to refuse
+            warnings.warn(f"{self.journal} cannot be replaced, so energy is not kept there: {error}", stacklevel=2)
+            self.journal = None
+            return
+        if config.resume and _length(self.journal):
             try:
                 before = [(self.journal, part) for part in read_journal(self.journal) if part.reading]
                 self._readings += [merge_runs(before)] if before else []
@@ -57,12 +62,12 @@ class RunMeter:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Measure the block; a run that may not continue leaves the journal as it was."""
-        length = self.journal.stat().st_size if self.journal and self.journal.exists() else 0
+        length = _length(self.journal) if self.journal else 0
         try:
             with EnergyMeter(out=self.journal) as self._meter:
                 yield
         except OtherRunError:
-            if self.journal:
+            if self.journal and _length(self.journal) > length:
                 os.truncate(self.journal, length)
             raise
         self._course += self._meter.course
@@ -101,6 +106,14 @@ class RunMeter:
         edges_wh = self._readings[-1].measured_uncertainty_wh
         found = None if edges_wh is None else judge_steadiness(self._course, edges_wh * JOULES_PER_WH)
         return [] if found is None else [f"to measure this load {found}"]
+
+
+def _length(path: Path) -> int:
+    """Bytes of a file, 0 if it cannot be told."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def train_measured(model: nn.Module, tokenizer: Any, data: NerData, config: TrainConfig) -> tuple[TrainResult, Reading]:

@@ -26,6 +26,8 @@ from lorakit.power.window_share import Gap, Interval, Total, WindowShare
 
 HOLD_S = 10.0  # two power samples further apart than this are not joined: the time between them is a gap
 WORKING_W = 0.5  # a GPU that computes, or a CPU that runs us, draws more; a sensor was seen to show 8 mW
+WORKING_KINDS = ("cpu", "platform")  # what the machine's CPU time is spent on
+TICK_S = 0.02  # by which the kernel's count of CPU time may be ahead
 SUSPENDED_S = 0.5  # a smaller step of the boot-time clock is not a suspension
 
 
@@ -89,6 +91,7 @@ class DeviceAccumulator:
         self._read_slack_s = 0.0  # half the time that reading took
         self._interrupted: str | None = None
         self.moved_at = start_s  # when the counter last changed
+        self._cpu_s = self._newest_cpu_s = math.nan  # CPU time at that reading and at the newest, s
         self.joules = 0.0
         self.measured_s = 0.0
         self.lost = False
@@ -125,8 +128,15 @@ class DeviceAccumulator:
         """Make the time until the next reading a gap, for example because the machine was suspended."""
         self._interrupted = reason
 
-    def sample(self, time: float, value: float, slack_s: float = 0.0) -> bool:
-        """Take a reading; returns whether it closed an interval, so that a window's edge may coincide with it."""
+    def sample(self, time: float, value: float, slack_s: float = 0.0, cpu_s: float = math.nan) -> bool:
+        """Take a reading; returns whether it closed an interval, so that a window's edge may coincide with it.
+
+        Args:
+            time: when it was taken, s. slack_s: how much earlier or later that may have been, s.
+            value: counts or watts.
+            cpu_s: CPU time that the machine has spent so far, s; NaN if unknown.
+        """
+        self._newest_cpu_s = cpu_s
         if time <= self.time and self.value is not None:
             return time == self.time
         refused = self._refused(value) if self.source.method == "sampled" else None
@@ -184,7 +194,7 @@ class DeviceAccumulator:
             self._doubt()
             return False
         seconds = time - self.time
-        if counts * source.unit_j < WORKING_W * (seconds - 2 * source.lag_s) and source.busy():
+        if self._is_too_little(counts * source.unit_j, seconds):
             self.fail(f"{counts * source.unit_j / seconds:.3g} W is too little: the device is working")
             self._doubt()
             return False
@@ -199,11 +209,22 @@ class DeviceAccumulator:
         self.moved_at = moved_at
         return True
 
+    def _is_too_little(self, joules: float, seconds: float) -> bool:
+        """Whether the device worked, or a CPU for part of the time, and cannot have used so little."""
+        if joules >= WORKING_W * (seconds - 2 * self.source.lag_s):
+            return False
+        if self.source.busy():
+            return True
+        worked_s = min(self._newest_cpu_s - self._cpu_s, seconds)  # in this order NaN stays NaN
+        floor_j = WORKING_W * (worked_s - TICK_S - 2 * self.source.lag_s)
+        return self.source.kind in WORKING_KINDS and joules < floor_j
+
     def _rebase(self, time: float, value: float, slack_s: float) -> None:
         self.longest_s = max(self.longest_s, time - self.time)
         self.first = value if self.first is None else self.first
         self.time, self.value, self.moved_at = time, value, time
         self.slack_s = self._read_slack_s = slack_s
+        self._cpu_s = self._newest_cpu_s
         self.trouble = self._interrupted = None
 
     def _close(self, time: float, interval: Interval) -> None:
@@ -367,10 +388,14 @@ class EnergyAccumulator:
             except OSError as error:
                 device.fail(str(error.strerror or error), lost=error.errno == errno.ENODEV)
                 continue
+            except Exception as error:  # of whatever kind: it costs this device's reading, and no other's
+                device.fail(f"{type(error).__name__}: {error}")
+                continue
             after = self.now()
             values.append((device, (before + after) / 2, (after - before) / 2, value))
         late = self._drain({id(device): time for device, time, _, _ in values})
-        read = [device for device, time, slack, value in values if device.sample(time, value, slack)]
+        cpu_s = math.nan if self.use is None else self.use.busy_s
+        read = [device for device, time, slack, value in values if device.sample(time, value, slack, cpu_s)]
         for device, name, change, time in late:
             device.mark_edge(name, change, time)
         return read

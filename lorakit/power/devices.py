@@ -18,6 +18,7 @@ from lorakit.power.cpu_time import CpuLoad
 from lorakit.power.device_sums import DeviceEnergy, estimate_energy, sum_devices
 from lorakit.power.estimates import PowerRange, count_dimms, estimate_cpu, estimate_ram, memory_bytes
 from lorakit.power.hwmon import MACHINE, HwmonSensor, HwmonSource, closed_files, find_hwmon
+from lorakit.power.kernel_files import is_folder, is_missing
 from lorakit.power.nvml import (
     Gpu,
     GpuPowerCheck,
@@ -257,7 +258,7 @@ def _strangers(found: Collection[int], ours: Collection[int], proc: Path) -> set
     among them, so nothing is known.
     """
     others = set(found) - set(ours)
-    if len(others) == len(found) and not all((proc / str(pid)).exists() for pid in others):
+    if len(others) == len(found) and any(is_missing(proc / str(pid)) for pid in others):
         return None
     return others
 
@@ -285,14 +286,14 @@ def find_devices(
     _find_gpus(devices, nvml, environ)
     zones = find_zones(powercap)
     _find_rapl(devices, zones, proc)
-    access = None if accumulator.of_kind("cpu") else diagnose(powercap, proc)
-    shut = {"cpu", "ram"} if access is not None and access.state in ("denied", "masked") else set()
-    if not shut and diagnose(powercap, proc, "dram").state in ("denied", "masked"):
-        shut = {"ram"}
-    events_of_shut = [event for event in find_perf_events(events) if event.kind in shut] if shut else []
-    _find_perf(devices, [event for event in events_of_shut if not accumulator.of_kind(event.kind)], proc)
+    access, dram = diagnose(powercap, proc), diagnose(powercap, proc, "dram")
+    shut = {kind for kind, part in (("cpu", access), ("ram", dram)) if part.is_shut}
+    if access.state in ("denied", "masked") and not accumulator.of_kind("ram"):
+        shut.add("ram")
+    for kind in sorted(shut):
+        _find_perf(devices, [event for event in find_perf_events(events) if event.kind == kind], kind, proc)
     _find_hwmon(devices, find_hwmon(hwmon), environ)
-    if access is not None and not accumulator.of_kind("cpu"):
+    if not accumulator.of_kind("cpu"):
         unread = [part for part in devices.unread["cpu"] if part.id not in {zone.key for zone in zones}]
         if unread and access.state == "absent":  # a sensor was found that this user may not read
             devices.missing["cpu"] = "; ".join(f"{part.id}: {part.source}" for part in unread)
@@ -359,26 +360,33 @@ def _find_rapl(devices: Devices, zones: list[Zone], proc: Path) -> None:
                 devices.unread[kind_of(zone)].append(unread)
 
 
-def _find_perf(devices: Devices, events: list[PerfEvent], proc: Path) -> None:
-    """Read RAPL by perf events, where powercap is closed and they are not."""
-    opened: set[str] = set()
-    refused: list[tuple[PerfEvent, OSError]] = []
-    for event in events:  # one may be refused and the next not: a package whose CPU went offline, a kind the CPU lacks
+def _find_perf(devices: Devices, events: list[PerfEvent], kind: str, proc: Path) -> None:
+    """Read a kind by RAPL's perf events, where powercap is closed and they are not, or hides some of the packages.
+
+    Perf does not say which zone an event belongs to. So it is taken for all packages or for none.
+    """
+    counters: list[PerfCounter] = []
+    refused: list[DeviceEnergy] = []
+    for event in events:  # one may be refused and the next not: a package whose CPU went offline
         try:
-            devices.accumulator.add(PerfCounter(event))
-            opened.add(event.kind)
+            counters.append(PerfCounter(event))
         except OSError as error:
-            refused.append((event, error))
-    for kind in opened:
-        devices.unread[kind] = []
-    doubt = perf_dram_doubt(proc) if "ram" in opened else None
+            why = f"not read: {error.strerror}"
+            refused.append(DeviceEnergy(event.id, event.title, "unavailable", why, "socket"))
+    by_powercap = devices.accumulator.of_kind(kind)
+    if len(counters) <= len(by_powercap):
+        for counter in counters:
+            counter.close()
+        return  # what powercap said stays the reason
+    for device in by_powercap:
+        devices.accumulator.remove(device)
+    for counter in counters:
+        devices.accumulator.add(counter)
+    devices.unread[kind] = refused
+    doubt = perf_dram_doubt(proc) if kind == "ram" else None
     if doubt:
         devices.notes.append(doubt)
-        devices.most |= {device.source.id: PERF_FACTOR for device in devices.accumulator.of_kind("ram")}
-    for event, error in refused:
-        if event.kind in opened:  # otherwise what powercap said stays the reason
-            unread = DeviceEnergy(event.id, event.title, "unavailable", f"not read: {error.strerror}", "socket")
-            devices.unread[event.kind].append(unread)
+        devices.most |= {counter.id: PERF_FACTOR for counter in counters}
 
 
 def _find_hwmon(devices: Devices, sensors: list[HwmonSensor], environ: Mapping[str, str]) -> None:
@@ -389,16 +397,17 @@ def _find_hwmon(devices: Devices, sensors: list[HwmonSensor], environ: Mapping[s
         found, notes = hidden_gpus(of_maker, environ)
         hidden |= found
         devices.notes += notes
-    in_module = _gpu_holds_module(devices.accumulator)
-    why_no_cpu = IN_MODULE if in_module else "RAPL counts the CPU" if devices.accumulator.of_kind("cpu") else ""
+    taken = {kind: f"RAPL counts the {kind.upper()}" for kind in ("cpu", "ram") if devices.accumulator.of_kind(kind)}
+    if _gpu_holds_module(devices.accumulator):
+        taken = dict.fromkeys(("cpu", "ram"), IN_MODULE)
     for sensor in sorted(sensors, key=lambda sensor: not sensor.counts_energy):  # of a machine's meters the best first
-        why = sensor.why or hidden.get(sensor.id) or (why_no_cpu if sensor.kind == "cpu" else "")
+        why = sensor.why or hidden.get(sensor.id) or taken.get(sensor.kind, "")
         why = why or (_why_not_machine(devices, sensor) if sensor.kind == MACHINE else "")
         if why:
             kind = sensor.kind or ("gpu" if sensor.driver.startswith(("i915", "xe")) else "cpu")
             record = {"id": sensor.id, "name": sensor.name, "why": why}
             devices.not_counted.setdefault(kind, []).append(record)
-            devices.notes += [f"{sensor.id} is not counted: {why}"] if kind == MACHINE else []
+            devices.notes += [f"{sensor.id} is not counted: {why}"] if kind == MACHINE or sensor.is_unknown else []
         else:
             _add_hwmon(devices, sensor)
 
@@ -415,16 +424,20 @@ def _add_hwmon(devices: Devices, sensor: HwmonSensor) -> None:
     try:
         devices.accumulator.add(HwmonSource(sensor))
     except OSError as error:
-        closed = [*sensor.closed, *closed_files(sensor.paths)] if isinstance(error, PermissionError) else []
-        reason = f"not read: {error.strerror}" + (f"; sudo chmod a+r {' '.join(map(str, closed))}" if closed else "")
+        is_closed = isinstance(error, PermissionError)
+        closed = dict.fromkeys([*sensor.closed, *closed_files(sensor.paths)]) if is_closed else {}
+        mode = "a+rx" if any(map(is_folder, closed)) else "a+r"
+        fix = f"; sudo chmod {mode} {' '.join(map(str, closed))}" if closed else ""
+        reason = f"not read: {error.strerror}{fix}"
         if sensor.kind in KINDS:
             unread = DeviceEnergy(sensor.id, sensor.name, "unavailable", reason, sensor.scope)
             devices.unread[sensor.kind].append(unread)
         if sensor.kind != "gpu":  # an estimate may stand for a CPU, and nothing for a machine
             devices.notes.append(f"{sensor.name}: {reason}")
         return
-    if sensor.kind == "cpu":
-        devices.unread["cpu"] = [part for part in devices.unread["cpu"] if not part.id.startswith("intel-rapl")]
+    if sensor.kind in ("cpu", "ram"):
+        still = [part for part in devices.unread[sensor.kind] if not part.id.startswith("intel-rapl")]
+        devices.unread[sensor.kind] = still
 
 
 def _gpu_holds_module(accumulator: EnergyAccumulator) -> bool:

@@ -9,6 +9,13 @@ A sensor's role comes from the driver's name and the channel's label, never from
   machine (Documentation/hwmon/acpi_power_meter.rst; NVIDIA's Grace tuning guide, "Power telemetry").
 - ina3221: a Jetson's input, the rail VDD_IN (Documentation/hwmon/ina3221.rst).
 - aem: an IBM server's own meter, through IPMI (Documentation/hwmon/ibmaem.rst).
+- ibmpex: the same of older servers (drivers/hwmon/ibmpex.c). It names no channel, so several cannot be told apart.
+- ibmpowernv: a POWER server: "System", "Chip N" and "Chip N Memory"; what else it has are parts or channels of these
+  (Documentation/hwmon/ibmpowernv.rst; the labels: hw/occ-sensor.c of skiboot).
+- apm_xgene: an X-Gene, eMAG or Altra: its CPU's power and its IO's (Documentation/hwmon/xgene-hwmon.rst).
+- smpro_hwmon: an Altra's voltage regulators (Documentation/hwmon/smpro-hwmon.rst). On a board controller (BMC) the same
+  driver shows the server that it controls.
+- scmi_sensors: whatever the firmware calls by names of its own, so it is named and not counted.
 
 A machine's own power contains its parts, so it is a quantity of its own that is added to nothing. Not yet run on such
 hardware: the tests use trees of public reports and of the kernel's documentation.
@@ -21,12 +28,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lorakit.power.kernel_files import read_count, read_if_allowed, read_text
+from lorakit.power.kernel_files import closed_folder, read_count, read_if_allowed, read_text
 
 CHANNEL = re.compile(r"^(energy|power)(\d+)_(input|average)$")
 GRACE = re.compile(r"^(Module|Grace|CPU|SysIO) Power Socket (\d+)$", re.IGNORECASE)
 MACHINE = "machine"
-UNKNOWN_W = {"gpu": 1000.0, "cpu": 1000.0, MACHINE: 20_000.0}  # no such device draws more
+UNKNOWN_W = {"gpu": 1000.0, "cpu": 1000.0, "ram": 1000.0, MACHINE: 20_000.0}  # no such device draws more
 PEAK = 1.25  # power may exceed its cap by this factor for a moment
 INTERVAL_S = 1.0  # over which a driver averages that does not tell
 
@@ -35,9 +42,10 @@ INTERVAL_S = 1.0  # over which a driver averages that does not tell
 class HwmonSensor:
     """One channel.
 
-    `kind` is "gpu", "cpu" or "machine"; None for a part of another sensor's device, with the reason in `why`. `paths`
-    are the files to read: one, or a voltage and a current. `closed` are files that this user may not read and without
-    which it is not known what the sensor measures, so it is not read either.
+    `kind` is "gpu", "cpu", "ram" or "machine"; None for what is not counted, with the reason in `why`: nobody knows
+    what it measures (`is_unknown`), or it is a part of another sensor's device. `paths` are the files to read: one, or
+    a voltage and a current. `closed` are files, or a folder, that this user may not read and without which it is not
+    known what the sensor measures, so it is not read either.
     """
 
     id: str
@@ -47,6 +55,7 @@ class HwmonSensor:
     scope: str
     paths: tuple[Path, ...]
     why: str = ""
+    is_unknown: bool = False
     max_w: float = UNKNOWN_W[MACHINE]
     lag_s: float = INTERVAL_S
     busy_path: Path | None = None
@@ -59,9 +68,16 @@ class HwmonSensor:
 
 
 def find_hwmon(root: Path) -> list[HwmonSensor]:
-    """All sensors of power and energy whose meaning is known, sorted by device."""
+    """All sensors of power and energy, sorted by device; a folder that this user may not list stands for its own."""
+    root = Path(root)
     found: list[HwmonSensor] = []
-    for folder in sorted(Path(root).glob("hwmon*"), key=lambda path: (len(path.name), path.name)):
+    try:
+        names = [name for name in os.listdir(root) if name.startswith("hwmon")]
+    except PermissionError:
+        return [_closed_folder(root)]
+    except OSError:
+        return []  # a kernel without it
+    for folder in (root / name for name in sorted(names, key=lambda name: (len(name), name))):
         driver = read_if_allowed(folder / "name") or read_if_allowed(folder / "device" / "name")
         reader = next((read for name, read in DRIVERS if re.fullmatch(name, driver)), None)
         if reader is not None:
@@ -84,8 +100,20 @@ def closed_files(paths: Iterable[Path]) -> tuple[Path, ...]:
     return tuple(found)
 
 
+def _closed_folder(folder: Path) -> HwmonSensor:
+    folder = closed_folder(folder) or folder
+    return HwmonSensor(str(folder), f"sensors in {folder}", "", MACHINE, "node", (folder,), closed=(folder,))
+
+
 def _nameless(folder: Path) -> Iterator[HwmonSensor]:
-    """A folder with power or energy whose driver's name is closed: nobody knows of what."""
+    """A folder with power or energy whose driver's name is closed, or that is closed itself: nobody knows of what."""
+    try:
+        os.listdir(folder)
+    except PermissionError:
+        yield _closed_folder(folder)
+        return
+    except OSError:
+        return
     closed = closed_files([folder / "name", folder / "device" / "name"])
     path = next((path for path, _ in _channels(folder)), None)
     if closed and path is not None:
@@ -204,6 +232,65 @@ def _server(folder: Path, driver: str) -> Iterator[HwmonSensor]:
         return
 
 
+def _ibmpex(folder: Path, driver: str) -> Iterator[HwmonSensor]:
+    paths = tuple(path for path, _ in _channels(folder))
+    if len(paths) == 1:
+        yield HwmonSensor(f"{driver} {_address(folder)}", driver, driver, MACHINE, "node", paths, lag_s=2.0)
+    elif paths:
+        yield _unknown(
+            folder, driver, paths, f"{driver} does not say which of its {len(paths)} powers is the machine's"
+        )
+
+
+def _scmi(folder: Path, driver: str) -> Iterator[HwmonSensor]:
+    channels = list(_channels(folder))
+    if channels:
+        named = ", ".join(label or path.name for path, label in channels)
+        why = f"what the firmware calls {named} is documented nowhere"
+        yield _unknown(folder, driver, tuple(path for path, _ in channels), why)
+
+
+def _unknown(folder: Path, driver: str, paths: tuple[Path, ...], why: str) -> HwmonSensor:
+    return HwmonSensor(f"{driver} {_address(folder)}", driver, driver, None, "node", paths, why, is_unknown=True)
+
+
+LABELS = {  # of the channels that are whole devices or disjoint rails of one
+    "apm_xgene": ((r"CPU power|IO power", "cpu"),),
+    "smpro_hwmon": ((r"power\d+ (CORE VRD|SoC|RCA VRD)", "cpu"), (r"power\d+ DIMM VRD\d", "ram")),
+    "ibmpowernv": ((r"System", MACHINE), (r"Chip \d+", "cpu"), (r"Chip \d+ Memory( \d+)?", "ram")),
+}
+
+
+def _labelled(folder: Path, driver: str) -> Iterator[HwmonSensor]:
+    """One sensor per label, by energy where the driver counts it; the labels alone say what a channel is."""
+    channels = list(_channels(folder))  # energy first
+    closed = closed_files(path.with_name(path.name.rpartition("_")[0] + "_label") for path, _ in channels)
+    if closed:
+        id_ = f"{driver} {_address(folder)}"
+        yield HwmonSensor(id_, driver, driver, MACHINE, "node", (channels[0][0],), closed=closed)
+        return
+    named: dict[str, Path] = {}
+    for path, label in channels:
+        named.setdefault(label or path.name, path)
+    for name, path in named.items():
+        kind = next((kind for pattern, kind in LABELS[driver] if re.fullmatch(pattern, name)), None)
+        is_unknown = name == path.name
+        why = "" if kind else f"{driver} has no label for it" if is_unknown else "part of the machine"
+        if kind == "ram" and path.name.startswith("power") and read_if_allowed(path) == "0":
+            kind, why = None, "draws nothing: no memory module is on it"
+        yield HwmonSensor(
+            id=f"{driver} {_address(folder)} {name}",
+            name=f"{driver} {name}",
+            driver=driver,
+            kind=kind,
+            scope="node" if kind == MACHINE else "socket",
+            paths=(path,),
+            why=why,
+            is_unknown=is_unknown,
+            max_w=UNKNOWN_W[kind or MACHINE],
+        )
+
+
 DRIVERS = (
     (r"amdgpu", _amdgpu),
     (r"i915(_gt\d+)?", _intel),
@@ -211,6 +298,9 @@ DRIVERS = (
     (r"power_meter", _acpi),
     (r"ina3221", _jetson),
     (r"aem\d*", _server),
+    (r"ibmpex", _ibmpex),
+    (r"scmi_sensors", _scmi),
+    ("|".join(LABELS), _labelled),
 )
 
 

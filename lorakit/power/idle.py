@@ -5,8 +5,7 @@ import threading
 
 from lorakit.power.accumulator import EnergyAccumulator, mean_powers
 from lorakit.power.clock import Clock
-
-IDLE = "/idle"  # the baseline's window; users' names contain no slash
+from lorakit.power.windows import IDLE
 
 
 def measure_idle(accumulator: EnergyAccumulator, clock: Clock, seconds: float) -> dict[str, tuple[float, float]]:

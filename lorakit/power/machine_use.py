@@ -66,6 +66,11 @@ class MachineUse:
         for edge in waiting:
             self.mark_edge(*edge)
 
+    @property
+    def busy_s(self) -> float:
+        """CPU time that the machine had spent at the newest reading, s; NaN if unknown."""
+        return self._latest[1]
+
     def _totals(self, now_s: float) -> Totals:
         try:
             busy_s, steal_s = self._times.read()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lorakit._counts import counted
 from lorakit.power.kernel_files import read_if_allowed, read_text
-from lorakit.power.rapl import LAG_S, MAX_SOCKET_W
+from lorakit.power.rapl import OpenCounter
 
 EVENTS = {"energy-pkg": "cpu", "energy-ram": "ram"}  # psys contains both, cores and gpu are parts of pkg
 SYSTEM_CALL = {"x86_64": 298}
@@ -96,24 +96,21 @@ def open_event(event: PerfEvent) -> int:
     return descriptor
 
 
-class PerfCounter:
+class PerfCounter(OpenCounter):
     """An event as the accumulator reads it.
 
     Raises:
         OSError: it cannot be opened or read (EACCES: denied).
     """
 
-    method = "counter"
     scope = "socket"
     modulus: int | None = None  # at 2**-32 J, 64 bits last for more than a century
-    lag_s = LAG_S
-    max_w = MAX_SOCKET_W
 
     def __init__(self, event: PerfEvent, opened: Callable[[PerfEvent], int] = open_event) -> None:
         self.kind, self.unit_j = event.kind, event.scale_j
         self.id, self.name = event.id, event.title
         self.source = f"RAPL by perf ({event.name})"
-        self._file: int | None = opened(event)
+        self._file = opened(event)
         self.read()
 
     def read(self) -> int:
@@ -124,13 +121,3 @@ class PerfCounter:
         if len(content) != 8:
             raise OSError(errno.EIO, f"{self.id}: {counted(len(content), 'byte')} instead of 8")
         return struct.unpack("=Q", content)[0]
-
-    def busy(self) -> bool | None:
-        """None: the event does not tell."""
-        return None
-
-    def close(self) -> None:
-        """End the event."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None

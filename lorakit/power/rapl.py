@@ -135,7 +135,26 @@ def _name(folder: Path) -> str:
         return ""
 
 
-class RaplCounter:
+class OpenCounter:
+    """What RAPL's counters have in common, by powercap or by perf: a file that stays open, and a CPU's limits."""
+
+    method = "counter"
+    lag_s = LAG_S
+    max_w = MAX_SOCKET_W
+    _file: int | None = None
+
+    def busy(self) -> bool | None:
+        """None: RAPL does not tell."""
+        return None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class RaplCounter(OpenCounter):
     """A zone's running energy.
 
     The file stays open: reading it again costs microseconds and keeps working if the permission is taken away.
@@ -149,9 +168,6 @@ class RaplCounter:
         ValueError: the zone has no usable `max_energy_range_uj`.
     """
 
-    method = "counter"
-    lag_s = LAG_S
-
     def __init__(self, zone: Zone, unit_factor: float = 1.0) -> None:
         self.zone = zone
         self.unit_j = 1e-6 * unit_factor
@@ -160,13 +176,12 @@ class RaplCounter:
         self.name = zone.name if zone.role != "dram" else f"dram of {zone.socket}"
         self.scope = "node" if zone.role == "psys" else "socket"
         self.source = f"RAPL {zone.key} ({self.name})"
-        self.max_w = 4 * MAX_SOCKET_W if zone.role == "psys" else MAX_SOCKET_W
+        if zone.role == "psys":
+            self.max_w = 4 * MAX_SOCKET_W
         text = read_text(zone.path / "max_energy_range_uj") or ""
         if not text.isdigit() or int(text) == 0:
             raise ValueError(f"{zone.path}/max_energy_range_uj holds {text!r}, not a count of microjoules")
         self.modulus = int(text) + 1
-        self._file: int | None = None
-        self._pid = os.getpid()
         self.read()
 
     def read(self) -> int:
@@ -183,13 +198,3 @@ class RaplCounter:
         if not digits.isdigit() or not digits.isascii():
             raise OSError(errno.EIO, f"{self.id}: energy_uj holds {text!r}, not one integer")
         return int(digits)
-
-    def busy(self) -> bool | None:
-        """None: the zone does not tell."""
-        return None
-
-    def close(self) -> None:
-        """Close the file; `read` opens it again."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None

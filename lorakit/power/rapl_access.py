@@ -25,6 +25,11 @@ class Access:
     reason: str
     fix: str
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether zones exist, or may, that this user may not read."""
+        return self.state in ("denied", "masked") or self.state == "measured" and bool(self.fix)
+
 
 NO_DRAM = Access("absent", "this CPU has no DRAM counter", "")
 
@@ -112,7 +117,7 @@ def _denied(zone: Zone) -> Iterator[Path]:
 def _why_there_is_none(root: Path, proc: Path) -> Access:
     cpuinfo = read_if_allowed(proc / "cpuinfo")
     if "CPU implementer" in cpuinfo:
-        reason = f"{_arm_name(cpuinfo)} has no RAPL, and no power sensor of it was found under /sys/class/hwmon"
+        reason = f"{_arm_name(cpuinfo)} has no RAPL, and no sensor under /sys/class/hwmon is known to measure it"
         return Access("absent", reason, WALL_METER)
     if "microsoft" in read_if_allowed(proc / "sys/kernel/osrelease").lower():
         return Access(

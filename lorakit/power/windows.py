@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+WHOLE, IDLE = "", "/idle"  # the windows of the whole block and of the baseline; users' names are not like these
 log = logging.getLogger("lorakit.energy")
 
 

@@ -1,6 +1,7 @@
 """What `lorakit energy run` prints and writes: SCI, CSV, Prometheus text."""
 
 import csv
+import json
 import subprocess
 
 import pytest
@@ -36,6 +37,30 @@ def test_sci_is_energy_times_intensity_plus_embodied_per_unit():
     for wrong in ({"units": 5.0}, {"grams_per_kwh": 1.0, "units": 5.0}, {"embodied_g": 3.0}):
         with pytest.raises(ValueError, match="--sci"):
             Carbon(**wrong)
+
+
+@pytest.mark.parametrize("sensor", [True, False])
+def test_the_json_of_a_run_holds_the_factors_and_what_they_give(tmp_path, monkeypatch, sensor):
+    world = World(tmp_path, [FakeGpu("GPU-a", Profile((0, 3600.0)), limit_w=4000.0)] if sensor else [])
+    meter = world.meter()
+    monkeypatch.setattr("lorakit.cli.energy.EnergyMeter", lambda *_, **__: meter)
+    monkeypatch.setattr("lorakit.cli.energy.run_command", lambda _: world.run(meter, 100) or 0)
+    flags = ["--co2", "400", "--embodied", "20", "--sci", "10", "--json", str(tmp_path / "run.json")]
+    assert main(["run", *flags, "--", "true"]) == 0
+    carbon = json.loads((tmp_path / "run.json").read_text())["carbon"]
+    assert (carbon["co2_g_per_kwh"], carbon["embodied_g"], carbon["sci_units"]) == (400.0, 20.0, 10.0)
+    if sensor:  # 0.1 kWh
+        assert carbon["co2_g"] == pytest.approx(40, rel=0.01)
+        assert carbon["sci_g_per_unit"] == pytest.approx((40 + 20) / 10, rel=0.01)
+    else:
+        assert (carbon["co2_g"], carbon["sci_g_per_unit"]) == (None, None)
+
+
+def test_a_csv_row_is_made_for_csv_alone(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lorakit.cli.energy.csv_row", lambda *_: {}["surprise"])
+    assert main(["run", "--", "sh", "-c", "exit 3"]) == 3
+    assert main(["run", "--csv", str(tmp_path / "e.csv"), "--", "sh", "-c", "exit 3"]) == 3
+    assert "e.csv was not written: KeyError: 'surprise'" in capsys.readouterr().err
 
 
 def test_csv_has_codecarbons_columns_and_says_what_is_estimated(tmp_path):

@@ -115,3 +115,29 @@ def test_where_nothing_can_be_saved_the_newest_checkpoint_is_named(tmp_path, mon
     with pytest.raises(OSError, match="is in the newest checkpoint: make room, and run the same command with --resume"):
         save_or_rescue(save, tmp_path / "run" / "adapter", TrainConfig(output_dir=tmp_path / "run"))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_journal_that_cannot_be_opened_costs_the_journal_and_not_the_run(tokenizer, tmp_path, caplog, resume):
+    run(tokenizer, tmp_path)
+    (tmp_path / "energy.jsonl").unlink()
+    (tmp_path / "energy.jsonl").mkdir()  # as a closed file, but for root too
+    said = "the energy of the interrupted runs is not counted" if resume else "energy is not kept there"
+    with pytest.warns(UserWarning, match=said):
+        result, reading = run(tokenizer, tmp_path, resume=resume, overwrite=not resume)
+    assert result.validation is None and reading.duration_s > 0
+    assert [record.message.partition(": ")[0] for record in caplog.records if record.name == "lorakit.energy"] == (
+        [f"energy readings cannot be written to {tmp_path / 'energy.jsonl'}"] if resume else []
+    )
+
+
+@pytest.mark.parametrize("step", ["__init__", "start", "finish", "reading"])
+def test_a_meter_that_fails_costs_the_energy_and_not_the_run(tokenizer, tmp_path, monkeypatch, step):
+    def fails(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(f"lorakit.energy.Session.{step}", fails)
+    result, reading = run(tokenizer, tmp_path)
+    assert result.steps == 1
+    assert (reading.measured_wh, reading.estimated_wh) == (None, None)
+    assert reading.notes == ("the meter failed: OSError: [Errno 28] No space left on device",)

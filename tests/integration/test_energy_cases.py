@@ -87,6 +87,45 @@ def test_a_busy_gpu_whose_counter_crawls_is_no_measurement(tmp_path):
     assert meter.reading.gpu.wh is None
 
 
+@pytest.mark.parametrize(
+    ("watts", "cpus", "is_counted"),
+    [
+        (0.008, (1.0, 1.0), False),
+        (0.2, (2.0, 2.0), False),
+        (0.008, (1.0, 0.0), False),  # the interval that did work is not excused by the next one
+        (0.2, (0.02, 0.02), True),  # a laptop that sleeps between two readings
+        (0.008, (0.0, 0.0), True),
+        (3.0, (2.0, 2.0), True),
+    ],
+)
+@pytest.mark.parametrize("zone", ["package-0", "psys"])
+def test_a_busy_cpu_whose_counter_crawls_is_no_measurement(tmp_path, zone, watts, cpus, is_counted):
+    world = World(tmp_path, zones=[("intel-rapl:0", zone, Profile((0, watts)))])
+    with world.meter() as meter:
+        for _ in range(6):
+            for busy in cpus:
+                world.use(5, own=busy)
+                meter.sample()
+    part = meter.reading.others["psys"] if zone == "psys" else meter.reading.cpu
+    if is_counted:
+        assert part.wh * 3600 == pytest.approx(watts * 60, abs=0.01)
+        assert part.coverage == 1.0
+    else:
+        assert (part.method, part.wh) == ("unavailable", None)
+        assert "W is too little: the device is working" in part.source
+
+
+def test_a_cpus_counter_is_believed_where_the_cpu_time_is_hidden(tmp_path):
+    world = World(tmp_path, zones=[("intel-rapl:0", "package-0", Profile((0, 0.2)))])
+    with world.meter() as meter:
+        (world.proc / "stat").write_text("hidden\n")
+        for _ in range(6):
+            world.clock.now += 5
+            world.zones["intel-rapl:0"].write(world.time)
+            meter.sample()
+    assert meter.reading.cpu.wh * 3600 == pytest.approx(6, abs=0.01)
+
+
 def test_a_sleeping_laptop_gpu_may_draw_nothing(tmp_path):
     gpu = FakeGpu("GPU-a", Profile((0, 0.008)), counter=False)
     gpu.utilization = 0

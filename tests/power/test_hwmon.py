@@ -40,6 +40,31 @@ JETSON = {  # alumet's issue 212: an AGX Orin's 1-0040
     "name": "ina3221", "in1_label": "VDD_GPU_SOC", "in1_input": 19_136, "curr1_input": 128, "in2_label": "VDD_IN",
     "in2_input": 19_000, "curr2_input": 600,
 }  # fmt: skip
+ALTRA = {  # drivers/hwmon/smpro-hwmon.c's labels, on a server with one of two groups of memory modules
+    "name": "smpro_hwmon", "power1_label": "power1 CORE VRD", "power1_input": 90_000_000, "power2_label": "power2 SoC",
+    "power2_input": 30_000_000, "power3_label": "power3 DIMM VRD1", "power3_input": 12_000_000,
+    "power4_label": "power4 DIMM VRD2", "power4_input": 0, "power5_label": "power5 RCA VRD", "power5_input": 19_500_000,
+}  # fmt: skip
+X_GENE = {  # drivers/hwmon/xgene-hwmon.c
+    "name": "apm_xgene", "power1_label": "CPU power", "power1_input": 22_000_000, "power2_label": "IO power",
+    "power2_input": 9_000_000,
+}  # fmt: skip
+POWER9 = {  # the output of `sensors` in OpenPOWER's post "Hwmon sensors in P9"; the labels end in a blank there
+    "name": "ibmpowernv", "power1_label": "Chip 0 ", "power1_input": 157_000_000, "power2_label": "Chip 0 Vdd",
+    "power2_input": 113_000_000, "power4_label": "Chip 8 ", "power4_input": 99_000_000, "power7_label": "System",
+    "power7_input": 426_000_000, "power8_label": "APSS 15 ", "power8_input": 426_000_000, "energy1_label": "Chip 0 ",
+    "energy1_input": 7_510_000_000_000, "energy2_label": "Chip 0 Vdd", "energy2_input": 2_680_000_000_000,
+    "energy4_label": "Chip 8 ", "energy4_input": 5_090_000_000_000, "energy7_label": "System",
+    "energy7_input": 21_290_000_000_000, "energy8_label": "APSS 15 ", "energy8_input": 21_290_000_000_000,
+}  # fmt: skip
+POWER9_MEMORY = {**POWER9, "power9_label": "Chip 0 Memory", "power9_input": 40_000_000}  # PWRMEM, with its own channel
+POWER8 = {"name": "ibmpowernv", "power1_input": 400_000_000}  # older firmware gives no label
+PEX = {"name": "ibmpex", "device/power1_average": 210_000_000}  # ibmpex.c: on the BMC's device, without a label
+PEX_OF_3 = {**PEX, "device/power2_average": 61_000_000, "device/power3_average": 48_000_000}
+SCMI = {  # labels of a card's report (Chip_1s_Pwr) and of ARM's own board
+    "name": "scmi_sensors", "power1_label": "Chip_1s_Pwr", "power1_input": 16_560_000, "energy1_label": "SYS_ENM",
+    "energy1_input": 5, "temp1_input": 48_200,
+}  # fmt: skip
 
 
 def grace(kind, watts, socket=0):
@@ -85,6 +110,38 @@ MACHINES = {
     "an IBM server by IPMI": (
         [("aem", {"name": "aem2", "energy1_input": 1_000_000, "power1_average": 200_000_000})],
         {"aem2 energy1_input": ("machine", True)},
+    ),
+    "an IBM server of PowerExecutive": ([("ipmi_bmc.0", PEX)], {"ibmpex ipmi_bmc.0": ("machine", False)}),
+    "one with three powers": ([("ipmi_bmc.0", PEX_OF_3)], {"ibmpex ipmi_bmc.0": (None, False)}),
+    "Ampere Altra by SMpro": (
+        [("smpro-hwmon.0", ALTRA)],
+        {
+            "smpro_hwmon smpro-hwmon.0 power1 CORE VRD": ("cpu", False),
+            "smpro_hwmon smpro-hwmon.0 power2 SoC": ("cpu", False),
+            "smpro_hwmon smpro-hwmon.0 power3 DIMM VRD1": ("ram", False),
+            "smpro_hwmon smpro-hwmon.0 power4 DIMM VRD2": (None, False),
+            "smpro_hwmon smpro-hwmon.0 power5 RCA VRD": ("cpu", False),
+        },
+    ),
+    "X-Gene": (
+        [("APMC0D8A:00", X_GENE)],
+        {"apm_xgene APMC0D8A:00 CPU power": ("cpu", False), "apm_xgene APMC0D8A:00 IO power": ("cpu", False)},
+    ),
+    "POWER9": (
+        [("opal-sensor", POWER9_MEMORY)],
+        {
+            "ibmpowernv opal-sensor Chip 0": ("cpu", True),
+            "ibmpowernv opal-sensor Chip 0 Vdd": (None, True),
+            "ibmpowernv opal-sensor Chip 8": ("cpu", True),
+            "ibmpowernv opal-sensor System": ("machine", True),
+            "ibmpowernv opal-sensor APSS 15": (None, True),
+            "ibmpowernv opal-sensor Chip 0 Memory": ("ram", False),
+        },
+    ),
+    "POWER8 without labels": ([("opal-sensor", POWER8)], {"ibmpowernv opal-sensor power1_input": (None, False)}),
+    "what an ARM board's firmware calls by its own names": (
+        [("scmi_dev.5", SCMI)],
+        {"scmi_sensors scmi_dev.5": (None, True)},
     ),
     "Jetson AGX Orin": ([("1-0040", JETSON)], {"ina3221 VDD_IN": ("machine", False)}),
     "names that only begin like a driver's": (
@@ -297,6 +354,51 @@ def test_the_modules_of_two_sockets_are_added(tmp_path):
     assert reading.notes == ()
 
 
+def test_a_power9_server_is_measured_by_chip_memory_and_as_a_whole(tmp_path):
+    watts = {"energy1_input": 157.0, "energy2_input": 113.0, "energy4_input": 99.0, "energy7_input": 426.0}
+    moving = {f"hwmon0/{name}": (Profile((0, power)), True) for name, power in watts.items()}
+    moving["hwmon0/power9_input"] = (Profile((0, 40.0)), False)
+    reading = Hwmon(tmp_path, [("opal-sensor", POWER9_MEMORY)], moving).run(12)
+    assert (reading.cpu.method, reading.cpu.scope) == ("counter", "socket")
+    assert reading.cpu.wh * 3600 == pytest.approx((157 + 99) * 12, abs=0.1)
+    assert reading.ram.wh * 3600 == pytest.approx(40 * 12, rel=0.01)
+    assert reading.others["machine"].wh * 3600 == pytest.approx(426 * 12, abs=0.1)
+    assert reading.measured_wh == pytest.approx(reading.cpu.wh + reading.ram.wh)
+    assert {part["why"] for part in reading.cpu.not_counted} == {"part of the machine"}
+    assert reading.notes == ()
+
+
+def test_an_altras_regulators_are_its_cpu_and_its_memory(tmp_path):
+    reading = Hwmon(tmp_path, [("smpro-hwmon.0", ALTRA)], {}).run(12)
+    assert reading.cpu.wh * 3600 == pytest.approx((90 + 30 + 19.5) * 12, rel=0.01)
+    assert reading.ram.wh * 3600 == pytest.approx(12 * 12, rel=0.01)
+    assert (reading.cpu.device_coverage, reading.ram.device_coverage) == (1.0, 1.0)
+    (empty,) = reading.cpu.not_counted
+    assert empty["why"] == "draws nothing: no memory module is on it"
+
+
+def test_the_memorys_sensor_is_left_out_where_rapl_counts_it(tmp_path):
+    dram = ("intel-rapl:0:0", "dram", Profile((0, 15.0)))
+    reading = Hwmon(tmp_path, [("smpro-hwmon.0", ALTRA)], {}, zones=[*ZONE, dram]).run(12)
+    assert reading.ram.wh * 3600 == pytest.approx(15 * 12, abs=0.1)
+    assert [part["why"] for part in reading.ram.not_counted] == ["RAPL counts the RAM"]
+
+
+@pytest.mark.parametrize(
+    ("device", "why"),
+    [
+        (("scmi_dev.5", SCMI), "what the firmware calls SYS_ENM, Chip_1s_Pwr is documented nowhere"),
+        (("ipmi_bmc.0", PEX_OF_3), "ibmpex does not say which of its 3 powers is the machine's"),
+        (("opal-sensor", POWER8), "ibmpowernv has no label for it"),
+    ],
+)
+def test_a_sensor_of_nobody_knows_what_is_named_and_not_counted(tmp_path, device, why):
+    reading = Hwmon(tmp_path, [device], {}).run(5)
+    assert reading.measured_wh is None and not reading.others
+    (note,) = reading.notes
+    assert note.startswith(f"{device[1]['name']} {device[0]}") and note.endswith(f" is not counted: {why}")
+
+
 SWAPPED = {**BATTLEMAGE, "energy1_label": "pkg", "energy2_label": "card"}
 
 
@@ -312,6 +414,8 @@ SWAPPED = {**BATTLEMAGE, "energy1_label": "pkg", "energy2_label": "card"}
         (("ACPI000D:00", {"name": "power_meter", "power1_average": 350_000_000}), "name", "machine"),
         (("1-0040", JETSON), "*_label", "machine"),
         (("1-0040", JETSON), "curr2_input", "machine"),
+        (("smpro-hwmon.0", ALTRA), "power*_label", "machine"),
+        (("opal-sensor", POWER9), "power*_label", "machine"),
     ],
 )
 def test_what_may_not_be_read_is_said_and_the_advice_works(tmp_path, monkeypatch, device, closed, kind):
@@ -333,6 +437,22 @@ def test_what_may_not_be_read_is_said_and_the_advice_works(tmp_path, monkeypatch
     (tmp_path / "again").mkdir()
     opened = Hwmon(tmp_path / "again", [device], moving).run(5)
     assert opened.others or opened.measured_wh is not None
+
+
+@pytest.mark.parametrize("closed", ["hwmon", "hwmon/hwmon0"])
+def test_a_closed_folder_is_named_and_the_advice_opens_it(tmp_path, monkeypatch, closed):
+    world = Hwmon(tmp_path, [grace("Grace", 180)], {})
+    with monkeypatch.context() as patch:
+        deny(patch, {str(tmp_path / closed), f"{tmp_path / closed}/*"})
+        reading = world.run(5)
+    assert reading.cpu.method == "estimated"
+    (note,) = reading.notes
+    assert note == (
+        f"sensors in {tmp_path / closed}: not read: {tmp_path / closed} may not be read by this user; "
+        f"sudo chmod a+rx {tmp_path / closed}"
+    )
+    (tmp_path / "again").mkdir()
+    assert Hwmon(tmp_path / "again", [grace("Grace", 180)], {}).run(5).cpu.method == "sampled"
 
 
 def test_a_closed_folder_without_power_is_not_mentioned(tmp_path, monkeypatch):

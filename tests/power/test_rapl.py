@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lorakit.cli.energy_doctor import find_fixes
 from lorakit.power.perf_rapl import EVENTS, PerfEvent
 from lorakit.power.rapl import RaplCounter, find_zones
 from lorakit.power.rapl_access import diagnose
@@ -406,6 +407,33 @@ def test_perf_stands_in_for_each_kind_that_powercap_denies_and_for_no_other(
     assert (reading.cpu.method, reading.ram.method) == ("counter", "counter")
     assert reading.cpu.wh * 3600 == pytest.approx(cpu_j, abs=0.01)
     assert reading.ram.wh * 3600 == pytest.approx(ram_j, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("closed", "cpus", "cpu_j", "coverage"),
+    [
+        (["*rapl:1/energy_uj"], (0, 18), 3000, 1.0),  # perf for both packages, since it does not say which is which
+        (["*rapl:1/name"], (0, 18), 3000, 1.0),
+        (["*rapl:1/energy_uj"], (0,), 4000, 0.5),  # perf has no more than powercap
+        ([], (0, 18), 8000, 1.0),
+    ],
+)
+def test_perf_stands_in_where_powercap_hides_one_package_of_two(tmp_path, monkeypatch, closed, cpus, cpu_j, coverage):
+    zones = [(f"intel-rapl:{k}", f"package-{k}", Profile((0, 40.0))) for k in (0, 1)]
+    world = World(tmp_path, zones=zones)
+    events = [PerfEvent("energy-pkg", "cpu", cpu, 32, 2, 1.0) for cpu in cpus]
+    monkeypatch.setattr("lorakit.power.devices.find_perf_events", lambda _: events)
+    monkeypatch.setattr("lorakit.power.devices.PerfCounter", PerfCount)
+    monkeypatch.setattr(PerfCount, "world", world, raising=False)
+    deny(monkeypatch, closed)
+    with world.meter() as meter:
+        world.run(meter, 100)
+    cpu = meter.reading.cpu
+    assert (cpu.method, cpu.device_coverage) == ("counter", coverage)
+    assert cpu.wh * 3600 == pytest.approx(cpu_j, abs=0.01)
+    access = diagnose(world.root, world.proc)
+    advice = find_fixes(meter.reading, access, access)["cpu"]
+    assert bool(advice) == (cpu_j == 4000)
 
 
 @pytest.fixture
