@@ -8,7 +8,7 @@ import csv
 import io
 from pathlib import Path
 
-from lorakit.data.formats.conll_table import Block, Table, finished
+from lorakit.data.formats.conll_rows import Block, Table
 
 DELIMITERS = ",;"
 
@@ -45,4 +45,4 @@ def parse_csv(text: str, path: Path) -> Table:
             blocks.append(Block(tuple(zip(*rows, strict=True)), numbers, 0))
             rows, numbers = [], []
         if row is None:
-            return finished(Table(path, blocks, (), False, ()))
+            return Table(path, blocks, (), False, ())
