@@ -177,7 +177,7 @@ TAG_FIRST = ("MIT", "anntoconll", "NERsuite")
 
 
 class Layout(NamedTuple):
-    """How a corpus writes its lines: rows, what separates columns, what precedes a sentence, the file and follows one."""
+    """How a corpus writes its lines: rows, what is between columns, before a sentence, before all, after one."""
 
     rows: Callable[[Sequence[str], Sequence[str], int], Rows]
     separator: str = "\t"

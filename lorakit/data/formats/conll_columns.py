@@ -100,7 +100,8 @@ def layout_as_in(first: Layout, table: Table, reading: Reading, known: Sequence[
     spelling = _spelling(table, distinct[first.tag])
     texts = [i for i in range(width) if i not in (first.word, first.tag) and not spelling_of(distinct[i], bare=False)]
     is_known = len(known) == width and all(cell in known[i] for i in texts for cell in distinct[i])
-    if spelling is None or not is_known and _why_no_words(table, distinct, first.word, texts):
+    are_tags = distinct[first.word] != {"O"} and spelling_of(distinct[first.word], bare=False) not in (None, "untyped")
+    if spelling is None or are_tags or not is_known and _why_no_words(table, distinct, first.word, texts):
         return None
     notes: list[Note] = []
     prefixes = () if (reading.columns or {}).get("word") else _shared_prefixes(table, first.word, notes)
