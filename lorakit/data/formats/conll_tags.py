@@ -8,7 +8,7 @@ from lorakit.data.formats.conll_rows import Table, values_of
 _FEATURE = re.compile(r"(?:^|\|)NER?=([^|]+)", re.IGNORECASE)
 _LETTERS = frozenset("BIESLUMW")
 _TYPE = re.compile(r"[^\W\d_][\w./&+-]*")
-_NO_TYPE = frozenset(("", "O", "_", "-", "*", "NONE", "NULL", "NIL", "NA", "N/A"))
+_NO_TYPE = frozenset(("", *"O _ - * NONE None none NULL null NIL nil NA N/A".split()))
 
 
 def with_tags_of_features(table: Table) -> Table:
@@ -48,7 +48,7 @@ def _tell_types(table: Table, letter: int, kind: int) -> bool:
             (none if one == "O" else types).add(other)
     return (
         len(none) == 1
-        and {cell.upper() for cell in none} <= _NO_TYPE
+        and none <= _NO_TYPE
         and not types & none
         and all(_TYPE.fullmatch(cell) and cell[:2] not in {f"{one}-" for one in _LETTERS} for cell in types)
         and len(types) < sum(len(block.lines) for block in table.blocks)
