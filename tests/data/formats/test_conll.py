@@ -141,7 +141,6 @@ bc/cctv/00/cctv_0000   0   0   Bush   NNP    (TOP*)   -   -   -   Speaker#1   (P
         pytest.param("EU NNP B-NP O\nsays VBZ B-VP O\n", [["EU O", "says O"]], id="CoNLL-2003, without an entity"),
         pytest.param("EU O ORG\nis O O\nto O O\n", [["EU I-ORG", "is O", "to O"]], id="types beside a column of O"),
         pytest.param("I B-X\nO O\nB O\n", [["I B-X", "O O", "B O"]], id="words that are letters"),
-        pytest.param("I i B-X\nO o O\nB b O\n", [["I B-X", "O O", "B O"]], id="letters and their lemmas"),
     ],
 )  # fmt: skip
 def test_published_layouts_are_read_by_their_own_columns(tmp_path: Path, text: str, expected: list) -> None:
