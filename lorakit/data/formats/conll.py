@@ -175,7 +175,9 @@ def _plain_tags(table: Table, layout: Layout, reading: Reading) -> dict[str, str
         plain["_"] = "O"
     good = plain if reading.labels is None else plain.keys() & reading.labels
     for line, tag in table.cells_outside(good, layout.tag) if tags - set(good) else ():
-        allowed = ALLOWED if reading.labels is None else f"the labels are {', '.join(reading.labels)}"
+        allowed = (
+            ALLOWED if reading.labels is None else f"the labels are {', '.join(reading.labels)}; add it to label.json"
+        )
         raise ValueError(f"{table.path}:{line}: unknown tag {tag!r}; {allowed}")
     return None if all(tag == cell for cell, tag in plain.items()) else plain
 
