@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lorakit._counts import counted
-from lorakit.data.formats.conll_agreement import Candidate, First, about_columns, takes_own
+from lorakit.data.formats.conll_agreement import Candidate, First, about_columns, about_doubt, is_better
 from lorakit.data.formats.conll_brackets import read_brackets
 from lorakit.data.formats.conll_columns import (
     ALLOWED,
@@ -34,7 +34,7 @@ from lorakit.data.formats.record import UNANNOTATED, Annotation, Document, Note,
 from lorakit.data.formats.text import check_lines, read_head, read_text
 from lorakit.data.spelling import ABOUT, plain_tags
 
-KEY = "conll layout"  # in Reading.agreed: the layout of the training file, and what it shows
+KEY = "conll layout"  # in Reading.agreed: the training file's table and layout, and what it shows
 
 
 def recognise_conll(path: Path) -> str | None:
@@ -112,25 +112,24 @@ def _layout(table: Table, reading: Reading) -> Layout:
     if reading.agreed is None or KEY not in reading.agreed:
         layout = find_layout(table, reading)
         if reading.agreed is not None:
-            shown = _candidate(table, layout)
             kinds = frozenset(note.kind for note in layout.notes)
-            width = min(len(block.columns) for block in table.blocks)
-            cells = tuple([frozenset(values_of(table.blocks, column)) for column in range(width)])
-            reading.agreed[KEY] = layout, First(shown.columns, cells, shown.types, kinds)
+            shown = _candidate(table, layout)
+            reading.agreed[KEY] = table, layout, First(shown.columns, table.width, shown.types, kinds)
         return layout
-    before, first = reading.agreed[KEY]
-    as_first = layout_as_in(before, table, reading, first.cells)
+    before, as_before, first = reading.agreed[KEY]
     try:
-        own, wrong = find_layout(table, reading), None
-    except ValueError as error:
-        own, wrong = None, error
-    if wrong and as_first is None:
-        raise wrong
-    is_own = takes_own(first, own and _candidate(table, own), as_first and _candidate(table, as_first))
-    layout = own if is_own else as_first
+        layout = find_layout(table, reading)
+        own = _candidate(table, layout)
+    except ValueError:
+        if (layout := layout_as_in(as_before, table, reading, before)) is None:
+            raise
+    else:
+        if own.columns != first.columns and (other := layout_as_in(as_before, table, reading, before)):
+            chosen = layout if is_better(own, _candidate(table, other), first) else other
+            doubt = about_doubt(own, str(table.path)) if chosen is other else []
+            layout = chosen._replace(notes=(*chosen.notes, *doubt))
     notes = [note for note in layout.notes if note.kind not in first.notes]
-    width = min(len(block.columns) for block in table.blocks)
-    notes += about_columns(first, (layout.word, layout.tag), width, str(table.path))
+    notes += about_columns(first, (layout.word, layout.tag), table.width, str(table.path))
     return layout._replace(notes=tuple(notes))
 
 

@@ -14,13 +14,13 @@ class First(NamedTuple):
 
     Attributes:
         columns: those of words and tags, from 0.
-        cells: the different cells of each column.
+        width: how many columns it has.
         types: of its entities.
         notes: their kinds.
     """
 
     columns: tuple[int, int]
-    cells: tuple[frozenset[str], ...]
+    width: int
     types: frozenset[str]
     notes: frozenset[str]
 
@@ -32,27 +32,28 @@ class Candidate(NamedTuple):
     types: frozenset[str]
 
 
-def takes_own(first: First, own: Candidate | None, as_first: Candidate | None) -> bool:
-    """Whether a file is read by its own columns (or by none), rather than by those of the training file.
+def is_better(own: Candidate, as_first: Candidate, first: First) -> bool:
+    """Whether a file's own columns, rather than those of the training file, hold types that the training file has."""
+    return bool(first.types and as_first.types and own.types & first.types) and not as_first.types & first.types
 
-    Args:
-        first: what the training file shows.
-        own: how the file is read by itself; None where its columns cannot be told apart.
-        as_first: how the training file's columns read it; None where they do not hold words and tags.
-    """
-    if own is None or as_first is None:
-        return as_first is None
-    are_theirs = not first.types or not as_first.types or bool(as_first.types & first.types)
-    return own.columns == as_first.columns or not are_theirs and bool(own.types & first.types)
+
+def about_doubt(own: Candidate, path: str) -> list[Note]:
+    """A note that a file is read as the training file is, though by itself it would be read otherwise."""
+    word, tag = own.columns
+    kind = (
+        f"read by the columns of the training file; by itself, its words would be in column {word + 1} and its tags in "
+        f"column {tag + 1} (if they are, write it anew: lorakit data convert --columns word={word + 1},tag={tag + 1})"
+    )
+    return [Note(kind, path)]
 
 
 def about_columns(first: First, columns: tuple[int, int], width: int, path: str) -> list[Note]:
     """A note where a file's columns, or their number, are not the training file's."""
-    if (columns, width) == (first.columns, len(first.cells)):
+    if (columns, width) == (first.columns, first.width):
         return []
     (word, tag), (first_word, first_tag) = columns, first.columns
     kind = (
         f"words in column {word + 1} and tags in column {tag + 1} of {width}; the training file has them in columns "
-        f"{first_word + 1} and {first_tag + 1} of {len(first.cells)}"
+        f"{first_word + 1} and {first_tag + 1} of {first.width}"
     )
     return [Note(kind, path)]

@@ -11,7 +11,7 @@ that is skipped is a note. It is skipped only for one that can hold words; nothi
 
 import re
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple, NoReturn
 
@@ -65,7 +65,7 @@ def find_layout(table: Table, reading: Reading) -> Layout:
     Raises:
         ValueError: no column holds tags, several do, or a named column does not exist or holds no tags.
     """
-    width = min((len(block.columns) for block in table.blocks), default=0)
+    width = table.width
     distinct = [values_of(table.blocks, column) for column in range(width)]
     named = _named_columns(table, distinct, reading)
     notes: list[Note] = []
@@ -83,25 +83,26 @@ def find_layout(table: Table, reading: Reading) -> Layout:
     return Layout(word, tag, spelling, prefixes, tuple(notes))
 
 
-def layout_as_in(first: Layout, table: Table, reading: Reading, known: Sequence[Container[str]] = ()) -> Layout | None:
+def layout_as_in(first: Layout, table: Table, reading: Reading, other: Table) -> Layout | None:
     """The layout of a table whose words and tags are in the same columns as those of another file; None if not.
 
     Args:
         first: the layout of the other file.
         table: the rows.
         reading: what the user says.
-        known: the cells of each column of the other file. A table with as many columns, whose cells beside the words
-            and tags are all known, has the same columns, whatever its words are.
+        other: the rows of the other file. A table with as many columns, whose cells beside the words and tags all are
+            there too, has the same columns, whatever its words are; one without numbers where that has some has not.
     """
-    width = min((len(block.columns) for block in table.blocks), default=0)
+    width = table.width
     if max(first.word, first.tag) >= width:
         return None
     distinct = [values_of(table.blocks, column) for column in range(width)]
     spelling = _spelling(table, distinct[first.tag])
     texts = [i for i in range(width) if i not in (first.word, first.tag) and not spelling_of(distinct[i], bare=False)]
-    is_known = len(known) == width and all(cell in known[i] for i in texts for cell in distinct[i])
+    is_known = width == other.width and all(distinct[i] <= values_of(other.blocks, i) for i in texts)
+    lost = any(_are_ids(values_of(other.blocks, i)) and not _are_ids(distinct[i]) for i in texts if i < other.width)
     are_tags = distinct[first.word] != {"O"} and spelling_of(distinct[first.word], bare=False) not in (None, "untyped")
-    if spelling is None or are_tags or not is_known and _why_no_words(table, distinct, first.word, texts):
+    if spelling is None or are_tags or lost or not is_known and _why_no_words(table, distinct, first.word, texts):
         return None
     notes: list[Note] = []
     prefixes = () if (reading.columns or {}).get("word") else _shared_prefixes(table, first.word, notes)
@@ -362,6 +363,8 @@ def _counts(table: Table, column: int) -> bool:
 def _shared_prefixes(table: Table, column: int, notes: list[Note]) -> tuple[str, ...]:
     """The language codes with a colon that all words begin with, as in WikiANN; () and a note if only most do."""
     words = [word for block in table.blocks for word in block.columns[column]]
+    if 4 * sum(":" in word for word in words[:_MANY_ROWS]) < len(words[:_MANY_ROWS]):
+        return ()
     codes = Counter(match[0] for word in words if (match := _LANGUAGE.match(word)))
     if len(words) < 2 or codes.total() < max(2 * len(codes), len(words) / 2):
         return ()
@@ -397,8 +400,8 @@ def _why_no_words(table: Table, distinct: Sequence[set[str]], column: int, rest:
         return f"is the same in all lines of a sentence ({_example(values)})"
     if _are_ids(values):
         return f"has a number in every line ({_example(values)})"
-    if "" in values and any("" not in distinct[i] for i in others):
-        return "is empty in some lines"
+    if "" in values and any("" not in distinct[i] for i in others) and _is_often_empty(table, column):
+        return "is empty in many lines"
     if _names_parts(table, column):
         return f"is the same in many lines that follow each other ({_example(values)})"
     if _is_parts_of_speech(values):
@@ -421,6 +424,11 @@ def _are_ids(values: set[str]) -> bool:
     """Whether there is a number in every cell that is not empty: 7, 0.5, t12, d1s1t1, Sentence: 3."""
     filled = values - {"", "_", "-"}
     return bool(filled) and all(any(map(str.isdigit, value)) for value in filled)
+
+
+def _is_often_empty(table: Table, column: int) -> bool:
+    cells = [cell for block in table.blocks for cell in block.columns[column]]
+    return 2 * cells.count("") >= len(cells)
 
 
 def _names_parts(table: Table, column: int) -> bool:

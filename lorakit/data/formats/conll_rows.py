@@ -40,6 +40,11 @@ class Table(NamedTuple):
     others: tuple[tuple[int, tuple[str, ...]], ...] = ()
 
     @property
+    def width(self) -> int:
+        """The number of columns that all rows have."""
+        return min((len(block.columns) for block in self.blocks), default=0)
+
+    @property
     def is_undivided(self) -> bool:
         """Whether the file has no blank line inside, or only those between documents."""
         return len(self.blocks) == len({block.document for block in self.blocks})

@@ -59,7 +59,7 @@ def _divided(table: Table, starts: set[int], kind: str) -> Table:
 
 def _told(table: Table, word: int, tag: int) -> tuple[set[int], list[int]]:
     """The rows at which sentences begin, and the columns that tell so."""
-    width = min(len(block.columns) for block in table.blocks)
+    width = table.width
     keys: list[tuple] = [(i,) for i, block in enumerate(table.blocks) for _ in block.lines]
     borders, told = _changes(keys), []
     for column in range(min(word, width)):

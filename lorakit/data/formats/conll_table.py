@@ -6,7 +6,8 @@ several words (1-2) and a word that is not in the text (8.1).
 
 import csv
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from lorakit.data.formats.conll_lines import lists_in_columns, words_in_lines
@@ -42,13 +43,13 @@ def parse_table(text: str, path: Path) -> Table:
     lines = text.split("\n")
     names = next((tuple(match[1].split()) for line in lines[:100] if (match := GLOBAL_COLUMNS.match(line))), ())
     is_conll2012 = any(line.startswith(_MARKS[0]) for line in lines[:100]) and not names
-    plain = [line for line in lines if not _is_border(line) and not line.startswith("#")]
-    if not names and (found := plain and _sentences_in_lines(lines, plain, path)):
+    plain = list(islice(_rows_of(lines), _FIRST))
+    if not names and plain and (found := _sentences_in_lines(lines, plain, path)):
         return found._replace(notes=(*notes, *found.notes))
-    split = cells if names or not _is_quoted(plain) else _unquoted
+    split = cells if names or '"' not in text or not _is_quoted(list(_rows_of(lines))) else _unquoted
     if split is _unquoted:
         notes.append(("cells are in quotation marks, as spreadsheets write them: read without them", str(path)))
-    some = [split(line) for line in plain[:_FIRST]]
+    some = [split(line) for line in plain]
     is_comment = _comments(some, plain, names, is_conll2012)
     blocks: list[Block] = []
     rows: list[Row] = []
@@ -116,8 +117,8 @@ def cells(line: str) -> Row:
 
 
 def _sentences_in_lines(lines: list[str], plain: list[str], path: Path) -> Table | None:
-    """The table of a file that has a sentence in each line."""
-    if words_in_lines(plain[:_FIRST]) is None or (found := words_in_lines(plain)) is None:
+    """The table of a file that has a sentence in each line, as its first rows (`plain`) have."""
+    if words_in_lines(plain) is None or (found := words_in_lines(list(_rows_of(lines)))) is None:
         return None
     blocks: list[Block] = []
     sentences, document = iter(found), 0
@@ -211,6 +212,11 @@ def _line_ends(text: str, path: Path) -> tuple[str, bool]:
     )
 
 
+def _rows_of(lines: Iterable[str]) -> Iterator[str]:
+    """The lines that are neither borders nor begin with #."""
+    return (line for line in lines if not line.startswith("#") and not _is_border(line))
+
+
 def _is_border(line: str) -> bool:
     return not line.strip(" \t") or line.startswith(BORDERS)
 
@@ -260,8 +266,10 @@ def _comments(
 
 def _is_quoted(lines: list[str]) -> bool:
     """Whether every cell with a quotation mark is in quotation marks, as Python's csv and pandas write them."""
+    if not lines or "\t" not in lines[0]:
+        return False
     marked = [line for line in lines if '"' in line]
-    if not marked or "\t" not in lines[0] or not all(map(_has_quoted_cells, marked)):
+    if not marked or not all(map(_has_quoted_cells, marked)):
         return False
     rows = [_unquoted(line) for line in marked]
     width = len(next((line.split("\t") for line in lines if '"' not in line), rows[0]))

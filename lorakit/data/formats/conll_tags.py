@@ -1,7 +1,6 @@
 """Tags that a column file does not have in one column: in CoNLL-U's column MISC, or a letter here and a type there."""
 
 import re
-from itertools import permutations
 
 from lorakit.data.formats.conll_rows import Table, values_of
 
@@ -29,15 +28,17 @@ def with_tags_of_features(table: Table) -> Table:
 
 def with_types_of_letters(table: Table) -> Table:
     """The table with `B-ORG` in a column of letters (B) where another column has the types (ORG)."""
-    width = min((len(block.columns) for block in table.blocks), default=0)
-    if width < 3 or table.is_conll2012:
-        return table
-    distinct = [values_of(table.blocks, column) for column in range(width)]
-    for letter, kind in permutations(range(width), 2):
-        letters = distinct[letter]
-        if "O" in letters and letters & _LETTERS and letters <= _LETTERS | {"O"} and _tell_types(table, letter, kind):
-            return _joined(table, letter, kind)
+    width = len(table.blocks[0].columns) if table.blocks and not table.is_conll2012 else 0
+    for letter in range(width) if width > 2 else ():
+        if values_of(table.blocks[:1], letter) <= _LETTERS | {"O"} and _are_letters(values_of(table.blocks, letter)):
+            for kind in range(width):
+                if kind != letter and _tell_types(table, letter, kind):
+                    return _joined(table, letter, kind)
     return table
+
+
+def _are_letters(cells: set[str]) -> bool:
+    return "O" in cells and len(cells) > 1 and cells <= _LETTERS | {"O"}
 
 
 def _tell_types(table: Table, letter: int, kind: int) -> bool:
