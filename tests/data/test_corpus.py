@@ -368,6 +368,11 @@ def test_a_type_with_a_space_is_refused_and_the_table_is_the_fix(tmp_path: Path)
     with pytest.raises(ValueError, match="a.tsv:1: the type 'cell line' has a space in its name; .* to 'cell_line'"):
         read_ner(path)
     assert read_ner(path, label_map={"cell line": "cell_line"}).train[0].tags == ("B-cell_line",)
+    path = write_text(tmp_path / "b.tsv", "a\tB-cell line\nb\tB-cell type\n")
+    with pytest.raises(ValueError, match="'cell line' to 'cell_line', and also from 'cell type' to 'cell_type'"):
+        read_ner(path)
+    table = {"cell line": "cell_line", "cell type": "cell_type"}
+    assert read_ner(path, label_map=table).train[0].tags == ("B-cell_line", "B-cell_type")
 
 
 def test_a_file_is_divided_by_shares(tmp_path: Path) -> None:

@@ -179,9 +179,9 @@ def _tag_column(table: Table, distinct: Sequence[set[str]], word: int | None, re
     if len(found) == 2 and (reading.layer or found[0] >= 2 and _counts(table, 0)):
         chosen = found[1] if reading.layer == "inner" else found[0]
         other = found[0] if reading.layer == "inner" else found[1]
-        lost = _count_entities(table, other)
-        kind = f"column {chosen + 1} read as the {reading.layer or 'outer'} layer; column {other + 1}, with {lost:,} "
-        notes.append(Note(f"{kind}entities, is left out", str(table.path)))
+        lost = counted(_count_entities(table, other), "entity", "entities")
+        kind = f"column {chosen + 1} read as the {reading.layer or 'outer'} layer; column {other + 1}, with {lost}, "
+        notes.append(Note(f"{kind}is left out", str(table.path)))
         return chosen
     listed = " and ".join(f"{i + 1} ({_sample(distinct[i])})" for i in found)
     layers = f", or --layer outer for {found[0] + 1} or inner for {found[1] + 1}" if len(found) == 2 else ""

@@ -30,15 +30,19 @@ def words_in_lines(lines: Sequence[str]) -> list[Pairs] | None:
 
 
 def lists_in_columns(rows: Sequence[Sequence[str]]) -> tuple[int, int] | None:
-    """The columns of words and of tags where each cell is a list, separated by spaces; None where they are not."""
+    """The columns of words and of tags where each cell is a list, separated by spaces; None where they are not.
+
+    Most lines have as many words as tags, though not all may.
+    """
     width = len(rows[0])
     split = [[cell.split(" ") for cell in row] for row in rows]
     for tag in range(width):
-        if not _checked([[("", cell) for cell in row[tag]] if row[tag] else None for row in split]):
+        if not _checked([[("", cell) for cell in row[tag]] for row in split]):
             continue
-        for word in range(width):
-            if word != tag and all(len(row[word]) == len(row[tag]) for row in split):
-                return word, tag
+        equal = [(sum(len(row[word]) == len(row[tag]) for row in split), -word) for word in range(width) if word != tag]
+        count, word = max(equal)
+        if 2 * count >= len(rows):
+            return -word, tag
     return None
 
 

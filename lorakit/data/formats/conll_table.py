@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from lorakit._counts import counted
 from lorakit.data.formats.conll_lines import lists_in_columns, words_in_lines
 from lorakit.data.formats.conll_rows import Block, Table, filtered, values_of
 
@@ -141,6 +142,11 @@ def _words_of_lists(table: Table) -> Table:
     for block in table.blocks:
         for line, words, tags in zip(block.lines, *(block.columns[i] for i in found), strict=True):
             columns = (tuple(words.split(" ")), tuple(tags.split(" ")))
+            if len(columns[0]) != len(columns[1]):
+                raise ValueError(
+                    f"{table.path}:{line}: {counted(len(columns[0]), 'word')}, {counted(len(columns[1]), 'tag')}: "
+                    f"{words[:40]!r}; write a tag for each word, with one space between them"
+                )
             blocks.append(Block(columns, [line] * len(columns[0]), block.document))
     kind = f"each line is a sentence: its words in column {found[0] + 1}, their tags in column {found[1] + 1}"
     names = ("word", "tag") if table.names else ()

@@ -161,7 +161,7 @@ def test_the_inner_layer_can_be_chosen(tmp_path: Path) -> None:
 
 
 def test_the_layer_that_is_left_out_is_counted(tmp_path: Path) -> None:
-    assert "column 3 read as the outer layer; column 4, with 1 entities, is left out" in kinds(tmp_path, GERMEVAL)
+    assert "column 3 read as the outer layer; column 4, with 1 entity, is left out" in kinds(tmp_path, GERMEVAL)
     inner = kinds(tmp_path, GERMEVAL, layer="inner")
     assert "column 4 read as the inner layer; column 3, with 2 entities, is left out" in inner
 

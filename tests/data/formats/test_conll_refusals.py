@@ -67,6 +67,10 @@ FOLLOWED: dict[str, tuple[Corpus, ...]] = {
         Corpus("EU B-ORG\nNew York B-LOC\n"),
         Corpus("EU\tB-ORG\nNew York\tB-LOC\n"),
     ),
+    "write a tag for each word, with one space between them": (
+        Corpus("EU rejects it\tB-ORG O\nNew York\tB-LOC I-LOC\n"),
+        Corpus("EU rejects it\tB-ORG O O\nNew York\tB-LOC I-LOC\n"),
+    ),
     "a carriage return inside a line of a file with other line ends too; write every line end as LF": (
         Corpus("EU\tB-ORG\r\r\nsays\tO\r\r\n"),
         Corpus("EU\tB-ORG\nsays\tO\n"),
