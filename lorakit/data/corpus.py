@@ -333,7 +333,9 @@ def check_types(written: Written) -> None:
         named = [(tag[2:], "") for tag in document.tags or ()] + [(span.label, span.id) for span in document.spans]
         for kind, name in named:
             if kind in bad:
+                new = {one: "_".join(one.split()) for one in (kind, *sorted(bad - {kind}))}
+                listed = ", and also ".join(f"from {one!r} to {other!r}" for one, other in new.items())
                 raise ValueError(
                     f"{document.place}{name and f', {name}'}: the type {kind!r} has a space in its name; rename it with"
-                    f" a label map (--label-map) from {kind!r} to {'_'.join(kind.split())!r}"
+                    f" a label map (--label-map) {listed}"
                 )

@@ -2,10 +2,12 @@
 
 With `scheme=None` a scheme is accepted only if *every* tag of all splits obeys it: bioes if E-, S-, L- or U- occurs in
 the tags or label.json; otherwise iob2 if no entity begins with I-, or else iob1 if no B- is where iob1 needs I-. A
-corpus with an entity cannot obey both of the last two. A corpus that obeys none is an error that names the first place.
-If the scheme is named, such a corpus is read anyway, as seqeval reads it, and a note says how many tags broke it.
+corpus with an entity cannot obey both of the last two. Where the splits obey different schemes (IO in train, IOB2 in
+test), each is read by its own, and a note says so. A corpus that obeys none is an error that names the first place. If
+the scheme is named, such a corpus is read anyway, as seqeval reads it, and a note says how many tags broke it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 from lorakit._counts import counted
@@ -16,6 +18,7 @@ from lorakit.data.tags import SCHEMES, check_tag, irregular, labels_of_types, sp
 OTHER_NAMES = {"bio": "iob2", "io": "iob1", "iobes": "bioes", "bilou": "bioes", "bmes": "bioes", "bmewo": "bioes"}
 SCHEME_NAMES = (*SCHEMES, *OTHER_NAMES)
 Splits = dict[str, list[Document]]
+_BETWEEN = re.compile(r"[|/,;+&\s]|__")  # two tags in a cell
 
 
 def scheme_named(name: str) -> str:
@@ -44,13 +47,14 @@ def as_iob2(
         The splits; the labels in the corpus' own scheme, spelled plainly; and notes.
 
     Raises:
-        ValueError: with the place: something is not a tag, or the tags obey no scheme.
+        ValueError: with the place: something is not a tag or is two, or the tags obey no scheme.
     """
     splits, labels, notes = _plain(splits, labels)
-    used = scheme or _detect(splits, labels, source)
-    broken = changed = 0
+    notes += _about_two(splits)
+    schemes = dict.fromkeys(splits, scheme) if scheme else _detect(splits, labels, source)
+    broken, changed = 0, dict.fromkeys(schemes.values(), 0)
     for split, documents in splits.items():
-        done = []
+        used, done = schemes[split], []
         for document in documents:
             if document.tags is None:
                 done.append(document)
@@ -66,12 +70,17 @@ def as_iob2(
                     f"{document.place}: {error}; name another one: scheme= (--scheme on the command line)"
                 ) from error
             broken += wrong
-            changed += sum(old != new for old, new in zip(document.tags, tags, strict=True))
+            changed[used] += sum(old != new for old, new in zip(document.tags, tags, strict=True))
             done.append(document._replace(tags=tags))
         splits[split] = done
-    if used != "iob2":
-        notes.append(f"read as {used}: {counted(changed, 'tag')} converted to iob2")
+    for used in changed:
+        if used != "iob2":
+            notes.append(f"read as {used}: {counted(changed[used], 'tag')} converted to iob2")
+    if len(changed) > 1:
+        listed = ", ".join(f"{split} {used}" for split, used in schemes.items())
+        notes.append(f"the splits are in different schemes, and each was read by its own: {listed}")
     if broken:
+        used = next(iter(changed))
         found = counted(broken, f"tag broke scheme {used} and was", f"tags broke scheme {used} and were")
         notes.append(f"repaired: {found} read as seqeval reads them")
     return splits, labels, notes
@@ -125,8 +134,57 @@ def _plain(splits: Splits, labels: Sequence[str] | None) -> tuple[Splits, tuple[
     return rewritten, labels and tuple(plain[label] for label in labels), [ABOUT[spelling]] if spelling in ABOUT else []
 
 
-def _detect(splits: Splits, labels: Sequence[str] | None, source: str) -> str:
-    """The scheme that every tag of every split obeys (see the top of the file)."""
+def _about_two(splits: Splits) -> list[str]:
+    """A note for each type that may be two: ORG/LOC, where ORG and LOC are types too.
+
+    Raises:
+        ValueError: with the place: a tag is two, of nested entities: B-ORG|B-LOC.
+    """
+    used = used_tags(splits) - {"O"}
+    letters = {tag[0] for tag in used} | {"B", "I"}
+    parts = {tag: _BETWEEN.split(split_tag(tag)[1])[1:] for tag in used}
+    bad = {
+        tag
+        for tag, later in parts.items()
+        if any(part == "O" or part[:1] in letters and part[1:2] in "-_" and part[2:] for part in later)
+    }
+    for document in (document for documents in splits.values() if bad for document in documents):
+        for i, tag in enumerate(document.tags or ()):
+            if tag in bad:
+                raise ValueError(
+                    f"{document.place}: word {i + 1}, {document.words[i]!r}, has two tags, {tag!r}: keep one of them; "
+                    "or in a file of columns give each layer of nested entities a column of its own, and choose one "
+                    "with --layer outer or --layer inner"
+                )
+    types = {split_tag(tag)[1] for tag in used}
+    joined = {kind: there for kind in types if len(there := _BETWEEN.split(kind)) > 1 and types.issuperset(there)}
+    return [
+        f"{' and '.join(there)} are types, and {kind} is read as a type of its own: if its words are in two entities, "
+        "keep one tag each"
+        for kind, there in sorted(joined.items())
+    ]
+
+
+def _detect(splits: Splits, labels: Sequence[str] | None, source: str) -> dict[str, str]:
+    """The scheme of each split: the one that every tag of all of them obeys, or else each its own.
+
+    Raises:
+        ValueError: the tags obey no scheme, nor do those of each split; the message is about all splits.
+    """
+    try:
+        return dict.fromkeys(splits, _scheme_of(splits, labels, source))
+    except ValueError:
+        if labels is not None:
+            raise
+        try:
+            return {split: _scheme_of({split: documents}, None, source) for split, documents in splits.items()}
+        except ValueError:
+            pass  # it is about one split; the first one is about the corpus
+        raise
+
+
+def _scheme_of(splits: Splits, labels: Sequence[str] | None, source: str) -> str:
+    """The scheme that every tag of these splits obeys (see the top of the file)."""
     tagged = [document for documents in splits.values() for document in documents if document.tags]
     prefixes = {split_tag(tag)[0] for tag in used_tags(splits).union(labels or ())}
     candidates = ("bioes",) if prefixes & {"E", "S"} else ("iob2", "iob1")

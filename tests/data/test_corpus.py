@@ -165,6 +165,72 @@ def test_a_named_scheme_repairs_and_counts(tmp_path: Path, scheme: str, said: st
     assert data.notes[-1] == f"repaired: {said} read as seqeval reads them"
 
 
+NESTED = [
+    "B-ORG/B-LOC",
+    "B-ORG|B-LOC",
+    "B-ORG,B-LOC",
+    "B-ORG;B-LOC",
+    "B-ORG+B-LOC",
+    "B-ORG__B-LOC",
+    "B-ORG/O",
+    "B-A&S-B",
+]
+
+
+@pytest.mark.parametrize("tag", NESTED)
+@pytest.mark.parametrize("ending", ["tsv", "json"])
+def test_two_tags_in_one_place_are_refused_and_the_advice_works(tmp_path: Path, tag: str, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    rows = [("Uni", tag), ("x", "O"), ("y", "S-B" if "S-" in tag else "O")]
+    if ending == "tsv":
+        write_text(path, "".join(f"{word}\t{tag}\n" for word, tag in rows))
+    else:
+        write_lines(path, {"tokens": [word for word, _ in rows], "tags": [tag for _, tag in rows]})
+    with pytest.raises(
+        ValueError, match=rf"a.{ending}:1: word 1, 'Uni', has two tags, .*: keep one of them; or .* column"
+    ):
+        read_ner(path)
+    write_text(tmp_path / "b.tsv", "Uni\tB-ORG\tB-LOC\nx\tO\tO\n")
+    assert read_ner(tmp_path / "b.tsv", layer="outer").train[0].tags == ("B-ORG", "O")
+    assert read_ner(tmp_path / "b.tsv", layer="inner").train[0].tags == ("B-LOC", "O")
+
+
+@pytest.mark.parametrize("kind", ["ORG/COM", "G1/S-phase", "R&D", "a,b"])
+def test_a_type_with_a_sign_in_its_name_is_a_type(tmp_path: Path, kind: str) -> None:
+    data = read_ner(write_text(tmp_path / "a.tsv", f"x\tB-{kind}\ny\tI-{kind}\n"))
+    assert data.train[0].tags == (f"B-{kind}", f"I-{kind}")
+    assert len(data.notes) == 1
+
+
+def test_a_type_that_may_be_two_others_is_said(tmp_path: Path) -> None:
+    data = read_ner(write_text(tmp_path / "a.tsv", "x\tB-ORG/LOC\ny\tB-ORG\nz\tB-LOC\n"))
+    assert any(
+        note.startswith("ORG and LOC are types, and ORG/LOC is read as a type of its own") for note in data.notes
+    )
+
+
+SCHEMES = {
+    "iob2": "B-PER I-PER B-LOC O",
+    "iob1": "I-PER I-PER I-LOC O",
+    "bioes": "B-PER E-PER S-LOC O",
+    "io": "PER PER LOC O",
+}
+
+
+@pytest.mark.parametrize("train", SCHEMES)
+@pytest.mark.parametrize("test", SCHEMES)
+def test_each_split_is_read_by_its_own_scheme(tmp_path: Path, train: str, test: str) -> None:
+    for split, name in (("train", train), ("test", test)):
+        rows = zip("abcd", SCHEMES[name].split(), strict=True)
+        write_text(tmp_path / f"{split}.tsv", "".join(f"{word}\t{tag}\n" for word, tag in rows))
+    data = read_ner(tmp_path)
+    for split in (data.train, data.test):
+        assert split[0].tags == ("B-PER", "I-PER", "B-LOC", "O")
+    used = [{"io": "iob1"}.get(name, name) for name in (train, test)]
+    said = f"the splits are in different schemes, and each was read by its own: train {used[0]}, test {used[1]}"
+    assert (said in data.notes) == (used[0] != used[1])
+
+
 def test_a_named_scheme_without_the_letter_is_refused_with_the_place(tmp_path: Path) -> None:
     path = write_text(tmp_path / "corpus.tsv", "a\tO\n\nb\tS-DNA\nc\tO\n")
     message = "corpus.tsv:3: tag 'S-DNA' does not exist in scheme 'iob2'; name another one: scheme="
@@ -302,6 +368,11 @@ def test_a_type_with_a_space_is_refused_and_the_table_is_the_fix(tmp_path: Path)
     with pytest.raises(ValueError, match="a.tsv:1: the type 'cell line' has a space in its name; .* to 'cell_line'"):
         read_ner(path)
     assert read_ner(path, label_map={"cell line": "cell_line"}).train[0].tags == ("B-cell_line",)
+    path = write_text(tmp_path / "b.tsv", "a\tB-cell line\nb\tB-cell type\n")
+    with pytest.raises(ValueError, match="'cell line' to 'cell_line', and also from 'cell type' to 'cell_type'"):
+        read_ner(path)
+    table = {"cell line": "cell_line", "cell type": "cell_type"}
+    assert read_ner(path, label_map=table).train[0].tags == ("B-cell_line", "B-cell_type")
 
 
 def test_a_file_is_divided_by_shares(tmp_path: Path) -> None:

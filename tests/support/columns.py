@@ -150,13 +150,40 @@ def document_first(words: Sequence[str], tags: Sequence[str], number: int) -> Ro
     return [[f"doc/{number}", "0", word, tag] for word, tag in zip(words, tags, strict=True)]
 
 
+def sentence_numbers(words: Sequence[str], tags: Sequence[str], number: int) -> Rows:
+    return [[str(number + 1), word, "NN", tag] for word, tag in zip(words, tags, strict=True)]
+
+
+def ids(words: Sequence[str], tags: Sequence[str], number: int) -> Rows:
+    return [[f"d1s{number}t{i}", word, tag] for i, (word, tag) in enumerate(zip(words, tags, strict=True), start=1)]
+
+
+def places(words: Sequence[str], number: int) -> list[tuple[str, str]]:
+    """(first character, end) of each word; every sentence begins at a thousand."""
+    starts = [1000 * number + sum(len(word) + 1 for word in words[:i]) for i in range(len(words))]
+    return [(str(start), str(start + len(word))) for start, word in zip(starts, words, strict=True)]
+
+
+def anntoconll(words: Sequence[str], tags: Sequence[str], number: int) -> Rows:
+    return [[tag, *at, word] for tag, at, word in zip(tags, places(words, number), words, strict=True)]
+
+
+def nersuite(words: Sequence[str], tags: Sequence[str], number: int) -> Rows:
+    rows = enumerate(anntoconll(words, tags, number))
+    return [[*row, row[3].lower(), "NN", f"{'BI'[i > 0]}-NP"] for i, row in rows]
+
+
+TAG_FIRST = ("MIT", "anntoconll", "NERsuite")
+
+
 class Layout(NamedTuple):
-    """How a corpus writes its lines: the rows, what separates columns, what precedes a sentence, and the file."""
+    """How a corpus writes its lines: rows, what is between columns, before a sentence, before all, after one."""
 
     rows: Callable[[Sequence[str], Sequence[str], int], Rows]
     separator: str = "\t"
     comment: str = ""
     head: str = ""
+    blank: str = "\n"
 
 
 LAYOUTS = {
@@ -173,6 +200,12 @@ LAYOUTS = {
     "MultiCoNER": Layout(two, comment="# id {}\tdomain=train\n"),
     "with a header": Layout(conll2003, head="Token\tPOS\tChunk\tNER\n"),
     "part of speech first": Layout(part_of_speech_first),
+    "sentence numbers": Layout(sentence_numbers, blank=""),
+    "ids": Layout(ids),
+    "ids, no blank lines": Layout(ids, blank=""),
+    "numbered, no blank lines": Layout(numbered, blank=""),
+    "anntoconll": Layout(anntoconll),
+    "NERsuite": Layout(nersuite),
     "CoNLL-U": Layout(conllu, comment="# sent_id = {}\n"),
     "CoNLL-U Plus": Layout(numbered, comment="# sent_id = {}\n", head="# global.columns = ID FORM XPOS CHUNK NER\n"),
 }
@@ -184,7 +217,7 @@ def column_file(made: Sequence[Tagged], layout: Layout, scheme: str, spelling: s
     for number, sentence in enumerate(made):
         rows = layout.rows(sentence.words, tags(sentence, scheme, spelling), number)
         parts.append(layout.comment.format(number))
-        parts += [layout.separator.join(row) + "\n" for row in rows] + ["\n"]
+        parts += [layout.separator.join(row) + "\n" for row in rows] + [layout.blank]
     return "".join(parts).replace("\n", end).encode()
 
 

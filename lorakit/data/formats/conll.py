@@ -13,16 +13,28 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lorakit._counts import counted
+from lorakit.data.formats.conll_agreement import Candidate, First, about_columns, about_doubt, is_better
 from lorakit.data.formats.conll_brackets import read_brackets
-from lorakit.data.formats.conll_columns import ALLOWED, BRACKETS, EXPRESSIONS, Layout, find_layout
+from lorakit.data.formats.conll_columns import (
+    ALLOWED,
+    BRACKETS,
+    EXPRESSIONS,
+    Layout,
+    find_layout,
+    layout_as_in,
+    types_in,
+)
 from lorakit.data.formats.conll_csv import parse_csv
 from lorakit.data.formats.conll_expressions import read_expressions
-from lorakit.data.formats.conll_table import BORDERS, GLOBAL_COLUMNS, Block, Table, parse_table, values_of
+from lorakit.data.formats.conll_rows import Block, Table, values_of
+from lorakit.data.formats.conll_sentences import with_sentences
+from lorakit.data.formats.conll_table import BORDERS, GLOBAL_COLUMNS, parse_table, words_only
+from lorakit.data.formats.conll_tags import with_tags_of_features, with_types_of_letters
 from lorakit.data.formats.record import UNANNOTATED, Annotation, Document, Note, Reading, about_texts
 from lorakit.data.formats.text import check_lines, read_head, read_text
 from lorakit.data.spelling import ABOUT, plain_tags
 
-KEY = "conll layout"  # in Reading.agreed
+KEY = "conll layout"  # in Reading.agreed: the training file's table and layout, and what it shows
 
 
 def recognise_conll(path: Path) -> str | None:
@@ -34,7 +46,7 @@ def _evidence(path: Path, parse: Callable[[str, Path], Table]) -> str | None:
     head = read_head(path)
     end = max(head.rfind("\n"), head.rfind("\r")) if path.stat().st_size > len(head.encode()) else len(head)
     try:
-        table = parse(head[:end], path)
+        table = _finished(parse(head[:end], path))
         if not table.blocks:
             return None
         layout = find_layout(table, Reading(layer="outer"))
@@ -57,7 +69,7 @@ def read_conll(path: Path, reading: Reading) -> Iterator[Document]:
     """
     text = read_text(path)
     check_lines(text, path)
-    yield from _documents(parse_table(text, path), reading)
+    yield from _documents(_finished(parse_table(text, path)), reading)
 
 
 def recognise_csv(path: Path) -> str | None:
@@ -67,16 +79,20 @@ def recognise_csv(path: Path) -> str | None:
 
 def read_csv(path: Path, reading: Reading) -> Iterator[Document]:
     """Yield the sentences of a table whose columns commas or semicolons separate; arguments and errors as above."""
-    yield from _documents(parse_csv(read_text(path), path), reading)
+    yield from _documents(_finished(parse_csv(read_text(path), path)), reading)
+
+
+def _finished(table: Table) -> Table:
+    """The table without the rows that hold no word, with all tags in a column."""
+    return with_types_of_letters(with_tags_of_features(words_only(table)))
 
 
 def _documents(table: Table, reading: Reading) -> Iterator[Document]:
     path = table.path
     if not table.blocks:
         return
-    layout = (reading.agreed or {}).get(KEY) or find_layout(table, reading)
-    if reading.agreed is not None:
-        reading.agreed.setdefault(KEY, layout._replace(notes=()))
+    layout = _layout(table, reading)
+    table = with_sentences(table, layout.word, layout.tag)
     about = ABOUT.get(layout.spelling)
     notes = (*(Note(*note) for note in table.notes), *layout.notes, *([Note(about, str(path))] if about else []))
     plain = _plain_tags(table, layout, reading)
@@ -91,11 +107,41 @@ def _documents(table: Table, reading: Reading) -> Iterator[Document]:
         notes = ()
 
 
+def _layout(table: Table, reading: Reading) -> Layout:
+    """The layout of a table: its own, or that of the training file where that fits (see `conll_agreement`)."""
+    if reading.agreed is None or KEY not in reading.agreed:
+        layout = find_layout(table, reading)
+        if reading.agreed is not None:
+            kinds = frozenset(note.kind for note in layout.notes)
+            shown = _candidate(table, layout)
+            reading.agreed[KEY] = table, layout, First(shown.columns, table.width, shown.types, kinds)
+        return layout
+    before, as_before, first = reading.agreed[KEY]
+    try:
+        layout = find_layout(table, reading)
+        own = _candidate(table, layout)
+    except ValueError:
+        if (layout := layout_as_in(as_before, table, reading, before)) is None:
+            raise
+    else:
+        if own.columns != first.columns and (other := layout_as_in(as_before, table, reading, before)):
+            chosen = layout if is_better(own, _candidate(table, other), first) else other
+            doubt = about_doubt(own, str(table.path)) if chosen is other else []
+            layout = chosen._replace(notes=(*chosen.notes, *doubt))
+    notes = [note for note in layout.notes if note.kind not in first.notes]
+    notes += about_columns(first, (layout.word, layout.tag), table.width, str(table.path))
+    return layout._replace(notes=tuple(notes))
+
+
+def _candidate(table: Table, layout: Layout) -> Candidate:
+    return Candidate((layout.word, layout.tag), frozenset(types_in(table, layout.tag, layout.spelling)))
+
+
 def _read_block(block: Block, table: Table, layout: Layout, plain: dict[str, str] | None) -> Document:
     place = f"{table.path}:{block.lines[0]}"
     words, cells = block.columns[layout.word], block.columns[layout.tag]
-    if layout.prefix:
-        words = tuple([word.removeprefix(layout.prefix) for word in words])
+    if layout.prefixes:
+        words = tuple([word.partition(":")[2] for word in words])
     name = f"{table.path.name}#{block.document}" if block.document else ""
     if layout.spelling not in (BRACKETS, EXPRESSIONS):
         tags = cells if plain is None else tuple([plain[cell] for cell in cells])
@@ -118,15 +164,8 @@ def _plain_tags(table: Table, layout: Layout, reading: Reading) -> dict[str, str
     """Cell -> tag for every cell of the column of tags; None where all cells are the tags themselves.
 
     Raises:
-        ValueError: with the line: the column is missing, or a cell is not a tag or not among the labels.
+        ValueError: with the line: a cell is not a tag or not among the labels.
     """
-    last = max(layout.word, layout.tag)
-    for block in table.blocks:
-        if len(block.columns) <= last:
-            there = f"words in column {layout.word + 1} and tags in column {layout.tag + 1}"
-            raise ValueError(
-                f"{table.path}:{block.lines[0]}: {len(block.columns)} columns, but the training file has {there}"
-            )
     if layout.spelling in (BRACKETS, EXPRESSIONS):
         return None
     tags = values_of(table.blocks, layout.tag)
@@ -135,7 +174,9 @@ def _plain_tags(table: Table, layout: Layout, reading: Reading) -> dict[str, str
         plain["_"] = "O"
     good = plain if reading.labels is None else plain.keys() & reading.labels
     for line, tag in table.cells_outside(good, layout.tag) if tags - set(good) else ():
-        allowed = ALLOWED if reading.labels is None else f"the labels are {', '.join(reading.labels)}"
+        allowed = (
+            ALLOWED if reading.labels is None else f"the labels are {', '.join(reading.labels)}; add it to label.json"
+        )
         raise ValueError(f"{table.path}:{line}: unknown tag {tag!r}; {allowed}")
     return None if all(tag == cell for cell, tag in plain.items()) else plain
 
@@ -159,7 +200,7 @@ def write_conll(documents: Sequence[Document], path: Path) -> list[str]:
             lines.append(f"{' ' if special else ''}{cell}\t{tag}")
         lines.append("")
     text = "\n".join(lines)
-    if not _reads_plainly(text, path):
+    if not _reads_plainly(text, path, documents):
         text = f"# global.columns = FORM NE\n{text}"
     path.write_text(text, encoding="utf-8", newline="")
     return _about_changed(changed) + about_texts(documents)
@@ -191,11 +232,12 @@ def _about_changed(words: int) -> list[str]:
     return [f"{counted(words, 'word')} {about}"] if words else []
 
 
-def _reads_plainly(text: str, path: Path) -> bool:
-    """Whether a reader finds two columns, words and tags, without being told."""
+def _reads_plainly(text: str, path: Path, documents: Sequence[Document]) -> bool:
+    """Whether a reader finds the words and tags without being told in which columns they are."""
     try:
-        table = parse_table(text, path)
-        layout = find_layout(table, Reading()) if table.blocks else None
+        found = list(_documents(_finished(parse_table(text, path)), Reading()))
     except ValueError:
         return False
-    return layout is None or (layout.word, layout.tag, layout.spelling, layout.prefix) == (0, 1, "prefix", "")
+    words = [tuple([cell.strip(" ") or cell for cell in map(_cell, document.words)]) for document in documents]
+    written = [(row, document.tags) for row, document in zip(words, documents, strict=True) if row]
+    return [(document.words, document.tags) for document in found] == written

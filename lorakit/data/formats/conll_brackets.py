@@ -30,10 +30,10 @@ def read_brackets(cells: Sequence[str]) -> list[tuple[str, int, int]]:
             found.append((label, i, -1))
         for _ in range(cell.count(")")):
             if not open_at:
-                raise ValueError(f"word {i + 1}: {cell!r} closes a bracket that nothing opened")
+                raise ValueError(f"word {i + 1}: {cell!r} closes a bracket that nothing opened; open one, or write *")
             opened = open_at.pop()
             found[opened] = (*found[opened][:2], i + 1)
     if open_at:
         label, start, _ = found[open_at[-1]]
-        raise ValueError(f"word {start + 1}: ({label} is never closed")
+        raise ValueError(f"word {start + 1}: ({label} is never closed; end it with *)")
     return found

@@ -10,12 +10,15 @@ that is skipped is a note. It is skipped only for one that can hold words; nothi
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple, NoReturn
 
+from lorakit._counts import counted
 from lorakit.data.formats.conll_brackets import is_bracket
 from lorakit.data.formats.conll_expressions import is_expression
-from lorakit.data.formats.conll_table import Table, values_of
+from lorakit.data.formats.conll_rows import Table, values_of
 from lorakit.data.formats.record import Note, Reading
 from lorakit.data.spelling import plain_tags, spelling_of
 from lorakit.data.tags import spans
@@ -45,14 +48,14 @@ class Layout(NamedTuple):
         word: the column of words, from 0.
         tag: the column of tags.
         spelling: of the tags, or BRACKETS or EXPRESSIONS.
-        prefix: what every word begins with and is not part of it: "en:" of WikiANN.
+        prefixes: what the words of a sentence begin with and is not part of them: "en:" of WikiANN.
         notes: what to know about the choice.
     """
 
     word: int
     tag: int
     spelling: str
-    prefix: str = ""
+    prefixes: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
 
 
@@ -62,7 +65,7 @@ def find_layout(table: Table, reading: Reading) -> Layout:
     Raises:
         ValueError: no column holds tags, several do, or a named column does not exist or holds no tags.
     """
-    width = min((len(block.columns) for block in table.blocks), default=0)
+    width = table.width
     distinct = [values_of(table.blocks, column) for column in range(width)]
     named = _named_columns(table, distinct, reading)
     notes: list[Note] = []
@@ -76,8 +79,40 @@ def find_layout(table: Table, reading: Reading) -> Layout:
     if spelling == "types":
         notes += _maybe_header(table, tag)
     word = named["word"] if "word" in named else _word_column(table, distinct, tag, notes)
-    prefix = "" if "word" in named else _shared_prefix(distinct[word], table, notes)
-    return Layout(word, tag, spelling, prefix, tuple(notes))
+    prefixes = () if "word" in named else _shared_prefixes(table, word, notes)
+    return Layout(word, tag, spelling, prefixes, tuple(notes))
+
+
+def layout_as_in(first: Layout, table: Table, reading: Reading, other: Table) -> Layout | None:
+    """The layout of a table whose words and tags are in the same columns as those of another file; None if not.
+
+    Args:
+        first: the layout of the other file.
+        table: the rows.
+        reading: what the user says.
+        other: the rows of the other file. A table with as many columns, whose cells beside the words and tags all are
+            there too, has the same columns, whatever its words are; one without numbers where that has some has not.
+    """
+    width = table.width
+    if max(first.word, first.tag) >= width:
+        return None
+    distinct = [values_of(table.blocks, column) for column in range(width)]
+    spelling = _spelling(table, distinct[first.tag])
+    texts = [i for i in range(width) if i not in (first.word, first.tag) and not spelling_of(distinct[i], bare=False)]
+    is_known = width == other.width and all(distinct[i] <= values_of(other.blocks, i) for i in texts)
+    lost = any(_are_ids(values_of(other.blocks, i)) and not _are_ids(distinct[i]) for i in texts if i < other.width)
+    are_tags = distinct[first.word] != {"O"} and spelling_of(distinct[first.word], bare=False) not in (None, "untyped")
+    if spelling is None or are_tags or lost or not is_known and _why_no_words(table, distinct, first.word, texts):
+        return None
+    notes: list[Note] = []
+    prefixes = () if (reading.columns or {}).get("word") else _shared_prefixes(table, first.word, notes)
+    return Layout(first.word, first.tag, spelling, prefixes, tuple(notes))
+
+
+def types_in(table: Table, column: int, spelling: str) -> set[str]:
+    """The entity types in a column of tags; none for brackets and expressions."""
+    tags = set() if spelling in (BRACKETS, EXPRESSIONS) else values_of(table.blocks, column)
+    return {tag[2:] for tag in plain_tags(tags, spelling).values() if tag != "O"}
 
 
 def _spelling(table: Table, values: set[str]) -> str | None:
@@ -122,12 +157,18 @@ def _tag_column(table: Table, distinct: Sequence[set[str]], word: int | None, re
     """The column of tags, from 0."""
     columns = [i for i in range(len(distinct)) if i != word]
     found = [i for i in columns if spelling_of(distinct[i], bare=False)]
-    found = [i for i in found if i] or found  # words may look like tags: a file of the words "I" and "O"
-    found = [i for i in found if distinct[i] != {"O"}] or found[-1:]
     chunks = [i for i in found if distinct[i] != {"O"} and _types(distinct[i]) <= _CHUNKS]
-    found = [i for i in found if i not in chunks]
-    found = found or [i for i in _columns_of_types(table, distinct, columns, word) if i not in chunks] or chunks[-1:]
+    found = _without_words(distinct, columns, [i for i in found if i not in chunks])
+    empty = [i for i in found if distinct[i] == {"O"}]
+    found = [i for i in found if i not in empty]
+    found = found or [i for i in _columns_of_types(table, distinct, columns, word) if i not in chunks + empty]
+    found = found or empty[-1:] or chunks[-1:]
     found = [i for n, i in enumerate(found) if not any(_equal(table, i, other) for other in found[:n])]
+    found = [i for i in found if not any(_are_letters_of(table, i, other) for other in found)]
+    about = (
+        "is O in every line: not read (if each line is a sentence, write each word and its tag in a line of its own)"
+    )
+    notes += [Note(f"column {i + 1} {about}", str(table.path)) for i in empty if found and i not in found]
     if len(found) == 1:
         if reading.layer:
             kind = f"--layer {reading.layer} has no effect: the only tags are in column {found[0] + 1}"
@@ -138,17 +179,25 @@ def _tag_column(table: Table, distinct: Sequence[set[str]], word: int | None, re
     if len(found) == 2 and (reading.layer or found[0] >= 2 and _counts(table, 0)):
         chosen = found[1] if reading.layer == "inner" else found[0]
         other = found[0] if reading.layer == "inner" else found[1]
-        lost = _count_entities(table, other)
-        kind = f"column {chosen + 1} read as the {reading.layer or 'outer'} layer; column {other + 1}, with {lost:,} "
-        notes.append(Note(f"{kind}entities, is left out", str(table.path)))
+        lost = counted(_count_entities(table, other), "entity", "entities")
+        kind = f"column {chosen + 1} read as the {reading.layer or 'outer'} layer; column {other + 1}, with {lost}, "
+        notes.append(Note(f"{kind}is left out", str(table.path)))
         return chosen
     listed = " and ".join(f"{i + 1} ({_sample(distinct[i])})" for i in found)
     layers = f", or --layer outer for {found[0] + 1} or inner for {found[1] + 1}" if len(found) == 2 else ""
+    layers = layers or "".join(f" or tag={i + 1}" for i in found[1:])
     words = word if word is not None else _word_column(table, distinct, found[0], [])
     raise ValueError(
         f"{table.path}: columns {listed} all look like tags; choose one with --columns word={words + 1},"
         f"tag={found[0] + 1}{layers}"
     )
+
+
+def _without_words(distinct: Sequence[set[str]], columns: Sequence[int], found: Sequence[int]) -> list[int]:
+    """The columns that look like tags without the first one, if it is the words: the words "I" and "O"."""
+    others = [i for i in columns if i not in found and _can_be_words(distinct[i]) and not _are_ids(distinct[i])]
+    are_words = 0 in found and len(found) > 1 and (not others or spelling_of(distinct[0]) == "untyped")
+    return [i for i in found if i or not are_words]
 
 
 def _columns_of_types(
@@ -201,6 +250,19 @@ def _sample(values: set[str]) -> str:
     return ", ".join(sorted(values - {"O"})[:2]) or "O"
 
 
+def _are_letters_of(table: Table, one: int, other: int) -> bool:
+    """Whether a column has only the letters, B for B-PER, of another one's tags."""
+    if one == other or any(len(cell) != 1 for cell in values_of(table.blocks, one)):
+        return False
+    cells = values_of(table.blocks, other)
+    letters = {cell: tag[:1] for cell, tag in plain_tags(cells, spelling_of(cells) or "prefix").items()}
+    return any(len(cell) > 1 for cell in cells) and all(
+        cell == letters.get(tag)
+        for block in table.blocks
+        for cell, tag in zip(block.columns[one], block.columns[other], strict=True)
+    )
+
+
 def _equal(table: Table, one: int, other: int) -> bool:
     return all(block.columns[one] == block.columns[other] for block in table.blocks)
 
@@ -242,7 +304,7 @@ def _hint(table: Table, distinct: Sequence[set[str]], column: int, line: int, re
         return "CoNLL-U has no column for entities: write their tags into column 10, as NE=B-PER"
     if len(cells) > 2:
         shown = ", ".join(f"{i} {cell!r}" for i, cell in enumerate(cells, start=1))
-        return f"the columns of this line are {shown}: name those of words and tags, as in --columns word=2,tag=4"
+        return f"the columns of this line are {shown}: write all tags of column {column + 1} in one way"
     return "write all tags of the column in one way"
 
 
@@ -298,13 +360,21 @@ def _counts(table: Table, column: int) -> bool:
     return bool(table.blocks) and (several or set(single) <= {0, 1})
 
 
-def _shared_prefix(words: set[str], table: Table, notes: list[Note]) -> str:
-    """The language code and colon that every word begins with, as in WikiANN; "" without one."""
-    match = _LANGUAGE.match(next(iter(words), ""))
-    if match is None or len(words) < 2 or not all(word.startswith(match[0]) for word in words):
-        return ""
-    notes.append(Note(f"every word begins with {match[0]!r}, which was removed", str(table.path)))
-    return match[0]
+def _shared_prefixes(table: Table, column: int, notes: list[Note]) -> tuple[str, ...]:
+    """The language codes with a colon that all words begin with, as in WikiANN; () and a note if only most do."""
+    words = [word for block in table.blocks for word in block.columns[column]]
+    if 4 * sum(":" in word for word in words[:_MANY_ROWS]) < len(words[:_MANY_ROWS]):
+        return ()
+    codes = Counter(match[0] for word in words if (match := _LANGUAGE.match(word)))
+    if len(words) < 2 or codes.total() < max(2 * len(codes), len(words) / 2):
+        return ()
+    listed = " or ".join(map(repr, codes))
+    if codes.total() < len(words):
+        kind = f"{counted(codes.total(), 'word')} of {len(words):,} begin with {listed}, which was not removed"
+        notes.append(Note(kind, str(table.path)))
+        return ()
+    notes.append(Note(f"every word begins with {listed}, which was removed", str(table.path)))
+    return tuple(codes)
 
 
 def _is_parts_of_speech(values: set[str]) -> bool:
@@ -323,11 +393,17 @@ def _why_no_words(table: Table, distinct: Sequence[set[str]], column: int, rest:
     values = distinct[column]
     if _counts(table, column):
         return "counts 1, 2, 3, …"
-    others = [i for i in rest if _can_be_words(distinct[i]) and not _counts(table, i)]
+    others = [i for i in rest if _can_be_words(distinct[i]) and not _are_ids(distinct[i])]
     if not others:
         return None
     if _is_constant(table, column):
         return f"is the same in all lines of a sentence ({_example(values)})"
+    if _are_ids(values):
+        return f"has a number in every line ({_example(values)})"
+    if "" in values and any("" not in distinct[i] for i in others) and _is_often_empty(table, column):
+        return "is empty in many lines"
+    if _names_parts(table, column):
+        return f"is the same in many lines that follow each other ({_example(values)})"
     if _is_parts_of_speech(values):
         return f"holds parts of speech ({_example(values)})"
     rows = sum(len(block.lines) for block in table.blocks)
@@ -342,6 +418,26 @@ def _why_no_words(table: Table, distinct: Sequence[set[str]], column: int, rest:
 
 def _can_be_words(values: set[str]) -> bool:
     return not _is_parts_of_speech(values) and any(any(map(str.isalpha, value)) for value in values)
+
+
+def _are_ids(values: set[str]) -> bool:
+    """Whether there is a number in every cell that is not empty: 7, 0.5, t12, d1s1t1, Sentence: 3."""
+    filled = values - {"", "_", "-"}
+    return bool(filled) and all(any(map(str.isdigit, value)) for value in filled)
+
+
+def _is_often_empty(table: Table, column: int) -> bool:
+    cells = [cell for block in table.blocks for cell in block.columns[column]]
+    return 2 * cells.count("") >= len(cells)
+
+
+def _names_parts(table: Table, column: int) -> bool:
+    """Whether, in a file without blank lines, a column's values are each of many lines that follow each other."""
+    if not table.is_undivided:
+        return False
+    cells = [cell for block in table.blocks for cell in block.columns[column]]
+    runs = 1 + sum(one != other for one, other in pairwise(cells))
+    return 1 < runs == len(set(cells)) and len(cells) >= 2 * runs
 
 
 def _is_constant(table: Table, column: int) -> bool:

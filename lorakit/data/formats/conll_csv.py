@@ -8,7 +8,7 @@ import csv
 import io
 from pathlib import Path
 
-from lorakit.data.formats.conll_table import Block, Table, finished
+from lorakit.data.formats.conll_rows import Block, Table
 
 DELIMITERS = ",;"
 
@@ -23,7 +23,10 @@ def parse_csv(text: str, path: Path) -> Table:
     first = next((line for line in text.splitlines() if line.strip(f" {DELIMITERS}")), "")
     delimiter = max(DELIMITERS, key=first.count)
     if delimiter not in first:
-        raise ValueError(f"{path}: neither commas nor semicolons separate columns in the first line, {first[:60]!r}")
+        raise ValueError(
+            f"{path}: neither commas nor semicolons separate columns in the first line, {first[:60]!r}; write a word "
+            "and its tag with a comma between them"
+        )
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     blocks: list[Block] = []
     rows: list[list[str]] = []
@@ -38,11 +41,14 @@ def parse_csv(text: str, path: Path) -> Table:
         if row is not None and any(cell.strip() for cell in row):
             width = width or len(row)
             if len(row) != width:
-                raise ValueError(f"{path}:{line}: {len(row)} columns, the rows before have {width}: {row!r:.80}")
+                raise ValueError(
+                    f"{path}:{line}: {len(row)} columns, the rows before have {width}: {row!r:.80}; write as many, and "
+                    f"a cell with {delimiter!r} in quotation marks"
+                )
             rows.append([cell.strip(" ") or cell for cell in row])
             numbers.append(line)
         elif rows:
             blocks.append(Block(tuple(zip(*rows, strict=True)), numbers, 0))
             rows, numbers = [], []
         if row is None:
-            return finished(Table(path, blocks, (), False, ()))
+            return Table(path, blocks, (), False, ())

@@ -34,7 +34,10 @@ def read_expressions(cells: Sequence[str]) -> list[tuple[str, tuple[tuple[int, i
         for part in cell.split(";") if cell[0].isdecimal() else ():
             number, _, kind = part.partition(":")
             if kind and types.setdefault(number, kind) != kind:
-                raise ValueError(f"word {i + 1}: expression {number} is of type {types[number]} and of type {kind}")
+                raise ValueError(
+                    f"word {i + 1}: expression {number} is of type {types[number]} and of type {kind}; "
+                    "give them two numbers"
+                )
             there = pieces.setdefault(number, [])
             if there and there[-1][1] == i:
                 there[-1] = (there[-1][0], i + 1)

@@ -4,66 +4,31 @@ Two kinds of lines look like rows and hold no word: a header (`word  pos  tag`),
 several words (1-2) and a word that is not in the text (8.1).
 """
 
+import csv
 import re
-from collections.abc import Callable, Container, Iterator
-from itertools import compress
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+
+from lorakit._counts import counted
+from lorakit.data.formats.conll_lines import lists_in_columns, words_in_lines
+from lorakit.data.formats.conll_rows import Block, Table, filtered, values_of
 
 BORDERS = ("-DOCSTART-", "###MEDLINE:")  # CoNLL-2003, BioNLP2004
-LONG = 500  # words: a file that is one sentence of at least this many gets a note
 GLOBAL_COLUMNS = re.compile(r"#\s*global\.columns\s*=\s*(.*)")
+_FIRST = 1000  # lines, by which comments and quotation marks are told from words
 _MARKS = ("#begin document", "#end document")
 _NEW_DOCUMENT = re.compile(r"#begin document|#\s*newdoc\b")
+_NEW_SENTENCE = re.compile(r"#\s*(sent_id|newdoc|newpar)\b")
 _NUMBER = re.compile(r"\d+([-.]\d+)?")  # CoNLL-U also counts 1-2 and 8.1
-_FEATURE = re.compile(r"(?:^|\|)NER?=([^|]+)", re.IGNORECASE)
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _WORD_NAME = re.compile(r"(FORM|WORD|TOKEN|TEXT)S?")
 _TAG_NAME = re.compile(
     r"(NER?|BIO|BIOES|IOB2?|IOBES|BILOU|(NAMED[_ -]?)?ENTIT(Y|IES)|TAGS?|LABELS?)([_ -]?(TAG|LABEL|TYPE|IOB2?|BIO)S?)?"
 )
-_SENTENCE_NAME = re.compile(r"SENT(ENCE)?S?[ _.-]*(#|IDX?|NO|NUM|NUMBER|NR|INDEX)?")
 _SURE_TAG = re.compile(r"O|[BIESLUMW][-_].+|.+[-_][BIESLUMW]|[BIES]")
-
-
-class Block(NamedTuple):
-    """The rows of one sentence.
-
-    Attributes:
-        columns: the cells of each column, from top to bottom.
-        lines: the number of each row's line, from 1.
-        document: which document of the file it is in, from 1; 0 where the file does not mark documents.
-    """
-
-    columns: tuple[tuple[str, ...], ...]
-    lines: list[int]
-    document: int
-
-
-class Table(NamedTuple):
-    """A column file.
-
-    Attributes:
-        path: the file.
-        blocks: its sentences.
-        names: of the columns, from a line `# global.columns = …` (CoNLL-U Plus) or a header; () without one.
-        is_conll2012: whether it is marked up as CoNLL-2012 is, where rows of different sentences differ in length.
-        notes: (what to know about it, where).
-        others: (line, cells) of CoNLL-U's lines that are no words.
-    """
-
-    path: Path
-    blocks: list[Block]
-    names: tuple[str, ...]
-    is_conll2012: bool
-    notes: tuple[tuple[str, str], ...]
-    others: tuple[tuple[int, tuple[str, ...]], ...] = ()
-
-    def cells_outside(self, allowed: Container[str], column: int) -> Iterator[tuple[int, str]]:
-        """Yield (line, cell) for every cell of a column that is not among those allowed."""
-        for block in self.blocks:
-            for line, cell in zip(block.lines, block.columns[column], strict=True):
-                if cell not in allowed:
-                    yield line, cell
+_TYPED_TAG = re.compile(r"[BIESLUMW]-\S+")
+Row = list[str]
 
 
 def parse_table(text: str, path: Path) -> Table:
@@ -77,28 +42,41 @@ def parse_table(text: str, path: Path) -> Table:
         text, mac = _line_ends(text, path)
         notes += [("a carriage return ends each line (old Mac): read as line ends", str(path))] if mac else []
     lines = text.split("\n")
-    some = [cells(line) for line in lines[:1000] if not _is_border(line) and not line.startswith("#")]
-    first = some[0] if some else []
     names = next((tuple(match[1].split()) for line in lines[:100] if (match := GLOBAL_COLUMNS.match(line))), ())
     is_conll2012 = any(line.startswith(_MARKS[0]) for line in lines[:100]) and not names
-    # of all the first lines: a corpus whose first word is a year has hashtags, not comments
-    counted = bool(some) and all(re.match(r"\d", row[0]) for row in some) or bool(names)
+    plain = list(islice(_rows_of(lines), _FIRST))
+    if not names and plain and (found := _sentences_in_lines(lines, plain, path)):
+        return found._replace(notes=(*notes, *found.notes))
+    split = cells if names or '"' not in text or not _is_quoted(list(_rows_of(lines))) else _unquoted
+    if split is _unquoted:
+        notes.append(("cells are in quotation marks, as spreadsheets write them: read without them", str(path)))
+    some = [split(line) for line in plain]
+    is_comment = _comments(some, plain, names, is_conll2012)
     blocks: list[Block] = []
-    rows: list[list[str]] = []
+    rows: list[Row] = []
     numbers: list[int] = []
-    width, document, padded = 0, 0, ""
+    width, document, padded, doubtful = 0, 0, "", ""
+
+    def end_sentence() -> None:
+        nonlocal rows, numbers
+        if rows:
+            blocks.append(Block(tuple(zip(*rows, strict=True)), numbers, document))
+            rows, numbers = [], []
+
     for number, line in enumerate(lines, start=1):
         if line[:1] in " \t-#":  # or empty: all others are rows
             is_border = _is_border(line)
-            if is_border or line[:1] == "#" and _is_comment(line, not rows, len(first), counted, is_conll2012):
-                if rows and (is_border or line.startswith(_MARKS)):
-                    blocks.append(Block(tuple(zip(*rows, strict=True)), numbers, document))
-                    rows, numbers = [], []
+            if is_border or line[:1] == "#" and is_comment(line, not rows):
+                if is_border or line.startswith(_MARKS) or _NEW_SENTENCE.match(line):
+                    end_sentence()
+                doubtful = doubtful or (_may_be_row(line, width) and f"{path}:{number}") or ""
                 document += line.startswith(BORDERS) or _NEW_DOCUMENT.match(line) is not None
                 width = 0 if is_conll2012 else width
                 continue
         row = line.split("\t")
-        if " " in line:
+        if split is _unquoted:
+            row = split(line)
+        elif " " in line:
             padded = padded or ("\t" in line and row != cells(line) and f"{path}:{number}") or ""
             row = cells(line)
         width = width or len(row)
@@ -108,36 +86,78 @@ def parse_table(text: str, path: Path) -> Table:
                     f"{path}:{number}: broken line {line!r}: one column; a line holds a word, then its tag"
                 )
             raise ValueError(
-                f"{path}:{number}: broken line {line!r}: {len(row)} columns, the lines before have {width}"
+                f"{path}:{number}: broken line {line!r}: {len(row)} columns, the lines before have {width}; write as "
+                "many, with tabs between them where a word has spaces or is empty"
             )
         rows.append(row)
         numbers.append(number)
-    if rows:
-        blocks.append(Block(tuple(zip(*rows, strict=True)), numbers, document))
+    end_sentence()
     if padded:
         notes.append(("spaces around words and tags were removed", padded))
-    return finished(Table(path, blocks, names, is_conll2012, tuple(notes)))
+    if doubtful:
+        kind = (
+            "a line begins with # and holds what may be a tag: read as a comment (if it is a word, give it the columns"
+        )
+        notes.append((f"{kind} of the other lines, and the tag the spelling of theirs)", doubtful))
+    return Table(path, blocks, names, is_conll2012, tuple(notes))
 
 
-def finished(table: Table) -> Table:
-    """The table without the rows that hold no word, with the sentences and tags that other columns tell."""
-    table = _with_tags_of_features(_words_only(_with_sentences(_without_header(table))))
-    if len(table.blocks) == 1 and len(table.blocks[0].lines) >= LONG:
-        kind = f"no blank line in the file: it is read as one sentence of {len(table.blocks[0].lines):,} words"
-        table = table._replace(notes=(*table.notes, (kind, f"{table.path}:1")))
-    return table
+def words_only(table: Table) -> Table:
+    """The table without the rows that hold no word: a header, and some of CoNLL-U's; each list in a cell as words."""
+    return _conllu_words_only(_words_of_lists(_without_header(table)))
 
 
-def cells(line: str) -> list[str]:
+def cells(line: str) -> Row:
     """The cells of a line without the spaces that pad them; a cell of spaces only is kept as it is."""
     if "\t" in line:
         return [cell.strip(" ") or cell for cell in line.split("\t")]
     return re.split(" +", line.strip(" ")) if line.strip(" ") else []
 
 
-def values_of(blocks: list[Block], column: int) -> set[str]:
-    """Every cell of a column, each once."""
-    return set().union(*(block.columns[column] for block in blocks))
+# A sentence per line --------------------------------------------------------------------------------------------------
+
+
+def _sentences_in_lines(lines: list[str], plain: list[str], path: Path) -> Table | None:
+    """The table of a file that has a sentence in each line, as its first rows (`plain`) have."""
+    if words_in_lines(plain) is None or (found := words_in_lines(list(_rows_of(lines)))) is None:
+        return None
+    blocks: list[Block] = []
+    sentences, document = iter(found), 0
+    for number, line in enumerate(lines, start=1):
+        if _is_border(line) or line.startswith("#"):
+            document += line.startswith(BORDERS)
+            continue
+        words, tags = zip(*next(sentences), strict=True)
+        blocks.append(Block((words, tags), [number] * len(words), document))
+    note = ("each line is a sentence of words and their tags", str(path))
+    return Table(path, blocks, (), False, (note,))
+
+
+def _words_of_lists(table: Table) -> Table:
+    """The table with a row for each word where its cells are lists: of words, and of as many tags."""
+    some = (cell for block in table.blocks[:_FIRST] for column in block.columns for cell in column)
+    if table.is_conll2012 or not any(" " in cell for cell in some) or not (found := lists_in_columns(_rows(table))):
+        return table
+    blocks = []
+    for block in table.blocks:
+        for line, words, tags in zip(block.lines, *(block.columns[i] for i in found), strict=True):
+            columns = (tuple(words.split(" ")), tuple(tags.split(" ")))
+            if len(columns[0]) != len(columns[1]):
+                raise ValueError(
+                    f"{table.path}:{line}: {counted(len(columns[0]), 'word')}, {counted(len(columns[1]), 'tag')}: "
+                    f"{words[:40]!r}; write a tag for each word, with one space between them"
+                )
+            blocks.append(Block(columns, [line] * len(columns[0]), block.document))
+    kind = f"each line is a sentence: its words in column {found[0] + 1}, their tags in column {found[1] + 1}"
+    names = ("word", "tag") if table.names else ()
+    return table._replace(blocks=blocks, names=names, notes=(*table.notes, (kind, str(table.path))))
+
+
+def _rows(table: Table) -> list[tuple[str, ...]]:
+    return [row for block in table.blocks for row in zip(*block.columns, strict=True)]
+
+
+# Rows that hold no word -----------------------------------------------------------------------------------------------
 
 
 def _without_header(table: Table) -> Table:
@@ -148,74 +168,38 @@ def _without_header(table: Table) -> Table:
     words, tags = ([bool(form.fullmatch(cell.upper())) for cell in header] for form in (_WORD_NAME, _TAG_NAME))
     if not any(words) or not any(tags):
         return table
-    blocks, found = _filtered(table.blocks, lambda row: row != header)
+    blocks, found = filtered(table.blocks, lambda row: row != header)
     kind = f"this line names the columns ({', '.join(header)}): not read as words"
     notes = tuple([(kind, f"{table.path}:{line}") for line, _ in found])
     return table._replace(blocks=blocks, names=header, notes=(*table.notes, *notes))
 
 
-def _with_sentences(table: Table) -> Table:
-    """The table with a sentence for each value of a column that a header calls so; an empty cell is as that above."""
-    found = [i for i, name in enumerate(table.names) if _SENTENCE_NAME.fullmatch(name.upper())]
-    if not found or not table.blocks:
-        return table
-    blocks = []
-    for block in table.blocks:
-        value, rows = "", []
-        for line, row in zip(block.lines, zip(*block.columns, strict=True), strict=True):
-            if row[found[0]].strip() not in ("", value) or not rows:
-                value = row[found[0]].strip()
-                rows.append(([], []))
-            rows[-1][0].append((*row[: found[0]], value, *row[found[0] + 1 :]))
-            rows[-1][1].append(line)
-        blocks += [Block(tuple(zip(*there, strict=True)), lines, block.document) for there, lines in rows]
-    kind = f"column {found[0] + 1} ({table.names[found[0]]}) tells where sentences begin"
-    return table._replace(blocks=blocks, notes=(*table.notes, (kind, str(table.path))))
-
-
-def _words_only(table: Table) -> Table:
+def _conllu_words_only(table: Table) -> Table:
     """The table without CoNLL-U's lines that are no words, where the first column counts as CoNLL-U does."""
-    if not table.blocks or not table.blocks[0].columns[0][0][:1].isdecimal():
+    if not table.blocks or not any(block.columns[0][0][:1].isdecimal() for block in table.blocks):
         return table
     numbers = values_of(table.blocks, 0)
-    is_ids = table.names[0].upper() == "ID" if table.names else len(table.blocks[0].columns) > 2
-    if not is_ids or all(map(str.isdecimal, numbers)) or not all(map(_NUMBER.fullmatch, numbers)):
+    if all(map(str.isdecimal, numbers)) or not all(map(_NUMBER.fullmatch, numbers)):
         return table
-    blocks, others = _filtered(table.blocks, lambda row: row[0].isdecimal())
+    width = len(table.blocks[0].columns)
+    is_ids = table.names[0].upper() == "ID" if table.names else width == 10 or width > 2 and _counts_words(table)
+    if not is_ids or not any(map(str.isdecimal, numbers)):
+        return table
+    blocks, others = filtered(table.blocks, lambda row: row[0].isdecimal())
     return table._replace(blocks=blocks, others=tuple(others))
 
 
-def _with_tags_of_features(table: Table) -> Table:
-    """CoNLL-U with the tags that its column MISC has as NE=B-PER (Stanza: ner=S-PERSON) in place of that column."""
-    if not table.blocks or len(table.blocks[0].columns) != 10 or not table.blocks[0].columns[0][0].isdecimal():
-        return table
-    found = {cell: _FEATURE.search(cell) for cell in values_of(table.blocks, 9)}
-    if not any(found.values()):
-        return table
-    tags = {cell: match[1] if match else "O" for cell, match in found.items()}
-    blocks = [
-        block._replace(columns=(*block.columns[:9], tuple([tags[cell] for cell in block.columns[9]])))
-        for block in table.blocks
-    ]
-    note = ("tags are those named NE or NER in column 10", str(table.path))
-    return table._replace(blocks=blocks, notes=(*table.notes, note))
+def _counts_words(table: Table) -> bool:
+    """Whether the integers of the first column are 1, 2, 3, … in every sentence."""
+    for block in table.blocks:
+        numbers = [int(cell) for cell in block.columns[0] if cell.isdecimal()]
+        steps = {later - earlier for earlier, later in zip(numbers, numbers[1:], strict=False)}
+        if not numbers or numbers[0] != 1 or not all(step == 1 or step < 0 for step in steps):
+            return False
+    return True
 
 
-def _filtered(
-    blocks: list[Block], keep: Callable[[tuple[str, ...]], bool]
-) -> tuple[list[Block], list[tuple[int, tuple[str, ...]]]]:
-    """The sentences with the rows to keep, without those that lose all; and (line, cells) of the others."""
-    kept, others = [], []
-    for block in blocks:
-        rows = list(zip(*block.columns, strict=True))
-        there = [keep(row) for row in rows]
-        others += [(line, row) for line, row, stays in zip(block.lines, rows, there, strict=True) if not stays]
-        if all(there):
-            kept.append(block)
-        elif any(there):
-            columns = tuple([tuple(compress(column, there)) for column in block.columns])
-            kept.append(Block(columns, list(compress(block.lines, there)), block.document))
-    return kept, others
+# Lines ----------------------------------------------------------------------------------------------------------------
 
 
 def _line_ends(text: str, path: Path) -> tuple[str, bool]:
@@ -234,19 +218,85 @@ def _line_ends(text: str, path: Path) -> tuple[str, bool]:
     )
 
 
+def _rows_of(lines: Iterable[str]) -> Iterator[str]:
+    """The lines that are neither borders nor begin with #."""
+    return (line for line in lines if not line.startswith("#") and not _is_border(line))
+
+
 def _is_border(line: str) -> bool:
     return not line.strip(" \t") or line.startswith(BORDERS)
 
 
-def _is_comment(line: str, at_start: bool, width: int, counted: bool, is_conll2012: bool) -> bool:
-    """Whether a line that begins with # is a comment: "#" and "#tag" are words of many corpora.
+def _ends_in_tag(line: str) -> bool:
+    return len(row := cells(line)) > 1 and _TYPED_TAG.fullmatch(row[-1]) is not None
 
-    A comment where the first column is a number or the file marks documents; else, at the start of a sentence, where
-    the line cannot be a row: it has another number of columns, or a space after the # and a last cell that is no tag.
-    """
-    if counted or is_conll2012 or line.startswith(_MARKS) or GLOBAL_COLUMNS.match(line):
-        return True
+
+def _may_be_row(line: str, width: int) -> bool:
+    """Whether a comment could be a word: it ends in a tag, or has the columns of a row and a tag or a type in one."""
     row = cells(line)
-    if not at_start or not width:
+    are_columns = "\t" in line and len(row) == width
+    return _ends_in_tag(line) or are_columns and (any(map(_TYPED_TAG.fullmatch, row)) or row[-1].isalpha())
+
+
+def _comments(
+    some: list[Row], plain: list[str], names: tuple[str, ...], is_conll2012: bool
+) -> Callable[[str, bool], bool]:
+    """Whether a line that begins with # is a comment, as a function: "#" and "#tag" are words of many corpora.
+
+    A comment where the first of several columns is a number or the file marks documents; else, at the start of a
+    sentence. In both cases the line must not be a row, which has as many columns and ends in a tag, and without a space
+    after the # in any cell that the rows end in.
+    """
+    width = len(some[0]) if some else 0
+    # of all the first lines: a corpus whose first word is a year has hashtags, not comments
+    counted = width > 2 and all(re.match(r"\d", row[0]) for row in some) or bool(names) and names[0].upper() == "ID"
+    has_tabs = bool(plain) and "\t" in plain[0]
+    last = {row[-1] for row in some}
+
+    def is_comment(line: str, at_start: bool) -> bool:
+        if line.startswith(_MARKS) or GLOBAL_COLUMNS.match(line):
+            return True
+        always = counted or is_conll2012
+        if not always and not (at_start and width):
+            return False
+        row = cells(line)
+        ends_in_tag = _SURE_TAG.fullmatch(row[-1]) or row[-1] in last and has_tabs
+        if len(row) != width or has_tabs != ("\t" in line):
+            return not (has_tabs and "\t" in line and _ends_in_tag(line))
+        if always:
+            return not ends_in_tag or not has_tabs and row[0] == "#"
+        return row[0].startswith("# ") and not ends_in_tag
+
+    return is_comment
+
+
+def _is_quoted(lines: list[str]) -> bool:
+    """Whether every cell with a quotation mark is in quotation marks, as Python's csv and pandas write them."""
+    if not lines or "\t" not in lines[0]:
         return False
-    return len(row) != width or row[0].startswith("# ") and not _SURE_TAG.fullmatch(row[-1])
+    marked = [line for line in lines if '"' in line]
+    if not marked or not all(map(_has_quoted_cells, marked)):
+        return False
+    rows = [_unquoted(line) for line in marked]
+    width = len(next((line.split("\t") for line in lines if '"' not in line), rows[0]))
+    some = any(match[0].strip('"') or len(match[0]) > 2 for line in marked for match in _QUOTED.finditer(line))
+    return some and width > 1 and all(len(row) == width for row in rows)
+
+
+def _has_quoted_cells(line: str) -> bool:
+    at = 0
+    while at < len(line):
+        if line[at] == '"':
+            if not (match := _QUOTED.match(line, at)) or line[match.end() : match.end() + 1] not in ("", "\t"):
+                return False
+            at = match.end() + 1
+        else:
+            end = line.find("\t", at)
+            if '"' in line[at : end if end >= 0 else len(line)]:
+                return False
+            at = end + 1 if end >= 0 else len(line)
+    return True
+
+
+def _unquoted(line: str) -> Row:
+    return next(csv.reader([line], delimiter="\t"))
