@@ -25,8 +25,9 @@ from lorakit.data.formats import hub
 from lorakit.data.formats.datasets import read_rows
 from lorakit.data.formats.json_lines import read_labels
 from lorakit.data.formats.label_names import KEY as CLASS_LABELS
+from lorakit.data.formats.offsets import check_ends
 from lorakit.data.formats.record import Document, Note, Reading
-from lorakit.data.formats.registry import ENDINGS, Format, format_named, format_of, recognised
+from lorakit.data.formats.registry import ENDINGS, Found, files_beside, format_named, format_of, recognised
 from lorakit.data.label_map import check_label_map
 from lorakit.data.ner_data import NerData, Sentence, join
 from lorakit.data.partition import parse_shares, partition
@@ -169,7 +170,7 @@ def _read_folder(folder: Path, options: CorpusOptions) -> Written:
         )
     missing = [f"no {split} split: {folder} has no such file" for split in SPLIT_NAMES if split not in found.splits]
     written = _read_files(found.splits, _labels_beside(folder), [*missing, *found.notes], options)
-    return written._replace(unused=found.unused)
+    return written._replace(unused=(*found.unused, *written.unused))
 
 
 def _labels_beside(folder: Path) -> tuple[str, ...] | None:
@@ -204,40 +205,48 @@ def _read_files(
     reading = Reading(labels, options.columns, options.layer, agreed, options.offsets)
     splits: dict[str, list[Document]] = {}
     read: list[Read] = []
+    unused: list[str] = []
     for split, paths in files.items():
         splits[split] = []
         for path in paths:
             _check_kind(path)
             try:
-                form, evidence = format_of(path)
+                found = format_of(path, reading)
             except RecursionError as error:  # the readers look at the first JSON value of a file
                 raise ValueError(f"{path}: invalid JSON: brackets are nested too deeply") from error
+            form = found.format
             if read and form.name != read[0].format:
                 raise ValueError(
                     f"{path}: is {form.about}, but {read[0].path} is {format_named(read[0].format).about}; a corpus has"
                     " one format: write one of them in the format of the other with lorakit data convert, and move the"
                     " original out of the folder"
                 )
-            notes += _unused_options(form, path, options)
-            documents = list(form.read(path, reading))
+            beside = files_beside(path, form)
+            unused += beside if len(paths) == len(files) == 1 else [f"{path.name}/{name}" for name in beside]
+            notes += _unused_options(found, path, options)
+            documents = list(form.read(path, found.reading))
+            if options.offsets is None:
+                check_ends(documents, str(path))
             if not any(document.words or document.text for document in documents):
                 why = "; ".join(lines_of([note for document in documents for note in document.notes]))
                 raise ValueError(f"{path}: empty: it holds no sentence{why and f': {why}'}")
+            documents[0] = documents[0]._replace(notes=(*found.notes, *documents[0].notes))
             splits[split] += documents
-            read.append(Read(str(path), split, form.name, evidence))
-    return Written(splits, labels or agreed.get(CLASS_LABELS), notes, tuple(read))
+            read.append(Read(str(path), split, form.name, found.evidence))
+    return Written(splits, labels or agreed.get(CLASS_LABELS), notes, tuple(read), tuple(unused))
 
 
-def _unused_options(form: Format, path: Path, options: CorpusOptions) -> list[str]:
+def _unused_options(found: Found, path: Path, options: CorpusOptions) -> list[str]:
     """A note for an option that says nothing about a format.
 
     Raises:
         ValueError: columns are named of a format without columns.
     """
+    form = found.format
     if options.columns and not form.has_columns:
         named = ",".join(f"{role}={name}" for role, name in options.columns.items())
         raise ValueError(f"--columns {named}: {path} has no columns, it is {form.about}; leave --columns out")
-    if options.layer and not form.has_layers:
+    if options.layer and not form.has_layers and not found.layered:
         return [f"--layer {options.layer} has no effect: {path} is {form.about}, which has one layer"]
     return []
 

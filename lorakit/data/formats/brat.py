@@ -21,7 +21,6 @@ from lorakit.data.formats.text import read_lines, read_text
 
 MAIN = (".ann", ".a1")
 ENDINGS = (*MAIN, ".a2")
-OTHER_FORMATS = (".tsv", ".conll", ".iob2", ".bio", ".jsonl", ".xml", ".spacy", ".parquet")
 _ENTITY = re.compile(r"(\S+) (\d+ \d+(?:;\d+ \d+)*)")
 _OTHERS = {
     "R": "relation, not used",
@@ -53,18 +52,12 @@ def read_brat(path: Path, reading: Reading) -> Iterator[Document]:
     Raises:
         ValueError: with the file and the line: an .ann file without its .txt, a line of no known kind, two entities of
             one id, a label with a space, offsets outside of the text or that cover another text than the file has
-            beside them; or the folder holds another format too.
+            beside them.
     """
     if not path.is_dir():
         yield _read(path.with_suffix(""), reading)
         return
     there = sorted(path.iterdir())
-    others = [file.name for file in there if file.suffix in OTHER_FORMATS]
-    if others:
-        raise ValueError(
-            f"{path}: holds brat's annotations and {', '.join(others[:5])}, which is another format; move one of them"
-            " to a folder of its own, or give the file instead of the folder"
-        )
     stems = {file.with_suffix("") for file in there if file.suffix in MAIN}
     for file in there:
         if file.is_dir() and recognise_brat(file):

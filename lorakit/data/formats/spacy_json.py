@@ -79,7 +79,7 @@ def _example(value: Any, place: str, reading: Reading) -> Document:
         start, end = check_offset(entity[0], "start", where), check_offset(entity[1], "end", where)
         items.append(Annotation(check_label(entity[2], where), start, end))
     placed, found = place_spans(text, items, [None] * len(items), place, reading.offsets)
-    return Document((), None, place, text, spans=placed, notes=tuple(found))
+    return Document((), None, place, text, spans=placed, notes=tuple(found), is_proven=False)
 
 
 # The training format -------------------------------------------------------------------------------------------------

@@ -169,13 +169,6 @@ def test_annotations_in_folders_inside_are_noted(tmp_path: Path) -> None:
     ]
 
 
-def test_another_format_in_the_folder_is_refused(tmp_path: Path) -> None:
-    path = folder(tmp_path / "brat")
-    write_text(path / "train.tsv", "EU\tB-ORG\n")
-    with pytest.raises(ValueError, match="brat: holds brat's annotations and train.tsv, which is another format; move"):
-        read(path)
-
-
 def test_a_name_may_hold_full_stops(tmp_path: Path) -> None:
     path = tmp_path / "brat"
     path.mkdir()
