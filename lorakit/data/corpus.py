@@ -112,6 +112,7 @@ def as_sentences(corpus: Written, source: str, options: CorpusOptions = DEFAULTS
         ValueError: `shares` are given, but the corpus has splits; or a type has white space in its name.
     """
     check_types(corpus)
+    corpus, divided = divide(corpus, source, options)
     notes: list[Note] = []
     splits: dict[str, list[Document]] = {}
     dropped = 0
@@ -122,9 +123,7 @@ def as_sentences(corpus: Written, source: str, options: CorpusOptions = DEFAULTS
         dropped += len(sentences) - len(splits[split])
     said = [*corpus.notes, *lines_of(notes)]
     said += [f"dropped: {counted(dropped, 'sentence')} without words"] if dropped else []
-    if options.shares is not None:
-        splits, about = partition(splits, parse_shares(options.shares), options.seed, source)
-        said = [note for note in said if " split: " not in note and " is train: " not in note] + [about]
+    said += divided
     labels = iob2_labels(splits, corpus.labels)
     if corpus.labels is not None and labels != corpus.labels:
         said.append("label.json's ids do not fit iob2 and were renumbered")
@@ -137,6 +136,25 @@ def as_sentences(corpus: Written, source: str, options: CorpusOptions = DEFAULTS
         source=source,
         notes=tuple(said),
     )
+
+
+def divide(corpus: Written, source: str, options: CorpusOptions) -> tuple[Written, list[str]]:
+    """The corpus divided into splits, and a line that says so; as it is if `options.shares` is None.
+
+    Raises:
+        ValueError: `shares` are given, but the corpus has splits, or too few documents.
+    """
+    if options.shares is None:
+        return corpus, []
+
+    def in_sentences(document: Document) -> list[Document]:
+        sentences, notes = tag_documents([document], options.layer)
+        there = [sentence for sentence in sentences if sentence.words]
+        return [sentence._replace(notes=() if i else tuple(notes)) for i, sentence in enumerate(there)]
+
+    splits, about = partition(corpus.splits, parse_shares(options.shares), options.seed, source, in_sentences)
+    notes = [note for note in corpus.notes if " split: " not in note and " is train: " not in note]
+    return corpus._replace(splits=splits, notes=notes), [about]
 
 
 # Sources -------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ https://brat.nlplab.org/standoff.html
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -169,15 +170,19 @@ def write_brat(documents: Sequence[Document], path: Path) -> list[str]:
 
 
 def file_names(documents: Sequence[Document]) -> list[str]:
-    """A file name without ending for each document: its id if that is a safe and unique name, else its number."""
-    names, width = [], len(str(len(documents)))
+    """A file name without ending for each document: its id if that is a safe name, with its number if not unique."""
+    width = len(str(len(documents)))
+    counts = Counter(document.id for document in documents)
+    names: list[str] = []
     taken: set[str] = set()
     for number, document in enumerate(documents, start=1):
-        name = document.id
-        if not re.fullmatch(r"\w[\w.-]{0,80}", name) or name.lower() in taken:
-            name = f"{number:0{width}}"
-            while name.lower() in taken:
-                name += "-2"
+        name, numbered = document.id, f"{number:0{width}}"
+        if not re.fullmatch(r"\w[\w.-]{0,80}", name):
+            name = numbered
+        elif counts[name] > 1 or name.lower() in taken:  # numbered, so that they are read in this order
+            name = f"{name}-{numbered}"
+        while name.lower() in taken:
+            name += "-2"
         taken.add(name.lower())
         names.append(name)
     return names

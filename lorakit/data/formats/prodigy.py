@@ -25,7 +25,7 @@ from lorakit.data.formats.json_records import (
 from lorakit.data.formats.json_writing import write_lines
 from lorakit.data.formats.offsets import place_spans, place_words
 from lorakit.data.formats.record import Document, Note, Reading, about_gaps
-from lorakit.data.pretokenizer import split_at, split_words
+from lorakit.data.pretokenizer import Word, split_at, split_words
 
 
 def recognise_prodigy(path: Path) -> str | None:
@@ -71,14 +71,16 @@ def read_prodigy(path: Path, reading: Reading) -> Iterator[Document]:
 
 
 def write_prodigy(documents: Sequence[Document], path: Path) -> list[str]:
-    """Write one example per line, with tokens that begin and end where the annotations do."""
+    """Write one example per line, with the words as tokens, cut where annotations begin or end."""
     write_lines(path, map(_example, documents))
     return about_gaps(documents)
 
 
 def _example(document: Document) -> dict[str, Any]:
     text = document.text or ""
-    words = split_at(split_words(text), {border for item in document.spans for border in (item.start, item.end)})
+    given = [Word(text[start:end], start, end) for start, end in document.offsets if text[start:end].strip()]
+    borders = {border for item in document.spans for border in (item.start, item.end)}
+    words = split_at(given or split_words(text), borders)
     tokens = [
         {"text": w.text, "start": w.start, "end": w.end, "id": i, "ws": text[w.end : w.end + 1] == " "}
         for i, w in enumerate(words)

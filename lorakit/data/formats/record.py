@@ -109,10 +109,10 @@ class Reading(NamedTuple):
 def about_gaps(documents: Sequence[Document], unit: str = "character") -> list[str]:
     """What a writer says whose format marks only one piece, from the first to the last character of an annotation."""
     gaps = sum(bool(item.fragments) for document in documents for item in document.spans)
-    return [f"{gaps} annotations with gaps: written from their first to their last {unit}"] if gaps else []
+    return [f"annotations with gaps, written from their first to their last {unit}: {gaps:,}"] if gaps else []
 
 
 def about_texts(documents: Sequence[Document]) -> list[str]:
     """What a writer says whose format has words only."""
     texts = sum(document.text is not None for document in documents)
-    return [f"{texts:,} texts: only their words are written, not the white space between them"] if texts else []
+    return [f"texts written without the white space between their words: {texts:,}"] if texts else []

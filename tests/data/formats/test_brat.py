@@ -137,7 +137,9 @@ def test_what_is_written_has_one_annotation_per_line_and_scores_as_comments(tmp_
 
 def test_file_names_are_safe_and_unique() -> None:
     ids = ["a", "A", "../x", "", "b.c", "2", "5"]
-    assert file_names([Document((), None, "", "", id=name) for name in ids]) == ["a", "2", "3", "4", "b.c", "6", "5"]
+    assert file_names([Document((), None, "", "", id=name) for name in ids]) == ["a", "A-2", "3", "4", "b.c", "2", "5"]
+    ids = ["d"] * 10 + ["e"]  # sorted by name, those of one id stay in their order
+    assert file_names([Document((), None, "", "", id=name) for name in ids])[8:] == ["d-09", "d-10", "e"]
 
 
 def test_a_label_with_a_space_cannot_be_written(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_other_files_are_not_taken_for_doccanos(tmp_path: Path) -> None:
 def test_gaps_are_said(tmp_path: Path) -> None:
     gap = Annotation("X", 0, 5, fragments=((0, 1), (4, 5)))
     said = write_doccano([Document((), None, "", "a b c", spans=(gap,), id="7")], tmp_path / "out.jsonl")
-    assert said == ["1 annotations with gaps: written from their first to their last character"]
+    assert said == ["annotations with gaps, written from their first to their last character: 1"]
     assert json.loads((tmp_path / "out.jsonl").read_text()) == {"id": "7", "text": "a b c", "label": [[0, 5, "X"]]}
 
 

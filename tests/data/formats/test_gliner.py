@@ -44,4 +44,4 @@ def test_a_bad_record_is_named(tmp_path: Path, record: object, message: str) -> 
 def test_a_gap_in_words_is_said(tmp_path: Path) -> None:
     gap = Annotation("X", 0, 3, fragments=((0, 1), (2, 3)))
     said = write_gliner([Document(("a", "b", "c"), None, "", spans=(gap,))], tmp_path / "a.json")
-    assert said == ["1 annotations with gaps: written from their first to their last word"]
+    assert said == ["annotations with gaps, written from their first to their last word: 1"]
