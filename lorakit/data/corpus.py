@@ -24,6 +24,7 @@ from lorakit.data.alignment import tag_documents
 from lorakit.data.formats import hub
 from lorakit.data.formats.datasets import read_rows
 from lorakit.data.formats.json_lines import read_labels
+from lorakit.data.formats.label_names import FILES as LABEL_FILES
 from lorakit.data.formats.label_names import KEY as CLASS_LABELS
 from lorakit.data.formats.offsets import check_ends
 from lorakit.data.formats.record import Document, Note, Reading
@@ -277,7 +278,8 @@ def read_hub(
 ) -> Written:
     """Read a corpus of the hub; `formats.hub.fetch` has the routes, the arguments and what is raised."""
     stems = ["label", *(stem for names in SPLIT_NAMES.values() for stem in names)]
-    patterns = [f"{folder}{stem}{end}" for folder in ("", "dataset/") for stem in stems for end in ENDINGS]
+    files = [*(f"{stem}{end}" for stem in stems for end in ENDINGS), *LABEL_FILES]
+    patterns = [f"{folder}{file}" for folder in ("", "dataset/") for file in files]
     fetched = hub.fetch(name, patterns, _has_train_file, snapshot_download, load_dataset)
     return _read_folder(fetched, options) if isinstance(fetched, Path) else _read_splits(name, fetched, options)
 
@@ -287,21 +289,25 @@ def _has_train_file(folder: Path) -> bool:
 
 
 def _read_splits(name: str, loaded: Mapping[str, Any], options: CorpusOptions) -> Written:
-    """The splits of a `datasets.DatasetDict`."""
-    if "train" not in loaded:
+    """The splits of a `datasets.DatasetDict`, by all names that files may have."""
+    names = {split: next((name for name in usual if name in loaded), None) for split, usual in SPLIT_NAMES.items()}
+    if names["train"] is None:
         raise ValueError(f"{name}: no split 'train'; it has {', '.join(loaded)}")
     agreed: dict[str, Any] = {}
     reading = Reading(columns=options.columns, layer=options.layer, agreed=agreed)
     splits: dict[str, list[Document]] = {}
-    for split in SPLIT_NAMES:
-        if split in loaded:
-            splits[split] = list(read_rows(loaded[split], reading, f"{name} {split}"))
+    for split, its_name in names.items():
+        if its_name is not None:
+            splits[split] = list(read_rows(loaded[its_name], reading, f"{name} {its_name}"))
             if not any(document.words for document in splits[split]):
-                raise ValueError(f"{name}: split {split!r} is empty")
+                raise ValueError(f"{name}: split {its_name!r} is empty")
     labels = agreed.get(CLASS_LABELS)
     notes = [f"no {split} split: {name} has none" for split in SPLIT_NAMES if split not in splits]
-    files = tuple(Read(f"{name} {split}", split, "hub", "a dataset of the hub") for split in splits)
-    return Written(splits, labels, notes, files)
+    unused = tuple(split for split in loaded if split not in names.values())
+    if unused:
+        notes.append(f"not read, since their names are of no split: {', '.join(unused)}")
+    files = tuple(Read(f"{name} {names[split]}", split, "hub", "a dataset of the hub") for split in splits)
+    return Written(splits, labels, notes, files, unused)
 
 
 def _looks_like_hub_id(source: str) -> bool:

@@ -72,7 +72,8 @@ def read_spacy_json(path: Path, reading: Reading) -> Iterator[Document]:
 def _example(value: Any, place: str, reading: Reading) -> Document:
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError(f"{place}: must be [text, {{'entities': [[start, end, label], …]}}]")
-    text, entities = check_text(value[0], "text", place), check_dict(value[1], "the second item", place).get("entities")
+    text, annotations = check_text(value[0], "text", place), check_dict(value[1], "the second item", place)
+    entities = annotations.get("entities")
     items = []
     for number, entity in enumerate(check_list(entities, "entities", place), start=1):
         where = f"{place}, entity {number}"
@@ -81,6 +82,9 @@ def _example(value: Any, place: str, reading: Reading) -> Document:
         start, end = check_offset(entity[0], "start", where), check_offset(entity[1], "end", where)
         items.append(Annotation(check_label(entity[2], where), start, end))
     placed, found = place_spans(text, items, [None] * len(items), place, reading.offsets)
+    found += [
+        Note(f"{key} of a text, not used", place) for key in annotations if key != "entities" and annotations[key]
+    ]
     return Document((), None, place, text, spans=placed, notes=tuple(found), is_proven=False)
 
 

@@ -29,6 +29,7 @@ NO_VALUE = "annotation without a value (*), left out"
 _BUILT_IN = "de.tudarmstadt.ukp.dkpro.core.api."  # parts of speech, lemmas and the like
 _ROW = re.compile(r"(\d+)-\d+(\.\d+)?\t(\d+)-(\d+)\t([^\t]*)(?:\t(.*))?", re.DOTALL)
 _VALUES = re.compile(r"((?:\\.|[^\\|\[\]])*)(?:\[(\d+)\])?(\||$)")
+_WITHOUT_VALUE = re.compile(r"[*_](\[\d+\])?(\|\*(\[\d+\])?)*")
 _CONTROLS = {"t": "\t", "n": "\n", "r": "\r"}
 
 
@@ -75,7 +76,8 @@ def _read(path: Path, reading: Reading) -> Document:
     texts: list[tuple[int, list[str]]] = []  # first offset and lines of each sentence
     tokens: list[tuple[int, Annotation, str]] = []  # number of the sentence, place and word
     found: dict[str, _Found] = {}
-    used: set[int] = set()
+    used: set[int] = set()  # columns with an annotation in some row
+    valued: set[int] = set()  # those where one has a value
     lines: list[str] = []
     chosen, notes = -1, []
     for place, line in read_lines(path):
@@ -99,6 +101,7 @@ def _read(path: Path, reading: Reading) -> Document:
             if not match[2]:
                 tokens.append((len(texts), Annotation("token", start, end, f"token {line.split(chr(9))[0]}"), word))
             used |= {i for i, cell in enumerate(cells[: len(columns)]) if cell != "_"}
+            valued |= {i for i, cell in enumerate(cells[: len(columns)]) if not _WITHOUT_VALUE.fullmatch(cell)}
             notes += _add(found, cells[chosen], columns[chosen], (start, end, word), place)
     spans = [(item, letters) for item, letters in found.values() if item]
     text = _joined(texts, path)
@@ -113,6 +116,8 @@ def _read(path: Path, reading: Reading) -> Document:
     )
     layers = dict.fromkeys(columns[i].layer for i in sorted(used) if columns[i].layer != columns[chosen].layer)
     notes += [Note(f"layer {layer.rsplit('.', 1)[-1]}, not used", str(path)) for layer in layers]
+    same = [columns[i] for i in sorted(valued) if i != chosen and columns[i].layer == columns[chosen].layer]
+    notes += [Note(f"feature {column.name}, not used", str(path)) for column in same]
     words = tuple(text[start:end] for start, end in offsets)
     return Document(words, None, str(path), text, offsets, placed[len(tokens) :], path.stem, sentences, (*notes, *said))
 

@@ -122,3 +122,9 @@ def test_what_tags_cannot_hold_is_written_as_train_data(tmp_path: Path, document
     assert [type(item) for item in json.loads((tmp_path / "a.json").read_text())] == [list, list]
     again = list(read_spacy_json(tmp_path / "a.json", Reading()))[1]
     assert [item[:3] for item in again.spans] == [item[:3] for item in document.spans]
+
+
+def test_what_else_train_data_holds_is_noted(tmp_path: Path) -> None:
+    item = [TEXT, {"entities": [[0, 5, "ORG"]], "cats": {"X": 1.0}, "links": {}, "spans": {"sc": [[0, 5, "A"]]}}]
+    [document] = read(tmp_path, [item, item])[:1]
+    assert [note.kind for note in document.notes] == ["cats of a text, not used", "spans of a text, not used"]

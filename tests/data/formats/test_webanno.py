@@ -83,6 +83,14 @@ def test_a_layer_without_features_is_called_by_its_name(tmp_path: Path) -> None:
     assert any(note.startswith("covers no word, left out") for note in read_ner(tmp_path / "doc.tsv").notes)
 
 
+def test_other_features_of_the_layer_are_noted(tmp_path: Path) -> None:
+    layers = NER.replace("|value", "|identifier|value")
+    rows = "#Text=EU ran\n1-1\t0-2\tEU\t{}\tORG[1]|X[2]\t\n1-2\t3-6\tran\t_\t_\t\n"
+    document = read(tmp_path, f"{HEAD}{layers}\n\n{rows.format('Q458[1]|*[2]')}")
+    assert [note.kind for note in document.notes] == ["feature NamedEntity.identifier, not used"]
+    assert read(tmp_path, f"{HEAD}{layers}\n\n{rows.format('*[1]|*[2]')}").notes == ()
+
+
 def test_an_annotation_without_a_value_is_counted_once(tmp_path: Path) -> None:
     text = f"{HEAD}{NER}\n\n#Text=a b\n1-1\t0-1\ta\t*[1]\t\n1-2\t2-3\tb\t*[1]|X[2]\t\n"
     document = read(tmp_path, text)
