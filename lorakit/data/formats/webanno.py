@@ -116,8 +116,10 @@ def _read(path: Path, reading: Reading) -> Document:
     )
     layers = dict.fromkeys(columns[i].layer for i in sorted(used) if columns[i].layer != columns[chosen].layer)
     notes += [Note(f"layer {layer.rsplit('.', 1)[-1]}, not used", str(path)) for layer in layers]
-    same = [columns[i] for i in sorted(valued) if i != chosen and columns[i].layer == columns[chosen].layer]
-    notes += [Note(f"feature {column.name}, not used", str(path)) for column in same]
+    for column in (columns[i] for i in sorted(valued) if i != chosen and not _is_target(columns, i)):
+        if column.layer == columns[chosen].layer:
+            name = "with roles" if column.feature.startswith("ROLE_") else column.name
+            notes.append(Note(f"feature {name}, not used", str(path)))
     words = tuple(text[start:end] for start, end in offsets)
     return Document(words, None, str(path), text, offsets, placed[len(tokens) :], path.stem, sentences, (*notes, *said))
 

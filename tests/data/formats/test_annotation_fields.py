@@ -219,8 +219,6 @@ def test_texts_in_a_table_are_refused_and_json_lines_are_the_fix(tmp_path: Path)
         read_ner(tmp_path / "a.parquet")
     rows.to_json(str(tmp_path / "a.jsonl"))
     assert entities(tmp_path / "a.jsonl") == FOUND
-    rows.to_pandas().to_json(tmp_path / "b.jsonl", orient="records", lines=True)
-    assert entities(tmp_path / "b.jsonl") == FOUND
 
 
 def test_types_that_are_tags_are_refused_and_the_key_of_pipelines_is_the_fix(tmp_path: Path) -> None:

@@ -116,7 +116,11 @@ def test_of_several_layers_one_must_be_named(tmp_path: Path, name: str) -> None:
         read(tmp_path, TWO)
     document = read(tmp_path, TWO, columns={"tag": name})
     assert found(document) == [("transaction", "sold")]
-    assert [note.kind for note in document.notes] == ["layer Lu, not used", "layer R, not used"]
+    assert [note.kind for note in document.notes] == [
+        "layer Lu, not used",
+        "layer R, not used",
+        "feature with roles, not used",
+    ]
     assert found(read(tmp_path, TWO, columns={"tag": "luvalue"})) == [("bob", "Bob")]
 
 
