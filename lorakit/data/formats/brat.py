@@ -11,11 +11,11 @@ https://brat.nlplab.org/standoff.html
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from lorakit.data.formats.file_names import file_names
 from lorakit.data.formats.offsets import place_spans
 from lorakit.data.formats.record import Annotation, Document, Note, Reading
 from lorakit.data.formats.text import read_lines, read_text
@@ -167,25 +167,6 @@ def write_brat(documents: Sequence[Document], path: Path) -> list[str]:
         (path / f"{name}.txt").write_bytes(text.encode(encoding))
         (path / f"{name}.ann").write_text("".join(_lines(document)), encoding="utf-8", newline="")
     return []
-
-
-def file_names(documents: Sequence[Document]) -> list[str]:
-    """A file name without ending for each document: its id if that is a safe name, with its number if not unique."""
-    width = len(str(len(documents)))
-    counts = Counter(document.id for document in documents)
-    names: list[str] = []
-    taken: set[str] = set()
-    for number, document in enumerate(documents, start=1):
-        name, numbered = document.id, f"{number:0{width}}"
-        if not re.fullmatch(r"\w[\w.-]{0,80}", name):
-            name = numbered
-        elif counts[name] > 1 or name.lower() in taken:  # numbered, so that they are read in this order
-            name = f"{name}-{numbered}"
-        while name.lower() in taken:
-            name += "-2"
-        taken.add(name.lower())
-        names.append(name)
-    return names
 
 
 def _lines(document: Document) -> Iterator[str]:

@@ -40,7 +40,7 @@ from lorakit.data.formats.record import Document, Note, Reading
 from lorakit.data.formats.spacy_docbin import read_docbin, recognise_docbin, write_docbin
 from lorakit.data.formats.spacy_json import read_spacy_json, recognise_spacy_json, write_spacy_json
 from lorakit.data.formats.spans_jsonl import read_spans_jsonl, recognise_spans_jsonl, write_spans_jsonl
-from lorakit.data.formats.webanno import read_webanno, recognise_webanno
+from lorakit.data.formats.webanno import read_webanno, recognise_webanno, write_webanno
 from lorakit.data.split_files import SPLIT_NAMES
 
 
@@ -124,6 +124,8 @@ FORMATS = (
         endings=(".tsv",),
         recognise=recognise_webanno,
         read=read_webanno,
+        write=write_webanno,
+        is_folder=True,
         files=("*.tsv",),
         has_columns=True,
     ),

@@ -18,10 +18,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lorakit.data.alignment import sentence_places
+from lorakit.data.formats.file_names import file_names
 from lorakit.data.formats.json_records import check_label
 from lorakit.data.formats.offsets import place_spans
-from lorakit.data.formats.record import Annotation, Document, Note, Reading
+from lorakit.data.formats.record import Annotation, Document, Note, Reading, about_gaps
 from lorakit.data.formats.text import read_head, read_lines
+from lorakit.data.pretokenizer import Word, split_words
 from lorakit.data.split_files import SPLIT_NAMES
 
 MARK = "#FORMAT=WebAnno TSV 3"
@@ -213,3 +216,47 @@ def _joined(texts: Sequence[tuple[int, list[str]]], path: Path) -> str:
 
 def _plain(text: str) -> str:
     return re.sub(r"\\(.)", lambda match: _CONTROLS.get(match[1], match[1]), text)
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def write_webanno(documents: Sequence[Document], path: Path) -> list[str]:
+    """Write a folder with a file per document, named by its id or else numbered, with one layer, of named entities.
+
+    An annotation with gaps is written from its first to its last word; one that covers no word is left out.
+    """
+    path.mkdir(parents=True)
+    splits = {name for names in SPLIT_NAMES.values() for name in names}
+    empty = 0
+    for document, name in zip(documents, file_names(documents), strict=True):
+        name = f"document-{name}" if name.lower() in splits else name  # a folder of such files would be one of splits
+        empty += sum(not (document.text or "")[item.start : item.end].strip() for item in document.spans)
+        text = "".join(f"{line}\n" for line in _lines(document))
+        (path / f"{name}.tsv").write_text(text, encoding="utf-8", newline="")
+    return about_gaps(documents, "word") + ([f"annotations that cover no word, left out: {empty:,}"] if empty else [])
+
+
+def _lines(document: Document) -> Iterator[str]:
+    text = document.text or ""
+    yield from (f"{MARK}.3", "#T_SP=de.tudarmstadt.ukp.dkpro.core.api.ner.type.NamedEntity|value", "")
+    words = [Word(text[start:end], start, end) for start, end in document.offsets if text[start:end].strip()]
+    for number, (start, end) in enumerate(sentence_places(document, whole=document.spans), start=1):
+        inside = [word for word in words if start <= word.start < end]
+        inside = inside or [Word(w.text, w.start + start, w.end + start) for w in split_words(text[start:end])]
+        yield from ("", f"#Text={_escaped(text[start:end])}")
+        for i, word in enumerate(inside, start=1):
+            parts: dict[tuple[int, int], list[str]] = {(word.start, word.end): []}  # the word, and parts of it
+            for key, item in enumerate(document.spans, start=1):
+                first, last = max(item.start, word.start), min(item.end, word.end)
+                if first < last and text[first:last].strip():
+                    parts.setdefault((first, last), []).append(f"{_escaped(item.label)}[{key}]")
+            for part, ((first, last), values) in enumerate(parts.items()):
+                units = "-".join(str(len(text[:place].encode("utf-16-le")) // 2) for place in (first, last))
+                row = f"{number}-{i}{f'.{part}' if part else ''}\t{units}\t{_escaped(text[first:last])}"
+                yield f"{row}\t{'|'.join(values) or '_'}\t"
+
+
+def _escaped(text: str) -> str:
+    controls = {character: f"\\{letter}" for letter, character in _CONTROLS.items()}
+    return re.sub(r"[\\\[\]|_*;\t\n\r]|->", lambda match: controls.get(match[0], f"\\{match[0]}"), text)

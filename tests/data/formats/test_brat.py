@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.data.formats.brat import file_names, read_brat, recognise_brat, write_brat
+from lorakit.data.formats.brat import read_brat, recognise_brat, write_brat
 from lorakit.data.formats.record import Annotation, Document, Note, Reading
 from tests.support.corpora import write_text
 
@@ -133,13 +133,6 @@ def test_what_is_written_has_one_annotation_per_line_and_scores_as_comments(tmp_
     )
     again = read(tmp_path / "out")[0]
     assert [(i.start, i.end, i.fragments) for i in again.spans] == [(i.start, i.end, i.fragments) for i in spans]
-
-
-def test_file_names_are_safe_and_unique() -> None:
-    ids = ["a", "A", "../x", "", "b.c", "2", "5"]
-    assert file_names([Document((), None, "", "", id=name) for name in ids]) == ["a", "A-2", "3", "4", "b.c", "2", "5"]
-    ids = ["d"] * 10 + ["e"]  # sorted by name, those of one id stay in their order
-    assert file_names([Document((), None, "", "", id=name) for name in ids])[8:] == ["d-09", "d-10", "e"]
 
 
 def test_a_label_with_a_space_cannot_be_written(tmp_path: Path) -> None:
