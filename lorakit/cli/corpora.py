@@ -30,10 +30,16 @@ def add_corpus_flags(
     add("--sentences", type=int, metavar="N", help="use only the first N sentences of each split")
     add_reading_flags(parser)
     if divisible:
-        about = "divide a corpus without splits into train, validation and test, such as 80/10/10; documents stay whole"
-        add("--split", metavar="SHARES", help=about)
-        about = "shuffles the documents for --split (default: %(default)s)"
-        add("--split-seed", type=int, default=CorpusOptions.seed, metavar="N", help=about)
+        add_split_flags(parser)
+
+
+def add_split_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that divide a corpus without splits."""
+    add = parser.add_argument
+    about = "divide a corpus without splits into train, validation and test, such as 80/10/10; documents stay whole"
+    add("--split", metavar="SHARES", help=about)
+    about = "shuffles the documents for --split (default: %(default)s)"
+    add("--split-seed", type=int, default=CorpusOptions.seed, metavar="N", help=about)
 
 
 def add_reading_flags(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +47,7 @@ def add_reading_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     about = "how the tags are written (default: found from them)"
     add("--scheme", choices=SCHEME_NAMES, help=about)
-    about = "the columns of words and tags, from 1 or by name: word=2,tag=3 (default: found from their content)"
+    about = "the columns or fields of words and tags, from 1 or by name: word=2,tag=3 (default: found by their content)"
     add("--columns", metavar="ROLE=N", help=about)
     about = "which of nested entities to keep (default: outer)"
     add("--layer", choices=LAYERS, help=about)

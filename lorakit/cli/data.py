@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lorakit._counts import counted
-from lorakit.cli.corpora import add_reading_flags, corpus_options
+from lorakit.cli.corpora import add_reading_flags, add_split_flags, corpus_options
 from lorakit.cli.parser import Parser, add_command, input_errors
 from lorakit.data.conversion import convert, writable_formats
 from lorakit.data.corpus import as_sentences, read_written
@@ -26,11 +26,13 @@ lorakit data formats
 SHOW_EXAMPLES = """
 lorakit data show path/to/corpus
 lorakit data show corpus.tsv --columns word=2,tag=4 --scheme bioes
+lorakit data show export.jsonl --split 80/10/10          as train --split divides it
 lorakit data show path/to/corpus --model roberta-base    also: which sentences are longer than its window
 """
 CONVERT_EXAMPLES = """
 lorakit data convert path/to/brat corpus --format conll
 lorakit data convert corpus.jsonl corpus.json --format label-studio
+lorakit data convert export.jsonl out --format conll --split 80/10/10
 lorakit data convert path/to/corpus out --format tokens-jsonl --label-map types.tsv
 """
 
@@ -49,12 +51,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--first", type=int, default=3, metavar="N", help="how many sentences to show (default: %(default)s)")
     add("--model", metavar="FOLDER_OR_ID", help="compare the sentences' lengths with this model's window")
     add_reading_flags(show)
+    add_split_flags(show)
     change = add_command(inner, "convert", "write a corpus in another format", CONVERT_EXAMPLES, run_convert)
     add = change.add_argument
     add("corpus", metavar="IN", help="a folder, a file or a hub id")
     add("out", type=Path, metavar="OUT", help="a new folder, or a new file for a corpus of one split")
     add("--format", required=True, choices=writable_formats(), help="what to write; data formats describes them")
     add_reading_flags(change)
+    add_split_flags(change)
     examples = "lorakit data formats\nlorakit data formats conll brat"
     formats = add_command(inner, "formats", "the formats that are read and written", examples, run_formats)
     formats.add_argument("names", nargs="*", metavar="NAME", help="only these formats")

@@ -132,7 +132,8 @@ def tag_documents(documents: Iterable[Document], layer: str | None = None) -> tu
 def with_text(document: Document) -> Document:
     """The document with a text and spans in characters, for formats that mark pieces of a text.
 
-    Words without a text are joined by spaces; an empty word keeps its place, between two spaces.
+    Words without a text are joined by spaces, and are one sentence if the document does not say otherwise; an empty
+    word keeps its place, between two spaces.
     """
     if document.text is not None and document.tags is None:
         return document
@@ -155,6 +156,7 @@ def with_text(document: Document) -> Document:
         pieces = tuple(place(*piece) for piece in item.fragments)
         moved.append(item._replace(start=start, end=end, fragments=pieces))
     sentences = tuple(place(start, end) for start, end in document.sentences if start < end)
+    sentences = sentences or (((0, len(text)),) if text else ())
     return document._replace(text=text, offsets=tuple(offsets), tags=None, spans=tuple(moved), sentences=sentences)
 
 
@@ -271,10 +273,18 @@ def _inside(item: Annotation, other: Annotation) -> bool:
 # Sentences ------------------------------------------------------------------------------------------------------------
 
 
-def sentence_places(document: Document, split: Callable[[str], list[Word]] = split_words) -> list[tuple[int, int]]:
-    """(start, end) of each sentence of a text in characters, without white space around it; see the top of the file."""
+def sentence_places(
+    document: Document, split: Callable[[str], list[Word]] = split_words, whole: Sequence[Annotation] = ()
+) -> list[tuple[int, int]]:
+    """(start, end) of each sentence of a text in characters, without white space around it; see the top of the file.
+
+    Args:
+        document: it has a text.
+        split: a text to its words, for documents that have none.
+        whole: annotations that no border may cut.
+    """
     text, words = document.text or "", _words(document, split)
-    found = _sentences(_borders(document, words), words, (), document, [])
+    found = _sentences(_borders(document, words), words, whole, document, [])
     places = [(end - len(text[start:end].lstrip()), start + len(text[start:end].rstrip())) for start, end in found]
     return [(start, end) for start, end in places if start < end]
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from lorakit._counts import counted
 from lorakit._files import atomic_folder
 from lorakit.data.alignment import tag_documents, with_text, with_words
-from lorakit.data.corpus import check_types, read_written
+from lorakit.data.corpus import check_types, divide, read_written
 from lorakit.data.formats.record import Document
 from lorakit.data.formats.registry import FORMATS, Format, format_named
 from lorakit.data.formats.writing import call_writer, unit, write_documents
+from lorakit.data.read_back import differences
 from lorakit.data.schemes import iob2_labels
 from lorakit.data.written import CorpusOptions, Written, lines_of
 
@@ -43,10 +44,10 @@ def convert(source: str, out: Path, name: str, options: CorpusOptions) -> list[s
         raise ValueError(f"{name} is only read; formats that can be written are {', '.join(writable_formats())}")
     if out.exists():
         raise ValueError(f"{out}: exists already; give a new file or folder, or delete it first")
-    corpus = read_written(source, options)[0][1]
+    corpus, divided = divide(read_written(source, options)[0][1], source, options)
     if form.takes == "tags":
         check_types(corpus)
-    lines = list(corpus.notes)
+    lines = [*corpus.notes, *divided]
     written = {}
     for split, documents in corpus.splits.items():
         written[split], notes = _as_taken(documents, form, options)
@@ -55,6 +56,23 @@ def convert(source: str, out: Path, name: str, options: CorpusOptions) -> list[s
         lines += write_documents(form, next(iter(written.values())), out)
     else:
         lines += _write_folder(form, written, corpus, out)
+    return lines + _read_again(out, corpus, options)
+
+
+def _read_again(out: Path, corpus: Written, options: CorpusOptions) -> list[str]:
+    """A line for everything that is not read from the converted corpus as it was."""
+    how = CorpusOptions(layer=options.layer)
+    try:
+        again = read_written(out, how)[0][1].splits
+    except ValueError as error:
+        return [f"it cannot be read again as it is: {error}"]
+    lines = []
+    for split, documents in corpus.splits.items():
+        before, after = (
+            [tag_documents([document], options.layer)[0] for document in there]
+            for there in (documents, again.get(split, []))
+        )
+        lines += [f"{split}: {line}" for line in differences(before, after)]
     return lines
 
 
@@ -80,7 +98,7 @@ def _write_folder(form: Format, splits: dict[str, list[Document]], corpus: Writt
         for split, documents in splits.items():
             name = FILE_NAMES[split] + ("" if form.is_folder else form.endings[0])
             lines += [f"{split}: {line}" for line in call_writer(form, documents, folder / name, out / name)]
-            lines.append(f"{out / name}: {len(documents):,} {unit(form)}")
+            lines.append(f"{out / name}: {counted(len(documents), unit(form))}")
         if corpus.labels is not None and form.takes == "tags":  # keeps the order of the ids
             ids = {label: i for i, label in enumerate(iob2_labels(splits, corpus.labels))}
             (folder / "label.json").write_text(json.dumps(ids, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

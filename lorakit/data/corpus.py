@@ -24,9 +24,11 @@ from lorakit.data.alignment import tag_documents
 from lorakit.data.formats import hub
 from lorakit.data.formats.datasets import read_rows
 from lorakit.data.formats.json_lines import read_labels
+from lorakit.data.formats.label_names import FILES as LABEL_FILES
 from lorakit.data.formats.label_names import KEY as CLASS_LABELS
+from lorakit.data.formats.offsets import check_ends
 from lorakit.data.formats.record import Document, Note, Reading
-from lorakit.data.formats.registry import ENDINGS, Format, format_named, format_of, recognised
+from lorakit.data.formats.registry import ENDINGS, Found, files_beside, format_named, format_of, recognised
 from lorakit.data.label_map import check_label_map
 from lorakit.data.ner_data import NerData, Sentence, join
 from lorakit.data.partition import parse_shares, partition
@@ -111,6 +113,7 @@ def as_sentences(corpus: Written, source: str, options: CorpusOptions = DEFAULTS
         ValueError: `shares` are given, but the corpus has splits; or a type has white space in its name.
     """
     check_types(corpus)
+    corpus, divided = divide(corpus, source, options)
     notes: list[Note] = []
     splits: dict[str, list[Document]] = {}
     dropped = 0
@@ -121,9 +124,7 @@ def as_sentences(corpus: Written, source: str, options: CorpusOptions = DEFAULTS
         dropped += len(sentences) - len(splits[split])
     said = [*corpus.notes, *lines_of(notes)]
     said += [f"dropped: {counted(dropped, 'sentence')} without words"] if dropped else []
-    if options.shares is not None:
-        splits, about = partition(splits, parse_shares(options.shares), options.seed, source)
-        said = [note for note in said if " split: " not in note and " is train: " not in note] + [about]
+    said += divided
     labels = iob2_labels(splits, corpus.labels)
     if corpus.labels is not None and labels != corpus.labels:
         said.append("label.json's ids do not fit iob2 and were renumbered")
@@ -136,6 +137,25 @@ def as_sentences(corpus: Written, source: str, options: CorpusOptions = DEFAULTS
         source=source,
         notes=tuple(said),
     )
+
+
+def divide(corpus: Written, source: str, options: CorpusOptions) -> tuple[Written, list[str]]:
+    """The corpus divided into splits, and a line that says so; as it is if `options.shares` is None.
+
+    Raises:
+        ValueError: `shares` are given, but the corpus has splits, or too few documents.
+    """
+    if options.shares is None:
+        return corpus, []
+
+    def in_sentences(document: Document) -> list[Document]:
+        sentences, notes = tag_documents([document], options.layer)
+        there = [sentence for sentence in sentences if sentence.words]
+        return [sentence._replace(notes=() if i else tuple(notes)) for i, sentence in enumerate(there)]
+
+    splits, about = partition(corpus.splits, parse_shares(options.shares), options.seed, source, in_sentences)
+    notes = [note for note in corpus.notes if " split: " not in note and " is train: " not in note]
+    return corpus._replace(splits=splits, notes=notes), [about]
 
 
 # Sources -------------------------------------------------------------------------------------------------------------
@@ -169,7 +189,7 @@ def _read_folder(folder: Path, options: CorpusOptions) -> Written:
         )
     missing = [f"no {split} split: {folder} has no such file" for split in SPLIT_NAMES if split not in found.splits]
     written = _read_files(found.splits, _labels_beside(folder), [*missing, *found.notes], options)
-    return written._replace(unused=found.unused)
+    return written._replace(unused=(*found.unused, *written.unused))
 
 
 def _labels_beside(folder: Path) -> tuple[str, ...] | None:
@@ -204,40 +224,48 @@ def _read_files(
     reading = Reading(labels, options.columns, options.layer, agreed, options.offsets)
     splits: dict[str, list[Document]] = {}
     read: list[Read] = []
+    unused: list[str] = []
     for split, paths in files.items():
         splits[split] = []
         for path in paths:
             _check_kind(path)
             try:
-                form, evidence = format_of(path)
+                found = format_of(path, reading)
             except RecursionError as error:  # the readers look at the first JSON value of a file
                 raise ValueError(f"{path}: invalid JSON: brackets are nested too deeply") from error
+            form = found.format
             if read and form.name != read[0].format:
                 raise ValueError(
                     f"{path}: is {form.about}, but {read[0].path} is {format_named(read[0].format).about}; a corpus has"
                     " one format: write one of them in the format of the other with lorakit data convert, and move the"
                     " original out of the folder"
                 )
-            notes += _unused_options(form, path, options)
-            documents = list(form.read(path, reading))
+            beside = files_beside(path, form)
+            unused += beside if len(paths) == len(files) == 1 else [f"{path.name}/{name}" for name in beside]
+            notes += _unused_options(found, path, options)
+            documents = list(form.read(path, found.reading))
+            if options.offsets is None:
+                check_ends(documents, str(path))
             if not any(document.words or document.text for document in documents):
                 why = "; ".join(lines_of([note for document in documents for note in document.notes]))
                 raise ValueError(f"{path}: empty: it holds no sentence{why and f': {why}'}")
+            documents[0] = documents[0]._replace(notes=(*found.notes, *documents[0].notes))
             splits[split] += documents
-            read.append(Read(str(path), split, form.name, evidence))
-    return Written(splits, labels or agreed.get(CLASS_LABELS), notes, tuple(read))
+            read.append(Read(str(path), split, form.name, found.evidence))
+    return Written(splits, labels or agreed.get(CLASS_LABELS), notes, tuple(read), tuple(unused))
 
 
-def _unused_options(form: Format, path: Path, options: CorpusOptions) -> list[str]:
+def _unused_options(found: Found, path: Path, options: CorpusOptions) -> list[str]:
     """A note for an option that says nothing about a format.
 
     Raises:
         ValueError: columns are named of a format without columns.
     """
+    form = found.format
     if options.columns and not form.has_columns:
         named = ",".join(f"{role}={name}" for role, name in options.columns.items())
         raise ValueError(f"--columns {named}: {path} has no columns, it is {form.about}; leave --columns out")
-    if options.layer and not form.has_layers:
+    if options.layer and not form.has_layers and not found.layered:
         return [f"--layer {options.layer} has no effect: {path} is {form.about}, which has one layer"]
     return []
 
@@ -250,7 +278,8 @@ def read_hub(
 ) -> Written:
     """Read a corpus of the hub; `formats.hub.fetch` has the routes, the arguments and what is raised."""
     stems = ["label", *(stem for names in SPLIT_NAMES.values() for stem in names)]
-    patterns = [f"{folder}{stem}{end}" for folder in ("", "dataset/") for stem in stems for end in ENDINGS]
+    files = [*(f"{stem}{end}" for stem in stems for end in ENDINGS), *LABEL_FILES]
+    patterns = [f"{folder}{file}" for folder in ("", "dataset/") for file in files]
     fetched = hub.fetch(name, patterns, _has_train_file, snapshot_download, load_dataset)
     return _read_folder(fetched, options) if isinstance(fetched, Path) else _read_splits(name, fetched, options)
 
@@ -260,21 +289,25 @@ def _has_train_file(folder: Path) -> bool:
 
 
 def _read_splits(name: str, loaded: Mapping[str, Any], options: CorpusOptions) -> Written:
-    """The splits of a `datasets.DatasetDict`."""
-    if "train" not in loaded:
+    """The splits of a `datasets.DatasetDict`, by all names that files may have."""
+    names = {split: next((name for name in usual if name in loaded), None) for split, usual in SPLIT_NAMES.items()}
+    if names["train"] is None:
         raise ValueError(f"{name}: no split 'train'; it has {', '.join(loaded)}")
     agreed: dict[str, Any] = {}
     reading = Reading(columns=options.columns, layer=options.layer, agreed=agreed)
     splits: dict[str, list[Document]] = {}
-    for split in SPLIT_NAMES:
-        if split in loaded:
-            splits[split] = list(read_rows(loaded[split], reading, f"{name} {split}"))
+    for split, its_name in names.items():
+        if its_name is not None:
+            splits[split] = list(read_rows(loaded[its_name], reading, f"{name} {its_name}"))
             if not any(document.words for document in splits[split]):
-                raise ValueError(f"{name}: split {split!r} is empty")
+                raise ValueError(f"{name}: split {its_name!r} is empty")
     labels = agreed.get(CLASS_LABELS)
     notes = [f"no {split} split: {name} has none" for split in SPLIT_NAMES if split not in splits]
-    files = tuple(Read(f"{name} {split}", split, "hub", "a dataset of the hub") for split in splits)
-    return Written(splits, labels, notes, files)
+    unused = tuple(split for split in loaded if split not in names.values())
+    if unused:
+        notes.append(f"not read, since their names are of no split: {', '.join(unused)}")
+    files = tuple(Read(f"{name} {names[split]}", split, "hub", "a dataset of the hub") for split in splits)
+    return Written(splits, labels, notes, files, unused)
 
 
 def _looks_like_hub_id(source: str) -> bool:

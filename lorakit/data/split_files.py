@@ -2,13 +2,16 @@
 
 `train.tsv`, `dev.json`, `devel.tsv`, `valid.jsonl`, `test.conll` and the same without an ending; or else files whose
 name mentions one split: `eng.train`, `eng.testa` (validation), `eng.testb` (test), `wnut17train.conll`,
-`emerging.dev.conll`, `emerging.test.annotated`, `NER-de-train.tsv`, `train-00000-of-00002.parquet`.
+`emerging.dev.conll`, `emerging.test.annotated`, `NER-de-train.tsv`, `train-00000-of-00002.parquet`. Files whose names
+differ in a number that counts, `train1.json` and `train2.json`, are parts of one split.
 """
 
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
+
+from lorakit._counts import counted
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -53,6 +56,7 @@ def split_files(folder: Path, endings: Collection[str], is_corpus: Callable[[Pat
         found = found if found and "train" not in mentioned else mentioned | found
     used = {path for files in found.values() for path in files}
     unused = tuple(path.name for path in paths if path not in used and path.name != "label.json")
+    notes += _about_unused([path for path in paths if path not in used], found, notes, is_corpus)
     return SplitFiles({split: found[split] for split in SPLIT_NAMES if split in found}, unused, notes)
 
 
@@ -87,9 +91,31 @@ def _by_mention(
             others = ", ".join(path.name for path in files if path not in gold)
             notes.append(f"{gold[0].name} is the {split} split; not read: {others}")
             candidates[split] = gold
+        elif _are_parts([path.name for path in files]):
+            files.sort(key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)])
+            notes.append(f"the {split} split has {counted(len(files), 'part')}: {', '.join(p.name for p in files)}")
         elif not all(_SHARD.search(path.stem) for path in files):
             candidates[split] = [_only(folder, split, files)]
     return candidates, tuple(notes)
+
+
+def _about_unused(
+    paths: list[Path], found: Collection[str], said: tuple[str, ...], is_corpus: Callable[[Path], bool]
+) -> tuple[str, ...]:
+    """A note for each split that files mention which are not read."""
+    mentioned: dict[str, list[str]] = {}
+    for path in paths:
+        splits = _mentioned(path.name)
+        if len(splits) == 1 and path.is_file() and path.suffix.lower() not in _NO_CORPUS and is_corpus(path):
+            mentioned.setdefault(splits.pop(), []).append(path.name)
+    notes = []
+    for split, names in mentioned.items():
+        listed = ", ".join(names)
+        if not any(listed in note for note in said):
+            one = f"{split}{Path(names[0]).suffix}"
+            about = f"parts are read if all are named {split}-1, {split}-2" if split in found else f"{one} would be"
+            notes.append(f"not read, though named as {split}: {listed}; {about}")
+    return tuple(notes)
 
 
 def _mentioned(name: str) -> set[str]:
@@ -102,8 +128,24 @@ def _mentioned(name: str) -> set[str]:
     return splits
 
 
+def _are_parts(names: list[str]) -> bool:
+    """Whether names differ in one number only, which counts from 0 or 1 and is no version: train1.json, train2.json."""
+    pieces = [re.split(r"(\d+)", name) for name in names]
+    if len(names) < 2 or len({len(parts) for parts in pieces}) > 1:
+        return False
+    differ = [i for i, column in enumerate(zip(*pieces, strict=True)) if len(set(column)) > 1]
+    if len(differ) != 1 or differ[0] % 2 == 0 or re.search(r"v(ersion)?[._-]?$", pieces[0][differ[0] - 1].lower()):
+        return False
+    numbers = sorted(int(parts[differ[0]]) for parts in pieces)
+    return numbers in (list(range(len(names))), list(range(1, len(names) + 1)))
+
+
 def _only(folder: Path, split: str, files: list[Path]) -> Path:
     if len(files) > 1:
         listed = " and ".join(path.name for path in files)
-        raise ValueError(f"{folder}: {listed} are all {split} files; keep one")
+        parts = " and ".join(f"{split}-{number}{path.suffix}" for number, path in enumerate(files, start=1))
+        raise ValueError(
+            f"{folder}: {listed} are all {split} files; keep one in the folder, or if all are parts of the split, name"
+            f" them {parts}, which are read one after the other"
+        )
     return files[0]

@@ -77,6 +77,35 @@ def test_convert_writes_one_file_of_one_split(tmp_path: Path, capsys: pytest.Cap
     assert read_ner(tmp_path / "a.json").train == read_ner(CONLL).train
 
 
+def test_show_and_convert_divide_a_corpus_as_training_does(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    texts = [f'{{"text": "EU ran. Nr {i} won. Ok.", "label": [[0, 2, "ORG"]]}}\n' for i in range(10)]
+    source = write_text(tmp_path / "in.jsonl", "".join(texts))
+    how = ["--split", "60/20/20", "--split-seed", "1"]
+    note = (
+        "divided 60/20/20 with seed 1: 18 train, 6 validation, 6 test sentences of 10 documents, none of them divided"
+    )
+    text = shown(capsys, "show", source, *how)
+    assert note in text and ["sentences", "18", "6", "6"] in [line.split() for line in text.splitlines()]
+    assert " is train: " not in text
+    data = read_ner(source, shares="60/20/20", seed=1)
+    for name in ("conll", "doccano", "spacy-json"):
+        assert note in shown(capsys, "convert", source, tmp_path / name, "--format", name, *how)
+        again = read_ner(tmp_path / name)
+        assert (again.train, again.validation, again.test) == (data.train, data.validation, data.test)
+
+
+def test_a_file_of_one_document_is_divided_when_it_is_converted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    text = "".join(f"Nr {i} ran. " for i in range(10))
+    source = write_text(
+        tmp_path / "in.jsonl", f'{{"id": "d", "text": "{text}", "label": [[0, 2, "X"], [0, 2, "Y"]]}}\n'
+    )
+    said = shown(capsys, "convert", source, tmp_path / "out", "--format", "brat", "--split", "80/10/10")
+    assert "8 train, 1 validation, 1 test sentences of one document, which was divided" in said
+    assert "at the same place as another annotation, left out" in said
+    data, again = read_ner(source, shares="80/10/10"), read_ner(tmp_path / "out")
+    assert (again.train, again.validation, again.test) == (data.train, data.validation, data.test)
+
+
 def test_convert_says_what_the_format_cannot_hold(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     source = write_text(
         tmp_path / "in.jsonl",
@@ -84,7 +113,7 @@ def test_convert_says_what_the_format_cannot_hold(tmp_path: Path, capsys: pytest
     )
     text = shown(capsys, "convert", source, tmp_path / "a.tsv", "--format", "conll")
     assert "train: inside another annotation, left out" in text
-    assert "2 texts: only their words are written, not the white space between them" in text
+    assert "texts written without the white space between their words: 2" in text
 
 
 def test_convert_writes_no_text_for_one_that_nobody_annotated(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -110,6 +139,11 @@ def test_convert_writes_no_text_for_one_that_nobody_annotated(tmp_path: Path, ca
         (["show", "examples/conll", "--layer", "middle"], "invalid choice: 'middle'"),
         (["show", "examples/conll", "--offsets", "utf16"], "invalid choice: 'utf16'"),
         (["show", "examples/conll", "--label-map", "{}/nothing"], "nothing: cannot be read"),
+        (["show", "examples/conll", "--split", "80/10"], "'80/10' does not divide a corpus; give three percentages"),
+        (
+            ["convert", "examples/conll", "{}/x", "--format", "csv", "--split", "80/10/10"],
+            "has a validation split already",
+        ),
         (["convert", "examples/conll", "{}", "--format", "conll"], "exists already; give a new file or folder"),
         (["convert", "examples/conll", "{}/x", "--format", "word"], "invalid choice: 'word'"),
     ],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.data.corpus import NerData, Sentence, read_ner
+from lorakit.data.corpus import NerData, Sentence, read_ner, read_written
 from lorakit.data.tags import spans
 from tests.support.corpora import LABELS, ROW, write_folder, write_lines, write_text
 
@@ -398,6 +398,98 @@ def test_two_formats_in_a_folder_are_refused(tmp_path: Path) -> None:
         read_ner(tmp_path)
 
 
+OTHERS = {  # files of a second format, beside documents of brat or WebAnno
+    "train.json": '{"tokens": ["EU", "ran"], "tags": ["B-ORG", "O"]}\n',
+    "x.csv": "word,tag\nEU,B-ORG\nran,O\n\nA,O\n",
+    "x.pubtator": "1|t|EU ran\n1|a|x\n1\t0\t2\tEU\tORG\tD1\n",
+    "x.jsonl": '{"text": "EU ran", "label": [[0, 2, "ORG"]]}\n',
+    "train.txt": "EU\tB-ORG\nran\tO\n",
+}
+BRAT = {"a.txt": "EU ran", "a.ann": "T1\tORG 0 2\tEU\n"}
+NAMED_ENTITY = "de.tudarmstadt.ukp.dkpro.core.api.ner.type.NamedEntity"
+WEBANNO = {
+    "a.tsv": f"#FORMAT=WebAnno TSV 3.3\n#T_SP={NAMED_ENTITY}|value\n\n\n#Text=EU ran\n1-1\t0-2\tEU\tORG\t\n"
+    "1-2\t3-6\tran\t_\t\n"
+}
+
+
+def folder_of(path: Path, *files: dict[str, str]) -> Path:
+    path.mkdir()
+    for name, text in (item for part in files for item in part.items()):
+        write_text(path / name, text)
+    return path
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("first", [BRAT, WEBANNO], ids=["brat", "webanno"])
+def test_a_folder_of_documents_with_a_file_of_another_format_is_refused(tmp_path: Path, first: dict, name: str) -> None:
+    path = folder_of(tmp_path / "both", first, {name: OTHERS[name]})
+    with pytest.raises(ValueError, match=f"both: holds two formats, .*, and {name}: .*; move one of them to a folder"):
+        read_ner(path)
+    assert len(read_ner(path / name).train) >= 1  # the second way out
+    (path / name).rename(tmp_path / name)  # the first
+    assert read_ner(path).train[0].tags[0] == "B-ORG"
+
+
+@pytest.mark.parametrize("first", [BRAT, WEBANNO], ids=["brat", "webanno"])
+def test_files_of_a_folder_of_documents_that_are_not_used_are_listed(tmp_path: Path, first: dict) -> None:
+    more = {"README.md": "text\n", "annotation.conf": "[entities]\nORG\n", "label_colors.json": '{"ORG": "red"}'}
+    path = folder_of(tmp_path / "one", first, more)
+    [(_, written)] = read_written(path)
+    assert written.unused == ("README.md", "annotation.conf", "label_colors.json")
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    path.rename(parts / "train")
+    folder_of(parts / "dev", first)
+    [(_, written)] = read_written(parts)
+    assert written.unused == ("train/README.md", "train/annotation.conf", "train/label_colors.json")
+
+
+@pytest.mark.parametrize("names", [("train1.json", "train2.json"), ("a-train-0.json", "a-train-1.json")])
+def test_numbered_files_of_one_split_are_its_parts(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        write_lines(tmp_path / name, ROW)
+    data = read_ner(tmp_path)
+    assert len(data.train) == 2
+    assert f"the train split has 2 parts: {', '.join(names)}" in data.notes
+
+
+def test_parts_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number in range(1, 12):
+        write_lines(tmp_path / f"train{number}.json", {"tokens": [str(number)], "tags": ["O"]})
+    assert [int(sentence.words[0]) for sentence in read_ner(tmp_path).train] == list(range(1, 12))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train-a.json", "train-b.json"), ("train_v1.json", "train_v2.json"), ("train10.json", "train100.json")],
+)
+def test_other_files_of_one_split_are_refused_and_the_names_of_parts_are_the_fix(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    for name in names:
+        write_lines(tmp_path / name, ROW)
+    with pytest.raises(ValueError, match="are all train files; keep one .*name them train-1.json and train-2.json"):
+        read_ner(tmp_path)
+    for number, name in enumerate(names, start=1):
+        (tmp_path / name).rename(tmp_path / f"train-{number}.json")
+    assert len(read_ner(tmp_path).train) == 2
+
+
+def test_a_file_named_as_a_split_that_is_not_read_is_a_note(tmp_path: Path) -> None:
+    write_folder(tmp_path, train=[ROW], train2=[ROW], dev1=[ROW], dev2=[ROW])
+    notes = read_ner(tmp_path).notes
+    assert "not read, though named as train: train2.json; parts are read if all are named train-1, train-2" in notes
+    assert "not read, though named as validation: dev1.json, dev2.json; validation.json would be" in notes
+    (tmp_path / "train.json").rename(tmp_path / "train-1.json")
+    (tmp_path / "train2.json").rename(tmp_path / "train-2.json")
+    (tmp_path / "dev1.json").rename(tmp_path / "validation.json")
+    (tmp_path / "dev2.json").unlink()
+    data = read_ner(tmp_path)
+    assert (len(data.train), len(data.validation)) == (2, 1)
+    assert not any(note.startswith("not read") for note in data.notes)
+
+
 def test_a_bracket_around_one_word_is_an_entity(tmp_path: Path) -> None:
     row = "bc/x 0 {} {} NN (TOP* - - - A {} -\n"
     path = write_text(tmp_path / "x.conll", "#begin document (x); part 0\n" + row.format(0, "Rome", "(GPE)"))
@@ -412,7 +504,7 @@ def test_a_bracket_around_one_word_is_an_entity(tmp_path: Path) -> None:
         ({"columns": {"words": "1"}}, "--columns words=1: unknown role 'words'; it is word or tag"),
         (
             {"columns": {"word": "1"}},
-            "--columns word=1: .*corpus.jsonl has no columns, it is JSON lines .*; leave",
+            "--columns word=1: no field '1' of .*corpus.jsonl holds lists of words; name one that does",
         ),
     ],
 )

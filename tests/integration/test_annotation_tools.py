@@ -119,7 +119,7 @@ BAD = {
     ),
     "brat and another format in one folder": (
         lambda path: folder(path / "brat", doc_txt=EU, doc_ann="T1\tORG 0 2\tEU\n", dev_tsv="EU\tB-ORG\n"),
-        "brat: holds brat's annotations and dev.tsv, which is another format; move one of them to a folder of its own",
+        "brat: holds two formats, brat's standoff files.*, and dev.tsv: .*; move one of them to a folder of its own",
     ),
     "two formats in one folder": (
         lambda path: folder(

@@ -197,6 +197,16 @@ def spans_jsonl(path: Path, documents: list[Text]) -> Path:
     return json_lines(path, [{"text": d.text, "spans": spans_of(d)} for d in documents])
 
 
+def doc_to_json(path: Path, documents: list[Text]) -> Path:
+    """spaCy's Doc.to_json: tokens without text, here one for each character."""
+    records = []
+    for d in documents:
+        tokens = [{"id": i, "start": i, "end": i + 1, "tag": ""} for i in range(len(d.text))]
+        sents = [{"start": 0, "end": len(d.text)}]
+        records.append({"text": d.text, "ents": spans_of(d), "sents": sents, "tokens": tokens, "spans": []})
+    return json_lines(path, records)
+
+
 def prodigy(path: Path, documents: list[Text]) -> Path:
     records = []
     for d in documents:
@@ -218,6 +228,7 @@ TOOLS: dict[str, tuple[Callable, str, st.SearchStrategy]] = {
     "doccano": (doccano, "in.jsonl", texts(extra=("\r\n", "\x00"), gaps=False)),
     "doccano, with relations": (doccano_relations, "in.jsonl", texts(gaps=False)),
     "spans-jsonl": (spans_jsonl, "in.jsonl", texts(extra=("\r\n",), gaps=False)),
+    "spans-jsonl, Doc.to_json": (doc_to_json, "in.jsonl", texts(gaps=False)),
     "prodigy": (prodigy, "in.jsonl", texts(extra=("\r\n",), gaps=False)),
     "label-studio": (label_studio, "in.json", texts(extra=("\r\n",), gaps=False)),
     "spacy-json": (spacy_json, "in.json", texts(extra=("\r\n",), gaps=False)),

@@ -253,6 +253,22 @@ def json_lines(path: Path, made: Sequence[Tagged], scheme: str, spelling: str) -
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
+def json_fields(path: Path, made: Sequence[Tagged], scheme: str, spelling: str) -> None:
+    """JSON lines of words and tags with other fields: a text, a second layer, and marked pieces, of which none are."""
+    rows = [
+        {
+            "text": " ".join(s.words),
+            "tokens": s.words,
+            "pos_tags": ["NN"] * len(s.words),
+            "spans": [],
+            "ner_tags": tags(s, scheme, spelling),
+            "ner_nested_tags": ["O"] * len(s.words),
+        }
+        for s in made
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 def numbers(path: Path, made: Sequence[Tagged], scheme: str, spelling: str) -> None:
     """JSON lines of words and numbers of tags, which label.json names."""
     written = [tags(s, scheme, spelling) for s in made]
@@ -294,6 +310,7 @@ def comma_separated(path: Path, made: Sequence[Tagged], scheme: str, spelling: s
 LISTS = {
     "csv": ("train.csv", comma_separated),
     "tokens-jsonl": ("train.json", json_lines),
+    "tokens-jsonl, other fields": ("train.json", json_fields),
     "tokens-jsonl, numbers": ("train.json", numbers),
     "parquet": ("train.parquet", parquet),
     "gliner": ("train.json", gliner),

@@ -8,6 +8,7 @@ https://bioc.sourceforge.net/ and https://doi.org/10.1093/database/bat064
 
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -55,6 +56,14 @@ def read_bioc_xml(path: Path, reading: Reading) -> Iterator[Document]:
         ValueError: with the file: it is not XML, or no BioC; with the annotation: no type, offsets outside of its
             passage or that cover another text than the file has beside them. Or the package `bioc` is missing.
     """
+    head = re.sub(r"<!--.*?-->", "", read_head(path), flags=re.DOTALL)
+    if head and "<collection" not in head:  # said before the package is asked for, which would not help
+        root = re.search(r"<([^\s<>!?/]+)", head)
+        raise ValueError(
+            f"{path}: {f'its root is <{root[1]}>' if root else 'it has no root'}, and of XML only BioC is read, whose"
+            " root is <collection>; write the texts and the places of their entities as brat's files, or as JSON lines:"
+            ' {"text": "EU ran", "spans": [{"start": 0, "end": 2, "label": "ORG"}]}'
+        )
     bioc = _package(path)
     try:
         data = path.read_bytes()  # not text: the file itself declares its encoding

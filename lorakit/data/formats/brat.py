@@ -15,13 +15,13 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from lorakit.data.formats.file_names import file_names
 from lorakit.data.formats.offsets import place_spans
 from lorakit.data.formats.record import Annotation, Document, Note, Reading
 from lorakit.data.formats.text import read_lines, read_text
 
 MAIN = (".ann", ".a1")
 ENDINGS = (*MAIN, ".a2")
-OTHER_FORMATS = (".tsv", ".conll", ".iob2", ".bio", ".jsonl", ".xml", ".spacy", ".parquet")
 _ENTITY = re.compile(r"(\S+) (\d+ \d+(?:;\d+ \d+)*)")
 _OTHERS = {
     "R": "relation, not used",
@@ -53,18 +53,12 @@ def read_brat(path: Path, reading: Reading) -> Iterator[Document]:
     Raises:
         ValueError: with the file and the line: an .ann file without its .txt, a line of no known kind, two entities of
             one id, a label with a space, offsets outside of the text or that cover another text than the file has
-            beside them; or the folder holds another format too.
+            beside them.
     """
     if not path.is_dir():
         yield _read(path.with_suffix(""), reading)
         return
     there = sorted(path.iterdir())
-    others = [file.name for file in there if file.suffix in OTHER_FORMATS]
-    if others:
-        raise ValueError(
-            f"{path}: holds brat's annotations and {', '.join(others[:5])}, which is another format; move one of them"
-            " to a folder of its own, or give the file instead of the folder"
-        )
     stems = {file.with_suffix("") for file in there if file.suffix in MAIN}
     for file in there:
         if file.is_dir() and recognise_brat(file):
@@ -173,21 +167,6 @@ def write_brat(documents: Sequence[Document], path: Path) -> list[str]:
         (path / f"{name}.txt").write_bytes(text.encode(encoding))
         (path / f"{name}.ann").write_text("".join(_lines(document)), encoding="utf-8", newline="")
     return []
-
-
-def file_names(documents: Sequence[Document]) -> list[str]:
-    """A file name without ending for each document: its id if that is a safe and unique name, else its number."""
-    names, width = [], len(str(len(documents)))
-    taken: set[str] = set()
-    for number, document in enumerate(documents, start=1):
-        name = document.id
-        if not re.fullmatch(r"\w[\w.-]{0,80}", name) or name.lower() in taken:
-            name = f"{number:0{width}}"
-            while name.lower() in taken:
-                name += "-2"
-        taken.add(name.lower())
-        names.append(name)
-    return names
 
 
 def _lines(document: Document) -> Iterator[str]:

@@ -5,11 +5,13 @@ Integer tags are named by the dataset's own `ClassLabel`, which Parquet files of
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from lorakit.data.formats.json_lines import TAG_COLUMNS, WORD_COLUMNS, read_record
+from lorakit.data.formats import field_names
+from lorakit.data.formats.annotation_fields import Choice, choose_field
+from lorakit.data.formats.json_lines import read_record
 from lorakit.data.formats.label_names import KEY
-from lorakit.data.formats.record import Document, Reading, about_texts
+from lorakit.data.formats.record import Document, Note, Reading, about_texts
 from lorakit.data.tags import check_labels
 
 _PARQUET = b"PAR1"
@@ -74,34 +76,96 @@ def read_rows(rows: Any, reading: Reading, source: str) -> Iterator[Document]:
         ValueError: with the row, from 1: a column is missing, or words and tags are not lists of the same length
             that hold strings (tags: or numbers).
     """
-    word = column_of("word", WORD_COLUMNS, rows, reading, source)
-    tag = column_of("tag", TAG_COLUMNS, rows, reading, source)
+    named = dict(reading.columns or {})
+    word = _words_column(rows, named, source)
+    choice = choose_field(_records(rows, word, source), reading, source)
+    usual = next((name for name in field_names.TAGS if name in rows.features), None)
+    tag = choice.field if choice else named.get("tag", usual)  # read_record says what is wrong with the usual one
+    if tag is None or tag not in rows.features or choice and choice.format != "tokens-jsonl":
+        _refuse(rows, named, choice, source)
     names = class_names(rows.features, tag)
     labels = reading.labels if names is None else names
     if names is not None:
         check_labels(names, source)
         if reading.agreed is not None:
             reading.agreed.setdefault(KEY, names)
-    wanted = [name for name in (word, tag, "id") if name in rows.features]
+    notes: tuple[Note, ...] = (*choice.notes, *_layer_notes(reading, choice, source)) if choice else ()
+    wanted = [name for name in dict.fromkeys((word, tag, "id")) if name in rows.features]
     for number, row in enumerate(rows.select_columns(wanted), start=1):
         record = {"tokens": row[word], "tags": row[tag], "id": row.get("id")}
-        yield read_record(record, labels, f"{source}:{number}")
+        document = read_record(record, labels, f"{source}:{number}")
+        yield document._replace(notes=notes)
+        notes = ()
 
 
-def column_of(role: str, usual: Sequence[str], rows: Any, reading: Reading, source: str) -> str:
-    """The name of the column of words or of tags.
+def _words_column(rows: Any, named: Mapping[str, str], source: str) -> str:
+    """The name of the column of words.
 
     Raises:
         ValueError: there is no such column.
     """
-    named = (reading.columns or {}).get(role)
-    found = next((name for name in ([named] if named else usual) if name in rows.features), None)
+    usual = [named["word"]] if "word" in named else field_names.WORDS
+    found = next((name for name in usual if name in rows.features), None)
     if found is None:
-        wanted = f"column {named!r}" if named else f"column {' or '.join(map(repr, usual))}"
-        raise ValueError(
-            f"{source}: no {wanted}; the columns are {', '.join(rows.features)}: name it with --columns {role}=NAME"
-        )
+        _refuse(rows, named, None, source)
     return found
+
+
+def _records(rows: Any, word: str, source: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, record) of each row, with the names of class labels instead of their numbers."""
+    names = {column: class_names(rows.features, column) for column in rows.features}
+    wanted = (word, *field_names.TEXTS)
+    lists = [column for column, kind in rows.features.items() if column in wanted or _is_list(kind)]
+    number = 0
+    for batch in rows.select_columns(lists).iter(batch_size=1000):
+        for values in zip(*(batch[column] for column in lists), strict=True):
+            number += 1
+            record = dict(zip(lists, values, strict=True))
+            for column, there in names.items():
+                ids = record.get(column) if there else None
+                if there and isinstance(ids, list) and all(isinstance(i, int) and 0 <= i < len(there) for i in ids):
+                    record[column] = [there[i] for i in ids]
+            yield f"{source}:{number}", record
+
+
+def _is_list(feature: Any) -> bool:
+    """Whether a column may hold lists; a list of objects is a mapping in datasets' older versions."""
+    return isinstance(feature, list | dict) or hasattr(feature, "feature")
+
+
+def _refuse(rows: Any, named: Mapping[str, str], choice: Choice | None, source: str) -> NoReturn:
+    """Raise for a table without words or tags.
+
+    Raises:
+        ValueError: with the columns and what to do.
+    """
+    listed = ", ".join(rows.features)
+    for role, name in named.items():
+        if name not in rows.features:
+            raise ValueError(
+                f"{source}: no column {name!r}; the columns are {listed}: name it with --columns {role}=NAME"
+            )
+    is_text = any(name in rows.features for name in field_names.TEXTS)
+    if is_text and (choice is not None or not any(name in rows.features for name in field_names.WORDS)):
+        raise ValueError(
+            f"{source}: marked pieces of texts are not read from tables; the columns are {listed}: write it as JSON"
+            " lines first, with datasets.Dataset.to_json"
+        )
+    missing = [
+        (role, usual)
+        for role, usual in (("word", field_names.WORDS), ("tag", field_names.TAGS))
+        if role not in named and not any(name in rows.features for name in usual)
+    ] or [("tag", field_names.TAGS)]
+    role, usual = missing[0]
+    wanted = " or ".join(map(repr, usual))
+    raise ValueError(f"{source}: no column {wanted}; the columns are {listed}: name it with --columns {role}=NAME")
+
+
+def _layer_notes(reading: Reading, choice: Choice, source: str) -> list[Note]:
+    """A note for a layer that was asked for and is the only one."""
+    if not reading.layer or choice.layered:
+        return []
+    return [Note(f"--layer {reading.layer} has no effect: the only tags are in {choice.field!r}", source)]
 
 
 def class_names(features: Mapping[str, Any], column: str) -> tuple[str, ...] | None:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lorakit.data.formats import field_names
+from lorakit.data.formats.json_lines import other_form
 from lorakit.data.formats.json_records import (
     annotations_key,
     check_label,
@@ -30,17 +32,18 @@ from lorakit.data.formats.json_writing import write_lines
 from lorakit.data.formats.offsets import place_spans
 from lorakit.data.formats.record import Annotation, Document, Note, Reading, about_gaps
 
-TEXTS = ("text", "data")
 NO_LABELS = "text without labels, read as one without entities; if nobody annotated it, remove it from the file"
-KEYS = ("label", "labels", "entities", "annotations")
 
 
 def recognise_doccano(path: Path) -> str | None:
     """The evidence that a file is doccano's: its first object has a text and spans of doccano's shape."""
     record = first_record(path)
-    if not isinstance(record, dict) or not any(isinstance(record.get(key), str) for key in TEXTS):
+    if not isinstance(record, dict) or not any(isinstance(record.get(key), str) for key in field_names.TEXTS):
         return None
-    key = next((key for key in KEYS if record.get(key)), next((key for key in KEYS if key in record), None))
+    key = next(
+        (key for key in field_names.DOCCANO if record.get(key)),
+        next((key for key in field_names.DOCCANO if key in record), None),
+    )
     if key is None or not isinstance(record[key], list):
         return None
     if record[key] and all(isinstance(span, list) and len(span) == 3 for span in record[key]):
@@ -58,16 +61,19 @@ def read_doccano(path: Path, reading: Reading) -> Iterator[Document]:
         ValueError: with the line: invalid JSON, a key that is missing or of another kind, offsets outside of the text.
     """
     for place, record in read_objects(path):
-        name = next((key for key in TEXTS if key in record), "text")
-        text, key = check_text(record.get(name), name, place), annotations_key(record, KEYS, place)
-        if key is None:
-            raise ValueError(f"{place}: no 'label', 'labels' or 'entities'; the keys are {', '.join(record)}")
+        name = next((key for key in field_names.TEXTS if key in record), "text")
+        text = check_text(record.get(name), name, place)
+        key = annotations_key(record, field_names.DOCCANO, place, reading)
+        if record.get(key) is None:
+            wanted = f"{key!r}" if key else "'label', 'labels' or 'entities'"
+            raise ValueError(f"{place}: no {wanted}; the keys are {', '.join(record)}{other_form(record)}")
         spans = check_list(record[key], key, place)
         items = [_annotation(span, f"{place}, {key} {number}") for number, span in enumerate(spans, start=1)]
         placed, found = place_spans(text, items, [None] * len(items), place, reading.offsets)
         without = [] if spans else [Note(NO_LABELS, place)]
         notes = (*found, *without, *relation_notes(record, place))
-        yield Document((), None, place, text, spans=placed, id=name_of(record, "id", "doc_id"), notes=notes)
+        name = name_of(record, "id", "doc_id")
+        yield Document((), None, place, text, spans=placed, id=name, notes=notes, is_proven=False)
 
 
 def _annotation(span: Any, place: str) -> Annotation:

@@ -19,7 +19,7 @@ from lorakit.data.formats.json_records import (
     relation_notes,
 )
 from lorakit.data.formats.json_writing import write_array
-from lorakit.data.formats.record import Annotation, Document, Reading, about_gaps
+from lorakit.data.formats.record import Annotation, Document, Note, Reading, about_gaps
 
 
 def recognise_gliner(path: Path) -> str | None:
@@ -41,7 +41,12 @@ def read_gliner(path: Path, reading: Reading) -> Iterator[Document]:
         words = tuple(check_text(word, "a word of tokenized_text", place) for word in words)
         found = check_list(record.get("ner"), "ner", place)
         spans = tuple(_annotation(item, words, f"{place}, ner {i}") for i, item in enumerate(found, start=1))
-        yield Document(words, None, place, spans=spans, id=name_of(record), notes=relation_notes(record, place))
+        notes = relation_notes(record, place) + tuple(
+            Note(f"field {name!r} is not used", place)
+            for name, value in record.items()
+            if name not in ("tokenized_text", "ner", "relations") and isinstance(value, list) and value
+        )
+        yield Document(words, None, place, spans=spans, id=name_of(record), notes=notes)
 
 
 def _annotation(value: Any, words: Sequence[str], place: str) -> Annotation:

@@ -8,14 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lorakit.data.formats import field_names
 from lorakit.data.formats.json_writing import write_lines
 from lorakit.data.formats.label_names import KEY, names_in
 from lorakit.data.formats.record import Document, Note, Reading, about_texts
 from lorakit.data.formats.text import read_head, read_lines
 from lorakit.data.tags import check_labels
-
-WORD_COLUMNS = ("tokens", "words")
-TAG_COLUMNS = ("tags", "ner_tags", "labels")
 
 
 def recognise_json_lines(path: Path) -> str | None:
@@ -25,9 +23,9 @@ def recognise_json_lines(path: Path) -> str | None:
         record = json.loads(line)
     except ValueError:
         return None
-    if not isinstance(record, dict) or not any(k in record for k in TAG_COLUMNS):
+    if not isinstance(record, dict) or not any(k in record for k in field_names.TAGS):
         return None
-    words = next((name for name in WORD_COLUMNS if isinstance(record.get(name), list)), None)
+    words = next((name for name in field_names.WORDS if isinstance(record.get(name), list)), None)
     return f"each line is an object with {words} and tags" if words else None
 
 
@@ -36,12 +34,14 @@ def read_json_lines(path: Path, reading: Reading) -> Iterator[Document]:
 
     Args:
         path: the file.
-        reading: its `labels` are the label of each id; None where the tags are strings, or are named elsewhere.
+        reading: its `labels` are the label of each id; None where the tags are strings, or are named elsewhere. Its
+            `columns` name the fields of words and tags.
 
     Raises:
         ValueError: with the line: invalid JSON, or an object that `read_record` refuses.
     """
     labels = reading.labels
+    named = reading.columns or {}
     for place, line in read_lines(path):
         if not line.strip():
             continue
@@ -54,40 +54,48 @@ def read_json_lines(path: Path, reading: Reading) -> Iterator[Document]:
         if not isinstance(record, dict):
             raise ValueError(f"{place}: a line must be a JSON object, got {type(record).__name__}")
         notes: tuple[Note, ...] = ()
-        if labels is None and (column := _integers(record)) and (found := names_in(path.parent, column)):
+        if (
+            labels is None
+            and (column := _integers(record, named.get("tag")))
+            and (found := names_in(path.parent, column))
+        ):
             labels, file = found
             check_labels(labels, str(path.parent / file))
             notes = (Note(f"numbers of tags are named by {file}", place),)
             if reading.agreed is not None:
                 labels = reading.agreed.setdefault(KEY, labels)
-        document = read_record(record, labels, place)
+        document = read_record(record, labels, place, named)
         yield document._replace(notes=notes) if notes else document
 
 
-def read_record(record: Mapping[str, Any], labels: Sequence[str] | None, place: str) -> Document:
+def read_record(
+    record: Mapping[str, Any], labels: Sequence[str] | None, place: str, named: Mapping[str, str] | None = None
+) -> Document:
     """Check one sentence's object and read its tags as labels.
 
     Args:
-        record: the words under one of WORD_COLUMNS, and as many tags under one of TAG_COLUMNS.
+        record: the words under one of `field_names.WORDS`, and as many tags under one of `field_names.TAGS`.
         labels: the label of each id; None where the tags are strings.
         place: where the record is, for messages.
+        named: the names of the fields where they are others: {"word": name, "tag": name}.
 
     Raises:
         ValueError: the words or tags are missing, not lists of the right kind or of different length, or a tag is
             unknown.
     """
-    words = next((record[name] for name in WORD_COLUMNS if name in record), None)
+    named, listed = named or {}, ", ".join(record) or "none"
+    column = _field(record, named.get("word"), field_names.WORDS)
+    words = record.get(column or "")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        keys = ", ".join(record) or "none"
-        raise ValueError(f"{place}: 'tokens' must be a list of strings; the keys are {keys}{_other_form(record)}")
+        wanted = named.get("word", "tokens")
+        raise ValueError(f"{place}: {wanted!r} must be a list of strings; the keys are {listed}{other_form(record)}")
     for word in words:
         if any("\ud800" <= character <= "\udfff" for character in word):
             raise ValueError(f"{place}: word {word!r} holds half a surrogate pair, which is not text")
-    column = next((name for name in TAG_COLUMNS if name in record), None)
+    column = _field(record, named.get("tag"), field_names.TAGS)
     if column is None:
-        raise ValueError(
-            f"{place}: no 'tags', 'ner_tags' or 'labels'; the keys are {', '.join(record)}: rename that of the tags"
-        )
+        wanted = f"no {named['tag']!r}" if "tag" in named else "no 'tags', 'ner_tags' or 'labels'"
+        raise ValueError(f"{place}: {wanted}; the keys are {listed}{_where_tags_may_be(record, words)}")
     tags = record[column]
     if not isinstance(tags, list):
         raise ValueError(f"{place}: {column!r} must be a list, got {tags!r}")
@@ -97,9 +105,33 @@ def read_record(record: Mapping[str, Any], labels: Sequence[str] | None, place: 
     return Document(tuple(words), tuple([_label(tag, labels, place) for tag in tags]), place, id=_name(name))
 
 
-def _other_form(record: Mapping[str, Any]) -> str:
-    """What is missing in an object that has a text instead of words."""
-    if not any(isinstance(record.get(key), str) for key in ("text", "data")):
+def _field(record: Mapping[str, Any], named: str | None, usual: Sequence[str]) -> str | None:
+    """The field that is named, or the first of the usual ones; None if the record does not have it."""
+    return next((name for name in ([named] if named else usual) if name in record), None)
+
+
+def _where_tags_may_be(record: Mapping[str, Any], words: Sequence[str]) -> str:
+    """What to do about a record of words whose tags have another name, or that marks its words otherwise."""
+    lists = [name for name, value in record.items() if isinstance(value, list) and name not in field_names.WORDS]
+    tags = next((name for name in lists if len(record[name]) == len(words) and _are_tags(record[name])), None)
+    if tags is not None:
+        return f": name that of the tags, such as --columns tag={tags}"
+    if any(name in field_names.SPANS + field_names.DOCCANO for name in lists):
+        return (
+            ". Marked words without a text are read as GLiNER writes them, with the last word of each entity:"
+            ' {"tokenized_text": ["New", "York"], "ner": [[0, 1, "LOC"]]}'
+        )
+    return ': add the tags of the words, as "tags": ["B-LOC", "I-LOC", "O"]'
+
+
+def _are_tags(values: Sequence[Any]) -> bool:
+    """Whether a list may hold tags: strings, or numbers."""
+    return all(isinstance(value, str | int) and not isinstance(value, bool) for value in values)
+
+
+def other_form(record: Mapping[str, Any]) -> str:
+    """What is missing in an object that has a text instead of words; "" for another object."""
+    if not any(isinstance(record.get(key), str) for key in field_names.TEXTS):
         return ""
     return (
         '. An object with a text has its annotations as "label": [[start, end, "TYPE"], …] or "spans": [{"start": 0, '
@@ -129,10 +161,11 @@ def read_labels(folder: Path) -> tuple[str, ...] | None:
     return labels
 
 
-def _integers(record: Mapping[str, Any]) -> str | None:
+def _integers(record: Mapping[str, Any], named: str | None) -> str | None:
     """The record's column of tags, if they are numbers."""
-    column = next((name for name in TAG_COLUMNS if isinstance(record.get(name), list)), None)
-    return column if column and any(isinstance(tag, int) for tag in record[column]) else None
+    column = _field(record, named, field_names.TAGS)
+    tags = record[column] if column else None
+    return column if isinstance(tags, list) and any(isinstance(tag, int) for tag in tags) else None
 
 
 def _name(value: Any) -> str:

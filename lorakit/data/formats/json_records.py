@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorakit.data.formats.record import Annotation, Note
+from lorakit.data.formats import field_names
+from lorakit.data.formats.record import Annotation, Note, Reading
 from lorakit.data.formats.text import read_head, read_text
 
 HEAD_BYTES = 1 << 20  # enough for the first record of most files
-LABELS = ("label", "type", "entity_group", "entity", "tag")
 _WHITE = " \t\r\n"
 
 
@@ -41,19 +41,45 @@ def first_record(path: Path) -> Any:
 
 
 def read_span(value: Any, place: str) -> tuple[Annotation, str | None]:
-    """A span {"start", "end", "label", ...} with its type under one of LABELS, and the text that it has itself or None.
+    """A span {"start", "end", "label", ...} with its type under one of `field_names.TYPES`, and its own text or None.
 
     Raises:
         ValueError: with the place: a key is missing or of another kind.
     """
     span = check_dict(value, "a span", place)
-    key = next((key for key in LABELS if key in span), None)
+    key = next((key for key in field_names.TYPES if key in span), None)
     if key is None:
         raise ValueError(f"{place}: no 'label'; the keys are {', '.join(span) or 'none'}")
     label = check_label(span[key], place)
     start, end = (check_offset(span.get(key), key, place) for key in ("start", "end"))
     covered = span.get("text") if isinstance(span.get("text"), str) else None
     return Annotation(label, start, end, name_of(span), score=score_of(span.get("score"))), covered
+
+
+def read_tokens(value: Any, place: str) -> tuple[list[Annotation], list[str | None]]:
+    """The words of an object, {"start", "end", "text"} of Prodigy and without text of spaCy's Doc.to_json, as spans.
+
+    Args:
+        value: of "tokens"; None, and a list of strings, which has no places, give no words.
+        place: where the object is, for messages.
+
+    Returns:
+        The places of the words, and the text that the file has beside each, or None.
+
+    Raises:
+        ValueError: with the number of the token: a key is missing or of another kind.
+    """
+    tokens = check_list(value or [], "tokens", place)
+    if all(isinstance(token, str) for token in tokens):
+        return [], []
+    items, covered = [], []
+    for number, value in enumerate(tokens, start=1):
+        token = check_dict(value, "a token", f"{place}, token {number}")
+        start, end = (check_offset(token.get(key), key, f"{place}, token {number}") for key in ("start", "end"))
+        text = check_text(token["text"], "text of a token", place) if "text" in token else None
+        items.append(Annotation(text or "token", start, end))
+        covered.append(text)
+    return items, covered
 
 
 def score_of(value: Any) -> float | None:
@@ -67,17 +93,20 @@ def relation_notes(record: dict[str, Any], place: str) -> tuple[Note, ...]:
     return tuple(Note("relation, not used", f"{place}, relation {i}") for i, _ in enumerate(relations, start=1))
 
 
-def annotations_key(record: dict[str, Any], keys: Sequence[str], place: str) -> str | None:
-    """Which of several keys holds an object's annotations: the one that is not empty, or the first; None for none.
+def annotations_key(record: dict[str, Any], keys: Sequence[str], place: str, reading: Reading) -> str | None:
+    """Which key holds an object's annotations: the one that `reading` names; or of several the one that is not empty,
+    or the first; None for none.
 
     Raises:
         ValueError: with the place: several hold some, of which all but one would be lost.
     """
+    if reading.columns and "tag" in reading.columns:
+        return reading.columns["tag"]
     there = [key for key in keys if key in record]
     full = [key for key in there if record[key]]
     if len(full) > 1:
         listed = " and ".join(map(repr, full))
-        raise ValueError(f"{place}: {listed} both hold annotations; remove all but the one that is right")
+        raise ValueError(f"{place}: {listed} both hold annotations; choose one with --columns tag={full[0]}")
     return next(iter(full or there), None)
 
 

@@ -28,7 +28,7 @@ def names_in(folder: Path, column: str) -> tuple[tuple[str, ...], str] | None:
         column: of the tags, such as "ner_tags".
 
     Raises:
-        ValueError: a file is not JSON or YAML, or its ids are not 0, 1, 2, ...
+        ValueError: a file is not JSON or YAML, its ids are not 0, 1, 2, ..., or it has several lists of names.
     """
     for name in FILES:
         path = folder / name
@@ -48,10 +48,16 @@ def _read(path: Path, column: str) -> tuple[str, ...]:
             f"{path}: the names of the tags cannot be read from it: {str(error).splitlines()[0]}"
         ) from error
     if path.name == "config.json":
-        found: Any = value.get("id2label") if isinstance(value, dict) else None
-    else:
-        found = next(_class_labels(value, column), None)
-    return _in_order(found, path) if found else ()
+        names = value.get("id2label") if isinstance(value, dict) else None
+        return _in_order(names, path) if names else ()
+    found = list(dict.fromkeys(_in_order(names, path) for names in _class_labels(value, column) if names))
+    if len(found) > 1:
+        listed = " or ".join(f"{', '.join(names[:4])}{', …' if names[4:] else ''}" for names in found)
+        raise ValueError(
+            f"{path}: its configurations name the numbers of {column} differently: {listed}; put the names that this"
+            " corpus has into label.json, {label: id}, beside its files"
+        )
+    return found[0] if found else ()
 
 
 def _front_matter(text: str) -> Any:

@@ -1,16 +1,19 @@
 """How a file counts characters, found out by comparing: offsets to positions in a Python string.
 
 Tools count Unicode characters (Python), UTF-16 units (JavaScript, Java) or UTF-8 bytes; some count a CRLF line end as
-one character, and some count from 1. Most texts read the same in all of these. Where they do not, the text that the
-file has beside an annotation decides: the first way of counting under which all annotations of a document cover the
-text that they should.
+one character, some count from 1, and some name the last character of an annotation instead of the one after it. Most
+texts read the same in all of these but the last. Where they do not, the text that the file has beside an annotation
+decides: the first way of counting under which all annotations of a document cover the text that they should.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-from lorakit.data.formats.record import Annotation, Note
+from lorakit._counts import counted
+from lorakit.data.formats.record import Annotation, Document, Note
 
-UNITS = ("characters", "utf-16", "bytes")
+UNITS = ("characters", "utf-16", "bytes", "inclusive")
+_UNSPACED = "\u0e00"  # from here on are Thai and other scripts whose words no space separates
 ASSUMED = "comes after a character beyond U+FFFF, which was counted as one character; --offsets says otherwise"
 
 Pieces = tuple[tuple[int, int], ...]
@@ -46,19 +49,71 @@ def place_spans(
         raise ValueError(f"unknown unit of offsets {unit!r}; it is one of {', '.join(UNITS)}")
     if not items:
         return (), []
-    ways = [(name, count) for key, name, count in _ways(text) if unit in (None, key)]
+    ways = [way for way in _ways(text) if unit in (None, way.unit)]
     told = any(letters is not None for letters in covered)
-    for name, count in ways if told or unit else ways[:1]:
-        found = [_convert(item.pieces, count, first) for item in items]
+    for way in ways if told or unit else ways[:1]:
+        found = [_convert(item.pieces, way, first) for item in items]
         if all(_fits(text, *pair) for pair in zip(found, covered, strict=True)):
             moved = [_moved(item, pieces) for item, pieces in zip(items, found, strict=True)]
-            notes = [Note(f"offsets are {name} and were converted", place)] if name else []
+            notes = [Note(f"offsets are {way.name} and were converted", place)] if way.name else []
             if not told and unit is None:
                 notes += _unsure(text, moved, place)
             return tuple(moved), notes
     for item, letters in zip(items, covered, strict=True):
-        _explain(text, item, letters, _convert(item.pieces, ways[0][1], first), place)
+        _explain(text, item, letters, _convert(item.pieces, ways[0], first), place)
     raise AssertionError("an annotation fits nowhere and yet fits")
+
+
+def place_words(
+    text: str, items: Sequence[Annotation], covered: Sequence[str | None], place: str, unit: str | None = None
+) -> tuple[tuple[int, int], ...]:
+    """The places of words in characters of a text, without those of white space only.
+
+    Args:
+        text: the document's.
+        items: its words in order, with places as the file counts.
+        covered: the text that the file has beside each; None if it has none.
+        place: where the document is, for messages.
+        unit: how the file counts where it has no text beside the words.
+
+    Raises:
+        ValueError: as for `place_spans`; or two words overlap.
+    """
+    told = any(letters is not None for letters in covered)
+    placed, _ = place_spans(text, items, covered, place, None if told else unit)
+    reached = 0
+    for number, word in enumerate(placed, start=1):
+        if word.start < reached:
+            raise ValueError(f"{place}, token {number}: it begins before the token before it ends; correct the offsets")
+        reached = word.end
+    return tuple((word.start, word.end) for word in placed if text[word.start : word.end].strip())
+
+
+def check_ends(documents: Iterable[Document], source: str) -> None:
+    """Refuse annotations whose ends all are one character short, such as those of tools that name the last character.
+
+    Only places that the file does not prove are looked at. Such an end is before a character that is no white space;
+    at least half of all, and two, are before the last character of a word.
+
+    Raises:
+        ValueError: with the first of them, and both ways out.
+    """
+    first, count, inside = "", 0, 0
+    for document in documents:
+        text = document.text or ""
+        for item in document.spans if not document.is_proven else ():
+            last, after = text[item.end : item.end + 1], text[item.end + 1 : item.end + 2]
+            if not last.strip() or last.isalnum() and after.isalnum():
+                return
+            first = first or f"{document.place}: {text[item.start : item.end]!r} of {text[item.start : item.end + 1]!r}"
+            count += 1
+            inside += last.isalnum() and last < _UNSPACED and text[item.start : item.end][-1:].isalnum()
+    if inside >= max(2, count / 2):
+        raise ValueError(
+            f"{source}: all {counted(count, 'annotation')} end one character before their words do, the first at"
+            f" {first}; if the file names the last character of each, say --offsets inclusive, and if not, --offsets"
+            " characters"
+        )
 
 
 def _moved(item: Annotation, pieces: Pieces) -> Annotation:
@@ -73,25 +128,46 @@ def _unsure(text: str, items: Sequence[Annotation], place: str) -> list[Note]:
 # Ways of counting ----------------------------------------------------------------------------------------------------
 
 
-def _ways(text: str) -> Iterator[tuple[str, str, Callable[[int], int | None]]]:
-    """Each way of counting: its unit, its name in notes ("" where it is characters), offset -> position or None."""
+class _Way(NamedTuple):
+    """A way of counting.
+
+    Attributes:
+        unit: one of UNITS.
+        name: in notes; "" where it is characters.
+        position: offset -> position in the text, or None.
+        last: 1 where the end is the last character of an annotation, not the one after it.
+    """
+
+    unit: str
+    name: str
+    position: Callable[[int], int | None]
+    last: int = 0
+
+
+def _ways(text: str) -> Iterator[_Way]:
+    """Each way of counting, the usual ones first."""
 
     def same(offset: int) -> int | None:
         return offset if offset <= len(text) else None
 
-    yield "characters", "", same
+    def from_one(offset: int) -> int | None:
+        return offset - 1 if 0 < offset <= len(text) + 1 else None
+
+    yield _Way("characters", "", same)
     if max(text, default="") > "\uffff":
-        yield "utf-16", "UTF-16 units", _counter(text, lambda character: 2 if character > "\uffff" else 1)
+        yield _Way("utf-16", "UTF-16 units", _counter(text, lambda character: 2 if character > "\uffff" else 1))
     else:
-        yield "utf-16", "", same
+        yield _Way("utf-16", "", same)
     if text.isascii():
-        yield "bytes", "", same
+        yield _Way("bytes", "", same)
     else:
-        yield "bytes", "bytes of UTF-8", _counter(text, lambda character: len(character.encode()))
+        yield _Way("bytes", "bytes of UTF-8", _counter(text, lambda character: len(character.encode())))
     if "\r\n" in text:
-        yield "characters", "characters with each line end as one", _line_ends_as_one(text)
+        yield _Way("characters", "characters with each line end as one", _line_ends_as_one(text))
     # a text with a byte-order mark also counts like this
-    yield "characters", "counted from 1", lambda offset: offset - 1 if 0 < offset <= len(text) + 1 else None
+    yield _Way("characters", "counted from 1", from_one)
+    yield _Way("inclusive", "those of the first and the last character", same, last=1)
+    yield _Way("inclusive", "those of the first and the last character, counted from 1,", from_one, last=1)
 
 
 def _counter(text: str, size: Callable[[str], int]) -> Callable[[int], int | None]:
@@ -113,11 +189,12 @@ def _line_ends_as_one(text: str) -> Callable[[int], int | None]:
     return position.get
 
 
-def _convert(pieces: Pieces, count: Callable[[int], int | None], first: int) -> Pieces:
+def _convert(pieces: Pieces, way: _Way, first: int) -> Pieces:
     """The pieces in characters; () if an offset is not a position in the text."""
     converted = []
-    for piece in pieces:
-        start, end = (count(offset - first) if offset >= first else None for offset in piece)
+    for begin, end in pieces:
+        offsets = (begin, end + way.last)
+        start, end = (way.position(offset - first) if offset >= first else None for offset in offsets)
         if start is None or end is None:
             return ()
         converted.append((start, end))

@@ -12,20 +12,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lorakit.data.formats import field_names
 from lorakit.data.formats.json_records import (
-    check_dict,
     check_list,
-    check_offset,
     check_text,
     first_record,
     name_of,
     read_objects,
     read_span,
+    read_tokens,
 )
 from lorakit.data.formats.json_writing import write_lines
-from lorakit.data.formats.offsets import place_spans
-from lorakit.data.formats.record import Annotation, Document, Note, Reading, about_gaps
-from lorakit.data.pretokenizer import split_at, split_words
+from lorakit.data.formats.offsets import place_spans, place_words
+from lorakit.data.formats.record import Document, Note, Reading, about_gaps
+from lorakit.data.pretokenizer import Word, split_at, split_words
 
 
 def recognise_prodigy(path: Path) -> str | None:
@@ -36,7 +36,7 @@ def recognise_prodigy(path: Path) -> str | None:
     tokens = record.get("tokens")
     if isinstance(tokens, list) and tokens and all(isinstance(t, dict) and "start" in t for t in tokens):
         return "each object has a text, and tokens with start and end"
-    own = next((key for key in ("_input_hash", "_task_hash", "answer") if key in record), None)
+    own = next((key for key in field_names.PRODIGY if key in record), None)
     return f"each object has a text and {own}" if own and "label" not in record else None
 
 
@@ -49,7 +49,8 @@ def read_prodigy(path: Path, reading: Reading) -> Iterator[Document]:
     """
     for place, record in read_objects(path):
         text = check_text(record.get("text"), "text", place)
-        values = check_list(record.get("spans") or [], "spans", place)
+        key = (reading.columns or {}).get("tag", "spans")
+        values = check_list(record.get(key) or [], key, place)
         found = [read_span(span, f"{place}, span {number}") for number, span in enumerate(values, start=1)]
         answer = record.get("answer", "accept")
         if answer != "accept" and reading.unannotated:
@@ -62,39 +63,24 @@ def read_prodigy(path: Path, reading: Reading) -> Iterator[Document]:
             continue
         items, covered = [item for item, _ in found], [letters for _, letters in found]
         placed, notes = place_spans(text, items, covered, place, reading.offsets)
-        words = _words(text, record.get("tokens"), place, reading.offsets)
+        offsets = place_words(text, *read_tokens(record.get("tokens"), place), place, reading.offsets)
+        is_proven = any(letters is not None for letters in covered)
         notes += [Note("relation, not used", place)] * len(record.get("relations") or ())
-        offsets = tuple((word.start, word.end) for word in words)
-        yield Document(
-            tuple(word.id for word in words), None, place, text, offsets, placed, name_of(record), notes=tuple(notes)
-        )
-
-
-def _words(text: str, tokens: Any, place: str, unit: str | None) -> tuple[Annotation, ...]:
-    """The tokens that hold more than white space, each as an Annotation whose id is its text."""
-    found = []
-    for number, value in enumerate(check_list(tokens or [], "tokens", place), start=1):
-        token = check_dict(value, "a token", f"{place}, token {number}")
-        start, end = (check_offset(token.get(key), key, f"{place}, token {number}") for key in ("start", "end"))
-        found.append(Annotation("token", start, end, check_text(token.get("text"), "text of a token", place)))
-    placed, _ = place_spans(text, found, [token.id for token in found], place, unit)
-    reached = 0
-    for number, token in enumerate(placed, start=1):
-        if token.start < reached:
-            raise ValueError(f"{place}, token {number}: it begins before the token before it ends; correct the offsets")
-        reached = token.end
-    return tuple(token._replace(id=text[token.start : token.end]) for token in placed if token.id.strip())
+        words, name = tuple(text[start:end] for start, end in offsets), name_of(record)
+        yield Document(words, None, place, text, offsets, placed, name, (), tuple(notes), is_proven)
 
 
 def write_prodigy(documents: Sequence[Document], path: Path) -> list[str]:
-    """Write one example per line, with tokens that begin and end where the annotations do."""
+    """Write one example per line, with the words as tokens, cut where annotations begin or end."""
     write_lines(path, map(_example, documents))
     return about_gaps(documents)
 
 
 def _example(document: Document) -> dict[str, Any]:
     text = document.text or ""
-    words = split_at(split_words(text), {border for item in document.spans for border in (item.start, item.end)})
+    given = [Word(text[start:end], start, end) for start, end in document.offsets if text[start:end].strip()]
+    borders = {border for item in document.spans for border in (item.start, item.end)}
+    words = split_at(given or split_words(text), borders)
     tokens = [
         {"text": w.text, "start": w.start, "end": w.end, "id": i, "ws": text[w.end : w.end + 1] == " "}
         for i, w in enumerate(words)

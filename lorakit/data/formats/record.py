@@ -68,6 +68,7 @@ class Document(NamedTuple):
         id: its name in the corpus; "" where the format has none. Sentences of one text share it.
         sentences: (start, end) of each sentence, in the units of `spans`; () where the format does not say.
         notes: what to know about it.
+        is_proven: whether the file has the text beside each annotation, which proves the places of `spans`.
     """
 
     words: tuple[str, ...]
@@ -79,6 +80,7 @@ class Document(NamedTuple):
     id: str = ""
     sentences: tuple[tuple[int, int], ...] = ()
     notes: tuple[Note, ...] = ()
+    is_proven: bool = True
 
 
 class Reading(NamedTuple):
@@ -86,12 +88,13 @@ class Reading(NamedTuple):
 
     Attributes:
         labels: the allowed tags in the order of their ids, from `label.json`; None allows every tag of a known form.
-        columns: column of a table -> its number from 1 or its name, such as {"word": "2", "tag": "3"}; None finds them.
+        columns: column of a table -> its number from 1 or its name, such as {"word": "2", "tag": "3"}, or of records ->
+            the name of the field; None finds them.
         layer: which of nested annotations to keep, one of LAYERS; None if the user does not say: outer, except where a
             format cannot tell whether there are layers.
         agreed: what a reader finds out about the first file of a corpus (the training split) and has to read the others
             by; each reader has its own keys. None for a file of its own.
-        offsets: how the file counts: "characters", "utf-16" or "bytes"; None finds it out where the file tells.
+        offsets: how the file counts, one of `offsets.UNITS`; None finds it out where the file tells.
         unannotated: also read texts that nobody annotated, or whose annotations were rejected, without annotations.
     """
 
@@ -106,10 +109,10 @@ class Reading(NamedTuple):
 def about_gaps(documents: Sequence[Document], unit: str = "character") -> list[str]:
     """What a writer says whose format marks only one piece, from the first to the last character of an annotation."""
     gaps = sum(bool(item.fragments) for document in documents for item in document.spans)
-    return [f"{gaps} annotations with gaps: written from their first to their last {unit}"] if gaps else []
+    return [f"annotations with gaps, written from their first to their last {unit}: {gaps:,}"] if gaps else []
 
 
 def about_texts(documents: Sequence[Document]) -> list[str]:
     """What a writer says whose format has words only."""
     texts = sum(document.text is not None for document in documents)
-    return [f"{texts:,} texts: only their words are written, not the white space between them"] if texts else []
+    return [f"texts written without the white space between their words: {texts:,}"] if texts else []

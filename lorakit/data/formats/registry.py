@@ -5,8 +5,12 @@ To add one, write its reader in a file of this folder and list it in FORMATS.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
+from itertools import chain
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from lorakit.data.formats.annotation_fields import choose_field
 from lorakit.data.formats.bioc import (
     read_bioc_json,
     read_bioc_xml,
@@ -28,14 +32,16 @@ from lorakit.data.formats.datasets import (
 from lorakit.data.formats.doccano import read_doccano, recognise_doccano, write_doccano
 from lorakit.data.formats.gliner import read_gliner, recognise_gliner, write_gliner
 from lorakit.data.formats.json_lines import read_json_lines, recognise_json_lines, write_json_lines
+from lorakit.data.formats.json_records import read_records
 from lorakit.data.formats.label_studio import read_label_studio, recognise_label_studio, write_label_studio
 from lorakit.data.formats.prodigy import read_prodigy, recognise_prodigy, write_prodigy
 from lorakit.data.formats.pubtator import read_pubtator, recognise_pubtator, write_pubtator
-from lorakit.data.formats.record import Document, Reading
+from lorakit.data.formats.record import Document, Note, Reading
 from lorakit.data.formats.spacy_docbin import read_docbin, recognise_docbin, write_docbin
 from lorakit.data.formats.spacy_json import read_spacy_json, recognise_spacy_json, write_spacy_json
 from lorakit.data.formats.spans_jsonl import read_spans_jsonl, recognise_spans_jsonl, write_spans_jsonl
-from lorakit.data.formats.webanno import read_webanno, recognise_webanno
+from lorakit.data.formats.webanno import read_webanno, recognise_webanno, write_webanno
+from lorakit.data.split_files import SPLIT_NAMES
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,8 @@ class Format:
         takes: what its documents must have to be written: "text" (and spans in characters; `alignment.with_text`),
             "words" (and spans in words; `alignment.with_words`) or "tags" (and words; `alignment.tag_sentences`).
         is_folder: whether `write` makes a folder.
-        has_columns: whether the user may name the columns of words and tags.
+        files: patterns of the names of its files, where a folder of them is one corpus or one split.
+        has_columns: whether the user may name the columns, or the fields, of words and tags.
         has_layers: whether annotations may be nested.
     """
 
@@ -68,6 +75,7 @@ class Format:
     write: Callable[[Sequence[Document], Path], list[str]] | None = None
     takes: str = "text"
     is_folder: bool = False
+    files: tuple[str, ...] = ()
     has_columns: bool = False
     has_layers: bool = True
 
@@ -84,7 +92,6 @@ FORMATS = (
         write=write_parquet,
         takes="tags",
         has_columns=True,
-        has_layers=False,
     ),
     Format(
         name="datasets",
@@ -95,8 +102,8 @@ FORMATS = (
         read=read_dataset,
         write=write_dataset,
         takes="tags",
+        files=("*.arrow", "state.json", "dataset_info.json"),
         has_columns=True,
-        has_layers=False,
         is_folder=True,
     ),
     Format(
@@ -107,6 +114,7 @@ FORMATS = (
         recognise=recognise_brat,
         read=read_brat,
         write=write_brat,
+        files=("*.txt", "*.ann", "*.a1", "*.a2"),
         is_folder=True,
     ),
     Format(
@@ -116,6 +124,9 @@ FORMATS = (
         endings=(".tsv",),
         recognise=recognise_webanno,
         read=read_webanno,
+        write=write_webanno,
+        is_folder=True,
+        files=("*.tsv",),
         has_columns=True,
     ),
     Format(
@@ -190,6 +201,7 @@ FORMATS = (
         recognise=recognise_prodigy,
         read=read_prodigy,
         write=write_prodigy,
+        has_columns=True,
     ),
     Format(
         name="doccano",
@@ -199,6 +211,7 @@ FORMATS = (
         recognise=recognise_doccano,
         read=read_doccano,
         write=write_doccano,
+        has_columns=True,
     ),
     Format(
         name="spans-jsonl",
@@ -208,6 +221,7 @@ FORMATS = (
         recognise=recognise_spans_jsonl,
         read=read_spans_jsonl,
         write=write_spans_jsonl,
+        has_columns=True,
     ),
     Format(
         name="tokens-jsonl",
@@ -219,6 +233,7 @@ FORMATS = (
         write=write_json_lines,
         takes="tags",
         has_layers=False,
+        has_columns=True,
     ),
     Format(
         name="csv",
@@ -243,6 +258,8 @@ FORMATS = (
         has_columns=True,
     ),
 )
+DEFAULT_READING = Reading()
+OF_FIELDS = ("prodigy", "doccano", "spans-jsonl", "tokens-jsonl")  # of objects whose fields all records decide
 ENDINGS = tuple(dict.fromkeys(ending for format in FORMATS for ending in format.endings))
 
 
@@ -266,21 +283,85 @@ def recognised(path: Path) -> tuple[Format, str] | None:
     return None
 
 
-def format_of(path: Path) -> tuple[Format, str]:
-    """The format of a file or folder and the evidence for it.
+class Found(NamedTuple):
+    """How a file or folder is read.
 
-    Content decides. Where no format recognises it, the last of those whose files end as this one does reads it, so that
-    its error says what is wrong.
+    Attributes:
+        format: the format.
+        evidence: how it was recognised.
+        reading: how to read it, with the field of its annotations.
+        notes: what to know about its fields.
+        layered: whether `reading.layer` chose the field.
+    """
+
+    format: Format
+    evidence: str
+    reading: Reading
+    notes: tuple[Note, ...] = ()
+    layered: bool = False
+
+
+def format_of(path: Path, reading: Reading = DEFAULT_READING) -> Found:
+    """The format of a file or folder, the evidence for it and how to read it.
+
+    Content decides: of JSON objects with texts or words, all of them, in which field their annotations are. Where no
+    format recognises it, the last of those whose files end as this one does reads it, so that its error says what is
+    wrong.
 
     Raises:
-        ValueError: no format recognises it, and none has files with this ending.
+        ValueError: no format recognises it, and none has files with this ending; or fields that differ hold its
+            annotations.
     """
-    if found := recognised(path):
-        return found
+    found = recognised(path)
+    is_json = path.suffix.lower() in (".json", ".jsonl") and path.is_file()
+    if found and found[0].name in OF_FIELDS or not found and is_json:
+        choice = choose_field(_readable(path), reading, str(path))
+        if choice:
+            columns = {**(reading.columns or {}), **({"tag": choice.field} if choice.field else {})}
+            reading = reading._replace(columns=columns)
+            return Found(format_named(choice.format), choice.evidence, reading, choice.notes, choice.layered)
+    if found:
+        return Found(*found, reading)
     candidates = [format for format in FORMATS if path.suffix.lower() in format.endings]
     if not candidates:
         raise ValueError(
             f"{path}: unknown ending {path.suffix!r}, and no format recognises the content; a corpus file ends in "
             f"{' '.join(ENDINGS)}"
         )
-    return candidates[-1], f"by its ending {path.suffix}"
+    return Found(candidates[-1], f"by its ending {path.suffix}", reading)
+
+
+def files_beside(path: Path, form: Format) -> tuple[str, ...]:
+    """The names of the files in a folder of a format that are not of it, sorted; () for a file.
+
+    Raises:
+        ValueError: one of them is a corpus, so that the folder has two formats.
+    """
+    if not path.is_dir():
+        return ()
+    others = []
+    for file in sorted(path.iterdir()):
+        is_own = any(fnmatch(file.name, pattern) for pattern in form.files) and not _is_lone_split(file, form)
+        if is_own or not file.is_file() or file.name.startswith("."):
+            continue
+        if found := recognised(file):
+            raise ValueError(
+                f"{path}: holds two formats, {form.about}, and {file.name}: {found[0].about}; move one of them to a"
+                " folder of its own, or give the file instead of the folder"
+            )
+        others.append(file.name)
+    return tuple(others)
+
+
+def _is_lone_split(file: Path, form: Format) -> bool:
+    """Whether a text among brat's has the name of a split and no annotations: columns that end in .txt, perhaps."""
+    is_split = file.suffix == ".txt" and file.stem.lower() in chain(*SPLIT_NAMES.values())
+    return is_split and not any(file.with_suffix(ending).exists() for ending in form.endings)
+
+
+def _readable(path: Path) -> Iterator[tuple[str, Any]]:
+    """The records of a file, up to one that its reader will refuse with the line."""
+    try:
+        yield from read_records(path)
+    except (ValueError, RecursionError):
+        return

@@ -9,7 +9,9 @@ annotated, which is read as O and counted.
 https://v2.spacy.io/api/annotation#json-input and https://v2.spacy.io/usage/training#training-simple-style
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,8 @@ def read_spacy_json(path: Path, reading: Reading) -> Iterator[Document]:
 def _example(value: Any, place: str, reading: Reading) -> Document:
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError(f"{place}: must be [text, {{'entities': [[start, end, label], …]}}]")
-    text, entities = check_text(value[0], "text", place), check_dict(value[1], "the second item", place).get("entities")
+    text, annotations = check_text(value[0], "text", place), check_dict(value[1], "the second item", place)
+    entities = annotations.get("entities")
     items = []
     for number, entity in enumerate(check_list(entities, "entities", place), start=1):
         where = f"{place}, entity {number}"
@@ -79,7 +82,10 @@ def _example(value: Any, place: str, reading: Reading) -> Document:
         start, end = check_offset(entity[0], "start", where), check_offset(entity[1], "end", where)
         items.append(Annotation(check_label(entity[2], where), start, end))
     placed, found = place_spans(text, items, [None] * len(items), place, reading.offsets)
-    return Document((), None, place, text, spans=placed, notes=tuple(found))
+    found += [
+        Note(f"{key} of a text, not used", place) for key in annotations if key != "entities" and annotations[key]
+    ]
+    return Document((), None, place, text, spans=placed, notes=tuple(found), is_proven=False)
 
 
 # The training format -------------------------------------------------------------------------------------------------
@@ -145,8 +151,42 @@ def _in_text(document: Document, text: str) -> Document:
     )
 
 
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
 def write_spacy_json(documents: Sequence[Document], path: Path) -> list[str]:
-    """Write TRAIN_DATA, [text, {"entities": [[start, end, label], ...]}], one item per line of an array."""
+    """Write the training format, which holds words and sentences, where every document has them and one flat layer.
+
+    Otherwise, write TRAIN_DATA, [text, {"entities": [[start, end, label], ...]}], one item per line of an array.
+    """
+    trained = [_training(document) for document in documents]
+    if documents and all(trained):
+        write_array(path, trained)
+        return []
     items = ([d.text, {"entities": [[item.start, item.end, item.label] for item in d.spans]}] for d in documents)
     write_array(path, items)
     return about_gaps(documents)
+
+
+def _training(document: Document) -> dict[str, Any] | None:
+    """The document in the training format; None where it has no words, or annotations that no tags can hold."""
+    text, offsets = document.text or "", document.offsets
+    starts = {start: i for i, (start, _) in enumerate(offsets)}
+    ends = {end: i + 1 for i, (_, end) in enumerate(offsets)}
+    if not offsets or "".join(text[start:end] for start, end in offsets) != "".join(text.split()):
+        return None
+    if any(item.fragments or item.start not in starts or item.end not in ends for item in document.spans):
+        return None
+    found = sorted((starts[item.start], ends[item.end], item.label) for item in document.spans)
+    if any(after[0] < before[1] for before, after in pairwise(found)) or any(end <= start for start, end, _ in found):
+        return None
+    tags = ["O"] * len(offsets)
+    for start, end, label in found:
+        inside = [f"I-{label}"] * (end - start - 2)
+        tags[start:end] = [f"U-{label}"] if end - start == 1 else [f"B-{label}", *inside, f"L-{label}"]
+    borders = sorted({start for start, _ in document.sentences} | {end for _, end in document.sentences} | {len(text)})
+    sentences: list[list[dict[str, Any]]] = [[] for _ in range(len(borders) + 1)]
+    for i, ((start, end), tag) in enumerate(zip(offsets, tags, strict=True)):
+        sentences[bisect_right(borders, start)].append({"id": i, "orth": text[start:end], "ner": tag})
+    paragraph = {"raw": text, "sentences": [{"tokens": tokens, "brackets": []} for tokens in sentences if tokens]}
+    return ({"id": document.id} if document.id else {}) | {"paragraphs": [paragraph]}

@@ -1,8 +1,9 @@
 """JSON of texts and spans: {"text": str, "spans" or "entities": [{"start", "end", "label"}, ...]}.
 
-This is what `lorakit predict --format jsonl` and transformers' pipelines give, and what many tools agree on. The type
-may be called label, type, entity_group, entity or tag, and a span's own "text" is compared with its offsets. One object
-per line, or all in an array.
+This is what `lorakit predict --format jsonl`, spaCy's Doc.to_json ("ents") and transformers' pipelines give, and what
+many tools agree on. The type may be called label, type, entity_group, entity or tag, and a span's own "text" is
+compared with its offsets. "tokens" that are objects with start and end are the words. One object per line, or all in
+an array.
 https://huggingface.co/docs/transformers/main_classes/pipelines#transformers.TokenClassificationPipeline
 """
 
@@ -10,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lorakit.data.formats import field_names
+from lorakit.data.formats.json_lines import other_form
 from lorakit.data.formats.json_records import (
     annotations_key,
     check_list,
@@ -18,12 +21,12 @@ from lorakit.data.formats.json_records import (
     name_of,
     read_objects,
     read_span,
+    read_tokens,
 )
 from lorakit.data.formats.json_writing import write_lines
-from lorakit.data.formats.offsets import place_spans
+from lorakit.data.formats.offsets import place_spans, place_words
 from lorakit.data.formats.record import Annotation, Document, Reading, about_gaps
-
-SPANS = ("spans", "entities")
+from lorakit.data.formats.span_pieces import are_tagged_pieces, join_pieces
 
 
 def recognise_spans_jsonl(path: Path) -> str | None:
@@ -31,7 +34,7 @@ def recognise_spans_jsonl(path: Path) -> str | None:
     record = first_record(path)
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
         return None
-    key = next((key for key in SPANS if isinstance(record.get(key), list)), None)
+    key = next((key for key in field_names.SPANS if isinstance(record.get(key), list)), None)
     if key is None or not all(isinstance(span, dict) and {"start", "end"} <= span.keys() for span in record[key]):
         return None
     return f"each object has a text, and {key} with start and end"
@@ -45,14 +48,21 @@ def read_spans_jsonl(path: Path, reading: Reading) -> Iterator[Document]:
     """
     for place, record in read_objects(path):
         text = check_text(record.get("text"), "text", place)
-        key = annotations_key(record, SPANS, place)
-        if key is None:
-            raise ValueError(f"{place}: no 'spans' or 'entities'; the keys are {', '.join(record)}")
-        spans = check_list(record[key], key, place)
-        found = [read_span(span, f"{place}, span {number}") for number, span in enumerate(spans, start=1)]
+        key = annotations_key(record, field_names.SPANS, place, reading)
+        if record.get(key) is None:
+            wanted = f"{key!r}" if key else "'spans' or 'entities'"
+            raise ValueError(f"{place}: no {wanted}; the keys are {', '.join(record)}{other_form(record)}")
+        values = check_list(record[key], key, place)
+        found = [read_span(span, f"{place}, span {number}") for number, span in enumerate(values, start=1)]
         items, covered = [item for item, _ in found], [letters for _, letters in found]
         placed, notes = place_spans(text, items, covered, place, reading.offsets)
-        yield Document((), None, place, text, spans=placed, id=name_of(record), notes=tuple(notes))
+        if are_tagged_pieces(values):
+            placed, joined = join_pieces(placed, text, place)
+            notes += joined
+        offsets = place_words(text, *read_tokens(record.get("tokens"), place), place, reading.offsets)
+        is_proven = any(letters is not None for letters in covered)
+        words, name = tuple(text[start:end] for start, end in offsets), name_of(record)
+        yield Document(words, None, place, text, offsets, placed, name, (), tuple(notes), is_proven)
 
 
 def write_spans_jsonl(documents: Sequence[Document], path: Path) -> list[str]:

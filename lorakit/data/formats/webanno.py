@@ -18,10 +18,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lorakit.data.alignment import sentence_places
+from lorakit.data.formats.file_names import file_names
 from lorakit.data.formats.json_records import check_label
 from lorakit.data.formats.offsets import place_spans
-from lorakit.data.formats.record import Annotation, Document, Note, Reading
+from lorakit.data.formats.record import Annotation, Document, Note, Reading, about_gaps
 from lorakit.data.formats.text import read_head, read_lines
+from lorakit.data.pretokenizer import Word, split_words
 from lorakit.data.split_files import SPLIT_NAMES
 
 MARK = "#FORMAT=WebAnno TSV 3"
@@ -29,6 +32,7 @@ NO_VALUE = "annotation without a value (*), left out"
 _BUILT_IN = "de.tudarmstadt.ukp.dkpro.core.api."  # parts of speech, lemmas and the like
 _ROW = re.compile(r"(\d+)-\d+(\.\d+)?\t(\d+)-(\d+)\t([^\t]*)(?:\t(.*))?", re.DOTALL)
 _VALUES = re.compile(r"((?:\\.|[^\\|\[\]])*)(?:\[(\d+)\])?(\||$)")
+_WITHOUT_VALUE = re.compile(r"[*_](\[\d+\])?(\|\*(\[\d+\])?)*")
 _CONTROLS = {"t": "\t", "n": "\n", "r": "\r"}
 
 
@@ -75,7 +79,8 @@ def _read(path: Path, reading: Reading) -> Document:
     texts: list[tuple[int, list[str]]] = []  # first offset and lines of each sentence
     tokens: list[tuple[int, Annotation, str]] = []  # number of the sentence, place and word
     found: dict[str, _Found] = {}
-    used: set[int] = set()
+    used: set[int] = set()  # columns with an annotation in some row
+    valued: set[int] = set()  # those where one has a value
     lines: list[str] = []
     chosen, notes = -1, []
     for place, line in read_lines(path):
@@ -99,6 +104,7 @@ def _read(path: Path, reading: Reading) -> Document:
             if not match[2]:
                 tokens.append((len(texts), Annotation("token", start, end, f"token {line.split(chr(9))[0]}"), word))
             used |= {i for i, cell in enumerate(cells[: len(columns)]) if cell != "_"}
+            valued |= {i for i, cell in enumerate(cells[: len(columns)]) if not _WITHOUT_VALUE.fullmatch(cell)}
             notes += _add(found, cells[chosen], columns[chosen], (start, end, word), place)
     spans = [(item, letters) for item, letters in found.values() if item]
     text = _joined(texts, path)
@@ -113,6 +119,10 @@ def _read(path: Path, reading: Reading) -> Document:
     )
     layers = dict.fromkeys(columns[i].layer for i in sorted(used) if columns[i].layer != columns[chosen].layer)
     notes += [Note(f"layer {layer.rsplit('.', 1)[-1]}, not used", str(path)) for layer in layers]
+    for column in (columns[i] for i in sorted(valued) if i != chosen and not _is_target(columns, i)):
+        if column.layer == columns[chosen].layer:
+            name = "with roles" if column.feature.startswith("ROLE_") else column.name
+            notes.append(Note(f"feature {name}, not used", str(path)))
     words = tuple(text[start:end] for start, end in offsets)
     return Document(words, None, str(path), text, offsets, placed[len(tokens) :], path.stem, sentences, (*notes, *said))
 
@@ -206,3 +216,47 @@ def _joined(texts: Sequence[tuple[int, list[str]]], path: Path) -> str:
 
 def _plain(text: str) -> str:
     return re.sub(r"\\(.)", lambda match: _CONTROLS.get(match[1], match[1]), text)
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def write_webanno(documents: Sequence[Document], path: Path) -> list[str]:
+    """Write a folder with a file per document, named by its id or else numbered, with one layer, of named entities.
+
+    An annotation with gaps is written from its first to its last word; one that covers no word is left out.
+    """
+    path.mkdir(parents=True)
+    splits = {name for names in SPLIT_NAMES.values() for name in names}
+    empty = 0
+    for document, name in zip(documents, file_names(documents), strict=True):
+        name = f"document-{name}" if name.lower() in splits else name  # a folder of such files would be one of splits
+        empty += sum(not (document.text or "")[item.start : item.end].strip() for item in document.spans)
+        text = "".join(f"{line}\n" for line in _lines(document))
+        (path / f"{name}.tsv").write_text(text, encoding="utf-8", newline="")
+    return about_gaps(documents, "word") + ([f"annotations that cover no word, left out: {empty:,}"] if empty else [])
+
+
+def _lines(document: Document) -> Iterator[str]:
+    text = document.text or ""
+    yield from (f"{MARK}.3", "#T_SP=de.tudarmstadt.ukp.dkpro.core.api.ner.type.NamedEntity|value", "")
+    words = [Word(text[start:end], start, end) for start, end in document.offsets if text[start:end].strip()]
+    for number, (start, end) in enumerate(sentence_places(document, whole=document.spans), start=1):
+        inside = [word for word in words if start <= word.start < end]
+        inside = inside or [Word(w.text, w.start + start, w.end + start) for w in split_words(text[start:end])]
+        yield from ("", f"#Text={_escaped(text[start:end])}")
+        for i, word in enumerate(inside, start=1):
+            parts: dict[tuple[int, int], list[str]] = {(word.start, word.end): []}  # the word, and parts of it
+            for key, item in enumerate(document.spans, start=1):
+                first, last = max(item.start, word.start), min(item.end, word.end)
+                if first < last and text[first:last].strip():
+                    parts.setdefault((first, last), []).append(f"{_escaped(item.label)}[{key}]")
+            for part, ((first, last), values) in enumerate(parts.items()):
+                units = "-".join(str(len(text[:place].encode("utf-16-le")) // 2) for place in (first, last))
+                row = f"{number}-{i}{f'.{part}' if part else ''}\t{units}\t{_escaped(text[first:last])}"
+                yield f"{row}\t{'|'.join(values) or '_'}\t"
+
+
+def _escaped(text: str) -> str:
+    controls = {character: f"\\{letter}" for letter, character in _CONTROLS.items()}
+    return re.sub(r"[\\\[\]|_*;\t\n\r]|->", lambda match: controls.get(match[0], f"\\{match[0]}"), text)

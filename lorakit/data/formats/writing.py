@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lorakit._counts import counted
 from lorakit._files import atomic_folder, atomic_write
 from lorakit.data.formats.record import Document
 from lorakit.data.formats.registry import Format
@@ -31,7 +32,7 @@ def write_documents(form: Format, documents: list[Document], out: Path) -> list[
             (folder / "written").rmdir()
     else:
         atomic_write(out, lambda temporary: lines.extend(call_writer(form, documents, temporary, out)))
-    return [*lines, f"{out}: {len(documents):,} {unit(form)}"]
+    return [*lines, f"{out}: {counted(len(documents), unit(form))}"]
 
 
 def call_writer(form: Format, documents: list[Document], path: Path, shown: Path) -> list[str]:
@@ -44,5 +45,5 @@ def call_writer(form: Format, documents: list[Document], path: Path, shown: Path
 
 
 def unit(form: Format) -> str:
-    """What the documents of a format are called."""
-    return "sentences" if form.takes == "tags" else "texts"
+    """What a document of a format is called."""
+    return "sentence" if form.takes == "tags" else "text"

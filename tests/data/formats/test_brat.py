@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.data.formats.brat import file_names, read_brat, recognise_brat, write_brat
+from lorakit.data.formats.brat import read_brat, recognise_brat, write_brat
 from lorakit.data.formats.record import Annotation, Document, Note, Reading
 from tests.support.corpora import write_text
 
@@ -135,11 +135,6 @@ def test_what_is_written_has_one_annotation_per_line_and_scores_as_comments(tmp_
     assert [(i.start, i.end, i.fragments) for i in again.spans] == [(i.start, i.end, i.fragments) for i in spans]
 
 
-def test_file_names_are_safe_and_unique() -> None:
-    ids = ["a", "A", "../x", "", "b.c", "2", "5"]
-    assert file_names([Document((), None, "", "", id=name) for name in ids]) == ["a", "2", "3", "4", "b.c", "6", "5"]
-
-
 def test_a_label_with_a_space_cannot_be_written(tmp_path: Path) -> None:
     document = Document((), None, "in.jsonl:3", "a", spans=(Annotation("my label", 0, 1),))
     with pytest.raises(
@@ -167,13 +162,6 @@ def test_annotations_in_folders_inside_are_noted(tmp_path: Path) -> None:
     assert [note.kind for note in read(path)[0].notes] == [
         "folder inside with annotations, not read; give it as a corpus of its own"
     ]
-
-
-def test_another_format_in_the_folder_is_refused(tmp_path: Path) -> None:
-    path = folder(tmp_path / "brat")
-    write_text(path / "train.tsv", "EU\tB-ORG\n")
-    with pytest.raises(ValueError, match="brat: holds brat's annotations and train.tsv, which is another format; move"):
-        read(path)
 
 
 def test_a_name_may_hold_full_stops(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_label_may_hold_a_space(tmp_path: Path) -> None:
     [
         (
             {"text": TEXT, "label": [[0, 2, "A"]], "entities": [[3, 4, "B"]]},
-            "a.jsonl:2: 'label' and 'entities' both hold annotations; remove all but the one that is right",
+            "a.jsonl:2: 'label' and 'entities' both hold annotations; choose one with --columns tag=label",
         ),
         ({"text": TEXT}, "a.jsonl:2: no 'label', 'labels' or 'entities'; the keys are text"),
         ({"label": []}, "a.jsonl:2: 'text' must be a string, got None"),
@@ -100,7 +100,7 @@ def test_other_files_are_not_taken_for_doccanos(tmp_path: Path) -> None:
 def test_gaps_are_said(tmp_path: Path) -> None:
     gap = Annotation("X", 0, 5, fragments=((0, 1), (4, 5)))
     said = write_doccano([Document((), None, "", "a b c", spans=(gap,), id="7")], tmp_path / "out.jsonl")
-    assert said == ["1 annotations with gaps: written from their first to their last character"]
+    assert said == ["annotations with gaps, written from their first to their last character: 1"]
     assert json.loads((tmp_path / "out.jsonl").read_text()) == {"id": "7", "text": "a b c", "label": [[0, 5, "X"]]}
 
 

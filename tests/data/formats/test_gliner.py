@@ -44,4 +44,10 @@ def test_a_bad_record_is_named(tmp_path: Path, record: object, message: str) -> 
 def test_a_gap_in_words_is_said(tmp_path: Path) -> None:
     gap = Annotation("X", 0, 3, fragments=((0, 1), (2, 3)))
     said = write_gliner([Document(("a", "b", "c"), None, "", spans=(gap,))], tmp_path / "a.json")
-    assert said == ["1 annotations with gaps: written from their first to their last word"]
+    assert said == ["annotations with gaps, written from their first to their last word: 1"]
+
+
+def test_other_lists_are_noted(tmp_path: Path) -> None:
+    record = {"tokenized_text": ["EU"], "ner": [[0, 0, "ORG"]], "entities": [[0, 0, "X"]], "negatives": [], "id": 1}
+    [document] = read_gliner(write_lines(tmp_path / "a.jsonl", record), Reading())
+    assert [note.kind for note in document.notes] == ["field 'entities' is not used"]

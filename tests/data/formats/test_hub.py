@@ -83,3 +83,26 @@ def test_an_unreachable_hub_is_asked_once() -> None:
 
     with pytest.raises(ValueError, match=r"LocalEntryNotFoundError: Name or service not known\)\. Without network"):
         read_hub("owner/name", unreachable, must_not_be_called)
+
+
+def test_splits_go_by_all_their_names_and_others_are_noted() -> None:
+    rows = hub_dataset([1, 2], classes=True)["train"]
+    loaded = {"train": rows, "dev": rows, "testb": rows, "unsupervised": rows}
+    corpus = read_hub("owner/name", no_snapshot, parquet_only(loaded))
+    assert list(corpus.splits) == ["train", "validation", "test"]
+    assert [file.path for file in corpus.files] == ["owner/name train", "owner/name dev", "owner/name testb"]
+    assert corpus.unused == ("unsupervised",)
+    assert corpus.notes == ["not read, since their names are of no split: unsupervised"]
+
+
+def test_the_names_of_numbers_are_fetched_with_the_plain_files(tmp_path: Path) -> None:
+    def snapshot_download(name: str, repo_type: str, allow_patterns: list[str]) -> str:
+        write_folder(tmp_path, train=[{"tokens": ["IL-2"], "ner_tags": [1]}])
+        if "README.md" in allow_patterns:
+            card = "  features:\n  - name: ner_tags\n    sequence:\n      class_label:\n        names:\n"
+            card += "          '0': O\n          '1': B-DNA\n"
+            (tmp_path / "README.md").write_text(f"---\ndataset_info:\n{card}---\n")
+        return str(tmp_path)
+
+    corpus = read_hub("owner/name", snapshot_download, no_dataset)
+    assert corpus.splits["train"][0].tags == ("B-DNA",)

@@ -39,7 +39,7 @@ def test_every_json_word_keeps_its_place(
         ('{"tokens": ["a", 1], "tags": ["O", "O"]}', "train.json:2: 'tokens' must be a list of strings"),
         (
             '{"tokens": ["a"], "ner_tag": ["O"]}',
-            "train.json:2: no 'tags', 'ner_tags' or 'labels'; the keys are tokens, ner_tag: rename that of the tags",
+            "train.json:2: no 'tags'; the keys are .*: name that of the tags, such as --columns tag=ner_tag",
         ),
         ('{"tokens": ["a"], "tags": "O"}', "train.json:2: 'tags' must be a list, got 'O'"),
         ("[" * 100_000, "train.json:2: invalid JSON: brackets are nested too deeply"),

@@ -106,3 +106,23 @@ def test_names_that_cannot_be_read_are_refused(tmp_path: Path, name: str, text: 
     write_text(tmp_path / name, text)
     with pytest.raises(ValueError, match=message):
         read_ner(tmp_path)
+
+
+def test_configurations_that_name_the_numbers_differently_are_refused_and_label_json_is_the_fix(tmp_path: Path) -> None:
+    corpus(tmp_path)
+    one = CARD.replace("dataset_info:\n  features:", "dataset_info:\n- config_name: a\n  features:")
+    start, end = one.index("- config_name"), one.rindex("---")
+    write_text(tmp_path / "README.md", one[:end] + one[start:end].replace("PER", "ORG") + one[end:])
+    with pytest.raises(
+        ValueError, match="README.md: its configurations name the numbers of ner_tags differently: O, B-P"
+    ):
+        read_ner(tmp_path)
+    write_text(tmp_path / "label.json", json.dumps({name: i for i, name in enumerate(NAMES)}))
+    assert read_ner(tmp_path).train[0].tags == ("B-PER", "O", "B-LOC", "I-LOC")
+
+
+def test_configurations_that_name_the_numbers_alike_are_no_question(tmp_path: Path) -> None:
+    corpus(tmp_path)
+    infos = {name: {"features": FEATURES} for name in ("a", "b")}
+    write_text(tmp_path / "dataset_infos.json", json.dumps(infos))
+    assert read_ner(tmp_path).labels == tuple(NAMES)

@@ -1,9 +1,15 @@
 """Offsets that a file counts in its own way are found out from the text beside the annotations, or refused."""
 
-import pytest
+from pathlib import Path
 
-from lorakit.data.formats.offsets import ASSUMED, place_spans
-from lorakit.data.formats.record import Annotation
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorakit.data.corpus import read_ner
+from lorakit.data.formats.offsets import ASSUMED, check_ends, place_spans
+from lorakit.data.formats.record import Annotation, Document
+from tests.support.corpora import write_lines
 
 TEXT = "😀 naïve IL-2\r\nof 𝒙"
 
@@ -76,3 +82,66 @@ def test_half_a_character_is_refused() -> None:
 def test_an_unknown_unit_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown unit of offsets 'runes'; it is one of characters, utf-16, bytes"):
         place_spans("a", [Annotation("X", 0, 1)], [None], "doc", "runes")
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(["EU", "IL-2", "é", "(p50)", "U.S.", "naïve"]), min_size=1, max_size=6), st.booleans())
+def test_ends_at_the_last_character_are_found_out_by_the_text_beside(words: list[str], from_one: bool) -> None:
+    text, items, at = " ".join(words), [], 0
+    for word in words:
+        items.append(Annotation("X", at + from_one, at + len(word) - 1 + from_one))
+        at += len(word) + 1
+    placed, notes = place_spans(text, items, words, "doc")
+    assert [text[item.start : item.end] for item in placed] == words
+    assert any("first and the last character" in note.kind for note in notes) or all(len(word) == 1 for word in words)
+    if not from_one:
+        placed, _ = place_spans(text, items, [None] * len(items), "doc", "inclusive")
+        assert [text[item.start : item.end] for item in placed] == words
+
+
+TEXT_OF_ENDS = "EU rejects German call to boycott British lamb."
+
+
+def of_words(*pieces: tuple[int, int], is_proven: bool = False) -> list[Document]:
+    spans = tuple(Annotation("X", start, end) for start, end in pieces)
+    return [Document((), None, "f:1", TEXT_OF_ENDS, spans=spans, is_proven=is_proven)]
+
+
+def test_ends_that_all_are_one_character_short_are_refused() -> None:
+    message = "f: all 3 annotations end one character before their words do, the first at f:1: 'E' of 'EU'; if the file"
+    with pytest.raises(ValueError, match=f"{message} names the last character of each, say --offsets inclusive"):
+        check_ends(of_words((0, 1), (11, 16), (42, 45)), "f")
+
+
+@pytest.mark.parametrize(
+    "documents",
+    [
+        of_words((0, 2), (11, 17), (42, 46)),  # right ones
+        of_words((0, 1), (11, 16), (42, 46), (34, 41)),  # most are, but not all
+        of_words((0, 1)),  # one may be a mistake
+        of_words((0, 1), (11, 16), is_proven=True),
+        of_words((42, 46), (42, 46)),  # before a full stop
+        [Document((), None, "f:1", "我在北京", spans=(Annotation("X", 0, 1), Annotation("X", 2, 3)), is_proven=False)],
+        [],
+    ],
+)
+def test_other_ends_are_kept(documents: list[Document]) -> None:
+    check_ends(documents, "f")
+
+
+@pytest.mark.parametrize("form", ["doccano", "spans-jsonl", "spacy-json", "prodigy"])
+def test_both_ways_out_of_short_ends_work(tmp_path: Path, form: str) -> None:
+    triples = [[0, 1, "ORG"], [11, 16, "MISC"], [34, 40, "MISC"]]
+    spans = [dict(zip(("start", "end", "label"), triple, strict=True)) for triple in triples]
+    tokens = [{"text": "EU", "start": 0, "end": 2}, {"text": "rejects", "start": 3, "end": 10}]
+    record = {
+        "doccano": {"text": TEXT_OF_ENDS, "label": triples},
+        "spans-jsonl": {"text": TEXT_OF_ENDS, "spans": spans},
+        "spacy-json": [TEXT_OF_ENDS, {"entities": triples}],
+        "prodigy": {"text": TEXT_OF_ENDS, "spans": spans, "tokens": tokens, "answer": "accept"},
+    }[form]
+    path = write_lines(tmp_path / "a.jsonl", record)
+    with pytest.raises(ValueError, match="say --offsets inclusive, and if not, --offsets characters"):
+        read_ner(path)
+    for way, tags in (("inclusive", ("B-ORG", "O", "B-MISC", "O")), ("characters", ("B-ORG", "O", "O", "B-MISC"))):
+        assert read_ner(path, offsets=way).train[0].tags[:4] == tags

@@ -99,6 +99,6 @@ def test_what_the_format_cannot_hold_is_said(tmp_path: Path) -> None:
     assert write_pubtator(documents, tmp_path / "out.txt") == [
         "1 texts with several line ends: all but the first are written as spaces",
         "1 texts end in line ends, which are not written",
-        "1 annotations with gaps: written from their first to their last character",
+        "annotations with gaps, written from their first to their last character: 1",
     ]
     assert (tmp_path / "out.txt").read_text() == ("1|t|a\n1|a|b c d\n1\t0\t5\ta b c\tX\t-\n\n2|t|one line\n2|a|\n\n")

@@ -123,7 +123,7 @@ def test_what_the_format_cannot_hold_is_said(tmp_path: Path) -> None:
     spans = (Annotation("A", 0, 3, fragments=((0, 1), (2, 3))), Annotation("B", 0, 1), Annotation("C", 2, 2))
     assert write_docbin([Document((), None, "", "a b", spans=spans)], tmp_path / "a.spacy") == [
         "annotations overlap: written to doc.spans['sc'], for spaCy's span categorizer, not to doc.ents",
-        "1 annotations with gaps: written from their first to their last character",
+        "annotations with gaps, written from their first to their last character: 1",
         "1 annotations that cover no character: left out, spaCy has none",
     ]
 

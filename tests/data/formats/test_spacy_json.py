@@ -85,3 +85,46 @@ def test_what_is_written_is_train_data(tmp_path: Path) -> None:
     document = Document((), None, "", TEXT, spans=(Annotation("ORG", 0, 5),))
     assert write_spacy_json([document], tmp_path / "a.json") == []
     assert json.loads((tmp_path / "a.json").read_text()) == [[TEXT, {"entities": [[0, 5, "ORG"]]}]]
+
+
+def words(spans: tuple[Annotation, ...] = ()) -> Document:
+    """The document of the training format, with its words."""
+    offsets = ((0, 5), (6, 10), (11, 15), (16, 23), (23, 24))
+    there = tuple(TEXT[start:end] for start, end in offsets)
+    return Document(there, None, "", TEXT, offsets, spans, "7", ((0, 10), (11, 24)))
+
+
+def test_words_and_sentences_are_written_in_the_training_format(tmp_path: Path) -> None:
+    document = words(spans=(Annotation("ORG", 0, 5), Annotation("GPE", 11, 23)))
+    assert write_spacy_json([document], tmp_path / "a.json") == []
+    again = list(read_spacy_json(tmp_path / "a.json", Reading()))[0]
+    assert again._replace(place="") == document
+    written = json.loads((tmp_path / "a.json").read_text())
+    tags = [[token["ner"] for token in s["tokens"]] for s in written[0]["paragraphs"][0]["sentences"]]
+    assert tags == [["U-ORG", "O"], ["B-GPE", "L-GPE", "O"]]
+    converters = pytest.importorskip("spacy.training.converters", reason="the oracle is spaCy")
+    theirs = list(converters.json_to_docs(json.dumps(written)))[0]
+    assert [(e.label_, e.start_char, e.end_char) for e in theirs.ents] == [i[:3] for i in document.spans]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        words(spans=(Annotation("A", 0, 10), Annotation("B", 6, 10))),  # nested
+        words(spans=(Annotation("A", 0, 3),)),  # in a word
+        words(spans=(Annotation("A", 0, 15, fragments=((0, 5), (11, 15))),)),
+        words()._replace(offsets=((0, 5),), words=("Apple",)),  # words outside of the text
+    ],
+)
+def test_what_tags_cannot_hold_is_written_as_train_data(tmp_path: Path, document: Document) -> None:
+    said = write_spacy_json([words(), document], tmp_path / "a.json")
+    assert bool(said) == any(item.fragments for item in document.spans)
+    assert [type(item) for item in json.loads((tmp_path / "a.json").read_text())] == [list, list]
+    again = list(read_spacy_json(tmp_path / "a.json", Reading()))[1]
+    assert [item[:3] for item in again.spans] == [item[:3] for item in document.spans]
+
+
+def test_what_else_train_data_holds_is_noted(tmp_path: Path) -> None:
+    item = [TEXT, {"entities": [[0, 5, "ORG"]], "cats": {"X": 1.0}, "links": {}, "spans": {"sc": [[0, 5, "A"]]}}]
+    [document] = read(tmp_path, [item, item])[:1]
+    assert [note.kind for note in document.notes] == ["cats of a text, not used", "spans of a text, not used"]

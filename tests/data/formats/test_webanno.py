@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from lorakit.data.corpus import read_ner
-from lorakit.data.formats.record import Document, Reading
-from lorakit.data.formats.webanno import NO_VALUE, read_webanno, recognise_webanno
+from lorakit.data.formats.record import Annotation, Document, Reading
+from lorakit.data.formats.webanno import NO_VALUE, read_webanno, recognise_webanno, write_webanno
+from tests.support.annotated import Text, texts
 from tests.support.corpora import write_text
 
 POS = "#T_SP=de.tudarmstadt.ukp.dkpro.core.api.lexmorph.type.pos.POS|PosValue\n"
@@ -83,6 +85,14 @@ def test_a_layer_without_features_is_called_by_its_name(tmp_path: Path) -> None:
     assert any(note.startswith("covers no word, left out") for note in read_ner(tmp_path / "doc.tsv").notes)
 
 
+def test_other_features_of_the_layer_are_noted(tmp_path: Path) -> None:
+    layers = NER.replace("|value", "|identifier|value")
+    rows = "#Text=EU ran\n1-1\t0-2\tEU\t{}\tORG[1]|X[2]\t\n1-2\t3-6\tran\t_\t_\t\n"
+    document = read(tmp_path, f"{HEAD}{layers}\n\n{rows.format('Q458[1]|*[2]')}")
+    assert [note.kind for note in document.notes] == ["feature NamedEntity.identifier, not used"]
+    assert read(tmp_path, f"{HEAD}{layers}\n\n{rows.format('*[1]|*[2]')}").notes == ()
+
+
 def test_an_annotation_without_a_value_is_counted_once(tmp_path: Path) -> None:
     text = f"{HEAD}{NER}\n\n#Text=a b\n1-1\t0-1\ta\t*[1]\t\n1-2\t2-3\tb\t*[1]|X[2]\t\n"
     document = read(tmp_path, text)
@@ -108,7 +118,11 @@ def test_of_several_layers_one_must_be_named(tmp_path: Path, name: str) -> None:
         read(tmp_path, TWO)
     document = read(tmp_path, TWO, columns={"tag": name})
     assert found(document) == [("transaction", "sold")]
-    assert [note.kind for note in document.notes] == ["layer Lu, not used", "layer R, not used"]
+    assert [note.kind for note in document.notes] == [
+        "layer Lu, not used",
+        "layer R, not used",
+        "feature with roles, not used",
+    ]
     assert found(read(tmp_path, TWO, columns={"tag": "luvalue"})) == [("bob", "Bob")]
 
 
@@ -150,3 +164,72 @@ def test_a_folder_of_documents_is_one_corpus(tmp_path: Path) -> None:
     assert data.notes[-1].endswith("sentences of 3 documents, none of them divided")
     (tmp_path / "a.tsv").rename(tmp_path / "train.tsv")
     assert recognise_webanno(tmp_path) is None and len(read_ner(tmp_path).train) == 2
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_has_the_form_of_the_specification(tmp_path: Path) -> None:
+    text = "Dr. Haag plays_x . 😀 He left ."
+    spans = (
+        Annotation("PER", 0, 8),
+        Annotation("PERpart", 0, 3),
+        Annotation("my|type", 9, 14),
+        Annotation("X", 19, 20),
+    )
+    document = Document((), None, "", text, spans=spans, id="doc")
+    assert write_webanno([document, document._replace(spans=())], tmp_path / "out") == []
+    assert (tmp_path / "out" / "doc-1.tsv").read_text(encoding="utf-8") == (
+        f"{HEAD}{NER}\n\n#Text=Dr. Haag plays\\_x .\n"
+        "1-1\t0-3\tDr.\tPER[1]|PERpart[2]\t\n1-2\t4-8\tHaag\tPER[1]\t\n"
+        "1-3\t9-16\tplays\\_x\t_\t\n1-3.1\t9-14\tplays\tmy\\|type[3]\t\n1-4\t17-18\t.\t_\t\n"
+        "\n#Text=😀 He left .\n2-1\t19-21\t😀\tX[4]\t\n2-2\t22-24\tHe\t_\t\n2-3\t25-29\tleft\t_\t\n"
+        "2-4\t30-31\t.\t_\t\n"
+    )
+    read_again = list(read_webanno(tmp_path / "out", Reading()))
+    assert found(read_again[0]) == [(item.label, text[item.start : item.end]) for item in spans]
+    assert [document.id for document in read_again] == ["doc-1", "doc-2"]
+
+
+def test_an_annotation_is_in_one_sentence(tmp_path: Path) -> None:
+    document = Document((), None, "", "Ms. Haag ran. She won.", spans=(Annotation("PER", 0, 8),))
+    write_webanno([document], tmp_path / "out")
+    [again] = read_webanno(tmp_path / "out", Reading())
+    assert [again.text[start:end] for start, end in again.sentences] == ["Ms. Haag ran.", "She won."]
+
+
+def letters_before(text: str, place: int) -> int:
+    return len("".join(text[:place].split()))
+
+
+def by_letters(document: Document) -> list[tuple[str, int, int]]:
+    text = document.text or ""
+    places = ((item.label, letters_before(text, item.start), letters_before(text, item.end)) for item in document.spans)
+    return sorted(place for place in places if place[1] < place[2])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(texts(extra=("\r\n", "\t", "|", "_", "*", "[", "\\", "->"), gaps=False))
+def test_whatever_is_written_is_read_again_or_counted(tmp_path_factory: pytest.TempPathFactory, made: Text) -> None:
+    spans = tuple(Annotation(m.label, *m.pieces[0]) for m in made.marked)
+    document = Document((), None, "doc", made.text, spans=spans)
+    folder = tmp_path_factory.mktemp("any") / "out"
+    said = write_webanno([document], folder)
+    assert recognise_webanno(folder)
+    [again] = read_webanno(folder, Reading())
+    assert "".join((again.text or "").split()) == "".join(made.text.split())
+    assert by_letters(again) == by_letters(document)
+    lost = len(spans) - len(by_letters(document))
+    assert said == ([f"annotations that cover no word, left out: {lost}"] if lost else [])
+
+
+def test_a_document_named_as_a_split_does_not_make_the_folder_one_of_splits(tmp_path: Path) -> None:
+    documents = [Document((), None, "", "EU ran", spans=(Annotation("ORG", 0, 2),), id=name) for name in ("train", "x")]
+    write_webanno(documents, tmp_path / "out")
+    assert len(read_ner(tmp_path / "out").train) == 2
+
+
+def test_gaps_are_said(tmp_path: Path) -> None:
+    gap = Annotation("X", 0, 5, fragments=((0, 1), (4, 5)))
+    said = write_webanno([Document((), None, "", "a b c", spans=(gap,))], tmp_path / "out")
+    assert said == ["annotations with gaps, written from their first to their last word: 1"]
