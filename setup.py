@@ -33,6 +33,7 @@ setup(
         "completion": ["argcomplete>=3"],  # eval "$(register-python-argcomplete lorakit)"
         "dev": [
             "argcomplete>=3",
+            "bioc>=2.1",
             "fastapi>=0.115",  # docs/export.md
             "hypothesis>=6.100",
             "onnx>=1.18",
