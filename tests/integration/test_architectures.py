@@ -51,6 +51,14 @@ def test_a_base_of_another_family_trains_by_the_defaults(base, corpus, tmp_path,
     assert main(["evaluate", "--adapter", str(run / "adapter"), "--dataset", str(corpus), "--packing", "off"]) == 0
 
 
+@pytest.mark.parametrize("name", ["mpnet", "longformer", "big_bird", "luke", "roformer", "modernbert", "gpt2", "llama"])
+def test_a_class_with_whatever_attention_and_dropout_trains_by_the_defaults(base, corpus, tmp_path, name):
+    """Some have no sdpa, some no packed rows, and some only names of their own for what BERT's configuration has."""
+    given = ["train", "--model", str(base(name)), "--dataset", str(corpus), "--epochs", "1"]
+    assert main([*given, "--r", "2", "--output-dir", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "adapter" / "adapter_config.json").exists()
+
+
 def test_packing_that_is_impossible_is_refused_before_anything_is_written_and_its_fix_works(
     base, corpus, tmp_path, capsys
 ):

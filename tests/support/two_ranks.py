@@ -303,6 +303,13 @@ def weighted(folder):
     return timeless(folder / "weighted")
 
 
+def unused_layers(folder):
+    """LoRA on all linear layers of a model with one that never runs, which DDP would wait for."""
+    model = lorakit.apply_lora(make_tiny_model("esm", mask_token_id=4), r=2, target_modules="all-linear")
+    train(folder / "unused", model, epochs=1, packing=False)
+    return timeless(folder / "unused")
+
+
 def out_of_memory(folder):
     """The last rank's memory does not hold its fifth batch."""
     calls, forward = [], LossSum.forward
@@ -422,7 +429,10 @@ def mismatched(folder: Path) -> dict[str, str]:
     return facts
 
 
-TOGETHER = (curves, in_parts, in_turns, compiled, weighted, evaluation, not_a_number, resume, disk, stop, mismatched)
+TOGETHER = (
+    curves, in_parts, in_turns, compiled, weighted, unused_layers, evaluation, not_a_number, resume, disk, stop,
+    mismatched,
+)  # fmt: skip
 FATAL = (out_of_memory, no_gradient, raises, hangs)
 
 

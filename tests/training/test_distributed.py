@@ -184,6 +184,13 @@ def test_class_weights_of_two_processes_are_those_of_one(facts, tmp_path):
         assert [line["loss"] for line in log if line["event"] == "step"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_layers_that_never_run_are_left_out_and_two_processes_train_as_one(facts, tmp_path):
+    expected = [line["loss"] for line in two_ranks.unused_layers(tmp_path) if line["event"] == "step"]
+    assert len(expected) == 3
+    for log in facts["unused_layers"]:
+        assert [line["loss"] for line in log if line["event"] == "step"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_one_ranks_infinite_loss_is_skipped_by_both(facts):
     first, second = facts["not_a_number"]
     assert (first["skipped"], first["finite"]) == (1, True)
