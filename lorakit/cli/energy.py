@@ -16,13 +16,14 @@ from lorakit._files import write_text
 from lorakit.cli.child_process import run_command
 from lorakit.cli.config import add_config_flag
 from lorakit.cli.energy_doctor import doctor
-from lorakit.cli.energy_report import Carbon, append_csv, check_csv, csv_row, report, write_prometheus
+from lorakit.cli.energy_report import append_csv, check_csv, csv_row, measured_kwh, report, write_prometheus
 from lorakit.cli.json_output import add_json_flag, write_json
-from lorakit.cli.parser import add_co2_flag, add_command, at_least_0
+from lorakit.cli.parser import add_co2_flag, add_command, add_sci_flags, at_least_0
 from lorakit.energy import EnergyMeter
 from lorakit.power.calibration import calibrate, calibration_file, machine_name, save_calibration
 from lorakit.power.journal import merge_runs, read_journal
 from lorakit.power.reading import JOULES_PER_WH, KINDS
+from lorakit.report.carbon import Carbon
 
 EXAMPLES = """
 lorakit energy run -- python train.py     measure what a command uses on this machine
@@ -65,10 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = "measure the idle machine first, for X seconds (default: not at all)"
     run.add_argument("--baseline", type=at_least_0, default=0.0, metavar="X", help=about)
     add_co2_flag(run)
-    about = "also give the SCI of ISO 21031 for N units of work; needs --co2 and --embodied"
-    run.add_argument("--sci", type=at_least_0, metavar="N", help=about)
-    about = "g of CO2 for this run's share of making the hardware; there is no default"
-    run.add_argument("--embodied", type=at_least_0, metavar="X", help=about)
+    add_sci_flags(run)
     run.add_argument("--csv", type=Path, metavar="FILE", help="append a row in CodeCarbon's columns")
     about = "write the result as Prometheus text, for the node exporter's textfile collector"
     run.add_argument("--prometheus", type=Path, metavar="FILE", help=about)
@@ -168,7 +166,12 @@ def _run(arguments: argparse.Namespace) -> int:
     reading = meter.reading
     _say(report(reading, carbon))
     _say_advice(meter, arguments.baseline)
-    record = {"command": command, "exit_status": status, **reading.to_json(), "carbon": carbon.to_json(reading)}
+    record = {
+        "command": command,
+        "exit_status": status,
+        **reading.to_json(),
+        "carbon": carbon.to_json(measured_kwh(reading)),
+    }
     _write("json", arguments.json, lambda path: write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n"))
     _write("csv", arguments.csv, lambda path: append_csv(path, csv_row(reading, Path(command[0]).name, carbon)))
     _write("prometheus", arguments.prometheus, lambda path: write_prometheus(path, reading))

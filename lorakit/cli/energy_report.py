@@ -7,13 +7,13 @@ import platform
 import sys
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from lorakit._files import append_text, check_locks, write_text
 from lorakit.power.reading import JOULES_PER_WH, KINDS, Reading, describe
+from lorakit.report.carbon import Carbon
 
 CODECARBON = (
     "timestamp,project_name,run_id,experiment_id,duration,emissions,emissions_rate,cpu_power,gpu_power,ram_power,"
@@ -25,59 +25,21 @@ CODECARBON = (
 COLUMNS = [*CODECARBON, "cpu_method", "gpu_method", "ram_method", "measured_energy", "measured_uncertainty"]
 
 
-@dataclass(frozen=True)
-class Carbon:
-    """The user's own factors: g of CO2 per kWh, g of CO2 embodied in the hardware's share, and units of work."""
+def carbon_lines(carbon: Carbon, reading: Reading) -> list[str]:
+    """The emissions of the measured part, and the SCI, where the factors are given."""
+    if carbon.grams_per_kwh is None:
+        return []
+    kwh = measured_kwh(reading)
+    if kwh is None:
+        advice = "`lorakit energy doctor` says how to enable a sensor"
+        return [f"CO2: none is given, because nothing was measured; {advice}"]
+    found = [f"CO2 of the measured part at {carbon.grams_per_kwh:g} g/kWh: {carbon.grams(kwh) / 1e3:.4g} kg"]
+    return found + ([carbon.sci_sentence(kwh)] if carbon.units is not None else [])
 
-    grams_per_kwh: float | None = None
-    embodied_g: float | None = None
-    units: float | None = None
 
-    def __post_init__(self) -> None:
-        if self.units is not None and (self.grams_per_kwh is None or self.embodied_g is None or self.units <= 0):
-            raise ValueError(
-                "--sci needs a number of units above 0 and your own factors: --co2 400 (g per kWh) --embodied 120 (g "
-                "of CO2 for this run's share of making the hardware)"
-            )
-        if self.embodied_g is not None and self.units is None:
-            raise ValueError("--embodied is part of the SCI: add --sci N, the number of units of work (ISO 21031's R)")
-
-    def grams(self, reading: Reading) -> float | None:
-        """CO2 of the measured part, g; None without a factor, or if nothing was measured."""
-        kg = None if self.grams_per_kwh is None else reading.co2_kg(self.grams_per_kwh)
-        return None if kg is None else kg * 1e3
-
-    def sci_g(self, reading: Reading) -> float | None:
-        """The SCI of ISO 21031 for the measured part, g of CO2 per unit; None as for `grams`, or without units."""
-        grams = self.grams(reading)
-        return None if grams is None or self.units is None else (grams + self.embodied_g) / self.units
-
-    def to_json(self, reading: Reading) -> dict[str, Any]:
-        """Plain data for JSON: the user's factors, and what they give."""
-        return {
-            "co2_g_per_kwh": self.grams_per_kwh,
-            "embodied_g": self.embodied_g,
-            "sci_units": self.units,
-            "co2_g": self.grams(reading),
-            "sci_g_per_unit": self.sci_g(reading),
-        }
-
-    def lines(self, reading: Reading) -> list[str]:
-        """The emissions of the measured part, and the SCI, where the factors are given."""
-        if self.grams_per_kwh is None:
-            return []
-        grams = self.grams(reading)
-        if grams is None:
-            advice = "`lorakit energy doctor` says how to enable a sensor"
-            return [f"CO2: none is given, because nothing was measured; {advice}"]
-        found = [f"CO2 of the measured part at {self.grams_per_kwh:g} g/kWh: {grams / 1e3:.4g} kg"]
-        if self.units is not None:
-            found.append(
-                f"SCI (ISO 21031) of the measured part: {self.sci_g(reading):.4g} g of CO2 per unit = "
-                f"({grams:.4g} g for energy + {self.embodied_g:g} g embodied) / {self.units:g} "
-                f"{'unit' if self.units == 1 else 'units'}"
-            )
-        return found
+def measured_kwh(reading: Reading) -> float | None:
+    """What `Carbon` takes."""
+    return None if reading.measured_wh is None else reading.measured_wh / 1e3
 
 
 def report(reading: Reading, carbon: Carbon | None = None) -> str:
@@ -97,7 +59,7 @@ def report(reading: Reading, carbon: Carbon | None = None) -> str:
     lines += _whose(reading)
     if reading.contention is not None:
         lines.append(f"  meanwhile: {reading.contention.describe()}")
-    lines += [f"  {line}" for line in (carbon.lines(reading) if carbon else ())]
+    lines += [f"  {line}" for line in (carbon_lines(carbon, reading) if carbon else ())]
     lines += [f"  note: {note}" for note in reading.notes]
     return "\n".join(lines)
 
@@ -121,7 +83,7 @@ def csv_row(reading: Reading, name: str, carbon: Carbon) -> dict[str, Any]:
     As with CodeCarbon, `energy_consumed` adds measured and estimated parts; `…_method` says which is which. Unknown is
     empty. `emissions` are those of the measured part, so they are empty without a sensor or a factor.
     """
-    grams = carbon.grams(reading)
+    grams = carbon.grams(measured_kwh(reading))
     kg = None if grams is None else grams / 1e3
     parts = {kind: getattr(reading, kind) for kind in KINDS}
     known = [part.wh / 1e3 for part in parts.values() if part.wh is not None]
@@ -142,7 +104,7 @@ def csv_row(reading: Reading, name: str, carbon: Carbon) -> dict[str, Any]:
         "gpu_model": ", ".join(dict.fromkeys(part["name"] for part in reading.gpu.devices)) or None,
         "tracking_mode": "machine",
         "pue": 1,
-        "measured_energy": None if reading.measured_wh is None else reading.measured_wh / 1e3,
+        "measured_energy": measured_kwh(reading),
         "measured_uncertainty": None
         if reading.measured_uncertainty_wh is None
         else reading.measured_uncertainty_wh / 1e3,

@@ -99,6 +99,14 @@ def add_co2_flag(parser: argparse.ArgumentParser, default: str = "there is no de
     parser.add_argument("--co2", type=_grams_per_kwh, metavar="X", help=about)
 
 
+def add_sci_flags(parser: argparse.ArgumentParser) -> None:
+    """What the SCI needs besides --co2."""
+    about = "also give the SCI of ISO 21031 for N units of work; needs --co2 and --embodied"
+    parser.add_argument("--sci", type=at_least_0, metavar="N", help=about)
+    about = "g of CO2 for this run's share of making the hardware; there is no default"
+    parser.add_argument("--embodied", type=at_least_0, metavar="X", help=about)
+
+
 @contextmanager
 def input_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
     """Turn an error in the user's input, raised in this block, into one line and exit status 2."""

@@ -19,7 +19,7 @@ from lorakit.data.tags import Span
 from lorakit.export.card import Origin, export_card
 from lorakit.export.proof import NotProven, Reference, compare, prove_by_words
 from lorakit.export.tokenizer import portable_tokenizer
-from lorakit.export.words import TO_TAGS, in_torch, write_transitions
+from lorakit.export.words import TO_TAGS, WORDS, in_torch, write_transitions
 from lorakit.training.evaluation import label_names
 from lorakit.training.untrusted import NO_REMOTE_CODE
 
@@ -30,18 +30,11 @@ from transformers import pipeline
 find = pipeline("token-classification", model=".", aggregation_strategy="first")
 print(find("The IL-2 gene ( IL2 ) ."))  # words and punctuation separated by spaces, as in training
 """
-WORDS = """
+LOADED = """
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 model, tokenizer = AutoModelForTokenClassification.from_pretrained("."), AutoTokenizer.from_pretrained(".")
-labels = model.config.id2label
-words = ["The", "IL-2", "gene", "(", "IL2", ")", "."]
-batch = tokenizer([words], is_split_into_words=True, return_tensors="pt")
-with torch.no_grad():
-    logits = model(**batch).logits[0].numpy()
-ids = batch.word_ids(0)
-rows = logits[[ids.index(i) for i in range(len(words))]]  # a word's first subword counts
 """
 
 
@@ -78,7 +71,7 @@ def write_hf(
                 ) from None
             difference = str(error).partition(": ")[2]
     if not proof:
-        proof, usage = _prove_model(model, folder, reference), WORDS + TO_TAGS[reference.decode]
+        proof, usage = _prove_model(model, folder, reference), LOADED + WORDS + TO_TAGS[reference.decode]
     if difference:
         proof.append(f"Note that transformers' pipeline is not equal, so README.md shows other lines: {difference}.")
     (folder / "README.md").write_text(export_card("hf", label_names(model), origin, usage, proof), encoding="utf-8")

@@ -12,21 +12,20 @@ from lorakit.adapters.files import CONFIG, OWN, TENSORS
 from lorakit.export.card import Origin, export_card
 from lorakit.export.proof import Reference, prove_by_words
 from lorakit.export.tokenizer import portable_tokenizer
-from lorakit.export.words import in_torch
+from lorakit.export.words import TO_TAGS, WORDS, in_torch, write_transitions
 from lorakit.training.evaluation import label_names
 from lorakit.training.untrusted import NO_REMOTE_CODE
 
 USAGE = """
+import torch
 from peft import PeftConfig, PeftModel
-from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 
 base = PeftConfig.from_pretrained(".").base_model_name_or_path
 config = AutoConfig.from_pretrained(".")  # the base's, with the adapter's labels
 model = AutoModelForTokenClassification.from_pretrained(base, config=config)
 model = PeftModel.from_pretrained(model, ".").merge_and_unload()
 tokenizer = AutoTokenizer.from_pretrained(".")
-find = pipeline("token-classification", model=model, tokenizer=tokenizer, aggregation_strategy="first")
-print(find("The IL-2 gene ( IL2 ) ."))  # words and punctuation separated by spaces, as in training
 """
 
 
@@ -52,7 +51,8 @@ def write_peft(
     portable_tokenizer(model, tokenizer).save_pretrained(folder)
     labels = label_names(model)
     proof = _prove_peft(folder, model.config._name_or_path, reference)
-    usage = _usage(folder, model.config._name_or_path)
+    write_transitions(reference.decode, labels, folder)
+    usage = _usage(folder, model.config._name_or_path) + WORDS + TO_TAGS[reference.decode]
     (folder / "README.md").write_text(export_card("peft", labels, origin, usage, proof), encoding="utf-8")
     return proof
 
@@ -82,4 +82,4 @@ def _prove_peft(folder: Path, base: str, reference: Reference) -> list[str]:
     )
     model = PeftModel.from_pretrained(plain, folder).eval()
     tokenizer, labels = AutoTokenizer.from_pretrained(folder, **NO_REMOTE_CODE), label_names(plain)
-    return prove_by_words(reference, tokenizer, labels, in_torch(model), "PEFT", "the pipeline's entities")[1]
+    return prove_by_words(reference, tokenizer, labels, in_torch(model), "PEFT")[1]

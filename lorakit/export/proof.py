@@ -189,7 +189,6 @@ def prove_by_words(
     labels: Sequence[str],
     logits: Logits,
     runtime: str,
-    greedy: str = "its largest logits",
 ) -> tuple[dict[str, list[list[Span]]], list[str]]:
     """Compare what a runtime finds with each decoder that lorakit was asked with.
 
@@ -197,7 +196,6 @@ def prove_by_words(
         reference: what lorakit finds.
         tokenizer, labels, logits: as for `read_by_words` and `entities_by_words`.
         runtime: its name.
-        greedy: what of it is greedy.
 
     Returns:
         Decoder -> the entities of each sentence, and sentences about the proof.
@@ -209,7 +207,7 @@ def prove_by_words(
     found = {decode: entities_by_words(rows, labels, decode) for decode in reference.entities}
     for decode, entities in found.items():
         compare(reference, entities, runtime, decode)
-    return found, [reference.proven(runtime, *found), *reference.price_of_greedy(greedy)]
+    return found, [reference.proven(runtime, *found), *reference.price_of_greedy("its largest logits")]
 
 
 def _named(entities: Sequence[Span], words: Sequence[str]) -> str:

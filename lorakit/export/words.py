@@ -17,6 +17,15 @@ from torch import nn
 from lorakit.data.decoding import transitions
 
 TRANSITIONS = "transitions.json"  # beside a model that was trained with Viterbi
+# a README's lines from `model` and `tokenizer` on, in PyTorch
+WORDS = """labels = model.config.id2label
+words = ["The", "IL-2", "gene", "(", "IL2", ")", "."]
+batch = tokenizer([words], is_split_into_words=True, return_tensors="pt")
+with torch.no_grad():
+    logits = model(**batch).logits[0].numpy()
+ids = batch.word_ids(0)
+rows = logits[[ids.index(i) for i in range(len(words))]]  # a word's first subword counts
+"""
 GREEDY = """print([labels[i] for i in rows.argmax(-1)])
 """
 VITERBI = """

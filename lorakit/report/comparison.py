@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lorakit.report.carbon import Carbon
+
 SCHEMA = 1
 NAMES = {"full": "full", "lora": "LoRA"}  # the modes, for people
 
@@ -74,8 +76,10 @@ def comparison_record(
         study: add the figures that the study published.
         interleaved: the modes were trained in turns, not one after the other.
         settings: what the runs depend on besides the seed, as JSON values by name.
-        co2_g_per_kwh: the user's factor, by which the tables give the CO2 of what was measured.
+        co2_g_per_kwh: the user's factor, by which the record and the tables give the CO2 of what was measured.
     """
+    if co2_g_per_kwh is not None:
+        modes = {name: _with_co2(values, co2_g_per_kwh) for name, values in modes.items()}
     return {
         "schema": SCHEMA,
         "command": command,
@@ -88,6 +92,12 @@ def comparison_record(
         **({} if co2_g_per_kwh is None else {"co2_g_per_kwh": co2_g_per_kwh}),
         **({"study": STUDY} if study else {}),
     }
+
+
+def _with_co2(values: Mapping[str, Any], grams_per_kwh: float) -> dict[str, Any]:
+    """A mode's record with the CO2 of what was measured, g; null if nothing was."""
+    energy = values["energy"]
+    return {**values, "energy": {**energy, "co2_g": Carbon(grams_per_kwh).grams(energy["measured_kwh"])}}
 
 
 def comparison_split(modes: Mapping[str, Mapping[str, Any]]) -> str | None:

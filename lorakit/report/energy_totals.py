@@ -3,21 +3,24 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lorakit.report.carbon import Carbon
+
 NO_CO2 = "no CO2, because nothing was measured (`lorakit energy doctor` says how to enable a sensor)"
 
 
-def energy_sentence(energy: Mapping[str, Any], grams_per_kwh: float | None = None) -> str:
-    """Say what was measured and estimated, with bounds, and the CO2 of the measured part.
+def energy_sentence(energy: Mapping[str, Any], carbon: Carbon | None = None) -> str:
+    """Say what was measured and estimated, with bounds, and the CO2 and the SCI of the measured part.
 
     Example:
+        from lorakit.report.carbon import Carbon
         from lorakit.report.energy_totals import energy_sentence
 
         energy = {"measured_kwh": 0.2, "measured_uncertainty_kwh": 0.0005, "estimated_kwh": None}
-        print(energy_sentence(energy, 400.0))  # measured 200 Wh ± 0.5 Wh; CO2 at 400 g/kWh 80 g ± 0.2 g
+        print(energy_sentence(energy, Carbon(400.0)))  # measured 200 Wh ± 0.5 Wh; CO2 at 400 g/kWh 80 g ± 0.2 g
 
     Args:
         energy: a reading as `Reading.to_json` gives it.
-        grams_per_kwh: the grid's factor, g/kWh; None leaves CO2 out.
+        carbon: the user's factors; None leaves CO2 out.
 
     Returns:
         The sentence; "nothing measured" where there is no sensor, and no CO2 of an estimate.
@@ -28,9 +31,12 @@ def energy_sentence(energy: Mapping[str, Any], grams_per_kwh: float | None = Non
     if estimated is not None:
         plausible = f", plausible from {1e3 * span[0]:.3g} to {1e3 * span[1]:.3g} Wh" if span else ""
         parts.append(f"estimated {1e3 * estimated:.3g} Wh{plausible}")
-    if grams_per_kwh is not None:
-        known = None if measured is None else _with_bound(measured, bound, grams_per_kwh, "g")
-        parts.append(NO_CO2 if known is None else f"CO2 at {grams_per_kwh:g} g/kWh {known}")
+    factor = None if carbon is None else carbon.grams_per_kwh
+    if factor is not None and measured is None:
+        parts.append(NO_CO2)
+    elif factor is not None:
+        parts.append(f"CO2 at {factor:g} g/kWh {_with_bound(measured, bound, factor, 'g')}")
+        parts += [carbon.sci_sentence(measured)] if carbon.units is not None else []
     return "; ".join(parts)
 
 

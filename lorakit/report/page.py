@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from lorakit._counts import counted
 from lorakit._files import write_text
+from lorakit.report.carbon import Carbon
 from lorakit.report.cells import KINDS, Group, Row, Table, number, watt_hours
 from lorakit.report.charts import energy_chart, f1_chart, longest, loss_chart, reliability_chart, top_of, type_chart
 from lorakit.report.comparison import NAMES, comparison_split, contention_note
@@ -77,7 +78,7 @@ def write_page(
     output: str | os.PathLike[str] | None = None,
     labels: Sequence[str] = (),
     goals: Sequence[float] = (),
-    co2_g_per_kwh: float | None = None,
+    carbon: Carbon | None = None,
 ) -> Path:
     """Write the report about some runs atomically.
 
@@ -86,7 +87,7 @@ def write_page(
         output: the file; by default report.html in the run's folder or, for several runs, in the current folder.
         labels: a name per folder.
         goals: the F1 whose cost is shown, instead of shares of the best F1.
-        co2_g_per_kwh: the factor for the CO2 of what was measured, g/kWh; None takes the one each run was given.
+        carbon: the factors for the CO2 of what was measured; None takes the one each run was given.
 
     Returns:
         The path of the file.
@@ -99,7 +100,7 @@ def write_page(
     sources = read_sources(folders, labels)
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"the report cannot be written to {path}: give a file in a folder that exists")
-    write_text(path, make_page(sources, goals, co2_g_per_kwh, errors_links(sources, path.parent)))
+    write_text(path, make_page(sources, goals, carbon, errors_links(sources, path.parent)))
     return path
 
 
@@ -122,14 +123,14 @@ def errors_links(sources: Sequence[Source], folder: Path) -> list[tuple[str, str
 def make_page(
     sources: Sequence[Source],
     goals: Sequence[float] = (),
-    co2_g_per_kwh: float | None = None,
+    carbon: Carbon | None = None,
     errors: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The page's HTML; the same runs give the same bytes.
 
     Args:
         sources: the runs.
-        goals, co2_g_per_kwh: as for `write_page`.
+        goals, carbon: as for `write_page`.
         errors: as `errors_links` gives them.
     """
     from jinja2 import Environment, StrictUndefined  # slow to import, so only when a page is made
@@ -161,7 +162,7 @@ def make_page(
         comparison=_comparison(sources),
         curves=[chart for chart in (f1_chart(own), loss_chart(own)) if chart],
         energy_table=energy_table(runs),
-        energy_notes=energy_notes(own, co2_g_per_kwh),
+        energy_notes=energy_notes(own, carbon),
         energy_charts=[chart for chart in energy_charts if chart],
         types=[chart for split in ("validation", "test") if (chart := type_chart(own, split))],
         parameter_table=parameter_table(runs),

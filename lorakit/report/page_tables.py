@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from lorakit.report.carbon import Carbon
 from lorakit.report.cells import KINDS, UNKNOWN, Cell, Group, Row, Table, number, watt_hours
 from lorakit.report.comparison import contention_note
 from lorakit.report.energy_totals import energy_sentence
@@ -133,20 +134,20 @@ def _total(run: Run, kind: str) -> Cell:
     return Cell(UNKNOWN) if energy is None else watt_hours(wh_of(energy, f"{kind}_kwh"), kind, f"nothing {kind}")
 
 
-def energy_notes(runs: Sequence[Run], co2_g_per_kwh: float | None = None) -> list[str]:
+def energy_notes(runs: Sequence[Run], carbon: Carbon | None = None) -> list[str]:
     """What spoils a comparison of times and energies, the totals, and how each component was obtained.
 
     Each is said once for runs that agree.
 
     Args:
-        co2_g_per_kwh: the factor for CO2, g/kWh; None takes the one that each run was given.
+        carbon: the factors for CO2; None takes the one that each run was given.
     """
     notes: dict[str, list[str]] = {}
     for run in runs:
         energy = run.values.get("energy")
         if energy is not None:
-            factor = run.values.get("co2_g_per_kwh") if co2_g_per_kwh is None else co2_g_per_kwh
-            notes.setdefault(energy_sentence(energy, factor), []).append(run.label)
+            own = carbon or Carbon(run.values.get("co2_g_per_kwh"))
+            notes.setdefault(energy_sentence(energy, own), []).append(run.label)
     for run in runs:
         for name in COMPONENTS:
             component = run.component(name)

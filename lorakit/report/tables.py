@@ -7,6 +7,7 @@ from typing import Any
 
 from lorakit._counts import counted
 from lorakit.adapters.card import in_markdown
+from lorakit.report.carbon import Carbon
 from lorakit.report.comparison import NAMES, contention_note
 from lorakit.report.energy_totals import energy_sentence
 
@@ -114,9 +115,9 @@ def _over(record: Mapping[str, Any], how: str) -> str:
 def energy_notes(record: Mapping[str, Any]) -> list[str]:
     """What spoils the comparison of times and energies, and how each component was obtained, one line each."""
     lines = contention_notes({NAMES[mode]: values for mode, values in record["modes"].items()})
-    factor, notes = record.get("co2_g_per_kwh"), dict[str, list[str]]()
+    carbon, notes = Carbon(record.get("co2_g_per_kwh")), dict[str, list[str]]()
     for mode, values in record["modes"].items():
-        lines.append(f"{NAMES[mode]}: {energy_sentence(values['energy'], factor)}")
+        lines.append(f"{NAMES[mode]}: {energy_sentence(values['energy'], carbon)}")
         for note in values["energy"].get("notes") or ():
             notes.setdefault(note, []).append(NAMES[mode])
     energy = next(iter(record["modes"].values()))["energy"]

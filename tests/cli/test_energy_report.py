@@ -6,8 +6,9 @@ import subprocess
 
 import pytest
 
-from lorakit.cli.energy_report import CODECARBON, Carbon, append_csv, check_csv, csv_row, prometheus, report
+from lorakit.cli.energy_report import CODECARBON, append_csv, check_csv, csv_row, prometheus, report
 from lorakit.power.reading import Measurement, Reading
+from lorakit.report.carbon import Carbon
 from tests.support.energy_command import CLI, main
 from tests.support.energy_world import FakeGpu, Profile, World
 

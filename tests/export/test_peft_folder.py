@@ -34,18 +34,16 @@ def test_peft_loads_it_with_its_labels_and_finds_the_same(adapter, full, corpus,
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # PEFT's own
-@pytest.mark.filterwarnings("ignore:Tokenizer does not support real words:UserWarning")  # of transformers' pipeline
-def test_the_lines_of_the_readme_run_where_the_base_has_moved(adapter, full, corpus, tmp_path, monkeypatch):
+def test_the_lines_of_the_readme_find_the_same_where_the_base_has_moved(
+    adapter, full, corpus, words, tmp_path, run_readme
+):
     base = shutil.copytree(full, tmp_path / "moved")
     out = tmp_path / "out"
     command = ["export", str(adapter), str(out), "--to", "peft", "--dataset", str(corpus), "--model", str(base)]
     assert main(command) == 0
-    code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    assert f"base = {str(base)!r}" in code
-    monkeypatch.chdir(out)
-    names = {}
-    exec(compile(code, "README.md", "exec"), names)
-    assert names["find"]("The IL-2 gene requires NF-kappa B")
+    assert f"base = {str(base)!r}" in (out / "README.md").read_text()
+    wanted = lorakit.predict(*load_tagger(str(adapter)), words)
+    assert [run_readme(out, row) for row in words] == [f"{tags}\n" for tags in wanted]
 
 
 def test_a_model_trained_in_full_has_no_adapter(full, corpus, tmp_path, capsys):

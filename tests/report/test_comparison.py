@@ -40,3 +40,10 @@ def test_a_number_that_is_not_finite_is_null(record):
     diverged = {**record, "modes": {"lora": {"loss": float("nan"), "history": [{"loss": float("inf"), "f1": 0.5}]}}}
     written = json.loads(as_json(diverged))
     assert written["modes"] == {"lora": {"loss": None, "history": [{"loss": None, "f1": 0.5}]}}
+
+
+def test_the_record_gives_the_co2_of_what_was_measured():
+    modes = {"full": {"energy": {"measured_kwh": 0.2}}, "lora": {"energy": {"measured_kwh": None}}}
+    found = comparison_record("c", {}, "m", "d", modes, co2_g_per_kwh=400.0)["modes"]
+    assert [values["energy"]["co2_g"] for values in found.values()] == [80.0, None]
+    assert "co2_g" not in comparison_record("c", {}, "m", "d", modes)["modes"]["full"]["energy"]

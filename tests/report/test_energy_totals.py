@@ -2,6 +2,8 @@
 
 import pytest
 
+from lorakit.cli.__main__ import main
+from lorakit.report.carbon import Carbon
 from lorakit.report.energy_totals import energy_sentence
 from lorakit.report.page import make_page, write_page
 from lorakit.report.runs import read_sources
@@ -23,11 +25,12 @@ ESTIMATED = {"measured_kwh": None, "estimated_kwh": 0.00123, "estimated_range_kw
     ],
 )
 def test_totals_stand_with_what_they_are_known_to(energy, factor, sentence):
-    assert energy_sentence(energy, factor) == sentence
+    assert energy_sentence(energy, Carbon(factor)) == sentence
+    assert factor is not None or energy_sentence(energy) == sentence
 
 
 def test_an_estimate_has_no_co2():
-    assert "no CO2, because nothing was measured" in energy_sentence(ESTIMATED, 400.0)
+    assert "no CO2, because nothing was measured" in energy_sentence(ESTIMATED, Carbon(400.0, 20.0, 10.0))
 
 
 def test_the_page_and_the_tables_give_the_co2_that_was_asked_for(run, tmp_path):
@@ -40,5 +43,18 @@ def test_the_page_and_the_tables_give_the_co2_that_was_asked_for(run, tmp_path):
     for text in (as_markdown(record), make_page(read_sources([run]))):
         assert "measured 200 Wh ± 0.5 Wh; CO2 at 400 g/kWh 80 g ± 0.2 g" in text
         assert "GPU-1 is divided by MIG" in text  # what the meter had to say
-    page = write_page([run], tmp_path / "page.html", co2_g_per_kwh=50.0).read_text()
+    page = write_page([run], tmp_path / "page.html", carbon=Carbon(50.0)).read_text()
     assert "CO2 at 50 g/kWh 10 g ± 0.025 g" in page and "at 400 g/kWh" not in page
+
+
+def test_the_report_gives_the_sci_of_the_users_factors(run, tmp_path, capsys):
+    change(run, lambda record: record["modes"]["lora"]["energy"].update(MEASURED))
+    page = tmp_path / "page.html"
+    command = ["report", str(run), "--output", str(page), "--sci", "10"]
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert "--sci needs a number of units above 0 and your own factors: --co2 400" in capsys.readouterr().err
+    assert not page.exists()
+    assert main([*command, "--co2", "400", "--embodied", "20"]) == 0
+    sci = "SCI (ISO 21031) of the measured part: 10 g of CO2 per unit = (80 g for energy + 20 g embodied) / 10 units"
+    assert f"CO2 at 400 g/kWh 80 g ± 0.2 g; {sci}" in page.read_text()
