@@ -66,6 +66,8 @@ def _told(table: Table, word: int, tag: int) -> tuple[set[int], list[int]]:
         for values in _parts(_filled(_column(table, column))) if column != tag else ():
             longer = [(*key, value) for key, value in zip(keys, values, strict=True)]
             found = _changes(longer)
+            if found == borders:
+                continue
             if _are_names(longer, values, len(found), len(borders)):
                 keys = longer
             elif not _are_numbers(values) or not (found := _restarts(values)):
@@ -84,7 +86,7 @@ def _told(table: Table, word: int, tag: int) -> tuple[set[int], list[int]]:
 
 def _are_names(keys: Sequence[tuple], values: Values, runs: int, runs_before: int) -> bool:
     """Whether values, within those of the columns before, name parts of the file of more than a word."""
-    if runs == runs_before or len(keys) <= runs:
+    if len(keys) <= runs:
         return False
     if len(set(keys)) < runs:  # a name comes again: numbers that begin again in each document of several sentences
         return _are_numbers(values) and runs_before == 1 and _go_up_or_restart(values) and len(keys) >= 2 * runs

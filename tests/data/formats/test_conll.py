@@ -346,6 +346,16 @@ def test_words_before_other_columns_stay_words(tmp_path: Path, text: str) -> Non
     assert not any("not read as words" in kind for kind in kinds(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    "text", ["w1 B-X\nw2 O\nw4 O\n", "0 CD . O\n2 CD - B-X\n9 CD ( O\n", "12.5 O\n3.5 O\n9.7 B-X\n"]
+)
+def test_words_that_all_have_a_number_are_read_and_noted(tmp_path: Path, text: str) -> None:
+    assert [pair[0] for pair in read(tmp_path, text)[0]] == [line.split()[0] for line in text.splitlines()]
+    assert any(
+        kind.startswith("column 1 is read as words, but has a number in every line") for kind in kinds(tmp_path, text)
+    )
+
+
 def test_words_that_are_all_parts_of_speech_are_read_and_noted(tmp_path: Path) -> None:
     text = "1 NNP B-ORG\n2 VBZ O\n3 DT O\n"
     assert "column 2 is read as words, but looks like parts of speech (DT, NNP, VBZ)" in kinds(tmp_path, text)
