@@ -333,7 +333,7 @@ def _word_column(table: Table, distinct: Sequence[set[str]], tag: int, notes: li
             if _is_parts_of_speech(distinct[column]) and len(distinct[column]) > 2:
                 kind = f"column {column + 1} is read as words, but looks like parts of speech"
                 notes.append(Note(f"{kind} ({_example(distinct[column])})", f"{table.path}"))
-            if _are_ids(distinct[column]) and len(distinct[column]) > 2:
+            if len(texts) > 1 and _are_ids(distinct[column]) and len(distinct[column]) > 2:
                 kind = f"column {column + 1} is read as words, but has a number in every line"
                 notes.append(Note(f"{kind} ({_example(distinct[column])})", f"{table.path}"))
             return column

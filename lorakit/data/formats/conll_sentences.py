@@ -66,8 +66,6 @@ def _told(table: Table, word: int, tag: int) -> tuple[set[int], list[int]]:
         for values in _parts(_filled(_column(table, column))) if column != tag else ():
             longer = [(*key, value) for key, value in zip(keys, values, strict=True)]
             found = _changes(longer)
-            if found == borders:
-                continue
             if _are_names(longer, values, len(found), len(borders)):
                 keys = longer
             elif not _are_numbers(values) or not (found := _restarts(values)):

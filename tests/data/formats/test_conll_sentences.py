@@ -46,6 +46,7 @@ NUMBERS: dict[str, Callable[[int, int], Sequence[object]]] = {
     "w1": lambda s, t: [f"w{t}"],
     "#1": lambda s, t: [f"#{t}"],
     "t1": lambda s, t: [f"t{t}"],
+    "sentence and any number": lambda s, t: [s, [0, 3, 3, 2][t]],
     "text, sentence, word": lambda s, t: ["x.txt", s, t],
 }
 
