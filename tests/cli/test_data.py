@@ -35,7 +35,7 @@ def test_show_says_what_was_recognised_counted_and_noted(tmp_path: Path, capsys:
     assert ["sentences", "2", "1"] in lines and ["entities", "2", "1"] in lines and ["LOC", "1", "1"] in lines
     assert "annotations: 3 read, 3 kept" in text
     assert "duplicates: 1 sentence of test is in train too" in text
-    assert "column 3 read as the outer layer; column 4, with 1 entities, is left out" in text
+    assert "column 3 read as the outer layer; column 4, with 1 entity, is left out" in text
     assert "[Ulm LOC] ist" in text
 
 

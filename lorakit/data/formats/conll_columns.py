@@ -28,6 +28,7 @@ BRACKETS = "brackets"  # beside the spellings of data/spelling
 EXPRESSIONS = "expressions"
 _CHUNKS = frozenset("NP VP PP ADJP ADVP SBAR PRT CONJP INTJ LST UCP NC VC PC".split())  # CoNLL-2000 and -2003
 _NUMBER = re.compile(r"\d+")
+_HEXADECIMAL = re.compile(r"[0-9a-f-]{8,}", re.IGNORECASE)
 _LANGUAGE = re.compile(r"[a-z][a-z-]{1,11}:")
 _PARTS_OF_SPEECH = frozenset(
     # the Penn Treebank's and OntoNotes', then the universal ones
@@ -332,6 +333,9 @@ def _word_column(table: Table, distinct: Sequence[set[str]], tag: int, notes: li
             if _is_parts_of_speech(distinct[column]) and len(distinct[column]) > 2:
                 kind = f"column {column + 1} is read as words, but looks like parts of speech"
                 notes.append(Note(f"{kind} ({_example(distinct[column])})", f"{table.path}"))
+            if len(texts) > 1 and _are_ids(distinct[column]) and len(distinct[column]) > 2:
+                kind = f"column {column + 1} is read as words, but has a number in every line"
+                notes.append(Note(f"{kind} ({_example(distinct[column])})", f"{table.path}"))
             return column
         fix = f"--columns word={column + 1},tag={tag + 1}"
         if not rest:
@@ -421,9 +425,10 @@ def _can_be_words(values: set[str]) -> bool:
 
 
 def _are_ids(values: set[str]) -> bool:
-    """Whether there is a number in every cell that is not empty: 7, 0.5, t12, d1s1t1, Sentence: 3."""
+    """Whether there is a number in every cell that is not empty: 7, 0.5, t12, d1s1t1, Sentence: 3, 6f0eac41."""
     filled = values - {"", "_", "-"}
-    return bool(filled) and all(any(map(str.isdigit, value)) for value in filled)
+    without = [value for value in filled if not any(map(str.isdigit, value))]
+    return len(without) < len(filled) and all(map(_HEXADECIMAL.fullmatch, without))
 
 
 def _is_often_empty(table: Table, column: int) -> bool:

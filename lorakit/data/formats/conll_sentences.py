@@ -84,7 +84,7 @@ def _told(table: Table, word: int, tag: int) -> tuple[set[int], list[int]]:
 
 def _are_names(keys: Sequence[tuple], values: Values, runs: int, runs_before: int) -> bool:
     """Whether values, within those of the columns before, name parts of the file of more than a word."""
-    if runs == runs_before or len(keys) <= runs:
+    if len(keys) <= runs:
         return False
     if len(set(keys)) < runs:  # a name comes again: numbers that begin again in each document of several sentences
         return _are_numbers(values) and runs_before == 1 and _go_up_or_restart(values) and len(keys) >= 2 * runs

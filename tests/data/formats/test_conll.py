@@ -292,6 +292,7 @@ def test_a_header_of_other_words_is_pointed_out(tmp_path: Path) -> None:
         ("1-1 EU B-ORG\n1-2 rejects O\n", 1, "has a number in every line (1-1, 1-2)"),
         ("1.1 EU B-ORG\n\n2.1 rejects O\n", 1, "has a number in every line (1.1, 2.1)"),
         ("a1b2 EU B-ORG\n00ff rejects O\n", 1, "has a number in every line (00ff, a1b2)"),
+        ("6f0eac41 EU B-ORG\nabcdefab rejects O\n", 1, "has a number in every line (6f0eac41, abcdefab)"),
         ("x\tEU\tB-ORG\n\trejects\tO\n\tthe\tO\n", 1, "is empty in many lines"),
         (
             "x EU B-ORG\nx rejects O\ny Bonn B-LOC\ny is O\n",
@@ -344,6 +345,14 @@ def test_a_column_of_few_values_before_the_words_is_skipped(tmp_path: Path) -> N
 def test_words_before_other_columns_stay_words(tmp_path: Path, text: str) -> None:
     assert [pair[0] for pair in read(tmp_path, text)[0]] == [cells_of(line)[0] for line in text.splitlines()]
     assert not any("not read as words" in kind for kind in kinds(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", ["w1 CD B-X\nw2 CD O\nw4 CD O\n", "0 CD . O\n2 CD - B-X\n9 CD ( O\n"])
+def test_words_that_all_have_a_number_are_read_and_noted(tmp_path: Path, text: str) -> None:
+    assert [pair[0] for pair in read(tmp_path, text)[0]] == [line.split()[0] for line in text.splitlines()]
+    assert any(
+        kind.startswith("column 1 is read as words, but has a number in every line") for kind in kinds(tmp_path, text)
+    )
 
 
 def test_words_that_are_all_parts_of_speech_are_read_and_noted(tmp_path: Path) -> None:

@@ -38,12 +38,15 @@ NUMBERS: dict[str, Callable[[int, int], Sequence[object]]] = {
     "word": lambda s, t: [t],
     "word from 0": lambda s, t: [t - 1],
     "word with gaps": lambda s, t: [10 * t],
+    "word and sentence": lambda s, t: [t, s],
+    "word, document, sentence": lambda s, t: [t - 1, "d1", s - 1],
     "d1s1t1": lambda s, t: [f"d1s{s}t{t}"],
     "1.1": lambda s, t: [f"{s}.{t}"],
     "1-1": lambda s, t: [f"{s}-{t}"],
     "w1": lambda s, t: [f"w{t}"],
     "#1": lambda s, t: [f"#{t}"],
     "t1": lambda s, t: [f"t{t}"],
+    "sentence and any number": lambda s, t: [s, [0, 3, 3, 2][t]],
     "text, sentence, word": lambda s, t: ["x.txt", s, t],
 }
 
@@ -105,7 +108,7 @@ def test_a_long_file_that_nothing_divides_says_so(tmp_path: Path):
 @given(
     lengths=st.lists(st.integers(1, 6), min_size=2, max_size=8).filter(lambda found: max(found) > 1),
     name=st.sampled_from(
-        ["sentence", "sentence from 0", "Kaggle", "sentence and word", "d1s1t1", "1.1", "1-1", "word"]
+        ["sentence", "sentence from 0", "Kaggle", "sentence and word", "word and sentence", "d1s1t1", "1.1", "word"]
     ),
     comma=st.booleans(),
 )
