@@ -131,12 +131,14 @@ def _are_tags(values: Sequence[Any]) -> bool:
 
 def other_form(record: Mapping[str, Any]) -> str:
     """What is missing in an object that has a text instead of words; "" for another object."""
-    if not any(isinstance(record.get(key), str) for key in field_names.TEXTS):
-        return ""
-    return (
-        '. An object with a text has its annotations as "label": [[start, end, "TYPE"], …] or "spans": [{"start": 0, '
-        '"end": 4, "label": "TYPE"}, …], and [] where there are none'
-    )
+    if any(isinstance(record.get(key), str) for key in field_names.TEXTS):
+        return (
+            '. An object with a text has its annotations as "label": [[start, end, "TYPE"], …] or "spans": [{"start":'
+            ' 0, "end": 4, "label": "TYPE"}, …], and [] where there are none'
+        )
+    text = next((key for key, value in record.items() if isinstance(value, str) and key != "id"), None)
+    is_marked = any(isinstance(record.get(key), list) for key in field_names.SPANS + field_names.DOCCANO)
+    return f"; if {text!r} is the text that is marked, call it 'text'" if text and is_marked else ""
 
 
 def read_labels(folder: Path) -> tuple[str, ...] | None:

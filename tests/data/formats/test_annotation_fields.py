@@ -120,6 +120,23 @@ def test_annotations_in_one_field_or_another_are_all_read(tmp_path: Path) -> Non
     assert entities(write_lines(path, *[{"text": TEXT, "mentions": SPANS}] * 2)) == FOUND * 2
 
 
+@pytest.mark.parametrize("empty", ["spans", "label"])
+def test_a_field_of_another_shape_is_named_where_no_other_is_full(tmp_path: Path, empty: str) -> None:
+    found = [{"begin": 0, "end": 2, "type": "ORG"}]
+    path = write_lines(tmp_path / "a.jsonl", {"text": TEXT, empty: [], "annotated": found})
+    assert entities(path) == []
+    assert "field 'annotated' of objects or lists is not used" in about(path)
+    found[0]["start"] = found[0].pop("begin")
+    assert entities(write_lines(path, {"text": TEXT, empty: [], "annotated": found})) == FOUND[:1]
+
+
+def test_a_text_by_another_name_is_refused_and_its_name_is_the_fix(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", {"id": "1", "sentence": TEXT, "entities": SPANS})
+    with pytest.raises(ValueError, match="a.jsonl:1: .*; if 'sentence' is the text that is marked, call it 'text'"):
+        read_ner(path)
+    assert entities(write_lines(path, {"id": "1", "text": TEXT, "entities": SPANS})) == FOUND
+
+
 def test_a_named_field_must_hold_annotations(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", {"text": TEXT, "tokens": WORDS, "ner_tags": TAGS, "spans": []})
     for name in ("spans", "text", "nothing"):
