@@ -42,6 +42,7 @@ def read_json_lines(path: Path, reading: Reading) -> Iterator[Document]:
     """
     labels = reading.labels
     named = reading.columns or {}
+    is_said = False  # that label.json names the numbers of another field
     for place, line in read_lines(path):
         if not line.strip():
             continue
@@ -54,11 +55,10 @@ def read_json_lines(path: Path, reading: Reading) -> Iterator[Document]:
         if not isinstance(record, dict):
             raise ValueError(f"{place}: a line must be a JSON object, got {type(record).__name__}")
         notes: tuple[Note, ...] = ()
-        if (
-            labels is None
-            and (column := _integers(record, named.get("tag")))
-            and (found := names_in(path.parent, column))
-        ):
+        column = _integers(record, named.get("tag"))
+        if column and column not in field_names.TAGS and reading.labels is not None and not is_said:
+            notes, is_said = (Note(f"numbers of {column!r} are named by label.json", place),), True
+        if labels is None and column and (found := names_in(path.parent, column)):
             labels, file = found
             check_labels(labels, str(path.parent / file))
             notes = (Note(f"numbers of tags are named by {file}", place),)

@@ -205,6 +205,7 @@ def test_fields_of_tags_by_other_names_are_found_by_their_values(tmp_path: Path)
         read_ner(path)
     write_text(tmp_path / "label.json", json.dumps({"O": 0, "B-ORG": 1, "B-MISC": 2}))
     assert entities(path, columns={"tag": "types"}) == FOUND
+    assert "numbers of 'types' are named by label.json" in about(path, columns={"tag": "types"})
 
 
 def test_the_field_of_the_training_split_holds_for_the_others(tmp_path: Path) -> None:
