@@ -238,7 +238,8 @@ def _add(one: _Field, kind: str, value: list[Any], record: Mapping[str, Any]) ->
         one.types.update(str(item[key]) for item, key in zip(value, keys, strict=True) if key != "entity")
         tokens = record.get("tokens")
         objects = isinstance(tokens, list) and bool(tokens) and all(isinstance(token, dict) for token in tokens)
-        one.like_prodigy |= one.name == "spans" and (objects or any(key in record for key in field_names.PRODIGY))
+        own = any(key in record for key in field_names.PRODIGY)  # with "answer", which only Prodigy's reader knows
+        one.like_prodigy |= own or one.name == "spans" and objects
     one.full += full
     return full
 

@@ -59,6 +59,13 @@ def test_the_field_that_holds_annotations_is_read_and_an_empty_one_named(tmp_pat
     assert f" {used}" in written.files[0].evidence
 
 
+def test_examples_that_were_rejected_are_left_out_whatever_the_field(tmp_path: Path) -> None:
+    record = {"text": TEXT, "tokens": TOKENS, "spans": [], "ents": SPANS, "answer": "accept"}
+    path = write_lines(tmp_path / "a.jsonl", record, record | {"answer": "reject"})
+    assert entities(path) == FOUND
+    assert "example that the annotator answered with 'reject', left out" in about(path)
+
+
 def test_all_records_decide_and_not_the_first(tmp_path: Path) -> None:
     first = {"text": TEXT, "tokens": WORDS, "ner_tags": ["O"] * 4, "entities": [], "label": []}
     path = write_lines(tmp_path / "a.jsonl", *[first] * 9, first | {"ner_tags": TAGS})
