@@ -143,9 +143,9 @@ def _are_parts(names: list[str]) -> bool:
 def _only(folder: Path, split: str, files: list[Path]) -> Path:
     if len(files) > 1:
         listed = " and ".join(path.name for path in files)
-        parts = " and ".join(f"{split}-{number}{path.suffix}" for number, path in enumerate(files, start=1))
-        raise ValueError(
-            f"{folder}: {listed} are all {split} files; keep one in the folder, or if all are parts of the split, name"
-            f" them {parts}, which are read one after the other"
-        )
+        more = ""
+        if all(path.is_file() for path in files) and len({path.suffix for path in files}) == 1:
+            parts = " and ".join(f"{split}-{number}{path.suffix}" for number, path in enumerate(files, start=1))
+            more = f", or if all are parts of the split, name them {parts}, which are read one after the other"
+        raise ValueError(f"{folder}: {listed} are all {split} files; keep one in the folder{more}")
     return files[0]

@@ -476,6 +476,19 @@ def test_other_files_of_one_split_are_refused_and_the_names_of_parts_are_the_fix
     assert len(read_ner(tmp_path).train) == 2
 
 
+@pytest.mark.parametrize("other", ["train.tsv", "train"])
+def test_a_file_and_another_format_of_one_split_are_no_parts(tmp_path: Path, other: str) -> None:
+    write_folder(tmp_path, train=[ROW])
+    if other == "train":
+        folder_of(tmp_path / "train", BRAT)
+    else:
+        write_text(tmp_path / other, "EU\tB-ORG\n")
+    with pytest.raises(ValueError, match="are all train files; keep one in the folder$"):
+        read_ner(tmp_path)
+    (tmp_path / "train.json").unlink()
+    assert read_ner(tmp_path).train[0].tags[0] == "B-ORG"
+
+
 def test_a_file_named_as_a_split_that_is_not_read_is_a_note(tmp_path: Path) -> None:
     write_folder(tmp_path, train=[ROW], train2=[ROW], dev1=[ROW], dev2=[ROW])
     notes = read_ner(tmp_path).notes

@@ -21,6 +21,7 @@ from lorakit.data.tags import spans
 
 KEY = "annotation field"  # in Reading.agreed
 _PIECES = tuple(dict.fromkeys((*field_names.SPANS, *field_names.DOCCANO)))
+_OTHER = "of objects or lists is not used"
 _NESTED = re.compile(r"nested|inner|embedded", re.IGNORECASE)
 _TAG_NAME = re.compile(r"(^|_)(tags?|labels?|ner|iob2?|bio)(_|$)", re.IGNORECASE)
 _NER_NAME = re.compile(r"(^|_)(ner|iob2?|bio)(_|$)", re.IGNORECASE)
@@ -32,14 +33,14 @@ class Choice(NamedTuple):
     """The field of the annotations.
 
     Attributes:
-        format: the name of the format that reads it.
+        format: the name of the format that reads it; None where no field holds annotations that can be read.
         evidence: how it was recognised.
         field: its name; None where it differs from record to record, and no record has two.
         layered: whether `Reading.layer` chose it.
         notes: what to know about the other fields.
     """
 
-    format: str
+    format: str | None
     evidence: str
     field: str | None
     layered: bool
@@ -108,7 +109,7 @@ def choose_field(records: Iterable[tuple[str, Any]], reading: Reading, source: s
         source: the file, for messages.
 
     Returns:
-        The choice; None where no field holds annotations, or a value is not an object.
+        The choice; None where no field holds anything, or a value is not an object.
 
     Raises:
         ValueError: several fields hold annotations that differ, or a field that the user names holds none.
@@ -128,7 +129,11 @@ def choose_field(records: Iterable[tuple[str, Any]], reading: Reading, source: s
         chosen, layered = _chosen(found, reading, source)
     agreed = (reading.agreed or {}).get(KEY)
     if chosen is None:  # no annotation in this file; the training split may have told where they would be
-        return agreed._replace(notes=()) if agreed and agreed.field in found.fields else None
+        if agreed and agreed.field in found.fields:
+            return agreed._replace(notes=())
+        others = [one.name for one in found.fields.values() if "other" in one.kinds]
+        notes = tuple(Note(f"field {name!r} {_OTHER}", found.first) for name in others)
+        return Choice(None, "", None, False, notes) if others else None
     one = found.fields[chosen[0]]
     if one.format != "tokens-jsonl" and not found.has_text:
         return None
@@ -233,7 +238,8 @@ def _add(one: _Field, kind: str, value: list[Any], record: Mapping[str, Any]) ->
         one.types.update(str(item[key]) for item, key in zip(value, keys, strict=True) if key != "entity")
         tokens = record.get("tokens")
         objects = isinstance(tokens, list) and bool(tokens) and all(isinstance(token, dict) for token in tokens)
-        one.like_prodigy |= one.name == "spans" and (objects or any(key in record for key in field_names.PRODIGY))
+        own = any(key in record for key in field_names.PRODIGY)  # with "answer", which only Prodigy's reader knows
+        one.like_prodigy |= own or one.name == "spans" and objects
     one.full += full
     return full
 
@@ -393,7 +399,7 @@ def _about_others(found: _Survey, chosen: Sequence[str]) -> list[str]:
             else:
                 said.append(f"field {one.name!r}{count} is not used; --columns tag={one.name} reads it instead")
         elif one.kinds - {"tags"}:
-            said.append(f"field {one.name!r} of objects or lists is not used")
+            said.append(f"field {one.name!r} {_OTHER}")
         elif not one.kinds and one.name in _PIECES:
             said.append(f"field {one.name!r} is empty in every record, so {chosen[0]!r} is read")
     return said

@@ -80,8 +80,9 @@ def read_rows(rows: Any, reading: Reading, source: str) -> Iterator[Document]:
     word = _words_column(rows, named, source)
     choice = choose_field(_records(rows, word, source), reading, source)
     usual = next((name for name in field_names.TAGS if name in rows.features), None)
-    tag = choice.field if choice else named.get("tag", usual)  # read_record says what is wrong with the usual one
-    if tag is None or tag not in rows.features or choice and choice.format != "tokens-jsonl":
+    is_chosen = choice is not None and choice.format is not None
+    tag = choice.field if choice and is_chosen else named.get("tag", usual)  # read_record says what is wrong with it
+    if tag is None or tag not in rows.features or choice and is_chosen and choice.format != "tokens-jsonl":
         _refuse(rows, named, choice, source)
     names = class_names(rows.features, tag)
     labels = reading.labels if names is None else names
@@ -163,7 +164,7 @@ def _refuse(rows: Any, named: Mapping[str, str], choice: Choice | None, source: 
 
 def _layer_notes(reading: Reading, choice: Choice, source: str) -> list[Note]:
     """A note for a layer that was asked for and is the only one."""
-    if not reading.layer or choice.layered:
+    if not reading.layer or choice.layered or not choice.format:
         return []
     return [Note(f"--layer {reading.layer} has no effect: the only tags are in {choice.field!r}", source)]
 

@@ -77,7 +77,7 @@ def read_doccano(path: Path, reading: Reading) -> Iterator[Document]:
 
 
 def _annotation(span: Any, place: str) -> Annotation:
-    if isinstance(span, list) and len(span) == 3:
+    if isinstance(span, list) and len(span) == 3 and not isinstance(span[0], str):
         start, end, label = span
         name = ""
     elif isinstance(span, dict):

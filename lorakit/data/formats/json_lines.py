@@ -42,6 +42,7 @@ def read_json_lines(path: Path, reading: Reading) -> Iterator[Document]:
     """
     labels = reading.labels
     named = reading.columns or {}
+    is_said = False  # that label.json names the numbers of another field
     for place, line in read_lines(path):
         if not line.strip():
             continue
@@ -54,11 +55,10 @@ def read_json_lines(path: Path, reading: Reading) -> Iterator[Document]:
         if not isinstance(record, dict):
             raise ValueError(f"{place}: a line must be a JSON object, got {type(record).__name__}")
         notes: tuple[Note, ...] = ()
-        if (
-            labels is None
-            and (column := _integers(record, named.get("tag")))
-            and (found := names_in(path.parent, column))
-        ):
+        column = _integers(record, named.get("tag"))
+        if column and column not in field_names.TAGS and reading.labels is not None and not is_said:
+            notes, is_said = (Note(f"numbers of {column!r} are named by label.json", place),), True
+        if labels is None and column and (found := names_in(path.parent, column)):
             labels, file = found
             check_labels(labels, str(path.parent / file))
             notes = (Note(f"numbers of tags are named by {file}", place),)
@@ -131,12 +131,14 @@ def _are_tags(values: Sequence[Any]) -> bool:
 
 def other_form(record: Mapping[str, Any]) -> str:
     """What is missing in an object that has a text instead of words; "" for another object."""
-    if not any(isinstance(record.get(key), str) for key in field_names.TEXTS):
-        return ""
-    return (
-        '. An object with a text has its annotations as "label": [[start, end, "TYPE"], …] or "spans": [{"start": 0, '
-        '"end": 4, "label": "TYPE"}, …], and [] where there are none'
-    )
+    if any(isinstance(record.get(key), str) for key in field_names.TEXTS):
+        return (
+            '. An object with a text has its annotations as "label": [[start, end, "TYPE"], …] or "spans": [{"start":'
+            ' 0, "end": 4, "label": "TYPE"}, …], and [] where there are none'
+        )
+    text = next((key for key, value in record.items() if isinstance(value, str) and key != "id"), None)
+    is_marked = any(isinstance(record.get(key), list) for key in field_names.SPANS + field_names.DOCCANO)
+    return f"; if {text!r} is the text that is marked, call it 'text'" if text and is_marked else ""
 
 
 def read_labels(folder: Path) -> tuple[str, ...] | None:

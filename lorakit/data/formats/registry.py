@@ -316,10 +316,12 @@ def format_of(path: Path, reading: Reading = DEFAULT_READING) -> Found:
     is_json = path.suffix.lower() in (".json", ".jsonl") and path.is_file()
     if found and found[0].name in OF_FIELDS or not found and is_json:
         choice = choose_field(_readable(path), reading, str(path))
-        if choice:
+        if choice and choice.format:
             columns = {**(reading.columns or {}), **({"tag": choice.field} if choice.field else {})}
             reading = reading._replace(columns=columns)
             return Found(format_named(choice.format), choice.evidence, reading, choice.notes, choice.layered)
+        if found and choice:
+            return Found(*found, reading, choice.notes)
     if found:
         return Found(*found, reading)
     candidates = [format for format in FORMATS if path.suffix.lower() in format.endings]

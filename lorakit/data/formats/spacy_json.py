@@ -104,7 +104,7 @@ def _paragraph(value: Any, name: str, place: str) -> Document:
             tags.append(_tag(token.get("ner", "-"), where, notes))
         sentences.append((first, len(words)))
     found = tuple(Annotation(kind, start, end) for kind, start, end in spans(tags, "bioes"))
-    for key in ("cats", "spans"):
+    for key in ("cats", "spans", "entities"):
         notes += [Note(f"{key} of a paragraph, not used", place)] if paragraph.get(key) else []
     document = Document(tuple(words), None, place, None, (), found, name, tuple(sentences), tuple(notes))
     raw = paragraph.get("raw")

@@ -59,6 +59,13 @@ def test_the_field_that_holds_annotations_is_read_and_an_empty_one_named(tmp_pat
     assert f" {used}" in written.files[0].evidence
 
 
+def test_examples_that_were_rejected_are_left_out_whatever_the_field(tmp_path: Path) -> None:
+    record = {"text": TEXT, "tokens": TOKENS, "spans": [], "ents": SPANS, "answer": "accept"}
+    path = write_lines(tmp_path / "a.jsonl", record, record | {"answer": "reject"})
+    assert entities(path) == FOUND
+    assert "example that the annotator answered with 'reject', left out" in about(path)
+
+
 def test_all_records_decide_and_not_the_first(tmp_path: Path) -> None:
     first = {"text": TEXT, "tokens": WORDS, "ner_tags": ["O"] * 4, "entities": [], "label": []}
     path = write_lines(tmp_path / "a.jsonl", *[first] * 9, first | {"ner_tags": TAGS})
@@ -118,6 +125,23 @@ def test_annotations_in_one_field_or_another_are_all_read(tmp_path: Path) -> Non
     ):
         read_ner(path)
     assert entities(write_lines(path, *[{"text": TEXT, "mentions": SPANS}] * 2)) == FOUND * 2
+
+
+@pytest.mark.parametrize("empty", ["spans", "label"])
+def test_a_field_of_another_shape_is_named_where_no_other_is_full(tmp_path: Path, empty: str) -> None:
+    found = [{"begin": 0, "end": 2, "type": "ORG"}]
+    path = write_lines(tmp_path / "a.jsonl", {"text": TEXT, empty: [], "annotated": found})
+    assert entities(path) == []
+    assert "field 'annotated' of objects or lists is not used" in about(path)
+    found[0]["start"] = found[0].pop("begin")
+    assert entities(write_lines(path, {"text": TEXT, empty: [], "annotated": found})) == FOUND[:1]
+
+
+def test_a_text_by_another_name_is_refused_and_its_name_is_the_fix(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", {"id": "1", "sentence": TEXT, "entities": SPANS})
+    with pytest.raises(ValueError, match="a.jsonl:1: .*; if 'sentence' is the text that is marked, call it 'text'"):
+        read_ner(path)
+    assert entities(write_lines(path, {"id": "1", "text": TEXT, "entities": SPANS})) == FOUND
 
 
 def test_a_named_field_must_hold_annotations(tmp_path: Path) -> None:
@@ -188,6 +212,7 @@ def test_fields_of_tags_by_other_names_are_found_by_their_values(tmp_path: Path)
         read_ner(path)
     write_text(tmp_path / "label.json", json.dumps({"O": 0, "B-ORG": 1, "B-MISC": 2}))
     assert entities(path, columns={"tag": "types"}) == FOUND
+    assert "numbers of 'types' are named by label.json" in about(path, columns={"tag": "types"})
 
 
 def test_the_field_of_the_training_split_holds_for_the_others(tmp_path: Path) -> None:

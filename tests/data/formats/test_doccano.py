@@ -61,6 +61,10 @@ def test_a_label_may_hold_a_space(tmp_path: Path) -> None:
         ({"label": []}, "a.jsonl:2: 'text' must be a string, got None"),
         ([1], "a.jsonl:2: each value must be a JSON object, got .1."),
         ({"text": TEXT, "label": ["positive"]}, "a.jsonl:2, label 1: 'positive' is not .start, end, label.; these are"),
+        (
+            {"text": TEXT, "label": [["ORG", 0, 2]]},
+            "a.jsonl:2, label 1: .'ORG', 0, 2. is not .start, end, label.; these",
+        ),
         ({"text": TEXT, "label": [[0, 99, "ORG"]]}, "a.jsonl:2, ORG: offsets 0-99 are outside of the text of 47"),
         ({"text": TEXT, "label": [[0, "2", "ORG"]]}, "a.jsonl:2, label 1: 'end' must be an integer of at least 0"),
         (
