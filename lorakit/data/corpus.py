@@ -230,7 +230,7 @@ def _read_files(
         for path in paths:
             _check_kind(path)
             try:
-                found = format_of(path, reading)
+                found = format_of(path, reading, format_named(read[0].format) if read else None)
             except RecursionError as error:  # the readers look at the first JSON value of a file
                 raise ValueError(f"{path}: invalid JSON: brackets are nested too deeply") from error
             form = found.format

@@ -52,7 +52,7 @@ def split_files(folder: Path, endings: Collection[str], is_corpus: Callable[[Pat
     paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     found, notes = _by_name(folder, paths, endings, is_corpus), ()
     if "train" not in found:
-        mentioned, notes = _by_mention(folder, paths, is_corpus)
+        mentioned, notes = _by_mention(folder, paths, endings, is_corpus)
         found = found if found and "train" not in mentioned else mentioned | found
     used = {path for files in found.values() for path in files}
     unused = tuple(path.name for path in paths if path not in used and path.name != "label.json")
@@ -77,13 +77,18 @@ def _by_name(
 
 
 def _by_mention(
-    folder: Path, paths: list[Path], is_corpus: Callable[[Path], bool]
+    folder: Path, paths: list[Path], endings: Collection[str], is_corpus: Callable[[Path], bool]
 ) -> tuple[dict[str, list[Path]], tuple[str, ...]]:
     candidates: dict[str, list[Path]] = {}
+    doubtful: dict[str, list[Path]] = {}  # reading them tells what is wrong with them, or what has to be chosen
     for path in paths:
         splits = _mentioned(path.name)
-        if len(splits) == 1 and path.is_file() and path.suffix.lower() not in _NO_CORPUS and is_corpus(path):
-            candidates.setdefault(splits.pop(), []).append(path)
+        if len(splits) == 1 and path.is_file() and path.suffix.lower() not in _NO_CORPUS:
+            if is_corpus(path):
+                candidates.setdefault(splits.pop(), []).append(path)
+            elif path.suffix.lower() in endings:
+                doubtful.setdefault(splits.pop(), []).append(path)
+    candidates = {split: files for split, files in doubtful.items() if len(files) == 1} | candidates
     notes = []
     for split, files in candidates.items():
         gold = [path for path in files if path.suffix == ".annotated"]  # WNUT17 has its test set without gold tags too

@@ -77,6 +77,15 @@ def test_a_folder_without_train_says_what_it_holds(tmp_path: Path) -> None:
         read_ner(tmp_path)
 
 
+def test_a_training_file_whose_columns_must_be_chosen_says_so_and_is_read_then(tmp_path: Path) -> None:
+    (tmp_path / "corpus-train-en.tsv").write_text("Mr\tO\tO\nSwift\tB-pers\tB-pers.ind\n", encoding="utf-8")
+    with pytest.raises(
+        ValueError, match="corpus-train-en.tsv: columns 2 .* and 3 .* all look like tags; .* word=1,tag=2"
+    ):
+        read_ner(tmp_path)
+    assert read_ner(tmp_path, columns={"word": "1", "tag": "2"}).train[0].tags == ("O", "B-pers")
+
+
 def test_a_single_file_is_train_and_says_so(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "test.json", ROW)
     data = read_ner(path)

@@ -187,6 +187,17 @@ def doccano(path: Path, documents: list[Text]) -> Path:
     return json_lines(path, [{"id": 1, "text": d.text, "label": triples(d), "Comments": []} for d in documents])
 
 
+def cluener(path: Path, documents: list[Text]) -> Path:
+    records = []
+    for d in documents:
+        label: dict[str, dict[str, list]] = {}
+        for marked in d.marked:
+            (start, end), surfaces = marked.pieces[0], label.setdefault(marked.label, {})
+            surfaces.setdefault(d.text[start:end], []).append([start, end - 1])
+        records.append({"text": d.text, "label": label})
+    return json_lines(path, records)
+
+
 def doccano_relations(path: Path, documents: list[Text]) -> Path:
     entities = [[{"id": 7, **span} for span in spans_of(d, "start_offset", "end_offset")] for d in documents]
     records = [{"text": d.text, "entities": e, "relations": []} for d, e in zip(documents, entities, strict=True)]
@@ -227,6 +238,7 @@ TOOLS: dict[str, tuple[Callable, str, st.SearchStrategy]] = {
     "bioc-xml": (bioc_xml, "in.xml", texts(extra=("&", "<", "\t"))),
     "doccano": (doccano, "in.jsonl", texts(extra=("\r\n", "\x00"), gaps=False)),
     "doccano, with relations": (doccano_relations, "in.jsonl", texts(gaps=False)),
+    "cluener": (cluener, "in.json", texts(extra=("\r\n",), gaps=False, empty=False)),
     "spans-jsonl": (spans_jsonl, "in.jsonl", texts(extra=("\r\n",), gaps=False)),
     "spans-jsonl, Doc.to_json": (doc_to_json, "in.jsonl", texts(gaps=False)),
     "prodigy": (prodigy, "in.jsonl", texts(extra=("\r\n",), gaps=False)),

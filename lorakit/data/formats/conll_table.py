@@ -25,6 +25,7 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _WORD_NAME = re.compile(r"(FORM|WORD|TOKEN|TEXT)S?")
 _TAG_NAME = re.compile(
     r"(NER?|BIO|BIOES|IOB2?|IOBES|BILOU|(NAMED[_ -]?)?ENTIT(Y|IES)|TAGS?|LABELS?)([_ -]?(TAG|LABEL|TYPE|IOB2?|BIO)S?)?"
+    "|NE[_-](COARSE|FINE|NESTED)([_-](LIT|METO|COMP))?"  # HIPE
 )
 _SURE_TAG = re.compile(r"O|[BIESLUMW][-_].+|.+[-_][BIESLUMW]|[BIES]")
 _TYPED_TAG = re.compile(r"[BIESLUMW]-\S+")
@@ -244,8 +245,8 @@ def _comments(
     """Whether a line that begins with # is a comment, as a function: "#" and "#tag" are words of many corpora.
 
     A comment where the first of several columns is a number or the file marks documents; else, at the start of a
-    sentence. In both cases the line must not be a row, which has as many columns and ends in a tag, and without a space
-    after the # in any cell that the rows end in.
+    sentence, or a remark (`# …`) without a tab in a file of tabs. In all cases the line must not be a row, which has as
+    many columns and ends in a tag, and without a space after the # in any cell that the rows end in.
     """
     width = len(some[0]) if some else 0
     # of all the first lines: a corpus whose first word is a year has hashtags, not comments
@@ -257,7 +258,8 @@ def _comments(
         if line.startswith(_MARKS) or GLOBAL_COLUMNS.match(line):
             return True
         always = counted or is_conll2012
-        if not always and not (at_start and width):
+        is_remark = has_tabs and "\t" not in line and re.match("#+ ", line) is not None  # a row would have tabs
+        if not always and not is_remark and not (at_start and width):
             return False
         row = cells(line)
         ends_in_tag = _SURE_TAG.fullmatch(row[-1]) or row[-1] in last and has_tabs
@@ -265,7 +267,7 @@ def _comments(
             return not (has_tabs and "\t" in line and _ends_in_tag(line))
         if always:
             return not ends_in_tag or not has_tabs and row[0] == "#"
-        return row[0].startswith("# ") and not ends_in_tag
+        return re.match("#+ ", row[0]) is not None and not ends_in_tag
 
     return is_comment
 

@@ -20,6 +20,7 @@ from lorakit.data.formats.bioc import (
     write_bioc_xml,
 )
 from lorakit.data.formats.brat import read_brat, recognise_brat, write_brat
+from lorakit.data.formats.cluener import read_cluener, recognise_cluener, write_cluener
 from lorakit.data.formats.conll import read_conll, read_csv, recognise_conll, recognise_csv, write_conll, write_csv
 from lorakit.data.formats.datasets import (
     read_dataset,
@@ -214,6 +215,15 @@ FORMATS = (
         has_columns=True,
     ),
     Format(
+        name="cluener",
+        about="CLUENER's JSON lines: texts, and surfaces by type with the first and the last character",
+        specification="https://github.com/CLUEbenchmark/CLUENER2020",
+        endings=(".json", ".jsonl"),
+        recognise=recognise_cluener,
+        read=read_cluener,
+        write=write_cluener,
+    ),
+    Format(
         name="spans-jsonl",
         about="JSON lines of texts and spans, such as `lorakit predict` writes",
         specification="https://huggingface.co/docs/transformers/main_classes/pipelines",
@@ -301,12 +311,12 @@ class Found(NamedTuple):
     layered: bool = False
 
 
-def format_of(path: Path, reading: Reading = DEFAULT_READING) -> Found:
+def format_of(path: Path, reading: Reading = DEFAULT_READING, others: Format | None = None) -> Found:
     """The format of a file or folder, the evidence for it and how to read it.
 
     Content decides: of JSON objects with texts or words, all of them, in which field their annotations are. Where no
-    format recognises it, the last of those whose files end as this one does reads it, so that its error says what is
-    wrong.
+    format recognises it, that of the corpus' other files, or the last of those whose files end as this one does reads
+    it, so that its error says what is wrong.
 
     Raises:
         ValueError: no format recognises it, and none has files with this ending; or fields that differ hold its
@@ -325,6 +335,8 @@ def format_of(path: Path, reading: Reading = DEFAULT_READING) -> Found:
     if found:
         return Found(*found, reading)
     candidates = [format for format in FORMATS if path.suffix.lower() in format.endings]
+    if others in candidates:
+        return Found(others, "by its ending, as the training file", reading)
     if not candidates:
         raise ValueError(
             f"{path}: unknown ending {path.suffix!r}, and no format recognises the content; a corpus file ends in "

@@ -41,6 +41,20 @@ def test_the_advice_on_carriage_returns_keeps_the_sentences(text, fix, lines, tm
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "TOKEN\tNE-COARSE-LIT\n# hipe2022:date = 1798\nMr\tO\n# newspaper: x\nSwift\tB-pers\n",  # HIPE-2022
+        "## klue-ner-v1_train_1\tMr <Swift:PS>\nMr\tO\nSwift\tB-PS\n",  # KLUE
+        "a\tO\n# Mr Swift B-PER\nSwift\tB-PER\n",
+    ],
+)
+def test_remarks_are_comments_wherever_they_cannot_be_rows(text, tmp_path):
+    (tmp_path / "train.tsv").write_text(text, encoding="utf-8")
+    [sentence] = read_ner(tmp_path / "train.tsv").train
+    assert sentence.words[-1] == "Swift" and len(sentence.words) == 2
+
+
+@pytest.mark.parametrize(
     ("text", "word"),
     [
         ("a\tO\n\n#b\tB-X\nc\tO\n", "#b"),
