@@ -186,7 +186,10 @@ def _conllu_words_only(table: Table) -> Table:
     if not is_ids or not any(map(str.isdecimal, numbers)):
         return table
     blocks, others = filtered(table.blocks, lambda row: row[0].isdecimal())
-    return table._replace(blocks=blocks, others=tuple(others))
+    lines = counted(len(others), "line")
+    kind = f"{lines} with a number such as 1-2 or 8.1 first, as CoNLL-U has beside its words: not read as words"
+    notes = () if table.names or width == 10 else ((kind, f"{table.path}:{others[0][0]}"),)
+    return table._replace(blocks=blocks, others=tuple(others), notes=(*table.notes, *notes))
 
 
 def _counts_words(table: Table) -> bool:
