@@ -4,9 +4,10 @@ The tags are in the only column all of whose cells are tags of one spelling (`da
 where nothing else does. If several columns are tags, they are layers or a gold and a predicted column, which only the
 user can tell apart; GermEval's layout, a number before the word and two columns of tags, is known.
 
-The words are in the first column that can be words: not one of numbers that count, not one that is the same throughout
-each sentence (the name of the document), not one of parts of speech, and not lemmas that the words follow. Each column
-that is skipped is a note. It is skipped only for one that can hold words; nothing but numbers that count is refused.
+The words are in the first column that can be words: not one with a number in every line (places, ids), not one that is
+the same throughout each sentence (the name of the document), not one of parts of speech, and not lemmas that the words
+follow. Each column that is skipped is a note. It is skipped only for one that can hold words; nothing but numbers that
+count is refused.
 """
 
 import re

@@ -5,28 +5,26 @@ Read so only where nothing else fits: every line has to hold tags in these place
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 Pairs = list[tuple[str, str]]
+Form = Callable[[str], Pairs | None]
 
 _TAG = re.compile(r"O|[BIESLUMW][-_][^\s/|]+")
 _JOINTS = "/|_"
 
 
-def words_in_lines(lines: Sequence[str]) -> list[Pairs] | None:
-    """The words and tags of each line; None where lines are not sentences.
+def sentence_form(lines: Sequence[str]) -> Form | None:
+    """How lines hold sentences, as a function from a line to its words and tags; None where they do not.
 
     Args:
-        lines: those of the file that are neither blank nor comments.
+        lines: the first of the file that are neither blank nor begin with #.
     """
-    tokens = [line.split() for line in lines]
-    for joint in _JOINTS:
-        if joint in lines[0] and (found := _checked([_joined(line, joint) for line in tokens])):
-            return found
-    for first in (0, 1) if len({len(line) for line in tokens}) > 1 else ():
-        if found := _checked([_in_turn(line, first) for line in tokens]):
-            return found
-    return None
+    forms = [partial(_joined, joint=joint) for joint in _JOINTS]
+    if len({len(line.split()) for line in lines}) > 1:  # lines of one length are rows of columns
+        forms += [partial(_in_turn, first=first) for first in (0, 1)]
+    return next((form for form in forms if _are_sentences([form(line) for line in lines])), None)
 
 
 def lists_in_columns(rows: Sequence[Sequence[str]]) -> tuple[int, int] | None:
@@ -37,7 +35,7 @@ def lists_in_columns(rows: Sequence[Sequence[str]]) -> tuple[int, int] | None:
     width = len(rows[0])
     split = [[cell.split(" ") for cell in row] for row in rows]
     for tag in range(width):
-        if not _checked([[("", cell) for cell in row[tag]] for row in split]):
+        if not _are_sentences([_tagged([("", cell) for cell in row[tag]]) for row in split]):
             continue
         equal = [(sum(len(row[word]) == len(row[tag]) for row in split), -word) for word in range(width) if word != tag]
         count, word = max(equal)
@@ -46,20 +44,23 @@ def lists_in_columns(rows: Sequence[Sequence[str]]) -> tuple[int, int] | None:
     return None
 
 
-def _checked(found: Sequence[Pairs | None]) -> list[Pairs] | None:
-    """The same, if every line is one of words with tags, most have several, and one tag is of an entity."""
+def _are_sentences(found: Sequence[Pairs | None]) -> bool:
+    """Whether every line is words with tags, most have several, and one tag is of an entity."""
     lines = [line for line in found if line]
-    if len(lines) < len(found) or not all(_TAG.fullmatch(tag) for line in lines for _, tag in line):
-        return None
     several = 2 * sum(len(line) > 1 for line in lines) > len(lines)
-    return lines if several and any(tag != "O" for line in lines for _, tag in line) else None
+    return len(lines) == len(found) and several and any(tag != "O" for line in lines for _, tag in line)
 
 
-def _joined(tokens: Sequence[str], joint: str) -> Pairs | None:
-    pairs = [(word, tag) for word, between, tag in (token.rpartition(joint) for token in tokens) if between and word]
-    return pairs if len(pairs) == len(tokens) else None
+def _tagged(pairs: Pairs) -> Pairs | None:
+    """The pairs, if the second of each is a tag."""
+    return pairs if pairs and all(_TAG.fullmatch(tag) for _, tag in pairs) else None
 
 
-def _in_turn(tokens: Sequence[str], first: int) -> Pairs | None:
-    pairs = list(zip(tokens[first::2], tokens[1 - first :: 2], strict=False))
-    return pairs if 2 * len(pairs) == len(tokens) else None
+def _joined(line: str, joint: str) -> Pairs | None:
+    parts = [token.rpartition(joint) for token in line.split()]
+    return _tagged([(word, tag) for word, _, tag in parts]) if all(word for word, _, _ in parts) else None
+
+
+def _in_turn(line: str, first: int) -> Pairs | None:
+    tokens = line.split()
+    return None if len(tokens) % 2 else _tagged(list(zip(tokens[first::2], tokens[1 - first :: 2], strict=True)))

@@ -36,7 +36,7 @@ def with_sentences(table: Table, word: int, tag: int) -> Table:
         if told:
             listed = " and ".join(str(column + 1) for column in told)
             which = f"columns {listed} tell" if len(told) > 1 else f"column {listed} tells"
-            kind = f"no blank line in the file: {which} where sentences begin"
+            kind = f"no blank line in the file: {which} where sentences begin (if not, end them with blank lines)"
             table = _divided(table, starts, kind)
     if len(table.blocks) == 1 and len(table.blocks[0].lines) >= LONG:
         kind = f"no blank line in the file: it is read as one sentence of {len(table.blocks[0].lines):,} words"

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from lorakit._counts import counted
-from lorakit.data.formats.conll_lines import lists_in_columns, words_in_lines
+from lorakit.data.formats.conll_lines import lists_in_columns, sentence_form
 from lorakit.data.formats.conll_rows import Block, Table, filtered, values_of
 
 BORDERS = ("-DOCSTART-", "###MEDLINE:")  # CoNLL-2003, BioNLP2004
@@ -96,10 +96,9 @@ def parse_table(text: str, path: Path) -> Table:
     if padded:
         notes.append(("spaces around words and tags were removed", padded))
     if doubtful:
-        kind = (
-            "a line begins with # and holds what may be a tag: read as a comment (if it is a word, give it the columns"
-        )
-        notes.append((f"{kind} of the other lines, and the tag the spelling of theirs)", doubtful))
+        what = "a line begins with # and holds what may be a tag: read as a comment"
+        fix = "if it is a word, give it the columns of the other lines, and the tag the spelling of theirs"
+        notes.append((f"{what} ({fix})", doubtful))
     return Table(path, blocks, names, is_conll2012, tuple(notes))
 
 
@@ -120,16 +119,20 @@ def cells(line: str) -> Row:
 
 def _sentences_in_lines(lines: list[str], plain: list[str], path: Path) -> Table | None:
     """The table of a file that has a sentence in each line, as its first rows (`plain`) have."""
-    if words_in_lines(plain) is None or (found := words_in_lines(list(_rows_of(lines)))) is None:
+    if (form := sentence_form(plain)) is None:
         return None
     blocks: list[Block] = []
-    sentences, document = iter(found), 0
+    document = 0
     for number, line in enumerate(lines, start=1):
-        if _is_border(line) or line.startswith("#"):
+        if _is_border(line):
             document += line.startswith(BORDERS)
-            continue
-        words, tags = zip(*next(sentences), strict=True)
-        blocks.append(Block((words, tags), [number] * len(words), document))
+        elif pairs := form(line):
+            words, tags = zip(*pairs, strict=True)
+            blocks.append(Block((words, tags), [number] * len(words), document))
+        elif not line.startswith(("# ", *_MARKS)):
+            raise ValueError(
+                f"{path}:{number}: broken line {line[:60]!r}: each line before is a sentence; write it as they are"
+            )
     note = ("each line is a sentence of words and their tags", str(path))
     return Table(path, blocks, (), False, (note,))
 
@@ -187,7 +190,10 @@ def _conllu_words_only(table: Table) -> Table:
     if not is_ids or not any(map(str.isdecimal, numbers)):
         return table
     blocks, others = filtered(table.blocks, lambda row: row[0].isdecimal())
-    return table._replace(blocks=blocks, others=tuple(others))
+    lines = counted(len(others), "line")
+    kind = f"{lines} with a number such as 1-2 or 8.1 first, as CoNLL-U has beside its words: not read as words"
+    notes = () if table.names or width == 10 else ((kind, f"{table.path}:{others[0][0]}"),)
+    return table._replace(blocks=blocks, others=tuple(others), notes=(*table.notes, *notes))
 
 
 def _counts_words(table: Table) -> bool:

@@ -448,6 +448,22 @@ def test_lines_of_conllu_that_are_no_words_are_not_read(tmp_path: Path, text: st
     )
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# global.columns = ID FORM NE\n1.1\tEU\tB-ORG\n1.2\tsays\tO\n",
+        "2\tEU\tB-ORG\n2.1\tsays\tO\n4\tit\tO\n",
+    ],
+)
+def test_numbers_that_do_not_count_words_as_conllu_does_lose_none(tmp_path: Path, text: str) -> None:
+    assert [pair[0] for sentence in read(tmp_path, text) for pair in sentence][:2] == ["EU", "says"]
+
+
+def test_lines_that_only_look_like_conllu_are_a_note(tmp_path: Path) -> None:
+    kind = "1 line with a number such as 1-2 or 8.1 first, as CoNLL-U has beside its words: not read as words"
+    assert kind in kinds(tmp_path, "1\tEU\tB-ORG\n1.5\tsays\tO\n")
+
+
 def test_a_tag_on_a_line_that_is_no_word_is_named(tmp_path: Path) -> None:
     path = write_text(tmp_path / "a.conllu", CONLLU.format("B-PER", "O", "B-LOC", "B-X"))
     notes = [note for document in read_conll(path, Reading()) for note in document.notes if "left out" in note.kind]

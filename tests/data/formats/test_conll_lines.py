@@ -41,6 +41,15 @@ def test_a_sentence_per_line_is_read_word_by_word(tmp_path: Path, file: str, tex
     assert any(note.startswith("each line is a sentence") for note in read_ner(tmp_path / file).notes)
 
 
+@pytest.mark.parametrize("joint", ["/", " "])
+def test_a_sentence_that_begins_with_a_hash_is_read(tmp_path: Path, joint: str) -> None:
+    text = "EU/B-ORG rejects/O it/O\n# sent_id = 2\n#Bonn/B-LOC says/O\n# text\nall/O that/O\n".replace("/", joint)
+    expected = [["EU B-ORG", "rejects O", "it O"], ["#Bonn B-LOC", "says O"], ["all O", "that O"]]
+    assert read(tmp_path / "a.txt", text) == expected
+    with pytest.raises(ValueError, match="a.txt:6: broken line '#x y': each line before is a sentence"):
+        read(tmp_path / "a.txt", text + "#x y\n")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -81,8 +90,7 @@ def test_any_sentences_in_any_scheme(random: Random, joint: str, scheme: str, tm
     for sentence in made:
         pairs = zip(sentence.words, columns.tags(sentence, scheme), strict=True)
         between = "\t" if joint == "\t" else " "
-        lines.append(between.join(f"{word}{joint}{tag}" for word, tag in pairs).removeprefix("#"))
-    made[:] = [s._replace(words=(s.words[0].removeprefix("#"), *s.words[1:])) for s in made]
+        lines.append(between.join(f"{word}{joint}{tag}" for word, tag in pairs))
     data = read_ner(write_text(tmp_path / "a.txt", "\n".join(lines)))
     assert [sentence.words for sentence in data.train] == [sentence.words for sentence in made]
     found = [[(s.type, s.start, s.end) for s in spans(sentence.tags)] for sentence in data.train]

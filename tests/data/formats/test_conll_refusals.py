@@ -67,6 +67,10 @@ FOLLOWED: dict[str, tuple[Corpus, ...]] = {
         Corpus("EU B-ORG\nNew York B-LOC\n"),
         Corpus("EU\tB-ORG\nNew York\tB-LOC\n"),
     ),
+    "each line before is a sentence; write it as they are": (
+        Corpus("EU/B-ORG rejects/O\n" * 1000 + "it is\n"),
+        Corpus("EU/B-ORG rejects/O\n" * 1000 + "it/O is/O\n"),
+    ),
     "write a tag for each word, with one space between them": (
         Corpus("EU rejects it\tB-ORG O\nNew York\tB-LOC I-LOC\n"),
         Corpus("EU rejects it\tB-ORG O O\nNew York\tB-LOC I-LOC\n"),

@@ -65,6 +65,13 @@ def test_blank_lines_end_sentences_whatever_the_numbers_say(tmp_path: Path, name
     assert not any("where sentences begin" in note for note in read_ner(tmp_path / "a.tsv").notes)
 
 
+def test_what_the_note_says_to_do_works(tmp_path: Path):
+    rows = [["1", "EU", "B-ORG"], ["1", "says", "O"], ["2", "it", "O"], ["2", "all", "O"]]
+    assert len(read(tmp_path / "a.tsv", rows)) == 2
+    assert any("(if not, end them with blank lines)" in note for note in read_ner(tmp_path / "a.tsv").notes)
+    assert read(tmp_path / "a.tsv", [*rows[:3], [""], rows[3]]) == [["EU B-ORG", "says O", "it O"], ["all O"]]
+
+
 @pytest.mark.parametrize("name", ["id", "nr", "sid", "sent_id", "Sentence #", "sentence_idx"])
 def test_a_header_above_numbers_changes_nothing(tmp_path: Path, name: str):
     rows = [[name, "word", "tag"], *rows_of(NUMBERS["sentence"])]
