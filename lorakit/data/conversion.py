@@ -56,21 +56,21 @@ def convert(source: str, out: Path, name: str, options: CorpusOptions) -> list[s
         lines += write_documents(form, next(iter(written.values())), out)
     else:
         lines += _write_folder(form, written, corpus, out)
-    return lines + _read_again(out, corpus, options)
+    return lines + _read_back(out, corpus, options)
 
 
-def _read_again(out: Path, corpus: Written, options: CorpusOptions) -> list[str]:
-    """A line for everything that is not read from the converted corpus as it was."""
+def _read_back(out: Path, corpus: Written, options: CorpusOptions) -> list[str]:
+    """A line for everything that differs when the converted corpus is read back."""
     how = CorpusOptions(layer=options.layer)
     try:
-        again = read_written(out, how)[0][1].splits
+        back = read_written(out, how)[0][1].splits
     except ValueError as error:
-        return [f"it cannot be read again as it is: {error}"]
+        return [f"it cannot be read back: {error}"]
     lines = []
     for split, documents in corpus.splits.items():
         before, after = (
             [tag_documents([document], options.layer)[0] for document in there]
-            for there in (documents, again.get(split, []))
+            for there in (documents, back.get(split, []))
         )
         lines += [f"{split}: {line}" for line in differences(before, after)]
     return lines

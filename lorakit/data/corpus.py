@@ -68,13 +68,15 @@ def read_ner(
             splits are joined and whose labels are united.
         scheme: how the tags are written: "iob2", "iob1", "bioes" or another name of one of these ("bilou", "bmes",
             "io"). None detects it from the tags and raises if they obey no scheme.
-        columns: where the words and tags are in a table: {"word": "2", "tag": "3"}, counted from 1, or their names.
+        columns: where the words and tags are in a table: {"word": "2", "tag": "3"}, counted from 1, or their names; of
+            JSON, the names of the fields, such as {"tag": "fine_ner_tags"}.
         layer: "outer" or "inner": which of nested entities to keep, and which of two columns of tags to read.
         label_map: entity type -> its new name, or None to drop its entities.
         shares: "80/10/10": divide a corpus without splits into train, validation and test by these shares; sentences of
             one document stay together.
         seed: shuffles the documents for `shares`.
-        offsets: "characters", "utf-16" or "bytes": how the annotation tool counts, where its files do not tell.
+        offsets: "characters", "utf-16", "bytes" or "inclusive" (characters, and an end is the last one of the entity):
+            how the annotation tool counts, where its files do not tell.
 
     Returns:
         The corpus; `notes` says what was converted, repaired, dropped, left out or missing.

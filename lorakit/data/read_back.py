@@ -26,14 +26,14 @@ class _Content(NamedTuple):
 
 
 def differences(before: Sequence[Sequence[Document]], after: Sequence[Sequence[Document]]) -> list[str]:
-    """A line for everything that is not read as it was.
+    """Describe what differs when a converted corpus is read back, a line for each kind of difference.
 
     Example:
         from lorakit.data.formats.record import Document
         from lorakit.data.read_back import differences
         one = Document(("U.S.A.", "!"), ("B-LOC", "O"), "a.tsv:1")
         other = Document(("U.S.A", ".", "!"), ("B-LOC", "I-LOC", "O"), "b.txt:1")
-        differences([[one]], [[other]])[0][:37]  # '1 of 2 words is split otherwise when '
+        differences([[one]], [[other]])[0][:31]  # '1 of 2 words is split different'
 
     Args:
         before: the tagged sentences of each document that was converted.
@@ -44,19 +44,19 @@ def differences(before: Sequence[Sequence[Document]], after: Sequence[Sequence[D
         one, other = _content(sorted(before, key=_letters)), _content(sorted(after, key=_letters))
     if one.letters != other.letters:
         where = len(commonprefix((one.letters, other.letters)))
-        return [f"the text is another one when read again, from {one.letters[where : where + 20]!r} on"]
+        return [f"the text differs when read back, from {one.letters[where : where + 20]!r} on"]
     lines = []
     if lost := [place for place in one.words if place not in other.words]:
         start, end, _ = lost[0]
         first = f"the first {one.letters[start:end]!r} ({one.words[lost[0]]})"
-        lines.append(f"{_of(len(lost), len(one.words), 'word')} split otherwise when read again, {first}")
+        lines.append(f"{_of(len(lost), len(one.words), 'word')} split differently when read back, {first}")
     if apart := [place for place in one.sentences if place not in other.sentences]:
         is_other = _of(len(apart), len(one.sentences), "sentence")
-        lines.append(f"{is_other} cut otherwise when read again, the first at {one.sentences[apart[0]]}")
+        lines.append(f"{is_other} split differently when read back, the first at {one.sentences[apart[0]]}")
     if gone := (one.entities - other.entities).total():
         new = (other.entities - one.entities).total()
         is_gone = _of(gone, one.entities.total(), "entity", "entities")
-        lines.append(f"{is_gone} not read again, and {counted(new, 'other is', 'others are')}")
+        lines.append(f"{is_gone} not read back, and {counted(new, 'other is', 'others are')}")
     if lost_ids := one.ids - other.ids:
         name = min(lost_ids)
         lines.append(f"{counted(len(lost_ids), 'id')} of documents, such as {name!r}, cannot be written")

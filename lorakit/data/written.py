@@ -17,7 +17,7 @@ class CorpusOptions:
 
     Attributes:
         scheme: of the tags, one of `schemes.SCHEME_NAMES`; None detects it.
-        columns: of column files and tables, such as {"word": "2", "tag": "3"}; None finds them.
+        columns: of column files, tables and JSON objects, such as {"word": "2", "tag": "3"}; None finds them.
         layer: which of nested annotations to keep, "outer" or "inner"; None is outer where that is clear.
         label_map: entity type -> its new name, or None to drop its entities.
         shares: "80/10/10": divide a corpus without splits into train, validation and test.

@@ -24,7 +24,7 @@ SEVERAL = [
 
 def converted(source: Path, out: Path, name: str) -> list[str]:
     """The lines on what reading it again gives."""
-    return [line for line in convert(str(source), out, name, DEFAULTS) if "again" in line or "written" in line]
+    return [line for line in convert(str(source), out, name, DEFAULTS) if "read back" in line or "be written" in line]
 
 
 @pytest.mark.parametrize("name", ["brat", "label-studio", "doccano", "spans-jsonl", "pubtator"])
@@ -32,8 +32,8 @@ def test_formats_without_words_say_how_many_are_split_otherwise(tmp_path: Path, 
     source, out = write_text(tmp_path / "a.tsv", COLUMNS), tmp_path / "out.x"
     lines = converted(source, out, name)
     assert len(lines) == 2
-    assert lines[0].startswith("train: 2 of 10 words are split otherwise when read again, the first '(U.K.)' (")
-    assert lines[1].startswith("train: 1 of 2 sentences is cut otherwise when read again, the first at ")
+    assert lines[0].startswith("train: 2 of 10 words are split differently when read back, the first '(U.K.)' (")
+    assert lines[1].startswith("train: 1 of 2 sentences is split differently when read back, the first at ")
     before, after = read_ner(source).train, read_ner(out).train
     kept = {word for sentence in after for word in sentence.words}
     assert sum(word not in kept for sentence in before for word in sentence.words) == 2
@@ -44,7 +44,7 @@ def test_prodigy_and_spacys_json_keep_the_words(tmp_path: Path) -> None:
     assert converted(source, tmp_path / "a.json", "spacy-json") == []
     assert read_ner(tmp_path / "a.json").train == read_ner(source).train
     [line] = converted(source, tmp_path / "a.jsonl", "prodigy")  # a full stop inside the first sentence
-    assert line.startswith("train: 1 of 2 sentences is cut otherwise")
+    assert line.startswith("train: 1 of 2 sentences is split differently")
     one, other = ([word for s in read_ner(path).train for word in s.words] for path in (source, tmp_path / "a.jsonl"))
     assert one == other
 
@@ -52,7 +52,7 @@ def test_prodigy_and_spacys_json_keep_the_words(tmp_path: Path) -> None:
 def test_what_gliner_and_train_data_cannot_hold_is_counted(tmp_path: Path) -> None:
     source = write_text(tmp_path / "a.jsonl", "".join(json.dumps(record) + "\n" for record in SEVERAL))
     [line] = converted(source, tmp_path / "g.json", "gliner")
-    assert line.startswith("train: 4 of 4 sentences are cut otherwise when read again, the first at ")
+    assert line.startswith("train: 4 of 4 sentences are split differently when read back, the first at ")
     assert len(read_ner(tmp_path / "g.json").train) == 2
     [line] = converted(source, tmp_path / "s.json", "spacy-json")
     assert line == "train: 2 ids of documents, such as 'd1', cannot be written"
@@ -63,15 +63,15 @@ def test_entities_and_texts_that_change_are_counted() -> None:
     one = Document(("EU", "ran"), ("B-ORG", "O"), "a:1")
     assert differences([[one]], [[one]]) == []
     assert differences([[one, one]], [[one], [one._replace(tags=("O", "B-X"))]]) == [
-        "1 of 2 entities is not read again, and 1 other is"
+        "1 of 2 entities is not read back, and 1 other is"
     ]
     assert differences([[one]], [[one._replace(words=("EU", "run"))]]) == [
-        "the text is another one when read again, from 'an' on"
+        "the text differs when read back, from 'an' on"
     ]
-    assert differences([[one]], []) == ["the text is another one when read again, from 'EUran' on"]
+    assert differences([[one]], []) == ["the text differs when read back, from 'EUran' on"]
     empty = Document(("", "a", ""), ("O",) * 3, "a:1")
     [line] = differences([[empty]], [[Document(("a",), ("O",), "")]])
-    assert line == "2 of 3 words are split otherwise when read again, the first '' (a:1)"
+    assert line == "2 of 3 words are split differently when read back, the first '' (a:1)"
 
 
 WORDS = st.sampled_from(

@@ -254,7 +254,7 @@ def json_lines(path: Path, made: Sequence[Tagged], scheme: str, spelling: str) -
 
 
 def json_fields(path: Path, made: Sequence[Tagged], scheme: str, spelling: str) -> None:
-    """JSON lines of words and tags with other fields: a text, a second layer, and marked pieces, of which none are."""
+    """JSON lines of words and tags with other fields: a text, a second layer and spans, all of them empty."""
     rows = [
         {
             "text": " ".join(s.words),

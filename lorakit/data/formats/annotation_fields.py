@@ -1,9 +1,9 @@
 """Which field of flat records holds the annotations: all records decide, and every other field that may is named.
 
-A record is an object of a JSON file or a row of a table. Its annotations are one tag per word, or marked pieces of its
-text. Files have several such fields: `entities` beside `ner_tags`, `spans` beside `label`, `ner_nested_tags` beside
-`ner_tags`, most often with one of them empty. The one that holds something is read. Where two hold the same, one of
-them is read and a note says so; where they differ, the user has to choose.
+A record is an object of a JSON file or a row of a table. Its annotations are one tag per word, or spans of its text.
+Files often have several such fields: `entities` beside `ner_tags`, `spans` beside `label`, `ner_nested_tags` beside
+`ner_tags`, most of the time with one of them empty. The one that holds something is read. Where two hold the same, one
+of them is read and a note says so; where they differ, the user has to choose.
 """
 
 import re
@@ -20,7 +20,7 @@ from lorakit.data.spelling import plain_tags, spelling_of
 from lorakit.data.tags import spans
 
 KEY = "annotation field"  # in Reading.agreed
-_PIECES = tuple(dict.fromkeys((*field_names.SPANS, *field_names.DOCCANO)))
+_SPAN_NAMES = tuple(dict.fromkeys((*field_names.SPANS, *field_names.DOCCANO)))
 _OTHER = "of objects or lists is not used"
 _NESTED = re.compile(r"nested|inner|embedded", re.IGNORECASE)
 _TAG_NAME = re.compile(r"(^|_)(tags?|labels?|ner|iob2?|bio)(_|$)", re.IGNORECASE)
@@ -73,8 +73,8 @@ class _Field:
         return bool(self.tags - {"O"}) and spelling_of(self.tags, bare=False) is not None
 
     @property
-    def is_pieces(self) -> bool:
-        """Whether it holds marked pieces of texts."""
+    def is_spans(self) -> bool:
+        """Whether it holds spans of texts."""
         return bool(self.full) and self.kinds <= {"spans", "offsets", "triples"}
 
     @property
@@ -139,8 +139,8 @@ def choose_field(records: Iterable[tuple[str, Any]], reading: Reading, source: s
         return None
     if "word" in named and one.format != "tokens-jsonl":
         raise ValueError(
-            f"--columns word={named['word']}: {source} has marked pieces of texts in {one.name!r}, which are read with"
-            " the words of the text; leave word= out"
+            f"--columns word={named['word']}: {source} has spans of texts in {one.name!r}, which are read with the"
+            " words of the text; leave word= out"
         )
     if one.format != "tokens-jsonl":
         _check_types(one, source)
@@ -203,7 +203,7 @@ def _are_words(value: Any) -> bool:
 def _kind(name: str, value: Any, words: int | None) -> str | None:
     """What a value may hold: "tags", "spans", "offsets", "triples", "other" annotations, "empty" or None."""
     if isinstance(value, dict):
-        return "other" if value and name in _PIECES else None
+        return "other" if value and name in _SPAN_NAMES else None
     if not isinstance(value, list):
         return None
     if not value:
@@ -304,7 +304,7 @@ def _chosen(found: _Survey, reading: Reading, source: str) -> tuple[list[str] | 
     if agreed and agreed.field in found.fields and found.fields[agreed.field].kinds:
         return [agreed.field], agreed.layered
     tags, layered = _tag_field(found, reading, source)
-    pieces = [one.name for one in found.fields.values() if one.is_pieces]
+    pieces = [one.name for one in found.fields.values() if one.is_spans]
     if tags is not None and pieces and found.fields[tags].full:
         for name in pieces:
             pair = frozenset((tags, name))
@@ -327,7 +327,7 @@ def _in_turns(found: _Survey, pieces: list[str], source: str) -> list[str] | Non
     if all(found.fields[name].full == found.both[frozenset((name, most))] for name in pieces if name != most):
         return [most]
     formats = {found.fields[name].format for name in pieces}
-    if len(formats) > 1 or any(name not in _PIECES for name in pieces):
+    if len(formats) > 1 or any(name not in _SPAN_NAMES for name in pieces):
         listed = " and ".join(map(repr, pieces))
         raise ValueError(
             f"{source}: annotations are in {listed}, in different records; put all of them into one field, or choose"
@@ -390,7 +390,7 @@ def _about_others(found: _Survey, chosen: Sequence[str]) -> list[str]:
     for one in found.fields.values():
         if one.name in chosen or one.name == "relations" and found.fields[chosen[0]].format in ("doccano", "prodigy"):
             continue
-        if one.is_tags or one.is_pieces:
+        if one.is_tags or one.is_spans:
             pair = frozenset((one.name, chosen[0]))
             same = one.full and pair not in found.differ and pair not in found.apart
             count = f", with {counted(one.entities, 'entity', 'entities')}," if one.is_spelled and one.entities else ""
@@ -400,6 +400,6 @@ def _about_others(found: _Survey, chosen: Sequence[str]) -> list[str]:
                 said.append(f"field {one.name!r}{count} is not used; --columns tag={one.name} reads it instead")
         elif one.kinds - {"tags"}:
             said.append(f"field {one.name!r} {_OTHER}")
-        elif not one.kinds and one.name in _PIECES:
+        elif not one.kinds and one.name in _SPAN_NAMES:
             said.append(f"field {one.name!r} is empty in every record, so {chosen[0]!r} is read")
     return said

@@ -149,7 +149,7 @@ def _refuse(rows: Any, named: Mapping[str, str], choice: Choice | None, source: 
     is_text = any(name in rows.features for name in field_names.TEXTS)
     if is_text and (choice is not None or not any(name in rows.features for name in field_names.WORDS)):
         raise ValueError(
-            f"{source}: marked pieces of texts are not read from tables; the columns are {listed}: write it as JSON"
+            f"{source}: spans of texts are not read from tables; the columns are {listed}: write it as JSON"
             " lines first, with datasets.Dataset.to_json"
         )
     missing = [

@@ -118,7 +118,7 @@ def _where_tags_may_be(record: Mapping[str, Any], words: Sequence[str]) -> str:
         return f": name that of the tags, such as --columns tag={tags}"
     if any(name in field_names.SPANS + field_names.DOCCANO for name in lists):
         return (
-            ". Marked words without a text are read as GLiNER writes them, with the last word of each entity:"
+            ". Spans of words without a text are read as GLiNER writes them, with the last word of each entity:"
             ' {"tokenized_text": ["New", "York"], "ner": [[0, 1, "LOC"]]}'
         )
     return ': add the tags of the words, as "tags": ["B-LOC", "I-LOC", "O"]'
@@ -138,7 +138,7 @@ def other_form(record: Mapping[str, Any]) -> str:
         )
     text = next((key for key, value in record.items() if isinstance(value, str) and key != "id"), None)
     is_marked = any(isinstance(record.get(key), list) for key in field_names.SPANS + field_names.DOCCANO)
-    return f"; if {text!r} is the text that is marked, call it 'text'" if text and is_marked else ""
+    return f"; if {text!r} is the annotated text, call it 'text'" if text and is_marked else ""
 
 
 def read_labels(folder: Path) -> tuple[str, ...] | None:

@@ -104,7 +104,7 @@ def annotations_key(record: dict[str, Any], keys: Sequence[str], place: str, rea
         return reading.columns["tag"]
     there = [key for key in keys if key in record]
     full = [key for key in there if record[key]]
-    if len(full) > 1:
+    if len(full) > 1 and not reading.unannotated:  # to predict, the text is enough
         listed = " and ".join(map(repr, full))
         raise ValueError(f"{place}: {listed} both hold annotations; choose one with --columns tag={full[0]}")
     return next(iter(full or there), None)

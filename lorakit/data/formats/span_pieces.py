@@ -1,4 +1,4 @@
-"""Entities from marked pieces whose labels are tags, as transformers' pipelines give them without aggregation.
+"""Entities from spans whose labels are tags, as transformers' pipelines give them without aggregation.
 
     {"entity": "B-ORG", "word": "Hu", "start": 0, "end": 2}
     {"entity": "I-ORG", "word": "##gging", "start": 2, "end": 7}

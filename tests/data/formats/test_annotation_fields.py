@@ -139,7 +139,7 @@ def test_a_field_of_another_shape_is_named_where_no_other_is_full(tmp_path: Path
 
 def test_a_text_by_another_name_is_refused_and_its_name_is_the_fix(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", {"id": "1", "sentence": TEXT, "entities": SPANS})
-    with pytest.raises(ValueError, match="a.jsonl:1: .*; if 'sentence' is the text that is marked, call it 'text'"):
+    with pytest.raises(ValueError, match="a.jsonl:1: .*; if 'sentence' is the annotated text, call it 'text'"):
         read_ner(path)
     assert entities(write_lines(path, {"id": "1", "text": TEXT, "entities": SPANS})) == FOUND
 
@@ -151,7 +151,7 @@ def test_a_named_field_must_hold_annotations(tmp_path: Path) -> None:
             read_ner(path, columns={"tag": name})
     with pytest.raises(ValueError, match="--columns word=1: no field '1' of .* holds lists of words"):
         read_ner(path, columns={"word": "1"})
-    with pytest.raises(ValueError, match="--columns word=tokens: .* has marked pieces of texts in 'ents'.*leave word="):
+    with pytest.raises(ValueError, match="--columns word=tokens: .* has spans of texts in 'ents'.*leave word="):
         read_ner(write_lines(path, {"text": TEXT, "tokens": WORDS, "ents": SPANS}), columns={"word": "tokens"})
     assert entities(path) == FOUND
 
@@ -240,7 +240,7 @@ def test_texts_in_a_table_are_refused_and_json_lines_are_the_fix(tmp_path: Path)
     datasets.disable_progress_bars()
     rows = datasets.Dataset.from_dict({"text": [TEXT], "entities": [SPANS]})
     rows.to_parquet(str(tmp_path / "a.parquet"))
-    with pytest.raises(ValueError, match="pieces of texts are not read from tables; .* as JSON lines first, with data"):
+    with pytest.raises(ValueError, match="spans of texts are not read from tables; .* as JSON lines first, with data"):
         read_ner(tmp_path / "a.parquet")
     rows.to_json(str(tmp_path / "a.jsonl"))
     assert entities(tmp_path / "a.jsonl") == FOUND

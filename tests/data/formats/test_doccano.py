@@ -91,6 +91,12 @@ def test_offsets_after_an_emoji_are_noted_and_may_be_named(tmp_path: Path) -> No
     assert [note.kind for note in read(path)[0].notes] == [ASSUMED]
 
 
+def test_a_text_to_predict_may_have_any_annotations(tmp_path: Path) -> None:
+    record = {"text": TEXT, "label": [[0, 2, "A"]], "entities": [[3, 4, "B"]]}
+    [document] = read_doccano(write_lines(tmp_path / "a.jsonl", record), Reading(unannotated=True))
+    assert document.text == TEXT
+
+
 def test_other_files_are_not_taken_for_doccanos(tmp_path: Path) -> None:
     for text in (
         '{"text": "a"}',
