@@ -127,8 +127,10 @@ class EnergyMeter:
     def __enter__(self) -> "EnergyMeter":
         if self._session is not None:
             raise RuntimeError("this EnergyMeter was used already: make a new one for each block")
-        with self._unless_it_fails():
+        try:
             self._begin()
+        except Exception as error:
+            self._give_up(error)
         return self
 
     def _begin(self) -> None:
@@ -145,7 +147,7 @@ class EnergyMeter:
         if not self._session.is_mine():
             return  # a forked child leaves the block too, but the meter is its parent's
         name = None if kind is None else kind.__name__
-        with self._unless_it_fails():
+        try:
             if error is None:
                 finish_cuda_work()
             try:
@@ -154,24 +156,19 @@ class EnergyMeter:
                 if self._sampler is not None:
                     self._sampler.stop()
             self._session.finish(name)
-        if not self._session.finished:
-            self._session.finish(name)  # of what replaced the session
+        except Exception as failure:
+            self._give_up(failure)
+            self._session.finish(name)
 
-    @contextmanager
-    def _unless_it_fails(self) -> Iterator[None]:
-        """Take a step of the measurement; one that fails ends the measurement, and not the work that is measured."""
-        try:
-            yield
-        except Exception as error:  # of whatever kind: a driver's surprise, a full disk
-            reason = f"{type(error).__name__}: {error}"
-            log.warning(
-                "the energy meter failed: %s; the energy of this run is unknown, and the work continues", reason
-            )
-            failed, windows, journal = self._session, {}, None
-            if isinstance(failed, Session):
-                windows, journal = failed.accumulator.windows, failed.journal
-                failed.close()
-            self._session = Unmeasured(reason, self._machine.clock, windows, journal)
+    def _give_up(self, error: Exception) -> None:
+        """End the measurement, and not the work that is measured; the error may be any: a driver's surprise."""
+        reason = f"{type(error).__name__}: {error}"
+        log.warning("the energy meter failed: %s; the energy of this run is unknown, and the work continues", reason)
+        failed, windows, journal = self._session, {}, None
+        if isinstance(failed, Session):
+            windows, journal = failed.accumulator.windows, failed.journal
+            failed.close()
+        self._session = Unmeasured(reason, self._machine.clock, windows, journal)
 
     @contextmanager
     def window(self, name: str, *, exact: bool = True) -> Iterator[None]:
@@ -198,16 +195,20 @@ class EnergyMeter:
             yield
             return
         with self._paths.entered(name) as path:
-            with self._unless_it_fails():
+            try:
                 session.open_window(path, exact)
-            if self._session is not session:
-                self._session.open_window(path, exact)  # of what replaced it
+            except Exception as error:
+                self._give_up(error)
+                self._session.open_window(path, exact)
             failed = True
             try:
                 yield
                 failed = False
             finally:
-                with self._unless_it_fails():
+                try:
+                    self._session.close_window(path, exact, failed)
+                except Exception as error:
+                    self._give_up(error)
                     self._session.close_window(path, exact, failed)
 
     @property
@@ -231,10 +232,12 @@ class EnergyMeter:
         if not self._session.is_mine():
             pid = self._session.pid
             raise RuntimeError(f"this EnergyMeter belongs to process {pid}; a forked child has no reading")
-        with self._unless_it_fails():
+        try:
             self._session.refresh()
             return question(self._session)
-        return question(self._session)
+        except Exception as error:
+            self._give_up(error)
+            return question(self._session)
 
     def gather(self) -> Reading:
         """The whole job: the sum over all ranks where torch.distributed runs, else `reading`.

@@ -17,10 +17,11 @@ RECORD, MOST_RECORD_BYTES = "comparison.json", 1 << 26
 PARTS = ("adapter", "model", "lora/adapter", "full/model")  # of a run, where a trained model may be
 MOST_SENTENCES = 1000
 EXAMPLES = """
-lorakit export runs/mine exported --to hf
-lorakit export runs/mine/adapter exported --to onnx --int8 --dataset path/to/corpus
-lorakit export runs/mine exported --to spacy
-lorakit export runs/mine exported --to peft
+lorakit export runs/mine for-transformers --to hf
+lorakit export runs/mine for-onnxruntime --to onnx --int8
+lorakit export runs/mine for-spacy --to spacy
+lorakit export runs/mine for-peft --to peft
+lorakit export runs/mine/adapter other-corpus --to hf --dataset path/to/corpus
 """
 
 

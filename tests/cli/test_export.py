@@ -77,3 +77,16 @@ def test_an_adapter_without_a_run_needs_a_corpus(run, tmp_path, capsys):
     assert "give a corpus with --dataset" in capsys.readouterr().err
     dataset = json.loads((run / "comparison.json").read_text())["dataset"]
     assert main([*command, "--dataset", dataset]) == 0
+
+
+def test_a_copy_of_an_adapter_without_lorakit_json_asks_for_it_and_that_works(run, tmp_path, capsys):
+    adapter, record = tmp_path / "adapter", json.loads((run / "comparison.json").read_text())
+    shutil.copytree(run / "lora" / "adapter", adapter, ignore=shutil.ignore_patterns("lorakit.json"))
+    command = ["export", str(adapter), str(tmp_path / "out"), "--to", "hf", "--dataset", record["dataset"]]
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    told = capsys.readouterr().err
+    assert f"{adapter / 'lorakit.json'} is missing" in told and "copy it too" in told and len(told.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    shutil.copy(run / "lora" / "adapter" / "lorakit.json", adapter)
+    assert main(command) == 0

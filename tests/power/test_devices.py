@@ -1,11 +1,13 @@
 """What is counted on a machine, and how what is not is listed."""
 
+import os
 import sys
 import types
 
 import pytest
 
 from lorakit.energy import EnergyMeter
+from lorakit.power.devices import _strangers
 from tests.support.energy_world import FakeGpu, FakeTorch, Profile, World, device, two_gpus
 
 
@@ -138,3 +140,18 @@ def test_conditions_of_both_ends_are_recorded(tmp_path):
         "persistence": True,
     }
     assert conditions["end"]["GPU-a"]["temperature_c"] == 50
+
+
+def test_a_process_that_may_not_be_looked_at_is_one_of_this_machine(tmp_path, monkeypatch):
+    """NVML lists 7 and 8, neither of them ours: both exist, so both are strangers; a missing one may be ours."""
+    (tmp_path / "8").mkdir()
+    real = os.stat
+
+    def hides_7(path, **options):
+        if str(path) == str(tmp_path / "7"):
+            raise PermissionError(13, "Permission denied")
+        return real(path, **options)
+
+    monkeypatch.setattr("os.stat", hides_7)
+    assert _strangers([7, 8], [1], tmp_path) == {7, 8}
+    assert _strangers([7, 9], [1], tmp_path) is None
