@@ -4,6 +4,7 @@ Integer tags are ids; `label.json` beside the file names them, {label: id}, or a
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from lorakit.data.formats.label_names import KEY, names_in
 from lorakit.data.formats.record import Document, Note, Reading, about_texts
 from lorakit.data.formats.text import read_head, read_lines
 from lorakit.data.tags import check_labels
+
+_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair
 
 
 def recognise_json_lines(path: Path) -> str | None:
@@ -89,9 +92,9 @@ def read_record(
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         wanted = named.get("word", "tokens")
         raise ValueError(f"{place}: {wanted!r} must be a list of strings; the keys are {listed}{other_form(record)}")
-    for word in words:
-        if any("\ud800" <= character <= "\udfff" for character in word):
-            raise ValueError(f"{place}: word {word!r} holds half a surrogate pair, which is not text")
+    if _HALF.search("\n".join(words)):
+        word = next(word for word in words if _HALF.search(word))
+        raise ValueError(f"{place}: word {word!r} holds half a surrogate pair, which is not text")
     column = _field(record, named.get("tag"), field_names.TAGS)
     if column is None:
         wanted = f"no {named['tag']!r}" if "tag" in named else "no 'tags', 'ner_tags' or 'labels'"
@@ -102,7 +105,7 @@ def read_record(
     if len(tags) != len(words):
         raise ValueError(f"{place}: {len(words)} tokens but {len(tags)} {column}; each word has one tag")
     name = record.get("id")
-    return Document(tuple(words), tuple([_label(tag, labels, place) for tag in tags]), place, id=_name(name))
+    return Document(tuple(words), _labels(tags, labels, place), place, id=_name(name))
 
 
 def _field(record: Mapping[str, Any], named: str | None, usual: Sequence[str]) -> str | None:
@@ -172,6 +175,16 @@ def _integers(record: Mapping[str, Any], named: str | None) -> str | None:
 
 def _name(value: Any) -> str:
     return str(value) if isinstance(value, str | int) else ""
+
+
+def _labels(tags: list[Any], labels: Sequence[str] | None, place: str) -> tuple[str, ...]:
+    if len(set(map(type, tags))) > 1:  # True is 1 to a dictionary
+        return tuple([_label(tag, labels, place) for tag in tags])
+    try:
+        known = {tag: _label(tag, labels, place) for tag in dict.fromkeys(tags)}
+    except TypeError:  # lists and objects
+        known = {}
+    return tuple([known[tag] if known else _label(tag, labels, place) for tag in tags])
 
 
 def _label(tag: Any, labels: Sequence[str] | None, place: str) -> str:
