@@ -69,6 +69,21 @@ def test_a_small_file_that_does_not_show_its_columns_is_read_as_the_training_fil
         assert sentence.tags in (("O",), ("B-D",), ("B-ORG",))
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        (TWO, "1.1\tNew\tB-ORG\n1.2\tO\tO\n1.3\tcall\tO\n", ("New", "O", "call")),  # a word is O
+        (TWO, "EU\tB-NP\tO\nsays\tB-VP\tO\n", ("EU", "says")),  # chunks, and no entity
+    ],
+)
+def test_words_and_chunks_where_the_training_file_has_tags_are_none(
+    tmp_path: Path, train: str, test: str, words: tuple[str, ...]
+) -> None:
+    [sentence] = corpus(tmp_path / "c", train, test).test
+    assert sentence.words == words
+    assert set(sentence.tags) <= {"B-ORG", "O"}
+
+
 def test_a_file_that_by_itself_would_be_read_otherwise_is_said(tmp_path: Path) -> None:
     data = corpus(tmp_path / "c", "EU\tB-ORG\tO\nsays\tO\tO\n", "EU\tO\tB-ORG\n")
     assert data.test[0].tags == ("O",)
