@@ -611,7 +611,6 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         rows_of_scaled(modules_to_save=[TABLE]),
     ),
     # files, storage
-    "no adapter folder": (lambda folder: load(folder / "not" / "there"), lambda folder: load(adapter(folder))),
     "no adapter in …: … is not there": (lambda folder: load(folder), lambda folder: load(adapter(folder))),
     "and the hub did not give it (…). Check the name; without network fetch it elsewhere": (
         offline,
@@ -744,6 +743,7 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         tagged(adapter="ADAPTER"),
     ),
     "is not there; did you mean": (tagged(adapter="RUN"), tagged(adapter="ADAPTER")),
+    "no adapter folder …; give the folder that holds": (tagged(adapter="./gone"), tagged(adapter="ADAPTER")),
     "and this command tags words (TOKEN_CLS); load it in code with lorakit.load_adapter": (
         for_another_task,
         lambda folder: for_another_task(folder, sentence_classifier),
