@@ -26,7 +26,7 @@ def find_folder(source: str | Path) -> Path:
         return folder
     hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not folder.parent.is_dir()
     if not hub_id:
-        raise FileNotFoundError(f"no adapter folder {folder}")
+        raise FileNotFoundError(f"no adapter folder {folder}; give the folder that holds {CONFIG}, or a hub id")
     return _download(str(source))
 
 

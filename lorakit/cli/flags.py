@@ -277,6 +277,20 @@ def class_weights(words: Sequence[str] | None) -> str | list[float] | dict[str, 
     return {label: number for (label, _, _), number in zip(pairs, numbers, strict=True)} if pairs[0][1] else numbers
 
 
+def check_utf8(folder: Path, flag: str) -> None:
+    """Refuse a folder for a model where tokenizers and safetensors, which take text for a path, could not open it.
+
+    Raises:
+        ValueError: The path is not UTF-8.
+    """
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{flag} {folder}: the path is not UTF-8, and no model can be written to it; give another folder"
+        ) from None
+
+
 def check_writable(folder: Path, flag: str = "--output-dir") -> None:
     """Check that a folder can be created or written, rather than fail after an hour of training. Creates nothing.
 

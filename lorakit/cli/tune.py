@@ -149,15 +149,16 @@ class TuningJob:
         arguments: the command line.
         data: the corpus.
         config: of every trial.
+        note: prints what the user should know of the base, once.
 
     Attributes:
         space: what is searched; set before `run`.
     """
 
-    def __init__(self, arguments: argparse.Namespace, data: NerData, config: TrainConfig) -> None:
+    def __init__(self, arguments: argparse.Namespace, data: NerData, config: TrainConfig, note: Notes) -> None:
         from lorakit.training.tuning import Budget
 
-        self.arguments, self.data, self.config = arguments, data, config
+        self.arguments, self.data, self.config, self.note = arguments, data, config, note
         self.folder: Path = arguments.output_dir
         self.space: Space | None = None
         limits = {"seconds": arguments.budget, "wh": arguments.budget_wh}
@@ -189,7 +190,8 @@ class TuningJob:
         """The base with a new head, and its tokenizer."""
         from lorakit.training.models import load_token_classifier
 
-        return load_token_classifier(_base(self.arguments.model), self.data.labels, seed, self.arguments.dropout)
+        base, dropout = _base(self.arguments.model), self.arguments.dropout
+        return load_token_classifier(base, self.data.labels, seed, dropout, note=self.note)
 
     def run(self) -> dict[str, Any]:
         """Search, train the finalists, write the files and print what was found; returns that of tuning.json."""
@@ -324,11 +326,11 @@ def prepare(arguments: argparse.Namespace) -> TuningJob:
     config = TrainConfig(**given, seed=arguments.seed, output_dir=arguments.output_dir, resume=arguments.resume)
     if arguments.factor < 2:
         raise ValueError(f"--factor is {arguments.factor}; it must be at least 2")
-    job = TuningJob(arguments, data, config)
+    job = TuningJob(arguments, data, config, Notes(arguments.parser.prog))
     model, _ = job.load(arguments.seed)  # finds a broken base, and targets that match nothing
     job.space = Space(tuple(arguments.learning_rates), tuple(arguments.ranks), targets_of(arguments.targets, model))
     check_trials(job, model)
-    describe_corpus(data, arguments.parser.prog, Notes(arguments.parser.prog))
+    describe_corpus(data, arguments.parser.prog, job.note)
     return job
 
 
