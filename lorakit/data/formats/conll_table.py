@@ -126,15 +126,14 @@ def _sentences_in_lines(lines: list[str], plain: list[str], path: Path) -> Table
     for number, line in enumerate(lines, start=1):
         if _is_border(line):
             document += line.startswith(BORDERS)
-        elif pairs := form(line):
+        elif pairs := form.read(line):
             words, tags = zip(*pairs, strict=True)
             blocks.append(Block((words, tags), [number] * len(words), document))
         elif not line.startswith(("# ", *_MARKS)):
             raise ValueError(
                 f"{path}:{number}: broken line {line[:60]!r}: each line before is a sentence; write it as they are"
             )
-    note = ("each line is a sentence of words and their tags", str(path))
-    return Table(path, blocks, (), False, (note,))
+    return Table(path, blocks, (), False, ((form.about, str(path)),))
 
 
 def _words_of_lists(table: Table) -> Table:
