@@ -1,5 +1,7 @@
 """JSON lines: one object per sentence, {"tokens" | "words": [str, ...], "tags" | "ner_tags" | "labels": [int or str]}.
 
+One array of such objects is read too.
+
 Integer tags are ids; `label.json` beside the file names them, {label: id}, or another of `label_names`' files.
 """
 
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.data.formats import field_names
+from lorakit.data.formats.json_records import first_record, is_array, read_objects
 from lorakit.data.formats.json_writing import write_lines
 from lorakit.data.formats.label_names import KEY, names_in
 from lorakit.data.formats.record import Document, Note, Reading, about_texts
@@ -18,19 +21,23 @@ from lorakit.data.tags import check_labels
 
 def recognise_json_lines(path: Path) -> str | None:
     """The evidence that a file holds JSON lines with tokens: its first object has them."""
-    line = next((line for line in read_head(path).split("\n") if line.strip()), "")
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
+    record = first_record(path) if is_array(read_head(path)) else _first_line(path)
     if not isinstance(record, dict) or not any(k in record for k in field_names.TAGS):
         return None
     words = next((name for name in field_names.WORDS if isinstance(record.get(name), list)), None)
     return f"each line is an object with {words} and tags" if words else None
 
 
+def _first_line(path: Path) -> Any:
+    line = next((line for line in read_head(path).split("\n") if line.strip()), "")
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
 def read_json_lines(path: Path, reading: Reading) -> Iterator[Document]:
-    """Yield the sentences of a file of JSON lines; blank lines are skipped.
+    """Yield the sentences of a file of JSON lines, or of one array; blank lines are skipped.
 
     Args:
         path: the file.
@@ -43,17 +50,7 @@ def read_json_lines(path: Path, reading: Reading) -> Iterator[Document]:
     labels = reading.labels
     named = reading.columns or {}
     is_said = False  # that label.json names the numbers of another field
-    for place, line in read_lines(path):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{place}: invalid JSON: {error}; the file must hold one object per line") from error
-        except RecursionError as error:
-            raise ValueError(f"{place}: invalid JSON: brackets are nested too deeply") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{place}: a line must be a JSON object, got {type(record).__name__}")
+    for place, record in read_objects(path) if is_array(read_head(path)) else _objects(path):
         notes: tuple[Note, ...] = ()
         column = _integers(record, named.get("tag"))
         if column and column not in field_names.TAGS and reading.labels is not None and not is_said:
@@ -66,6 +63,22 @@ def read_json_lines(path: Path, reading: Reading) -> Iterator[Document]:
                 labels = reading.agreed.setdefault(KEY, labels)
         document = read_record(record, labels, place, named)
         yield document._replace(notes=notes) if notes else document
+
+
+def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The object of each line; the file is not parsed as a whole, so that a bad line is named."""
+    for place, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{place}: invalid JSON: {error}; the file must hold one object per line") from error
+        except RecursionError as error:
+            raise ValueError(f"{place}: invalid JSON: brackets are nested too deeply") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{place}: a line must be a JSON object, got {type(record).__name__}")
+        yield place, record
 
 
 def read_record(
