@@ -108,7 +108,7 @@ def read_record(
     column = _field(record, named.get("tag"), field_names.TAGS)
     if column is None:
         wanted = f"no {named['tag']!r}" if "tag" in named else "no 'tags', 'ner_tags' or 'labels'"
-        raise ValueError(f"{place}: {wanted}; the keys are {listed}{_where_tags_may_be(record, words)}")
+        raise ValueError(f"{place}: {wanted}; the keys are {listed}{_where_tags_may_be(record, words, named)}")
     tags = record[column]
     if not isinstance(tags, list):
         raise ValueError(f"{place}: {column!r} must be a list, got {tags!r}")
@@ -123,10 +123,12 @@ def _field(record: Mapping[str, Any], named: str | None, usual: Sequence[str]) -
     return next((name for name in ([named] if named else usual) if name in record), None)
 
 
-def _where_tags_may_be(record: Mapping[str, Any], words: Sequence[str]) -> str:
+def _where_tags_may_be(record: Mapping[str, Any], words: Sequence[str], named: Mapping[str, str]) -> str:
     """What to do about a record of words whose tags have another name, or that marks its words otherwise."""
     lists = [name for name, value in record.items() if isinstance(value, list) and name not in field_names.WORDS]
     tags = next((name for name in lists if len(record[name]) == len(words) and _are_tags(record[name])), None)
+    if tags is not None and "tag" in named:  # which other records have
+        return f": if {tags!r} holds them here, rename it"
     if tags is not None:
         return f": name that of the tags, such as --columns tag={tags}"
     if any(name in field_names.SPANS + field_names.DOCCANO for name in lists):

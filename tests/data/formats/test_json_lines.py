@@ -52,7 +52,7 @@ def test_every_json_word_keeps_its_place(
         ('{"tokens": ["a", 1], "tags": ["O", "O"]}', "train.json:2: 'tokens' must be a list of strings"),
         (
             '{"tokens": ["a"], "ner_tag": ["O"]}',
-            "train.json:2: no 'tags'; the keys are .*: name that of the tags, such as --columns tag=ner_tag",
+            "train.json:2: no 'tags'; the keys are tokens, ner_tag: if 'ner_tag' holds them here, rename it",
         ),
         ('{"tokens": ["a"], "tags": "O"}', "train.json:2: 'tags' must be a list, got 'O'"),
         ("[" * 100_000, "train.json:2: invalid JSON: brackets are nested too deeply"),
@@ -93,3 +93,11 @@ def test_a_bad_label_json_is_named(tmp_path: Path, text: str, message: str) -> N
     (tmp_path / "label.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_ner(tmp_path)
+
+
+def test_records_whose_tags_have_two_names_are_read_after_the_advice(tmp_path: Path) -> None:
+    path, first = tmp_path / "a.jsonl", {"tokens": ["IL-2"], "tags": ["B-DNA"]}
+    write_lines(path, first, {"words": ["it"], "ner_tags": ["O"]})
+    with pytest.raises(ValueError, match="a.jsonl:2: no 'tags'; .*: if 'ner_tags' holds them here, rename it"):
+        read_ner(path)
+    assert len(read_ner(write_lines(path, first, {"words": ["it"], "tags": ["O"]})).train) == 2
