@@ -24,6 +24,7 @@ _SUFFIX = re.compile(rf"(.+)[-_]([{LETTERS}])", re.DOTALL)
 _LOWER = re.compile(rf"([{LETTERS.lower()}])[-_](.+)", re.DOTALL)
 _LOWER_SUFFIX = re.compile(rf"(.+)[-_]([{LETTERS.lower()}])", re.DOTALL)
 _TYPE = re.compile(r"[^\W\d_][\w./&+-]*\w")
+_OTHER_JOINT = re.compile(rf"[{LETTERS}][./&+].+|.+[./&+][{LETTERS}]", re.DOTALL)  # B/PER: no type, but no tag either
 _MOST_TYPES = 200
 
 
@@ -56,6 +57,7 @@ def spelling_of(tags: Collection[str], bare: bool = True) -> str | None:
     ):  # o and _ are words, or no value
         return None
     lettered = any(_PREFIX.fullmatch(tag) or _SUFFIX.fullmatch(tag) for tag in others)
+    lettered |= bool(others) and all(map(_OTHER_JOINT.fullmatch, others))
     return "types" if not lettered and all(map(_TYPE.fullmatch, others)) else None
 
 

@@ -20,6 +20,7 @@ from lorakit.data.spelling import plain_tags, spelling_of
         ("o per-b per-i", "lower", "O B-per I-per"),
         ("_ B-PER I-PER", "prefix", "O B-PER I-PER"),
         ("O e-mail", "types", "O I-e-mail"),
+        ("O E/M PER", "types", "O I-E/M I-PER"),
     ],
 )
 def test_every_spelling_becomes_letter_hyphen_type(tags: str, spelling: str, plain: str) -> None:
@@ -30,7 +31,21 @@ def test_every_spelling_becomes_letter_hyphen_type(tags: str, spelling: str, pla
 
 @pytest.mark.parametrize(
     "tags",
-    ["NN VBD", "O B-PER PER", "O B-PER PER-B I", "O +", "O ''", "O B-", "o per", "_ PER", "o b-per PER", "O o b-per"],
+    [
+        "NN VBD",
+        "O B-PER PER",
+        "O B-PER PER-B I",
+        "O +",
+        "O ''",
+        "O B-",
+        "o per",
+        "_ PER",
+        "o b-per PER",
+        "O o b-per",
+        "O B/PER I/PER",
+        "O S.PER",
+        "O PER/B",
+    ],
 )
 def test_what_has_no_common_spelling_has_none(tags: str) -> None:
     assert spelling_of(set(tags.split())) is None

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from lorakit.data.formats.file_names import file_names
+from lorakit.data.formats.file_names import file_names, files_in
 from lorakit.data.formats.offsets import place_spans
 from lorakit.data.formats.record import Annotation, Document, Note, Reading
 from lorakit.data.formats.text import read_lines, read_text
@@ -38,7 +38,7 @@ def recognise_brat(path: Path) -> str | None:
     """The evidence that a path is brat's: a folder with .ann (or .a1) files, or one of them."""
     if path.is_dir():
         for ending in MAIN:
-            count = sum(1 for _ in path.glob(f"*{ending}"))
+            count = sum(file.suffix == ending for file in files_in(path))
             if count:
                 return f"the folder has {count} {ending} file{'s' * (count > 1)}"
         return None
@@ -58,7 +58,7 @@ def read_brat(path: Path, reading: Reading) -> Iterator[Document]:
     if not path.is_dir():
         yield _read(path.with_suffix(""), reading)
         return
-    there = sorted(path.iterdir())
+    there = files_in(path)
     stems = {file.with_suffix("") for file in there if file.suffix in MAIN}
     for file in there:
         if file.is_dir() and recognise_brat(file):

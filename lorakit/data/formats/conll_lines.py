@@ -1,5 +1,5 @@
-"""A sentence in each line instead of a word: `EU/B-ORG rejects/O`, `EU B-ORG rejects O`, or a list of words beside one
-of tags.
+"""A sentence in each line instead of a word: `EU/B-ORG rejects/O`, `EU|NNP|B-ORG rejects|VBZ|O` (WikiNER), `EU B-ORG
+rejects O`, or a list of words beside one of tags.
 
 Read so only where nothing else fits: every line has to hold tags in these places, and most lines more than one word.
 """
@@ -7,6 +7,7 @@ Read so only where nothing else fits: every line has to hold tags in these place
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 Pairs = list[tuple[str, str]]
 Form = Callable[[str], Pairs | None]
@@ -15,16 +16,36 @@ _TAG = re.compile(r"O|[BIESLUMW][-_][^\s/|]+")
 _JOINTS = "/|_"
 
 
-def sentence_form(lines: Sequence[str]) -> Form | None:
-    """How lines hold sentences, as a function from a line to its words and tags; None where they do not.
+class SentenceForm(NamedTuple):
+    """How lines hold sentences.
+
+    Attributes:
+        read: the words and tags of a line; None for a line of another form.
+        about: a clause for people.
+    """
+
+    read: Form
+    about: str
+
+
+def sentence_form(lines: Sequence[str]) -> SentenceForm | None:
+    """How lines hold sentences; None where they do not.
 
     Args:
         lines: the first of the file that are neither blank nor begin with #.
     """
-    forms = [partial(_joined, joint=joint) for joint in _JOINTS]
+    tokens = [token for line in lines for token in line.split()]
+    if not tokens:
+        return None
+    about = "each line is a sentence of words and their tags"
+    forms = []
+    for joint in _JOINTS:
+        joints = max(1, min(token.count(joint) for token in tokens))
+        between = f", without what is between them, such as {joint.join(tokens[0].rsplit(joint, joints)[1:-1])!r}"
+        forms.append(SentenceForm(partial(_joined, joint=joint, joints=joints), about + between * (joints > 1)))
     if len({len(line.split()) for line in lines}) > 1:  # lines of one length are rows of columns
-        forms += [partial(_in_turn, first=first) for first in (0, 1)]
-    return next((form for form in forms if _are_sentences([form(line) for line in lines])), None)
+        forms += [SentenceForm(partial(_in_turn, first=first), about) for first in (0, 1)]
+    return next((form for form in forms if _are_sentences([form.read(line) for line in lines])), None)
 
 
 def lists_in_columns(rows: Sequence[Sequence[str]]) -> tuple[int, int] | None:
@@ -56,9 +77,11 @@ def _tagged(pairs: Pairs) -> Pairs | None:
     return pairs if pairs and all(_TAG.fullmatch(tag) for _, tag in pairs) else None
 
 
-def _joined(line: str, joint: str) -> Pairs | None:
-    parts = [token.rpartition(joint) for token in line.split()]
-    return _tagged([(word, tag) for word, _, tag in parts]) if all(word for word, _, _ in parts) else None
+def _joined(line: str, joint: str, joints: int) -> Pairs | None:
+    """The words and tags of `word/tag`, or with more joints of `word/NNP/tag`."""
+    parts = [token.rsplit(joint, joints) for token in line.split()]
+    are_whole = all(part[0] and len(part) == joints + 1 for part in parts)
+    return _tagged([(part[0], part[-1]) for part in parts]) if are_whole else None
 
 
 def _in_turn(line: str, first: int) -> Pairs | None:

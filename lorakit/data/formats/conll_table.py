@@ -5,6 +5,7 @@ several words (1-2) and a word that is not in the text (8.1).
 """
 
 import csv
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -36,7 +37,8 @@ def parse_table(text: str, path: Path) -> Table:
     """The rows of a column file's text; `path` is for messages.
 
     Raises:
-        ValueError: a line has another number of columns than those before, or holds a carriage return.
+        ValueError: a line has another number of columns than those before, or holds a carriage return, or a JSON
+            object.
     """
     notes = []
     if "\r" in text:
@@ -46,6 +48,9 @@ def parse_table(text: str, path: Path) -> Table:
     names = next((tuple(match[1].split()) for line in lines[:100] if (match := GLOBAL_COLUMNS.match(line))), ())
     is_conll2012 = any(line.startswith(_MARKS[0]) for line in lines[:100]) and not names
     plain = list(islice(_rows_of(lines), _FIRST))
+    if plain and _is_json(plain[0]):
+        example = '{"tokens": ["EU", "ran"], "tags": ["B-ORG", "O"]}'
+        raise ValueError(f"{path}: is JSON, and no JSON format has such fields; write each sentence as {example}")
     if not names and plain and (found := _sentences_in_lines(lines, plain, path)):
         return found._replace(notes=(*notes, *found.notes))
     split = cells if names or '"' not in text or not _is_quoted(list(_rows_of(lines))) else _unquoted
@@ -126,15 +131,14 @@ def _sentences_in_lines(lines: list[str], plain: list[str], path: Path) -> Table
     for number, line in enumerate(lines, start=1):
         if _is_border(line):
             document += line.startswith(BORDERS)
-        elif pairs := form(line):
+        elif pairs := form.read(line):
             words, tags = zip(*pairs, strict=True)
             blocks.append(Block((words, tags), [number] * len(words), document))
         elif not line.startswith(("# ", *_MARKS)):
             raise ValueError(
                 f"{path}:{number}: broken line {line[:60]!r}: each line before is a sentence; write it as they are"
             )
-    note = ("each line is a sentence of words and their tags", str(path))
-    return Table(path, blocks, (), False, (note,))
+    return Table(path, blocks, (), False, ((form.about, str(path)),))
 
 
 def _words_of_lists(table: Table) -> Table:
@@ -232,6 +236,14 @@ def _rows_of(lines: Iterable[str]) -> Iterator[str]:
 
 def _is_border(line: str) -> bool:
     return not line.strip(" \t") or line.startswith(BORDERS)
+
+
+def _is_json(line: str) -> bool:
+    """Whether a line is an object, whose spaces would look like columns."""
+    try:
+        return line.startswith("{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _ends_in_tag(line: str) -> bool:

@@ -1,10 +1,16 @@
-"""Names for files that hold a document each."""
+"""Folders whose files hold a document each: which files are of it, and names for new ones."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from lorakit.data.formats.record import Document
+
+
+def files_in(folder: Path) -> list[Path]:
+    """What is in a folder, in the order of the names, without hidden files such as macOS' `._doc.ann` of `doc.ann`."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def file_names(documents: Sequence[Document]) -> list[str]:

@@ -1,5 +1,7 @@
 """JSON lines: one object per sentence, {"tokens" | "words": [str, ...], "tags" | "ner_tags" | "labels": [int or str]}.
 
+One array of such objects is read too.
+
 Integer tags are ids; `label.json` beside the file names them, {label: id}, or another of `label_names`' files.
 """
 
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.data.formats import field_names
+from lorakit.data.formats.json_records import first_record, is_array, read_objects
 from lorakit.data.formats.json_writing import write_lines
 from lorakit.data.formats.label_names import KEY, names_in
 from lorakit.data.formats.record import Document, Note, Reading, about_texts
@@ -21,19 +24,23 @@ _HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair
 
 def recognise_json_lines(path: Path) -> str | None:
     """The evidence that a file holds JSON lines with tokens: its first object has them."""
-    line = next((line for line in read_head(path).split("\n") if line.strip()), "")
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
+    record = first_record(path) if is_array(read_head(path)) else _first_line(path)
     if not isinstance(record, dict) or not any(k in record for k in field_names.TAGS):
         return None
     words = next((name for name in field_names.WORDS if isinstance(record.get(name), list)), None)
     return f"each line is an object with {words} and tags" if words else None
 
 
+def _first_line(path: Path) -> Any:
+    line = next((line for line in read_head(path).split("\n") if line.strip()), "")
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
 def read_json_lines(path: Path, reading: Reading) -> Iterator[Document]:
-    """Yield the sentences of a file of JSON lines; blank lines are skipped.
+    """Yield the sentences of a file of JSON lines, or of one array; blank lines are skipped.
 
     Args:
         path: the file.
@@ -46,17 +53,7 @@ def read_json_lines(path: Path, reading: Reading) -> Iterator[Document]:
     labels = reading.labels
     named = reading.columns or {}
     is_said = False  # that label.json names the numbers of another field
-    for place, line in read_lines(path):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{place}: invalid JSON: {error}; the file must hold one object per line") from error
-        except RecursionError as error:
-            raise ValueError(f"{place}: invalid JSON: brackets are nested too deeply") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{place}: a line must be a JSON object, got {type(record).__name__}")
+    for place, record in read_objects(path) if is_array(read_head(path)) else _objects(path):
         notes: tuple[Note, ...] = ()
         column = _integers(record, named.get("tag"))
         if column and column not in field_names.TAGS and reading.labels is not None and not is_said:
@@ -69,6 +66,22 @@ def read_json_lines(path: Path, reading: Reading) -> Iterator[Document]:
                 labels = reading.agreed.setdefault(KEY, labels)
         document = read_record(record, labels, place, named)
         yield document._replace(notes=notes) if notes else document
+
+
+def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The object of each line; the file is not parsed as a whole, so that a bad line is named."""
+    for place, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{place}: invalid JSON: {error}; the file must hold one object per line") from error
+        except RecursionError as error:
+            raise ValueError(f"{place}: invalid JSON: brackets are nested too deeply") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{place}: a line must be a JSON object, got {type(record).__name__}")
+        yield place, record
 
 
 def read_record(
@@ -98,7 +111,7 @@ def read_record(
     column = _field(record, named.get("tag"), field_names.TAGS)
     if column is None:
         wanted = f"no {named['tag']!r}" if "tag" in named else "no 'tags', 'ner_tags' or 'labels'"
-        raise ValueError(f"{place}: {wanted}; the keys are {listed}{_where_tags_may_be(record, words)}")
+        raise ValueError(f"{place}: {wanted}; the keys are {listed}{_where_tags_may_be(record, words, named)}")
     tags = record[column]
     if not isinstance(tags, list):
         raise ValueError(f"{place}: {column!r} must be a list, got {tags!r}")
@@ -113,10 +126,12 @@ def _field(record: Mapping[str, Any], named: str | None, usual: Sequence[str]) -
     return next((name for name in ([named] if named else usual) if name in record), None)
 
 
-def _where_tags_may_be(record: Mapping[str, Any], words: Sequence[str]) -> str:
+def _where_tags_may_be(record: Mapping[str, Any], words: Sequence[str], named: Mapping[str, str]) -> str:
     """What to do about a record of words whose tags have another name, or that marks its words otherwise."""
     lists = [name for name, value in record.items() if isinstance(value, list) and name not in field_names.WORDS]
     tags = next((name for name in lists if len(record[name]) == len(words) and _are_tags(record[name])), None)
+    if tags is not None and "tag" in named:  # which other records have
+        return f": if {tags!r} holds them here, rename it"
     if tags is not None:
         return f": name that of the tags, such as --columns tag={tags}"
     if any(name in field_names.SPANS + field_names.DOCCANO for name in lists):

@@ -40,6 +40,11 @@ def first_record(path: Path) -> Any:
         return None
 
 
+def is_array(text: str) -> bool:
+    """Whether a file's text begins as an array does."""
+    return text.lstrip(_WHITE).startswith("[")
+
+
 def read_span(value: Any, place: str) -> tuple[Annotation, str | None]:
     """A span {"start", "end", "label", ...} with its type under one of `field_names.TYPES`, and its own text or None.
 

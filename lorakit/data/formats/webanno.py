@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lorakit.data.alignment import sentence_places
-from lorakit.data.formats.file_names import file_names
+from lorakit.data.formats.file_names import file_names, files_in
 from lorakit.data.formats.json_records import check_label
 from lorakit.data.formats.offsets import place_spans
 from lorakit.data.formats.record import Annotation, Document, Note, Reading, about_gaps
@@ -56,7 +56,7 @@ def recognise_webanno(path: Path) -> str | None:
     if not path.is_dir():
         head = read_head(path, 200)
         return f"its first line is {head.splitlines()[0]}" if head.startswith(MARK) else None
-    files = sorted(path.glob("*.tsv"))
+    files = _files(path)
     names = {name for names in SPLIT_NAMES.values() for name in names}
     if not files or any(file.stem.lower() in names or not recognise_webanno(file) for file in files):
         return None
@@ -70,8 +70,12 @@ def read_webanno(path: Path, reading: Reading) -> Iterator[Document]:
         ValueError: with the line: a row or cell of another form, offsets that do not cover the token beside them; or it
             is not clear which layer or feature holds the entities.
     """
-    for file in sorted(path.glob("*.tsv")) if path.is_dir() else [path]:
+    for file in _files(path) if path.is_dir() else [path]:
         yield _read(file, reading)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in files_in(folder) if path.suffix == ".tsv"]
 
 
 def _read(path: Path, reading: Reading) -> Document:

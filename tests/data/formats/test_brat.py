@@ -116,6 +116,14 @@ def test_a_bad_line_is_named(tmp_path: Path, ann: str, message: str) -> None:
         read(folder(tmp_path / "brat", ann=ann))
 
 
+def test_hidden_files_are_no_documents(tmp_path: Path) -> None:
+    path = folder(tmp_path / "brat")
+    expected = read(path)
+    for name in ("._doc.ann", "._doc.txt"):  # what macOS puts beside the files on other disks
+        (path / name).write_bytes(b"\0\5\x16\7\xff")
+    assert recognise_brat(path) == "the folder has 1 .ann file" and read(path) == expected
+
+
 def test_an_annotations_file_without_its_text_is_refused(tmp_path: Path) -> None:
     path = folder(tmp_path / "brat")
     (path / "doc.txt").unlink()

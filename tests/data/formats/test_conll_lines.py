@@ -41,6 +41,17 @@ def test_a_sentence_per_line_is_read_word_by_word(tmp_path: Path, file: str, tex
     assert any(note.startswith("each line is a sentence") for note in read_ner(tmp_path / file).notes)
 
 
+@pytest.mark.parametrize("joint", ["/", "|", "_"])
+def test_parts_of_speech_between_word_and_tag_are_not_of_the_word(tmp_path: Path, joint: str) -> None:
+    file = tmp_path / "aij-wikiner-en.txt"
+    text = "EU|NNP|I-ORG rejects|VBZ|O ||SYM|O\n\nPeter|NNP|I-PER Blackburn|NNP|I-PER\n".replace("|", joint)
+    assert read(file, text) == [["EU B-ORG", "rejects O", f"{joint} O"], ["Peter B-PER", "Blackburn I-PER"]]
+    about = f"each line is a sentence of words and their tags, without what is between them, such as 'NNP' ({file})"
+    assert about in read_ner(file).notes
+    one = text.replace(f"{joint}NNP", "", 1)  # one word without: nothing is taken off
+    assert read(file, one)[0][1] == f"rejects{joint}VBZ O"
+
+
 @pytest.mark.parametrize("joint", ["/", " "])
 def test_a_sentence_that_begins_with_a_hash_is_read(tmp_path: Path, joint: str) -> None:
     text = "EU/B-ORG rejects/O it/O\n# sent_id = 2\n#Bonn/B-LOC says/O\n# text\nall/O that/O\n".replace("/", joint)

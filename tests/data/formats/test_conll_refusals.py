@@ -62,6 +62,10 @@ def expressions(*cells: str) -> Corpus:
 
 # words of a message, as they stand in the code -> what is refused with it, and the same after each advice
 FOLLOWED: dict[str, tuple[Corpus, ...]] = {
+    "is JSON, and no JSON format has such fields; write each sentence as …": (
+        Corpus('{"tokens": "EU says", "tags": "B-ORG O"}\n'),
+        Corpus('{"tokens": ["EU", "says"], "tags": ["B-ORG", "O"]}\n'),
+    ),
     "one column; a line holds a word, then its tag": (Corpus("EU\tB-ORG\nsays\n"), Corpus("EU\tB-ORG\nsays\tO\n")),
     "write as many, with tabs between them where a word has spaces or is empty": (
         Corpus("EU B-ORG\nNew York B-LOC\n"),
@@ -137,8 +141,8 @@ HINTS: dict[str, tuple[Corpus, ...]] = {
         Corpus("EU x B-ORG\nsays y B-LOC\nin z B-X\n"),
     ),
     "write all tags of the column in one way": (
-        Corpus("EU B+ORG\nsays B+X\nin B-X\n"),
-        Corpus("EU B-ORG\nsays B-X\nin B-X\n"),
+        Corpus("EU B/ORG\nof I/ORG\nX I/ORG\nin O\n"),
+        Corpus("EU B-ORG\nof I-ORG\nX I-ORG\nin O\n"),
     ),
 }
 

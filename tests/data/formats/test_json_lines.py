@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorakit.data.corpus import Sentence, read_ner
-from tests.support.corpora import LABELS, ROW, write_folder, write_lines
+from tests.support.corpora import LABELS, ROW, write_folder, write_lines, write_text
 
 
 @pytest.mark.parametrize("column", ["tags", "ner_tags", "labels"])
@@ -15,6 +15,19 @@ def test_json_lines_may_call_the_tags_by_three_names(tmp_path: Path, column: str
     assert read_ner(path).train == (Sentence(("IL-2",), ("B-DNA",)),)
     path = write_lines(tmp_path / "corpus.jsonl", {"words": ["IL-2"], column: ["B-DNA"]})
     assert read_ner(path).train == (Sentence(("IL-2",), ("B-DNA",)),)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_one_array_of_sentences_is_read(tmp_path: Path, indent: int | None) -> None:
+    records = [{"id": 7, "tokens": ["IL-2", "is"], "tags": ["B-DNA", "O"]}, {"tokens": ["it"], "tags": ["O"]}]
+    path = write_text(tmp_path / "corpus.json", json.dumps(records, indent=indent))
+    assert read_ner(path).train == (Sentence(("IL-2", "is"), ("B-DNA", "O")), Sentence(("it",), ("O",)))
+    write_text(path, path.read_text()[:-1])
+    with pytest.raises(ValueError, match="corpus.json:.*the file ends inside its array; it may be truncated"):
+        read_ner(path)
+    write_text(path, '[{"tokens": ["a"], "tags": ["O"]},\n ["a", "O"]]')
+    with pytest.raises(ValueError, match="corpus.json:2: each value must be a JSON object, got .'a', 'O'."):
+        read_ner(path)
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
@@ -39,7 +52,7 @@ def test_every_json_word_keeps_its_place(
         ('{"tokens": ["a", 1], "tags": ["O", "O"]}', "train.json:2: 'tokens' must be a list of strings"),
         (
             '{"tokens": ["a"], "ner_tag": ["O"]}',
-            "train.json:2: no 'tags'; the keys are .*: name that of the tags, such as --columns tag=ner_tag",
+            "train.json:2: no 'tags'; the keys are tokens, ner_tag: if 'ner_tag' holds them here, rename it",
         ),
         ('{"tokens": ["a"], "tags": "O"}', "train.json:2: 'tags' must be a list, got 'O'"),
         ("[" * 100_000, "train.json:2: invalid JSON: brackets are nested too deeply"),
@@ -80,3 +93,11 @@ def test_a_bad_label_json_is_named(tmp_path: Path, text: str, message: str) -> N
     (tmp_path / "label.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_ner(tmp_path)
+
+
+def test_records_whose_tags_have_two_names_are_read_after_the_advice(tmp_path: Path) -> None:
+    path, first = tmp_path / "a.jsonl", {"tokens": ["IL-2"], "tags": ["B-DNA"]}
+    write_lines(path, first, {"words": ["it"], "ner_tags": ["O"]})
+    with pytest.raises(ValueError, match="a.jsonl:2: no 'tags'; .*: if 'ner_tags' holds them here, rename it"):
+        read_ner(path)
+    assert len(read_ner(write_lines(path, first, {"words": ["it"], "tags": ["O"]})).train) == 2

@@ -159,6 +159,7 @@ def test_sentences_that_overlap_are_refused(tmp_path: Path) -> None:
 def test_a_folder_of_documents_is_one_corpus(tmp_path: Path) -> None:
     for name in "abc":
         write_text(tmp_path / f"{name}.tsv", STACKED)
+    (tmp_path / "._a.tsv").write_bytes(b"\0\5\x16\7")  # what macOS puts beside a.tsv on other disks
     data = read_ner(tmp_path, shares="34/33/33")
     assert [len(part) for part in (data.train, data.validation, data.test)] == [2, 2, 2]
     assert data.notes[-1].endswith("sentences of 3 documents, none of them divided")
