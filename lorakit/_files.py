@@ -277,3 +277,12 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         if isinstance(value, dict):
             yield number, value
+
+
+def is_utf8(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is text to safetensors and tokenizers, which open no other."""
+    try:
+        os.path.abspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

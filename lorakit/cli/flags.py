@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from lorakit._files import is_utf8
 from lorakit.adapters.config import ALL_LINEAR, BIASES, INITS, LoRAConfig, pissa_steps
 from lorakit.cli.parser import add_co2_flag
 from lorakit.data.tags import DECODERS
@@ -278,17 +279,15 @@ def class_weights(words: Sequence[str] | None) -> str | list[float] | dict[str, 
 
 
 def check_utf8(folder: Path, flag: str) -> None:
-    """Refuse a folder for a model where tokenizers and safetensors, which take text for a path, could not open it.
+    """Refuse a folder from which no model or adapter could be read.
 
     Raises:
         ValueError: The path is not UTF-8.
     """
-    try:
-        str(folder.absolute()).encode()
-    except UnicodeEncodeError:
+    if not is_utf8(folder):
         raise ValueError(
-            f"{flag} {folder}: the path is not UTF-8, and no model can be written to it; give another folder"
-        ) from None
+            f"{flag} {folder}: the path is not UTF-8, and no model can be read from it; give another folder"
+        )
 
 
 def check_writable(folder: Path, flag: str = "--output-dir") -> None:

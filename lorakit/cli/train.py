@@ -126,8 +126,7 @@ def fine_tune(
 
     with processes(arguments), ExitStack() as locked:
         with input_errors(arguments.parser):
-            if keep_full and arguments.mode != "lora":
-                check_utf8(arguments.output_dir, "--output-dir")
+            check_utf8(arguments.output_dir, "--output-dir")
             job = prepare(arguments, read, folder_of)
             locked.enter_context(run_lock(arguments.output_dir))
         about = {"command": command, "environment": environment(), "model": name, "dataset": job.data.source}

@@ -25,6 +25,7 @@ from lorakit.cli.flags import (
     add_device_flag,
     add_packing_flag,
     add_precision_flag,
+    check_utf8,
     check_writable,
     target_modules,
 )
@@ -382,6 +383,7 @@ def check_folder(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.output_dir
     if arguments.resume and arguments.overwrite:
         raise ValueError("--resume continues the search in the folder and --overwrite deletes it; give one of them")
+    check_utf8(folder, "--output-dir")
     check_writable(folder)
     if not (arguments.resume or arguments.overwrite) and holds_search(folder):
         raise ValueError(

@@ -2,6 +2,7 @@
 followed here, or in the test that is named, or it has none to follow, for the reason given."""
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -615,6 +616,10 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
     "and the hub did not give it (…). Check the name; without network fetch it elsewhere": (
         offline,
         lambda folder: load(adapter(folder)),
+    ),
+    "the path is not UTF-8, and safetensors opens no file there; move the adapter": (
+        lambda folder: load(shutil.copytree(adapter(folder), folder / os.fsdecode(b"caf\xe9"))),
+        lambda folder: load(shutil.move(adapter(folder), folder / "cafe")),
     ),
     "is damaged: not an object": damaged(CONFIG, "[]"),
     "is missing. …": damaged(TENSORS, None),

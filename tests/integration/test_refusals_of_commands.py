@@ -289,10 +289,7 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         after(f"{TRAIN}/x", ("out", "")),
         TRAIN,
     ),
-    "the path is not UTF-8, and no model can be written to it; give another folder": (
-        f"{TRAIN}/{LATIN_1} --mode full",
-        f"{TRAIN} --mode full",
-    ),
+    "the path is not UTF-8, and no model can be read from it; give another folder": (f"{TRAIN}/{LATIN_1}", TRAIN),
     "or some labels' numbers, such as B-DNA=5 I-DNA=5": (
         f"{TRAIN} --class-weights x",
         f"{TRAIN} --class-weights balanced",
