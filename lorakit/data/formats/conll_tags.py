@@ -11,7 +11,10 @@ _NO_TYPE = frozenset(("", *"O _ - * NONE None none NULL null NIL nil NA N/A".spl
 
 
 def with_tags_of_features(table: Table) -> Table:
-    """CoNLL-U with the tags that its column MISC has as NE=B-PER (Stanza: ner=S-PERSON; DaNE, NorNE: name=B-PER) in place of that column."""
+    """CoNLL-U with the tags of its column MISC in place of that column.
+
+    They are NE=B-PER there, Stanza's ner=S-PERSON, or name=B-PER as in DaNE and NorNE.
+    """
     if not table.blocks or len(table.blocks[0].columns) != 10 or not table.blocks[0].columns[0][0].isdecimal():
         return table
     found = {cell: _FEATURE.search(cell) for cell in values_of(table.blocks, 9)}
