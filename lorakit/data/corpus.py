@@ -180,14 +180,17 @@ def _read_source(source: str | os.PathLike[str], options: CorpusOptions) -> Writ
 
 def _read_folder(folder: Path, options: CorpusOptions) -> Written:
     found = _split_files(folder)
-    if "train" not in found.splits and (folder / "dataset").is_dir():  # a copy of a hub repository of the tner family
-        folder = folder / "dataset"
-        found = _split_files(folder)
+    for name in ("dataset", "data"):  # of a copy of a hub repository: of the tner family, and by the hub's convention
+        if "train" not in found.splits and (folder / name).is_dir():
+            inside = _split_files(folder / name)
+            folder, found = (folder / name, inside) if "train" in inside.splits else (folder, found)
     if "train" not in found.splits:
+        inside = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
+        folders = f", or one of its folders, such as {folder / inside[0]}," if inside else ""
         raise ValueError(
             f"{folder}: no train file (train.json, train.tsv, eng.train, ...); the folder holds {there}; rename the "
-            "training file, or give a file instead of the folder"
+            f"training file, or give a file{folders} instead of the folder"
         )
     missing = [f"no {split} split: {folder} has no such file" for split in SPLIT_NAMES if split not in found.splits]
     written = _read_files(found.splits, _labels_beside(folder), [*missing, *found.notes], options)

@@ -59,10 +59,20 @@ def test_a_folder_of_column_files_is_read(tmp_path: Path) -> None:
     assert words == [("train.tsv",), ("dev.tsv",), ("test.tsv",)]
 
 
-def test_the_dataset_subfolder_of_a_hub_copy_is_found(tmp_path: Path) -> None:
-    (tmp_path / "dataset").mkdir()
-    write_folder(tmp_path / "dataset", LABELS, train=[ROW], valid=[ROW], test=[ROW])
+@pytest.mark.parametrize("name", ["dataset", "data"])
+def test_the_folder_of_splits_in_a_hub_copy_is_found(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    write_folder(tmp_path / name, LABELS, train=[ROW], valid=[ROW], test=[ROW])
     assert read_ner(tmp_path).labels == tuple(LABELS)
+
+
+def test_a_folder_of_corpora_says_so_and_one_is_read(tmp_path: Path) -> None:
+    for name in ("de", "en"):
+        (tmp_path / name).mkdir()
+        write_folder(tmp_path / name, LABELS, train=[ROW])
+    with pytest.raises(ValueError, match=f"give a file, or one of its folders, such as {tmp_path / 'de'}, instead"):
+        read_ner(tmp_path)
+    assert len(read_ner(tmp_path / "de").train) == 1
 
 
 def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:

@@ -4,25 +4,28 @@ import re
 
 from lorakit.data.formats.conll_rows import Table, values_of
 
-_FEATURE = re.compile(r"(?:^|\|)NER?=([^|]+)", re.IGNORECASE)
+_FEATURE = re.compile(r"(?:^|\|)(?:NER?=([^|]+)|name=([BIESLU]-[^|]+|O)(?=\||$))", re.IGNORECASE)
 _LETTERS = frozenset("BIESLUMW")
 _TYPE = re.compile(r"[^\W\d_][\w./&+-]*")
 _NO_TYPE = frozenset(("", *"O _ - * NONE None none NULL null NIL nil NA N/A".split()))
 
 
 def with_tags_of_features(table: Table) -> Table:
-    """CoNLL-U with the tags that its column MISC has as NE=B-PER (Stanza: ner=S-PERSON) in place of that column."""
+    """CoNLL-U with the tags of its column MISC in place of that column.
+
+    They are NE=B-PER there, Stanza's ner=S-PERSON, or name=B-PER as in DaNE and NorNE.
+    """
     if not table.blocks or len(table.blocks[0].columns) != 10 or not table.blocks[0].columns[0][0].isdecimal():
         return table
     found = {cell: _FEATURE.search(cell) for cell in values_of(table.blocks, 9)}
     if not any(found.values()):
         return table
-    tags = {cell: match[1] if match else "O" for cell, match in found.items()}
+    tags = {cell: (match[1] or match[2]) if match else "O" for cell, match in found.items()}
     blocks = [
         block._replace(columns=(*block.columns[:9], tuple([tags[cell] for cell in block.columns[9]])))
         for block in table.blocks
     ]
-    note = ("tags are those named NE or NER in column 10", str(table.path))
+    note = ("tags are those named NE, NER or name in column 10", str(table.path))
     return table._replace(blocks=blocks, notes=(*table.notes, note))
 
 

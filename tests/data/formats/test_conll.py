@@ -432,12 +432,13 @@ WORDS = ["Ann", "a", "el", "parque"]
     [
         CONLLU.format("start_char=0|ner=S-PER", "ner=O", "ner=S-LOC", "_"),  # as Stanza writes it
         CONLLU.format("NE=B-PER", "_", "NE=B-LOC", "_"),
+        CONLLU.format("name=B-PER|SpaceAfter=No", "name=O", "Lang=x|name=B-LOC", "_"),  # DaNE, NorNE
         PLUS.format("NE") + CONLLU.format("B-PER", "O", "B-LOC", "_"),
         CONLLU.format("B-PER", "O", "B-LOC", "_"),
         "".join(line.split("\t", 2)[0] + "\t" + line.split("\t")[1] + "\t" + line.split("\t")[9]
             for line in CONLLU.format("B-PER", "O", "B-LOC", "_").splitlines(True)[1:]),
     ],
-    ids=["Stanza", "MISC", "CoNLL-U Plus", "no names", "three columns"],
+    ids=["Stanza", "MISC", "DaNE", "CoNLL-U Plus", "no names", "three columns"],
 )  # fmt: skip
 def test_lines_of_conllu_that_are_no_words_are_not_read(tmp_path: Path, text: str) -> None:
     [sentence] = read(tmp_path, text)
