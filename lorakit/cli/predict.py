@@ -26,6 +26,7 @@ from lorakit.cli.parser import add_command, input_errors, processes
 from lorakit.cli.tool_files import ENDINGS as TOOL_ENDINGS
 from lorakit.cli.tool_files import (
     TOOLS,
+    check_lines_of_text,
     check_output,
     is_file_of,
     lines_as_documents,
@@ -105,6 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
             if how in TOOLS:
                 check_output(how, arguments.output)
             of_tool = arguments.file and not arguments.texts and is_file_of(how, arguments.file)
+            if arguments.file and not arguments.texts and not of_tool:
+                check_lines_of_text(arguments.file)
             source = sentences_of(how, arguments.file) if of_tool else None
             texts = source.texts if source else read_texts(arguments)
             if how in TOOLS and source is None:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lorakit.data.alignment import sentence_places
+from lorakit.data.formats import field_names
+from lorakit.data.formats.json_records import first_record
 from lorakit.data.formats.label_studio import write_label_studio
 from lorakit.data.formats.record import Annotation, Document, Reading
-from lorakit.data.formats.registry import Format, format_named
+from lorakit.data.formats.registry import Format, format_named, recognised
 from lorakit.data.formats.writing import write_documents
 
 if TYPE_CHECKING:
@@ -46,11 +48,43 @@ def form_of(how: str) -> Format:
 
 
 def is_file_of(how: str, path: Path) -> bool:
-    """Whether a file or folder is one of the tool; brat's folders need no annotations yet."""
+    """Whether a file or folder is one of the tool; its texts need no annotations yet."""
     if how not in TOOLS:
         return False
     texts_only = how == "brat" and path.is_dir() and any(path.glob("*.txt"))
-    return texts_only or format_named(how).recognise(path) is not None
+    return texts_only or format_named(how).recognise(path) is not None or _holds_texts(how, path)
+
+
+def _holds_texts(how: str, path: Path) -> bool:
+    """Whether a file holds JSON objects with texts, as doccano and Label Studio import them."""
+    record = first_record(path) if how in ("doccano", "label-studio") and path.is_file() else None
+    if not isinstance(record, dict):
+        return False
+    is_task = how == "label-studio" and isinstance(record.get("data"), dict)
+    return is_task or any(isinstance(record.get(name), str) for name in field_names.TEXTS)
+
+
+def check_lines_of_text(path: Path) -> None:
+    """Refuse a file of a format, or of JSON objects, whose lines are no texts.
+
+    Raises:
+        ValueError: with the way to read it.
+    """
+    if not path.is_file():
+        return
+    if found := recognised(path):
+        name = found[0].name
+        fix = f"lorakit data convert {path} NEW.jsonl --format doccano, and give --file NEW.jsonl --format doccano"
+        raise ValueError(
+            f"--file {path} is not one text per line, but {name} ({found[1]}): "
+            + (f"say --format {name}" if name in TOOLS else f"write its texts with {fix}")
+        )
+    if isinstance(first_record(path), dict):
+        raise ValueError(
+            f"--file {path} is not one text per line, but JSON: give JSON lines with a text as --documents {path}"
+            " (--text-field names the text), or texts of doccano or Label Studio with --format doccano or --format"
+            " label-studio"
+        )
 
 
 def sentences_of(how: str, path: Path) -> Texts:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lorakit.data.formats.json_records import first_record
 from lorakit.data.formats.text import decode, decoded_lines
 from lorakit.data.pretokenizer import split_words
 
@@ -58,7 +59,8 @@ def read_documents(paths: Sequence[Path], field: str = "text") -> Iterator[Docum
         field: the name of the text in JSON lines.
 
     Raises:
-        ValueError: a file is not UTF-8, a line has no such text, or a folder holds no document.
+        ValueError: a file is not UTF-8, a line has no such text, a file that is not called .jsonl holds JSON, or a
+            folder holds no document.
         OSError: a file cannot be read.
     """
     for path in paths:
@@ -75,6 +77,11 @@ def read_documents(paths: Sequence[Path], field: str = "text") -> Iterator[Docum
 
 def _read(path: Path, field: str) -> Iterator[Document]:
     if path.suffix.lower() != ".jsonl":
+        if isinstance(first_record(path), dict):
+            raise ValueError(
+                f"{path} holds JSON, which is read from .jsonl files: write an object per line, and call it"
+                f" {path.with_suffix('.jsonl').name}"
+            )
         yield Document(str(path), decode(path.read_bytes(), path))
         return
     with path.open("rb") as file:  # a line at a time: such a file may be larger than memory

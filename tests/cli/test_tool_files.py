@@ -92,6 +92,46 @@ def test_tasks_that_nobody_annotated_are_tagged(run, capsys, tmp_path: Path, wan
     ]
 
 
+@pytest.mark.parametrize("how", ["label-studio", "doccano"])
+def test_texts_as_they_are_imported_are_tagged(how: str, run, capsys, tmp_path: Path, wanted) -> None:
+    """They have no field of annotations yet, and their JSON is no text."""
+    tasks = [{"id": i, "text": text} for i, text in enumerate(TEXTS, start=1)]
+    tasks = [{"data": {**task, "page": 1}} for task in tasks] if how == "label-studio" else tasks
+    path = write_text(tmp_path / "tasks.json", json.dumps(tasks))
+    printed = write_text(tmp_path / "found.jsonl", predicted(run, capsys, "--file", path, "--format", how).out)
+    if how == "doccano":
+        assert content(how, printed) == list(zip(TEXTS, wanted, strict=True))
+    else:
+        assert [task["data"]["text"] for task in json.loads(printed.read_text(encoding="utf-8"))] == TEXTS
+
+
+def test_a_file_of_no_lines_of_text_is_refused_and_read_as_the_message_says(run, capsys, tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.tsv", "IL-2\tB-DNA\ngene\tO\n")
+    for how in ((), ("--format", "doccano")):
+        error = refused(run, capsys, "--file", path, *how)
+        assert (
+            "a.tsv is not one text per line, but conll (2 columns; words in column 1, tags in column 2): write" in error
+        )
+    new = tmp_path / "NEW.jsonl"
+    assert (
+        f"lorakit data convert {path} NEW.jsonl --format doccano, and give --file NEW.jsonl --format doccano" in error
+    )
+    assert main(["data", "convert", str(path), str(new), "--format", "doccano"]) == 0
+    capsys.readouterr()
+    assert json.loads(predicted(run, capsys, "--file", new, "--format", "doccano").out)["text"] == "IL-2 gene"
+    assert (
+        "NEW.jsonl is not one text per line, but doccano (each object has a text, and label of [start, end, label]): "
+        "say --format doccano" in refused(run, capsys, "--file", new)
+    )
+    path = write_text(tmp_path / "b.jsonl", '{"body": "IL-2 gene"}\n')
+    for how in ((), ("--format", "doccano")):
+        error = refused(run, capsys, "--file", path, *how)
+        assert f"b.jsonl is not one text per line, but JSON: give JSON lines with a text as --documents {path}" in error
+    out = tmp_path / "out.jsonl"
+    predicted(run, capsys, "--documents", path, "--text-field", "body", "--output", out)
+    assert len(out.read_text().splitlines()) == 1
+
+
 def test_a_plain_file_is_still_one_text_per_line(run, capsys, tmp_path: Path) -> None:
     path = write_text(tmp_path / "texts.txt", "\n".join(TEXTS))
     lines = predicted(run, capsys, "--file", path, "--format", "doccano").out.splitlines()

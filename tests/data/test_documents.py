@@ -43,6 +43,7 @@ def test_files_folders_and_fields_are_read_in_order(tmp_path):
         ("a.jsonl", b'{"text": "x"}\n{', r"a\.jsonl:2: not JSON"),
         ("a.jsonl", b'{"body": "x"}', r"a\.jsonl:1: no text in 'text'; it has body: name the field with --text-field"),
         ("a.jsonl", b"[1]", r"no text in 'text'; it has list"),
+        ("a.txt", b'[{"text": "x"}]', r"a\.txt holds JSON, .*: write an object per line, and call it a\.jsonl"),
         ("a.md", b"x", r"holds no file that ends in \.txt or \.jsonl; give the files by name"),
     ],
 )
@@ -50,3 +51,8 @@ def test_what_cannot_be_read_is_named(name, data, message, tmp_path):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match=message):
         list(read_documents([tmp_path]))
+
+
+def test_objects_per_line_in_a_file_called_jsonl_are_read_as_the_message_says(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')
+    assert [document.text for document in read_documents([tmp_path / "a.jsonl"])] == ["x"]

@@ -64,10 +64,10 @@ def read_doccano(path: Path, reading: Reading) -> Iterator[Document]:
         name = next((key for key in field_names.TEXTS if key in record), "text")
         text = check_text(record.get(name), name, place)
         key = annotations_key(record, field_names.DOCCANO, place, reading)
-        if record.get(key) is None:
+        if record.get(key) is None and not reading.unannotated:
             wanted = f"{key!r}" if key else "'label', 'labels' or 'entities'"
             raise ValueError(f"{place}: no {wanted}; the keys are {', '.join(record)}{other_form(record)}")
-        spans = check_list(record[key], key, place)
+        spans = check_list(record.get(key) or [], key or "label", place)
         items = [_annotation(span, f"{place}, {key} {number}") for number, span in enumerate(spans, start=1)]
         placed, found = place_spans(text, items, [None] * len(items), place, reading.offsets)
         without = [] if spans else [Note(NO_LABELS, place)]
