@@ -179,8 +179,18 @@ def window_lines(model: str, data: NerData) -> list[str]:
     """How many sentences are longer than a model can read at once."""
     from transformers import AutoConfig, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    positions = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
+    from lorakit.training.models import checked_source
+    from lorakit.training.quiet import quiet_transformers
+    from lorakit.training.untrusted import NO_REMOTE_CODE, explained
+
+    name = checked_source(model)
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(name, **NO_REMOTE_CODE)
+            config = AutoConfig.from_pretrained(name, **NO_REMOTE_CODE)
+    except Exception as error:  # loaders raise many kinds for a broken folder or a missing network
+        raise ValueError(f"--model {model} cannot be loaded: {explained(error)[:300]}") from error
+    positions = getattr(config, "max_position_embeddings", None)
     window = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
     texts = [" ".join(sentence.words) for split in SPLITS for sentence in getattr(data, split)]
     counts = [len(ids) for ids in tokenizer(texts)["input_ids"]]
