@@ -303,6 +303,8 @@ def _load_tokenizer(transformers: Any, name: str) -> Any:
 
 def _adapter_folder(adapter: str) -> str:
     """Return it unchanged; raise where it is a run's folder and the adapter is inside."""
+    if not adapter:
+        raise ValueError("the name of the adapter is empty; give an adapter's folder, or a hub id")
     folder = Path(adapter)
     if folder.is_dir() and not (folder / CONFIG).is_file():
         for inside in (folder / "adapter", folder / "lora" / "adapter"):

@@ -129,6 +129,8 @@ def test_convert_writes_no_text_for_one_that_nobody_annotated(tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("command", "message"),
     [
+        (["convert", "{}", "/proc/none", "--format", "csv"], "OUT /proc cannot be written"),
+        (["convert", "{}", "", "--format", "csv"], "argument OUT: the name is empty; give a file or folder"),
         (["show", "{}/nothing"], "nothing: no such file or folder"),
         (["show", "examples/conll", "--columns", "3"], "--columns 3: give a number or a name for each role"),
         (["show", "examples/conll", "--columns", "word=1,tag=7"], "--columns tag=7: .* has columns 1 to 2"),
