@@ -396,8 +396,8 @@ def read_texts(arguments: argparse.Namespace) -> Iterable[str]:
     if source is not None and source.suffix.lower() in STRUCTURED:
         other = f"--documents {source} reads its texts, " if source.suffix.lower() == ".jsonl" else ""
         raise ValueError(
-            f"--file reads one text per line, and {source} is likely to hold more than texts; {other}a .txt file is read"
-            f" as it is, and so are these lines with --file - < {source}"
+            f"--file reads one text per line, and {source} is likely to hold more than texts; {other}a .txt file is"
+            f" read as it is, and so are these lines with --file - < {source}"
         )
     if source is None:
         if sys.stdin.isatty():

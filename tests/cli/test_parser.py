@@ -95,7 +95,7 @@ def test_an_error_that_quotes_half_a_file_is_cut_in_the_middle(capsys):
 
 def test_an_empty_name_is_never_the_folder_one_is_in(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    base = ["train", "--model", MINI, "--dataset", str(ROOT / "examples" / "conll")]
+    base = ["train", "--model", str(MINI), "--dataset", str(ROOT / "examples" / "conll")]
     for command in ([*base, "--output-dir", ""], ["tune", *base[1:], "--output-dir", ""], ["report", ""]):
         with pytest.raises(SystemExit, match="2"):
             main(command)
