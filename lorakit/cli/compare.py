@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lorakit._files import check_not_read
 from lorakit.cli.json_output import add_json_flag, write_json
-from lorakit.cli.parser import add_command, input_errors
+from lorakit.cli.parser import add_command, file_or_folder, input_errors
 
 EXAMPLES = """
 lorakit compare runs/bionlp                                   its two modes, LoRA against full
@@ -20,7 +20,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, "compare", about, EXAMPLES, run)
     add = parser.add_argument
     about = "a run's folder, or an output folder with a run of each mode; runs that differ only in the seed form a side"
-    add("runs", nargs="+", type=Path, metavar="RUN", help=about)
+    add("runs", nargs="+", type=file_or_folder, metavar="RUN", help=about)
     add("--margin", type=float, metavar="X", help="call F1 equal if the interval of the difference is inside ±X")
     add("--split", choices=("test", "validation"), default="test", help="default: %(default)s")
     add_json_flag(parser)

@@ -15,14 +15,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lorakit.cli.parser import Parser
+from lorakit.cli.parser import Parser, file_or_folder
 
 
 def add_config_flag(parser: Parser) -> None:
     """Add --config to a parser; the file may set each of the parser's flags."""
     parser.add_argument(
         "--config",
-        type=Path,
+        type=file_or_folder,
         action=ConfigFile,
         metavar="FILE",
         help="read defaults for these flags from a .yaml, .yml or .toml file",

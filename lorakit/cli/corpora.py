@@ -3,8 +3,8 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
+from lorakit.cli.parser import file_or_folder
 from lorakit.data.corpus import as_sentences, read_written
 from lorakit.data.formats.offsets import UNITS
 from lorakit.data.formats.record import LAYERS
@@ -56,7 +56,7 @@ def add_reading_flags(parser: argparse.ArgumentParser) -> None:
     about = (
         "rename, merge or drop entity types: a JSON object, or lines of the old type, a tab and the new one or nothing"
     )
-    add("--label-map", type=Path, metavar="FILE", help=about)
+    add("--label-map", type=file_or_folder, metavar="FILE", help=about)
 
 
 def corpus_options(arguments: argparse.Namespace) -> CorpusOptions:

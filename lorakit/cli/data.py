@@ -3,11 +3,11 @@
 import argparse
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from lorakit._counts import counted
 from lorakit.cli.corpora import add_reading_flags, add_split_flags, corpus_options
-from lorakit.cli.parser import Parser, add_command, input_errors
+from lorakit.cli.flags import check_writable
+from lorakit.cli.parser import Parser, add_command, file_or_folder, input_errors
 from lorakit.data.conversion import convert, writable_formats
 from lorakit.data.corpus import as_sentences, read_written
 from lorakit.data.formats.registry import FORMATS, format_named
@@ -55,7 +55,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     change = add_command(inner, "convert", "write a corpus in another format", CONVERT_EXAMPLES, run_convert)
     add = change.add_argument
     add("corpus", metavar="IN", help="a folder, a file or a hub id")
-    add("out", type=Path, metavar="OUT", help="a new folder, or a new file for a corpus of one split")
+    add("out", type=file_or_folder, metavar="OUT", help="a new folder, or a new file for a corpus of one split")
     add("--format", required=True, choices=writable_formats(), help="what to write; data formats describes them")
     add_reading_flags(change)
     add_split_flags(change)
@@ -80,6 +80,7 @@ def run_show(arguments: argparse.Namespace) -> int:
 def run_convert(arguments: argparse.Namespace) -> int:
     """Write a corpus in another format; returns the exit status."""
     with input_errors(arguments.parser):
+        check_writable(arguments.out.parent, "OUT")
         lines = convert(arguments.corpus, arguments.out, arguments.format, corpus_options(arguments))
     print("\n".join(map(visible, lines)))
     return 0
@@ -179,8 +180,18 @@ def window_lines(model: str, data: NerData) -> list[str]:
     """How many sentences are longer than a model can read at once."""
     from transformers import AutoConfig, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    positions = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
+    from lorakit.training.models import checked_source
+    from lorakit.training.quiet import quiet_transformers
+    from lorakit.training.untrusted import NO_REMOTE_CODE, explained
+
+    name = checked_source(model)
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(name, **NO_REMOTE_CODE)
+            config = AutoConfig.from_pretrained(name, **NO_REMOTE_CODE)
+    except Exception as error:  # loaders raise many kinds for a broken folder or a missing network
+        raise ValueError(f"--model {model} cannot be loaded: {explained(error)[:300]}") from error
+    positions = getattr(config, "max_position_embeddings", None)
     window = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
     texts = [" ".join(sentence.words) for split in SPLITS for sentence in getattr(data, split)]
     counts = [len(ids) for ids in tokenizer(texts)["input_ids"]]

@@ -18,7 +18,7 @@ from lorakit.cli.config import add_config_flag
 from lorakit.cli.energy_doctor import doctor
 from lorakit.cli.energy_report import append_csv, check_csv, csv_row, measured_kwh, report, write_prometheus
 from lorakit.cli.json_output import add_json_flag, write_json
-from lorakit.cli.parser import add_co2_flag, add_command, add_sci_flags, at_least_0
+from lorakit.cli.parser import add_co2_flag, add_command, add_sci_flags, at_least_0, file_or_folder
 from lorakit.energy import EnergyMeter
 from lorakit.power.calibration import calibrate, calibration_file, machine_name, save_calibration
 from lorakit.power.journal import merge_runs, read_journal
@@ -61,15 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     run.set_defaults(parser=run)
     add_config_flag(run)
-    run.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
-    run.add_argument("--out", type=Path, metavar="FILE", help="append readings here while it runs; survives a kill")
+    run.add_argument("--json", type=file_or_folder, metavar="FILE", help="also write the result here")
+    run.add_argument(
+        "--out", type=file_or_folder, metavar="FILE", help="append readings here while it runs; survives a kill"
+    )
     about = "measure the idle machine first, for X seconds (default: not at all)"
     run.add_argument("--baseline", type=at_least_0, default=0.0, metavar="X", help=about)
     add_co2_flag(run)
     add_sci_flags(run)
-    run.add_argument("--csv", type=Path, metavar="FILE", help="append a row in CodeCarbon's columns")
+    run.add_argument("--csv", type=file_or_folder, metavar="FILE", help="append a row in CodeCarbon's columns")
     about = "write the result as Prometheus text, for the node exporter's textfile collector"
-    run.add_argument("--prometheus", type=Path, metavar="FILE", help=about)
+    run.add_argument("--prometheus", type=file_or_folder, metavar="FILE", help=about)
     run.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command")
     about_doctor = commands.add_parser(
         "doctor",
@@ -81,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about = "how long to measure, s (default: %(default)s)"
     about_doctor.add_argument("--seconds", type=at_least_0, default=1.0, metavar="X", help=about)
     about = "the kernel's folder, for example a host's (default: %(default)s)"
-    about_doctor.add_argument("--proc", type=Path, default=Path("/proc"), metavar="DIR", help=about)
+    about_doctor.add_argument("--proc", type=file_or_folder, default=Path("/proc"), metavar="DIR", help=about)
     add_json_flag(about_doctor)
     merge = commands.add_parser(
         "merge",
@@ -89,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         epilog="examples:\n  lorakit energy merge node-1.jsonl node-2.jsonl --json sum.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    merge.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a journal that --out wrote")
+    merge.add_argument("files", nargs="+", type=file_or_folder, metavar="FILE", help="a journal that --out wrote")
     add_json_flag(merge)
     calibration = commands.add_parser(
         "calibrate",
@@ -105,7 +107,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     calibration.add_argument("--error", type=at_least_0, default=2.0, metavar="PERCENT", help=about)
     about = "the kernel's folder (default: %(default)s)"
     for command in (run, about_doctor):
-        command.add_argument("--powercap", type=Path, default=Path("/sys/class/powercap"), metavar="DIR", help=about)
+        command.add_argument(
+            "--powercap", type=file_or_folder, default=Path("/sys/class/powercap"), metavar="DIR", help=about
+        )
 
 
 def execute(arguments: argparse.Namespace) -> int:

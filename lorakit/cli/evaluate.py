@@ -22,7 +22,7 @@ from lorakit.cli.flags import (
 )
 from lorakit.cli.json_output import add_json_flag, write_json
 from lorakit.cli.notes import Notes, describe_corpus
-from lorakit.cli.parser import add_command, input_errors, processes
+from lorakit.cli.parser import add_command, file_or_folder, input_errors, processes
 from lorakit.data.ner_data import NerData
 from lorakit.data.tags import in_labels_of, scheme_of_labels, spans, with_prefixes
 
@@ -56,7 +56,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "also write what goes wrong: .html for a page, .json for the data: confusion by type and border, forms, seen "
     )
     about += "and unseen, worst sentences, suspected label errors, sentences in two splits"
-    parser.add_argument("--errors", type=Path, metavar="FILE", help=about)
+    parser.add_argument("--errors", type=file_or_folder, metavar="FILE", help=about)
 
 
 def run(arguments: argparse.Namespace) -> int:

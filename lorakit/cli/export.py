@@ -10,7 +10,7 @@ from lorakit._files import atomic_folder, read_bounded
 from lorakit.cli.config import add_config_flag
 from lorakit.cli.corpora import add_corpus_flags, read_corpus
 from lorakit.cli.flags import check_utf8, check_writable, tag_names
-from lorakit.cli.parser import add_command, input_errors
+from lorakit.cli.parser import add_command, file_or_folder, input_errors
 from lorakit.export.packages import TARGETS, check_packages
 
 RECORD, MOST_RECORD_BYTES = "comparison.json", 1 << 26
@@ -32,7 +32,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_config_flag(parser)
     add = parser.add_argument
     add("source", metavar="RUN_OR_ADAPTER", help="a run's folder, an adapter, or a model fine-tuned in full")
-    add("output", type=Path, metavar="OUT", help="a new folder")
+    add("output", type=file_or_folder, metavar="OUT", help="a new folder")
     about = (
         "hf: a model folder for transformers; onnx: a graph for onnxruntime; spacy: a pipeline for spacy.load; peft: "
     )

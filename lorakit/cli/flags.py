@@ -14,7 +14,7 @@ from typing import Any
 
 from lorakit._files import is_utf8
 from lorakit.adapters.config import ALL_LINEAR, BIASES, INITS, LoRAConfig, pissa_steps
-from lorakit.cli.parser import add_co2_flag
+from lorakit.cli.parser import add_co2_flag, file_or_folder
 from lorakit.data.tags import DECODERS
 from lorakit.training.config import DEFAULT_LEARNING_RATE, ENGINES, PACKING, PRECISIONS, STRATEGIES, TrainConfig
 from lorakit.training.trackers import LOGGERS
@@ -151,7 +151,7 @@ def add_decode_flag(parser: argparse.ArgumentParser) -> None:
 def add_output_flags(parser: argparse.ArgumentParser, default: str) -> None:
     add = parser.add_argument
     about = "a new folder for the results (default: %(default)s, or where that is taken %(default)s-2, …)"
-    add("--output-dir", type=Path, default=Path(default), metavar="DIR", help=about)
+    add("--output-dir", type=file_or_folder, default=Path(default), metavar="DIR", help=about)
     about = "delete the results of another run in the output folder first"
     add("--overwrite", action="store_true", help=about)
     about = "keep the checkpoints after a finished run, to train longer with --resume and more --epochs; each is up to "

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lorakit._files import write_text
+from lorakit.cli.parser import file_or_folder
 
 
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
     about = "also write the result to FILE; - prints it instead of the table"
-    parser.add_argument("--json", type=Path, metavar="FILE", help=about)
+    parser.add_argument("--json", type=file_or_folder, metavar="FILE", help=about)
 
 
 def write_json(record: Mapping[str, Any], path: Path | None, text: str) -> None:

@@ -103,8 +103,11 @@ def shape_of(source: str, task: str, num_labels: int | None) -> "nn.Module":
     import torch
     import transformers
 
+    from lorakit.training.quiet import quiet_transformers
     from lorakit.training.untrusted import NO_REMOTE_CODE, explained
 
+    if not source:
+        raise ValueError("the name of the model is empty; give a folder with config.json, or a hub id")
     path = Path(source)
     looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
     if not path.exists() and looks_local:
@@ -115,7 +118,8 @@ def shape_of(source: str, task: str, num_labels: int | None) -> "nn.Module":
         raise ValueError(f"--num-labels is {num_labels}; it must be at least 1")
     labels = {} if num_labels is None else {"num_labels": num_labels}
     try:
-        config = transformers.AutoConfig.from_pretrained(os.fspath(source), **NO_REMOTE_CODE, **labels)
+        with quiet_transformers():
+            config = transformers.AutoConfig.from_pretrained(os.fspath(source), **NO_REMOTE_CODE, **labels)
         with torch.device("meta"):
             return getattr(transformers, TASKS[task]).from_config(config, **NO_REMOTE_CODE)
     except Exception as error:  # the loader raises many kinds for a broken file or a missing network

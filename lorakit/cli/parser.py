@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 MOST_SHOWN = 4000  # characters of an error message
@@ -52,6 +53,17 @@ class Parser(argparse.ArgumentParser):
         # a subcommand's parser and --config have left their part here
         namespace.given = getattr(namespace, "given", frozenset()) | given
         return namespace, rest
+
+
+def file_or_folder(text: str) -> Path:
+    """The type of a flag that names one: an empty name, as of an unset variable, is not the folder one is in.
+
+    Raises:
+        argparse.ArgumentTypeError: The name is empty.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; give a file or folder (. is the one you are in)")
+    return Path(text)
 
 
 def _readable(message: str) -> str:

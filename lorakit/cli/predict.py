@@ -1,6 +1,7 @@
 """`lorakit predict`: the entities of texts from the command line, a file or standard input."""
 
 import argparse
+import os
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from lorakit.cli.flags import (
     tag_names,
 )
 from lorakit.cli.notes import Notes
-from lorakit.cli.parser import add_command, input_errors, processes
+from lorakit.cli.parser import add_command, file_or_folder, input_errors, processes
 from lorakit.cli.tool_files import ENDINGS as TOOL_ENDINGS
 from lorakit.cli.tool_files import (
     TOOLS,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 STREAMED = ("jsonl", "csv", "conll")  # written as they are found; the others need all texts first
 VIEWS = ("table", "jsonl", "csv", "conll", "terminal", "html")  # `as_table`, … in report/entities.py
+STRUCTURED = (".json", ".jsonl", ".csv", ".tsv", ".conll", ".xml", ".html")  # their lines are no texts
 ENDINGS = {".txt": "table", ".jsonl": "jsonl", ".csv": "csv", ".conll": "conll", ".html": "html", **TOOL_ENDINGS}
 EXAMPLES = """
 lorakit predict --adapter runs/mine/adapter "IL-2 gene expression requires NF-kappa B."
@@ -61,15 +63,15 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add = parser.add_argument
     add("texts", nargs="*", metavar="TEXT", help="best one sentence each; without any: --file, or standard input")
     about = "one text per line, UTF-8; - is standard input; with the --format of a tool, also a file or folder of it"
-    add("--file", type=Path, help=about)
+    add("--file", type=file_or_folder, help=about)
     about = f"{', '.join(TOOLS)}: files that these tools import; default: by the ending of --output "
     about += f"({', '.join(ENDINGS)}); without --output, terminal where colours show (NO_COLOR turns them off), else "
     about += "table"
     add("--format", choices=(*VIEWS, *TOOLS), help=about)
-    add("--output", type=Path, metavar="FILE", help="write to FILE (brat: a new folder) instead of printing")
+    add("--output", type=file_or_folder, metavar="FILE", help="write to FILE (brat: a new folder) instead of printing")
     about = "tag whole text files, folders of them, or .jsonl with a text field, sentence by sentence; --output gets a "
     about += "line of JSON per document, with positions in its text"
-    add("--documents", nargs="+", type=Path, metavar="PATH", help=about)
+    add("--documents", nargs="+", type=file_or_folder, metavar="PATH", help=about)
     add("--text-field", default="text", metavar="NAME", help="with --documents: of .jsonl (default: %(default)s)")
     about = "with --documents: continue the output of an interrupted command"
     add("--resume-output", action="store_true", help=about)
@@ -167,6 +169,9 @@ def run_documents(arguments: argparse.Namespace) -> int:
             )
         if arguments.output is None or arguments.output.is_dir():
             raise ValueError("--documents needs a file to write: --output FILE.jsonl")
+        if arguments.output.suffix.lower() != ".jsonl":
+            better = arguments.output.with_suffix(".jsonl")
+            raise ValueError(f"--documents writes JSON lines, not {arguments.output}; give --output {better}")
         for path in arguments.documents:
             if not path.exists():
                 raise ValueError(f"--documents {path} does not exist; give files or folders")
@@ -384,8 +389,19 @@ def read_texts(arguments: argparse.Namespace) -> Iterable[str]:
     if arguments.texts and arguments.file:
         raise ValueError(f"both texts and --file {arguments.file} are given; give one of them")
     if arguments.texts:
+        for text in filter(os.path.isfile, arguments.texts):
+            about = (
+                f"{arguments.parser.prog}: note: {text} is tagged as a text; --file {text} tags the lines of that file"
+            )
+            print(about, file=sys.stderr)
         return arguments.texts
     source = arguments.file if arguments.file and str(arguments.file) != "-" else None
+    if source is not None and source.suffix.lower() in STRUCTURED:
+        other = f"--documents {source} reads its texts, " if source.suffix.lower() == ".jsonl" else ""
+        raise ValueError(
+            f"--file reads one text per line, and {source} is likely to hold more than texts; {other}a .txt file is"
+            f" read as it is, and so are these lines with --file - < {source}"
+        )
     if source is None:
         if sys.stdin.isatty():
             print("reading texts from the terminal, one per line; end with Ctrl-D", file=sys.stderr)

@@ -1,9 +1,8 @@
 """`lorakit report`: one HTML page about runs, side by side."""
 
 import argparse
-from pathlib import Path
 
-from lorakit.cli.parser import add_co2_flag, add_command, add_sci_flags, input_errors
+from lorakit.cli.parser import add_co2_flag, add_command, add_sci_flags, file_or_folder, input_errors
 
 EXAMPLES = """
 lorakit report runs/bionlp                                  writes runs/bionlp/report.html
@@ -19,9 +18,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     about = "write one HTML page about runs: scores, curves, energy"
     parser = add_command(commands, "report", about, EXAMPLES, run)
     add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="the output folder of a run")
+    add("runs", nargs="+", type=file_or_folder, metavar="RUN", help="the output folder of a run")
     about = "default: report.html in the run's folder; for several runs, in the current folder"
-    add("--output", type=Path, metavar="FILE", help=about)
+    add("--output", type=file_or_folder, metavar="FILE", help=about)
     add("--label", action="append", default=[], metavar="NAME", help="a run's name; repeat it for each RUN")
     add_co2_flag(parser, "default: the factor that the run was given")
     add_sci_flags(parser)

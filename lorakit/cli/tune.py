@@ -30,7 +30,7 @@ from lorakit.cli.flags import (
     target_modules,
 )
 from lorakit.cli.notes import Notes, check_entities, describe_corpus
-from lorakit.cli.parser import add_command, at_least_0, input_errors, processes
+from lorakit.cli.parser import add_command, at_least_0, file_or_folder, input_errors, processes
 from lorakit.cli.stopping import check_stopped
 from lorakit.data.ner_data import NerData
 from lorakit.training.config import TrainConfig
@@ -103,7 +103,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_decode_flag(parser)
     add("--seed", type=int, default=TrainConfig.seed, metavar="N", help="default: %(default)s")
     about = "a new folder for the results (default: %(default)s)"
-    add("--output-dir", type=Path, default=Path("runs/tune"), metavar="DIR", help=about)
+    add("--output-dir", type=file_or_folder, default=Path("runs/tune"), metavar="DIR", help=about)
     about = "delete the results of another run in the output folder first"
     add("--overwrite", action="store_true", help=about)
     add("--resume", action="store_true", help="continue the stopped search in the output folder")

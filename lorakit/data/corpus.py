@@ -175,7 +175,9 @@ def _read_source(source: str | os.PathLike[str], options: CorpusOptions) -> Writ
         return _read_files({"train": [path]}, _labels_beside(path.parent), notes, options)
     if isinstance(source, str) and _looks_like_hub_id(source):
         return read_hub(source, options=options)
-    raise ValueError(f"{source}: no such file or folder (nor is it a hub id, which is a str 'owner/name')")
+    raise ValueError(
+        f"{source}: no such file or folder, and no hub id, which has the form owner/name; give one of them"
+    )
 
 
 def _read_folder(folder: Path, options: CorpusOptions) -> Written:

@@ -71,7 +71,7 @@ def load_token_classifier(
         FileNotFoundError: `source` looks like a folder and does not exist.
         ValueError: it cannot be loaded, or weights of the encoder are missing or left over; the message says why.
     """
-    name = _checked(source)
+    name = checked_source(source)
     if dropout is not None:
         _check_dropout(dropout)
     import transformers  # heavy, so only when a model is loaded
@@ -240,9 +240,11 @@ def _labels_and_base(adapter: str, given: Sequence[str] | None) -> tuple[Sequenc
     return own or given, base
 
 
-def _checked(source: str | os.PathLike[str]) -> str:
-    """The name to load from; raises where it looks like a folder and is not one."""
+def checked_source(source: str | os.PathLike[str]) -> str:
+    """The name to load from; raises where it cannot be a model's."""
     name = os.fspath(source)
+    if not name:
+        raise ValueError("the name of the model is empty; give a folder with config.json, or a hub id")
     looks_local = name.startswith((".", "/", "~")) or os.sep != "/" and os.sep in name or name.count("/") > 1
     if not Path(name).exists() and looks_local:
         raise FileNotFoundError(f"there is no model folder {name!r}; give a folder with config.json, or a hub id")
@@ -251,9 +253,22 @@ def _checked(source: str | os.PathLike[str]) -> str:
             f"{name!r} is a LoRA adapter, not a model: evaluate and predict take it as --adapter; to train on, write a"
             " model with what it learned: remove_lora(load_adapter(base, adapter), merge=True).save_pretrained(folder)"
         )
+    if Path(name).is_dir() and not (Path(name) / "config.json").exists():
+        raise ValueError(f"the folder {name!r} has no config.json, so it is no model; {_inside(Path(name))}")
     if Path(name).is_file():
         raise ValueError(f"{name!r} is a file; give the model's folder, with config.json and model.safetensors")
     return name
+
+
+def _inside(folder: Path) -> str:
+    """What to give instead of a folder that is no model, such as a run's."""
+    for model in (folder / "model", folder / "full" / "model"):
+        if (model / "config.json").is_file():
+            return f"did you mean {model}?"
+    for adapter in (folder / "adapter", folder / "lora" / "adapter"):
+        if (adapter / CONFIG).is_file():
+            return f"did you mean --adapter {adapter}?"
+    return "give a folder with config.json, or a hub id"
 
 
 def _load_trained(load: Callable[..., tuple[nn.Module, LoadingReport]]) -> tuple[nn.Module, None]:
@@ -288,6 +303,8 @@ def _load_tokenizer(transformers: Any, name: str) -> Any:
 
 def _adapter_folder(adapter: str) -> str:
     """Return it unchanged; raise where it holds none, and the run that it is, or is in, has one elsewhere."""
+    if not adapter:
+        raise ValueError("the name of the adapter is empty; give an adapter's folder, or a hub id")
     folder = Path(adapter)
     if not (folder / CONFIG).is_file():
         for near in (folder / "adapter", folder / "lora" / "adapter", folder.parent / "lora" / "adapter"):

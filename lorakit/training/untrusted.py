@@ -60,11 +60,16 @@ def check_index(path: Path) -> None:
 
 
 def explained(error: Exception) -> str:
-    """What a loader's error says, in one line; that a model brings code is said in our words."""
+    """What a loader's error says, in one line; in our words where a model brings code, or the hub does not answer."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if "trust_remote_code" in reason or "custom code" in reason:
         return (
             "it needs code that comes with it (auto_map in its configuration), and lorakit never runs code of a model:"
             " load and save it with transformers as an architecture that transformers has, or choose another base"
+        )
+    if "couldn't connect to" in reason:
+        return (
+            "there is no folder of that name here, the hub cannot be reached, and its cache does not have it; check the"
+            " spelling and the folder you are in, or connect to the network"
         )
     return reason

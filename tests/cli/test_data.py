@@ -129,6 +129,8 @@ def test_convert_writes_no_text_for_one_that_nobody_annotated(tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("command", "message"),
     [
+        (["convert", "{}", "/proc/none", "--format", "csv"], "OUT /proc cannot be written"),
+        (["convert", "{}", "", "--format", "csv"], "argument OUT: the name is empty; give a file or folder"),
         (["show", "{}/nothing"], "nothing: no such file or folder"),
         (["show", "examples/conll", "--columns", "3"], "--columns 3: give a number or a name for each role"),
         (["show", "examples/conll", "--columns", "word=1,tag=7"], "--columns tag=7: .* has columns 1 to 2"),
@@ -170,3 +172,20 @@ def test_formats_are_listed_with_their_specification(capsys: pytest.CaptureFixtu
     assert "https://brat.nlplab.org/standoff.html" in text
     assert shown(capsys, "formats", "brat").count("\n") == 2
     assert "unknown format 'word'; it is one of " in refused(capsys, "formats", "word")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("./nowhere", "there is no model folder './nowhere'"),
+        ("nobody/none", "--model nobody/none cannot be loaded: there is no folder of that name here"),
+        ("examples", "the folder 'examples' has no config.json, so it is no model"),
+    ],
+)
+def test_show_says_which_model_it_cannot_load(
+    model: str, message: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SystemExit, match="2"):
+        main(["data", "show", str(CONLL), "--model", model])
+    assert message in capsys.readouterr().err

@@ -61,6 +61,8 @@ def test_an_interrupted_command_continues_where_it_was(run, folder, tmp_path, mo
     [
         (["x", "--documents", "CORPUS", "--output", "o.jsonl"], "leave out TEXT, --file and --format"),
         (["--documents", "CORPUS"], "--documents needs a file to write: --output FILE.jsonl"),
+        (["--documents", "CORPUS", "--output", "o.csv"], "writes JSON lines, not o.csv; give --output o.jsonl"),
+        (["--documents", "CORPUS", "--output", "o"], "writes JSON lines, not o; give --output o.jsonl"),
         (["--documents", "./nowhere", "--output", "o.jsonl"], "--documents nowhere does not exist"),
         (["--text-field", "body", "x"], "--text-field is only for --documents; leave it out"),
         (["--documents", "CORPUS", "--output", "o.jsonl"], "holds no file that ends in .txt or .jsonl"),

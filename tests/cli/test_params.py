@@ -1,6 +1,7 @@
 """`lorakit params` as a user calls it, in this process."""
 
 import json
+import logging
 import re
 
 import pytest
@@ -46,6 +47,7 @@ def test_params_counts_other_heads(tmp_path, capsys):
     [
         (["params", "./nowhere"], "there is no './nowhere'; give a folder with config.json"),
         (["params", "CORPUS"], "it has no config.json"),
+        (["params", ""], "the name of the model is empty"),
         (["params", MINI, "--target-modules", "qery"], "qery"),
         (["params", MINI, "--modules-to-save", "embedings"], "did you mean 'embeddings'"),
         (["params", MINI, "--num-labels", "0"], "--num-labels is 0"),
@@ -53,3 +55,15 @@ def test_params_counts_other_heads(tmp_path, capsys):
 )
 def test_bad_input_is_one_line_status_2_and_leaves_nothing(arguments, message, refuses):
     refuses(arguments, message)
+
+
+def test_a_hub_that_does_not_answer_is_one_line(monkeypatch, refuses):
+    shown = []
+
+    def fetch(*arguments, **options):
+        shown.append(logging.getLogger("huggingface_hub.utils").isEnabledFor(logging.WARNING))  # a line per retry
+        raise OSError("We couldn't connect to 'https://huggingface.co' to load the files")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", fetch)
+    refuses(["params", "nobody/none"], "'nobody/none': there is no folder of that name here, the hub cannot be reached")
+    assert shown == [False]

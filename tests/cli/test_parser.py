@@ -2,7 +2,9 @@
 
 import pytest
 
+from lorakit.cli.__main__ import main
 from lorakit.cli.parser import Parser, add_command, input_errors
+from tests.support.tiny import MINI, ROOT
 
 
 def test_an_error_is_one_line_with_status_2_and_printed_by_the_first_process_alone(monkeypatch, capsys):
@@ -89,3 +91,13 @@ def test_an_error_that_quotes_half_a_file_is_cut_in_the_middle(capsys):
     error = capsys.readouterr().err
     assert error.startswith("x: error: broken line aaa") and " … " in error
     assert len(error) < 4100 and "; a line holds a word, then its tag\n" in error
+
+
+def test_an_empty_name_is_never_the_folder_one_is_in(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    base = ["train", "--model", str(MINI), "--dataset", str(ROOT / "examples" / "conll")]
+    for command in ([*base, "--output-dir", ""], ["tune", *base[1:], "--output-dir", ""], ["report", ""]):
+        with pytest.raises(SystemExit, match="2"):
+            main(command)
+        assert "the name is empty; give a file or folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

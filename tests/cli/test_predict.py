@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -178,10 +180,41 @@ def test_a_file_that_is_not_utf8_is_named_with_its_line(run, tmp_path, capsys):
             "give another --format than conll",
         ),
         (["predict", "--adapter", "LORA", "--format", "xml", "x"], "invalid choice: 'xml'"),
+        (["predict", "--adapter", "LORA", "--output", "", "x"], "argument --output: the name is empty; give a file"),
+        (["predict", "--adapter", "", "x"], "the name of the adapter is empty; give an adapter's folder"),
+        (["predict", "--model", "", "x"], "the name of the model is empty"),
     ],
 )
 def test_bad_input_is_one_line_status_2_and_leaves_nothing(arguments, message, refuses):
     refuses(arguments, message)
+
+
+def test_a_file_of_records_is_not_tagged_as_lines_and_what_the_message_says_works(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("texts.jsonl").write_text(json.dumps({"text": SENTENCES[0]}) + "\n")
+    Path("texts.csv").write_text(SENTENCES[0] + "\n")
+    for name in ("texts.jsonl", "texts.csv"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["predict", *saved(run, "lora"), "--file", name])
+        error = capsys.readouterr().err
+        assert f"{name} is likely to hold more than texts" in error and f"--file - < {name}" in error
+    assert "--documents" not in error  # only for JSON lines
+    wanted = predicted(run, "lora", capsys, SENTENCES[0])
+    Path("texts.csv").rename("texts.txt")
+    assert predicted(run, "lora", capsys, "--file", "texts.txt") == wanted
+    with open("texts.txt", "rb") as file:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=file, isatty=lambda: False))
+        assert predicted(run, "lora", capsys, "--file", "-") == wanted
+    predicted(run, "lora", capsys, "--documents", "texts.jsonl", "--output", "found.jsonl")
+    assert len(json.loads(Path("found.jsonl").read_text())["entities"]) == len(wanted.splitlines()) - 1
+
+
+def test_a_text_that_is_the_name_of_a_file_is_noted(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("texts.txt").write_text(SENTENCES[0])
+    for text, noted in (("texts.txt", True), ("other.txt", False), ("x" * 5000, False)):
+        assert main(["predict", *saved(run, "lora"), text]) == 0
+        assert ("--file texts.txt tags the lines of that file" in capsys.readouterr().err) == noted
 
 
 def test_another_base_is_refused_and_the_flag_of_the_message_takes_it(run, capsys, tmp_path):

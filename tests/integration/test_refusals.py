@@ -718,6 +718,11 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         lambda folder: load_token_classifier(folder / "gone", LABELS),
         loaded(),
     ),
+    "the name of the model is empty; give a folder with config.json": (
+        lambda folder: load_token_classifier("", LABELS),
+        loaded(),
+    ),
+    "has no config.json, so it is no model; …": (lambda folder: load_token_classifier(folder, LABELS), loaded()),
     "is a file; give the model's folder": (lambda folder: from_a_file(folder, "config.json"), loaded()),
     "it is a base without a trained head (… is missing): fine-tune it first": (
         lambda folder: without_a_head(folder, given_one=False),

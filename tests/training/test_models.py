@@ -8,7 +8,7 @@ from transformers import CanineTokenizer
 
 import lorakit
 from lorakit.data.encoding import encode
-from lorakit.training.models import load_tagger, load_token_classifier, save_model
+from lorakit.training.models import checked_source, load_tagger, load_token_classifier, save_model
 from tests.support.tiny import LABELS, MINI, make_tiny_model
 from tests.support.tokenizers import save_tokenizer
 
@@ -89,6 +89,32 @@ def test_a_missing_folder_is_named():
         load_token_classifier("./nowhere", LABELS)
 
 
+@pytest.mark.parametrize(
+    ("inside", "advice"),
+    [
+        ("config.json", None),
+        ("notes.txt", r"give a folder with config.json, or a hub id"),
+        ("full/model/config.json", r"did you mean \S+/full/model\?"),
+        ("adapter/adapter_config.json", r"did you mean --adapter \S+/adapter\?"),
+    ],
+)
+def test_a_folder_that_is_no_model_names_the_one_inside(inside, advice, tmp_path):
+    (tmp_path / inside).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / inside).write_text("{}")
+    if advice is None:
+        assert checked_source(tmp_path) == str(tmp_path)
+    else:
+        with pytest.raises(ValueError, match=f"has no config.json, so it is no model; {advice}"):
+            load_token_classifier(tmp_path, LABELS)
+
+
+def test_an_empty_name_is_not_the_folder_one_is_in(monkeypatch):
+    monkeypatch.chdir(MINI)
+    with pytest.raises(ValueError, match="the name of the model is empty; give a folder with config.json, or a hub id"):
+        load_token_classifier("", LABELS)
+    assert load_token_classifier(".", LABELS)
+
+
 def test_a_file_is_refused(tmp_path):
     (tmp_path / "model.bin").write_bytes(b"")
     with pytest.raises(ValueError, match=r"model.bin' is a file; give the model's folder"):
@@ -111,7 +137,7 @@ def test_a_pickle_is_never_loaded(tmp_path):
 
 def test_a_hub_id_without_a_network_is_one_error(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="cannot load a model from the hub id 'nobody/no-such-model'"):
+    with pytest.raises(ValueError, match="the hub id 'nobody/no-such-model': there is no folder of that name here, "):
         load_token_classifier("nobody/no-such-model", LABELS)
 
 
