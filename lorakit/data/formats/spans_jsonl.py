@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.data.formats import field_names
-from lorakit.data.formats.json_lines import other_form
 from lorakit.data.formats.json_records import (
     annotations_key,
     check_list,
@@ -27,6 +26,7 @@ from lorakit.data.formats.json_writing import write_lines
 from lorakit.data.formats.offsets import place_spans, place_words
 from lorakit.data.formats.record import Annotation, Document, Reading, about_gaps
 from lorakit.data.formats.span_pieces import are_tagged_pieces, join_pieces
+from lorakit.data.formats.token_records import other_form
 
 
 def recognise_spans_jsonl(path: Path) -> str | None:
