@@ -78,11 +78,14 @@ def pairs_of(settings: Iterable[list[Record]]) -> dict[str, dict[str, list[Recor
 
 
 def settings_of(records: Iterable[Record]) -> list[list[Record]]:
-    """The final stage's runs of the same setting, by seed."""
+    """The final stage's runs of the same setting, by seed, that can be compared by sentence."""
+    return by_setting(record for record in records if "error" not in record and "test_sentences" in record)
+
+
+def by_setting(records: Iterable[Record]) -> list[list[Record]]:
+    """Runs that differ only in their seed, by seed."""
     found: dict[str, list[Record]] = {}
     for record in records:
-        if "error" in record or "test_sentences" not in record:
-            continue
         found.setdefault(str({**record["cell"], "seed": None}), []).append(record)
     return [sorted(runs, key=lambda run: run["cell"]["seed"]) for runs in found.values()]
 
@@ -248,7 +251,7 @@ def screen_table(cells: Sequence[Record]) -> str:
             f"{record['test']['f1']:.4f}" if record["test"] else "",
             f"{record['trained_parameters']:,}", f"{record['flops_to_best_epoch'] / 1e12:.1f}",
             f"{record['train_tokens_per_s']:,.0f}", f"{record['cpu_seconds']:.0f}" if "cpu_seconds" in record else "",
-            f"{record['energy']['estimated_wh'] or 0:.2f}",
+            mean_sd([record["energy"]["estimated_wh"]], "{:.2f}"),
         ])  # fmt: skip
     header = [
         *SETTING, "sentences", "seed", "validation F1", "strict", "test F1", "trained", "TFLOPs to best epoch",
@@ -293,7 +296,7 @@ def draw(summary: Record, figure: Any) -> None:
     """F1 against operations and against Wh: validation above; test below, for the final stage."""
     cells = [cell for cell in summary["cells"] if "error" not in cell]
     screen = [cell for cell in cells if cell["cell"]["sentences"]]
-    final = settings_of(cell for cell in cells if cell["cell"]["test"])
+    final = by_setting(cell for cell in cells if cell["cell"]["test"])
     figure.set_size_inches(11, 9)
     figure.suptitle("all-MiniLM-L6-v2 on BioNLP2004: F1 against operations and energy")
     top, bottom = figure.subplots(2, 2)
@@ -314,12 +317,13 @@ COSTS = {
 
 
 def draw_points(axes: Any, settings: Sequence[Sequence[Record]], name: str, split: str) -> None:
-    """One mark per setting, full fine-tuning as stars, and the front of those that nothing beats."""
+    """One mark per setting of known cost, full fine-tuning as stars, and the front of those that nothing beats."""
 
     def f1(cell: Record) -> float:
         return cell["test"]["f1"] if split == "test" else best(cell)["f1"]
 
     cost = COSTS[name]
+    settings = [runs for runs in settings if None not in map(cost, runs)]
     points = [(fmean(cost(cell) for cell in runs), fmean(f1(cell) for cell in runs)) for runs in settings]
     front = [points[place] for place in pareto_front(points)]
     axes.plot(*zip(*front, strict=True) if front else ((), ()), color="0.75", drawstyle="steps-post", zorder=1,

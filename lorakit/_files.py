@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -277,3 +277,26 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         if isinstance(value, dict):
             yield number, value
+
+
+def is_utf8(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is text to safetensors and tokenizers, which open no other."""
+    try:
+        os.path.abspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_not_read(output: Path | None, read: Iterable[str | Path], flag: str) -> None:
+    """Refuse to write over a file that the command reads, or that is in a folder of its texts.
+
+    Raises:
+        ValueError: The output is such a file.
+    """
+    if output is None or not output.is_file():
+        return
+    for source in map(Path, read):
+        if source.exists() and output.resolve().is_relative_to(source.resolve()):
+            where = "which is read" if source.is_file() else f"which is in {source}, and that is read"
+            raise ValueError(f"{flag} {output} would replace a file {where}; give another name")

@@ -1,6 +1,7 @@
 import errno
 import fcntl
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -12,11 +13,13 @@ from lorakit._files import (
     atomic_folder,
     atomic_write,
     check_locks,
+    check_not_read,
     check_regular,
     read_bounded,
     read_json_lines,
     write_text,
 )
+from lorakit.cli.__main__ import main
 from tests.support.processes import start
 
 
@@ -206,3 +209,40 @@ def test_what_is_no_regular_file_or_too_large_is_refused_before_reading(tmp_path
     with pytest.raises(ValueError, match="not a regular file"):
         check_regular(Path("/dev/zero"))
     assert read_bounded(tmp_path / "big", 11) == "x" * 11
+
+
+def test_an_output_that_would_replace_what_is_read_is_refused_and_another_name_is_not(tmp_path):
+    (tmp_path / "texts").mkdir()
+    read, link = tmp_path / "texts" / "a.txt", tmp_path / "link.txt"
+    read.write_text("IL-2")
+    link.symlink_to(read)
+    for output, sources in ((read, [read]), (link, [read]), (read, [link]), (read, ["hub/id", tmp_path / "texts"])):
+        with pytest.raises(ValueError, match="--output .* would replace a file which is .*; give another name"):
+            check_not_read(output, sources, "--output")
+    for output in (tmp_path / "texts" / "new.jsonl", tmp_path / "new.jsonl", None, Path("-"), Path("/dev/stdout")):
+        check_not_read(output, [read, tmp_path / "texts", "-", "hub/id"], "--output")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["predict", "--adapter", "x", "--file", "FILE.txt", "--output", "FILE.txt"],
+        ["predict", "--adapter", "x", "--documents", "FILE.jsonl", "--output", "FILE.jsonl"],
+        ["predict", "--adapter", "x", "--documents", ".", "--output", "FILE.jsonl"],
+        ["evaluate", "--adapter", "x", "--dataset", "FILE.conll", "--json", "FILE.conll"],
+        ["evaluate", "--adapter", "x", "--dataset", "FILE.json", "--errors", "FILE.json"],
+        ["params", "FILE.json", "--json", "FILE.json"],
+        ["energy", "merge", "FILE.jsonl", "--json", "FILE.jsonl"],
+        ["data", "convert", "FILE.conll", "FILE.conll", "--format", "csv"],
+    ],
+)
+def test_no_command_replaces_what_it_reads(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = Path(command[-1] if "FILE" in command[-1] else "FILE.conll")
+    given.write_text("IL-2")
+    try:
+        status = main(command)
+    except SystemExit as stopped:
+        status = stopped.code
+    assert status == 2 and given.read_text() == "IL-2" and len(list(tmp_path.iterdir())) == 1
+    assert re.search("would replace a file which is|exists already; give a new file", capsys.readouterr().err)

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lorakit._files import atomic_folder, check_regular, read_bounded
+from lorakit._files import atomic_folder, check_regular, is_utf8, read_bounded
 
 CONFIG, TENSORS, OWN, CARD = "adapter_config.json", "adapter_model.safetensors", "lorakit.json", "README.md"
 SCHEMA = 1
@@ -23,10 +23,12 @@ def find_folder(source: str | Path) -> Path:
     if folder.is_dir():
         if not (folder / CONFIG).is_file():
             raise FileNotFoundError(f"no adapter in {folder}: {CONFIG} is not there")
+        if not is_utf8(folder):
+            raise ValueError(f"{folder}: the path is not UTF-8, and safetensors opens no file there; move the adapter")
         return folder
     hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not folder.parent.is_dir()
     if not hub_id:
-        raise FileNotFoundError(f"no adapter folder {folder}")
+        raise FileNotFoundError(f"no adapter folder {folder}; give the folder that holds {CONFIG}, or a hub id")
     return _download(str(source))
 
 

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from lorakit.cli.parser import Parser
 from lorakit.cli.stopping import stoppable
@@ -44,6 +45,9 @@ lorakit COMMAND --help shows the flags of a command.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a folder's name may not be UTF-8
     return stoppable("lorakit", lambda: _run(list(sys.argv[1:] if argv is None else argv)))
 
 

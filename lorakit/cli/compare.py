@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from lorakit._files import check_not_read
 from lorakit.cli.json_output import add_json_flag, write_json
 from lorakit.cli.parser import add_command, input_errors
 
@@ -31,5 +32,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     with input_errors(arguments.parser):
         record = compare_runs(arguments.runs, arguments.split, arguments.margin)
+        check_not_read(arguments.json, [Path(run, "comparison.json") for run in arguments.runs], "--json")
         write_json(record, arguments.json, comparison_text(record))
     return 0

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from lorakit._files import write_text
+from lorakit._files import check_not_read, write_text
 from lorakit.cli.child_process import run_command
 from lorakit.cli.config import add_config_flag
 from lorakit.cli.energy_doctor import doctor
@@ -260,6 +260,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
 
 def _merge(arguments: argparse.Namespace) -> int:
+    check_not_read(arguments.json, arguments.files, "--json")
     runs = [(path, run) for path in arguments.files for run in read_journal(path)]
     reading = merge_runs(runs)
     lines = []

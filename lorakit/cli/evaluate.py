@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit._counts import counted
-from lorakit._files import write_text
+from lorakit._files import check_not_read, write_text
 from lorakit.cli.config import add_config_flag
 from lorakit.cli.corpora import add_corpus_flags, read_corpus
 from lorakit.cli.flags import (
@@ -73,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
                 check_writable(arguments.errors.parent, "--errors")
                 if arguments.errors.suffix.lower() not in (".html", ".json"):
                     raise ValueError(f"--errors {arguments.errors} must end in .html, for a page, or .json")
+            for flag, output in (("--json", arguments.json), ("--errors", arguments.errors)):
+                check_not_read(output, arguments.dataset, flag)
             data = read_corpus(arguments)
             split = split_of(arguments, data)
             sentences = getattr(data, split)

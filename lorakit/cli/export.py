@@ -9,7 +9,7 @@ from typing import Any
 from lorakit._files import atomic_folder, read_bounded
 from lorakit.cli.config import add_config_flag
 from lorakit.cli.corpora import add_corpus_flags, read_corpus
-from lorakit.cli.flags import check_writable, tag_names
+from lorakit.cli.flags import check_utf8, check_writable, tag_names
 from lorakit.cli.parser import add_command, input_errors
 from lorakit.export.packages import TARGETS, check_packages
 
@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     with input_errors(arguments.parser):
         _check_flags(arguments)
         check_packages(arguments.to)
+        check_utf8(arguments.output, "OUT")
         check_writable(arguments.output.parent, "OUT")
         source, is_adapter = find_trained(arguments.source)
         if arguments.to == "peft" and not is_adapter:

@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from lorakit._files import is_utf8
 from lorakit.adapters.config import ALL_LINEAR, BIASES, INITS, LoRAConfig, pissa_steps
 from lorakit.cli.parser import add_co2_flag
 from lorakit.data.tags import DECODERS
@@ -275,6 +276,18 @@ def class_weights(words: Sequence[str] | None) -> str | list[float] | dict[str, 
             " some labels' numbers, such as B-DNA=5 I-DNA=5"
         ) from None
     return {label: number for (label, _, _), number in zip(pairs, numbers, strict=True)} if pairs[0][1] else numbers
+
+
+def check_utf8(folder: Path, flag: str) -> None:
+    """Refuse a folder from which no model or adapter could be read.
+
+    Raises:
+        ValueError: The path is not UTF-8.
+    """
+    if not is_utf8(folder):
+        raise ValueError(
+            f"{flag} {folder}: the path is not UTF-8, and no model can be read from it; give another folder"
+        )
 
 
 def check_writable(folder: Path, flag: str = "--output-dir") -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit._counts import counted
+from lorakit._files import check_not_read
 from lorakit.cli.config import add_config_flag
 from lorakit.cli.flags import add_lora_flags, check_writable, lora_options
 from lorakit.cli.json_output import add_json_flag, write_json
@@ -45,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     with input_errors(arguments.parser):
         if arguments.json:
             check_writable(arguments.json.parent, "--json")
+            check_not_read(arguments.json, [arguments.model], "--json")
         record = count(arguments.model, arguments.task, arguments.num_labels, lora_options(arguments))
     write_json(record, arguments.json, as_text(record))
     return 0

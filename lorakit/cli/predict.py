@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lorakit._counts import counted
-from lorakit._files import atomic_write
+from lorakit._files import atomic_write, check_not_read
 from lorakit.cli.config import add_config_flag
 from lorakit.cli.flags import (
     add_decode_flag,
@@ -101,6 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
                 check_writable(arguments.output.parent, "--output")
                 if arguments.output.is_dir() and arguments.format != "brat":
                     raise ValueError(f"--output {arguments.output} is a folder; give a file")
+                check_not_read(arguments.output, [arguments.file] if arguments.file else [], "--output")
             how = arguments.format or default_format(arguments.output)
             if how in TOOLS:
                 check_output(how, arguments.output)
@@ -170,6 +171,7 @@ def run_documents(arguments: argparse.Namespace) -> int:
             if not path.exists():
                 raise ValueError(f"--documents {path} does not exist; give files or folders")
         check_writable(arguments.output.parent, "--output")
+        check_not_read(arguments.output, arguments.documents, "--output")
         # always: an interrupted command continues with another chunk, and has to give the same bits
         with finder(arguments, *load(arguments)).opened(ready=True) as find:
             arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from lorakit.cli.flags import (
     add_output_flags,
     add_seeds_flags,
     add_training_flags,
+    check_utf8,
     check_writable,
     lora_options,
     modes_of,
@@ -125,6 +126,7 @@ def fine_tune(
 
     with processes(arguments), ExitStack() as locked:
         with input_errors(arguments.parser):
+            check_utf8(arguments.output_dir, "--output-dir")
             job = prepare(arguments, read, folder_of)
             locked.enter_context(run_lock(arguments.output_dir))
         about = {"command": command, "environment": environment(), "model": name, "dataset": job.data.source}

@@ -25,6 +25,7 @@ from lorakit.cli.flags import (
     add_device_flag,
     add_packing_flag,
     add_precision_flag,
+    check_utf8,
     check_writable,
     target_modules,
 )
@@ -149,15 +150,16 @@ class TuningJob:
         arguments: the command line.
         data: the corpus.
         config: of every trial.
+        note: prints what the user should know of the base, once.
 
     Attributes:
         space: what is searched; set before `run`.
     """
 
-    def __init__(self, arguments: argparse.Namespace, data: NerData, config: TrainConfig) -> None:
+    def __init__(self, arguments: argparse.Namespace, data: NerData, config: TrainConfig, note: Notes) -> None:
         from lorakit.training.tuning import Budget
 
-        self.arguments, self.data, self.config = arguments, data, config
+        self.arguments, self.data, self.config, self.note = arguments, data, config, note
         self.folder: Path = arguments.output_dir
         self.space: Space | None = None
         limits = {"seconds": arguments.budget, "wh": arguments.budget_wh}
@@ -189,7 +191,8 @@ class TuningJob:
         """The base with a new head, and its tokenizer."""
         from lorakit.training.models import load_token_classifier
 
-        return load_token_classifier(_base(self.arguments.model), self.data.labels, seed, self.arguments.dropout)
+        base, dropout = _base(self.arguments.model), self.arguments.dropout
+        return load_token_classifier(base, self.data.labels, seed, dropout, note=self.note)
 
     def run(self) -> dict[str, Any]:
         """Search, train the finalists, write the files and print what was found; returns that of tuning.json."""
@@ -324,11 +327,11 @@ def prepare(arguments: argparse.Namespace) -> TuningJob:
     config = TrainConfig(**given, seed=arguments.seed, output_dir=arguments.output_dir, resume=arguments.resume)
     if arguments.factor < 2:
         raise ValueError(f"--factor is {arguments.factor}; it must be at least 2")
-    job = TuningJob(arguments, data, config)
+    job = TuningJob(arguments, data, config, Notes(arguments.parser.prog))
     model, _ = job.load(arguments.seed)  # finds a broken base, and targets that match nothing
     job.space = Space(tuple(arguments.learning_rates), tuple(arguments.ranks), targets_of(arguments.targets, model))
     check_trials(job, model)
-    describe_corpus(data, arguments.parser.prog, Notes(arguments.parser.prog))
+    describe_corpus(data, arguments.parser.prog, job.note)
     return job
 
 
@@ -380,6 +383,7 @@ def check_folder(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.output_dir
     if arguments.resume and arguments.overwrite:
         raise ValueError("--resume continues the search in the folder and --overwrite deletes it; give one of them")
+    check_utf8(folder, "--output-dir")
     check_writable(folder)
     if not (arguments.resume or arguments.overwrite) and holds_search(folder):
         raise ValueError(

@@ -91,6 +91,8 @@ def irregular(tags: Sequence[str], scheme: str) -> list[int]:
     parts = _split_tags(tags, scheme)
     found = []
     for i, (prefix, kind) in enumerate(parts):
+        if prefix == "O":
+            continue
         before, kind_before = parts[i - 1] if i else ("O", "")
         after, kind_after = parts[i + 1] if i + 1 < len(parts) else ("O", "")
         follows = kind_before == kind and before != "O"

@@ -31,7 +31,6 @@ find = pipeline("token-classification", model=".", aggregation_strategy="first")
 print(find("The IL-2 gene ( IL2 ) ."))  # words and punctuation separated by spaces, as in training
 """
 LOADED = """
-import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 model, tokenizer = AutoModelForTokenClassification.from_pretrained("."), AutoTokenizer.from_pretrained(".")

@@ -17,7 +17,6 @@ from lorakit.training.evaluation import label_names
 from lorakit.training.untrusted import NO_REMOTE_CODE
 
 USAGE = """
-import torch
 from peft import PeftConfig, PeftModel
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 

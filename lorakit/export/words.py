@@ -18,7 +18,10 @@ from lorakit.data.decoding import transitions
 
 TRANSITIONS = "transitions.json"  # beside a model that was trained with Viterbi
 # a README's lines from `model` and `tokenizer` on, in PyTorch
-WORDS = """labels = model.config.id2label
+WORDS = """
+import torch
+
+labels = model.config.id2label
 words = ["The", "IL-2", "gene", "(", "IL2", ")", "."]
 batch = tokenizer([words], is_split_into_words=True, return_tensors="pt")
 with torch.no_grad():

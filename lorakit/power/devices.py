@@ -380,6 +380,7 @@ def _find_perf(devices: Devices, events: list[PerfEvent], kind: str, proc: Path)
         return  # what powercap said stays the reason
     for device in by_powercap:
         devices.accumulator.remove(device)
+        devices.notes = [note for note in devices.notes if not note.startswith(f"{device.source.id}: ")]  # of its unit
     for counter in counters:
         devices.accumulator.add(counter)
     devices.unread[kind] = refused

@@ -52,7 +52,7 @@ def number(value: float | None, digits: int = 4, unknown: str = UNKNOWN, sign: b
     """A number with a fixed number of digits, so that a column can be compared at a glance."""
     if value is None:
         return Cell(unknown)
-    return Cell(f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "−"), repr(value))
+    return Cell(f"{round(value, digits) or 0.0:{'+' if sign else ''},.{digits}f}".replace("-", "−"), repr(value))
 
 
 def watt_hours(wh: float | None, kind: str, unknown: str) -> Cell:

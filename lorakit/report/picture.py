@@ -21,7 +21,8 @@ def draw_comparison(record: Mapping[str, Any], path: Path) -> None:
     modes = record["modes"]
     figure = Figure(figsize=(10, 7), layout="constrained")
     seeds = f" ({counted(len(record['seeds']), 'seed')}: mean F1, total energy)" if "seeds" in record else ""
-    figure.suptitle(f"{record['model']} on {record['dataset']}{seeds}", parse_math=False)
+    title = f"{record['model']} on {record['dataset']}{seeds}".encode(errors="backslashreplace").decode()
+    figure.suptitle(title, parse_math=False)  # a folder's name may hold $ and bytes that are not UTF-8
     (f1, parameters), (speed, energy) = figure.subplots(2, 2)
     _draw_f1(f1, modes, "seeds" in record)
     _draw_bars(parameters, modes, "trainable_parameters", "Trained parameters")

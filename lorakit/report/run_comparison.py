@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lorakit._counts import counted
-from lorakit.report.cells import Cell, Row
+from lorakit.report.cells import Cell, Row, number
 from lorakit.report.comparison import NAMES, contention_note
 from lorakit.report.runs import Run, Source, read_sources
 from lorakit.report.statistics import (
@@ -380,7 +380,7 @@ def side_rows(record: Mapping[str, Any]) -> tuple[Row, ...]:
 
 def pair_rows(pair: Mapping[str, Any]) -> tuple[Row, ...]:
     """Each difference or ratio with its interval, and its verdict."""
-    rows = [(SCORES[mode], _interval(found, 4, "+"), found["verdict"]) for mode, found in pair["f1"].items()]
+    rows = [(SCORES[mode], _interval(found, 4, sign=True), found["verdict"]) for mode, found in pair["f1"].items()]
     for name, ratio in pair["ratios"].items():
         if ratio:
             mark = MARK if pair["contended"] else ""
@@ -392,9 +392,9 @@ def _table(header: Sequence[str], rows: Sequence[Row]) -> str:
     return markdown_table(header, [[row.name, *(cell.text for cell in row.cells)] for row in rows])
 
 
-def _interval(found: Mapping[str, Any] | None, digits: int, sign: str = "") -> Cell:
+def _interval(found: Mapping[str, Any] | None, digits: int, sign: bool = False) -> Cell:
     if found is None:
         return Cell("–")
     numbers = (found["value"], found["low"], found["high"])
-    value, *limits = (None if x is None else f"{x:{sign},.{digits}f}".replace("-", "−") for x in numbers)
+    value, *limits = (None if x is None else number(x, digits, sign=sign).text for x in numbers)
     return Cell(value if None in limits else f"{value} [{', '.join(limits)}]", repr(found["value"]))

@@ -223,4 +223,4 @@ def _comparison_table(corner: str, groups: Sequence[Group], rows: Sequence[Table
 
 def _number(value: float | None, digits: int, sign: bool = False) -> str:
     """A fixed number of digits, so that the numbers of a row can be compared at a glance; a dash for unknown."""
-    return "–" if value is None else f"{value:{'+' if sign else ''},.{digits}f}"
+    return "–" if value is None else f"{round(value, digits) or 0.0:{'+' if sign else ''},.{digits}f}"

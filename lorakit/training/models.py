@@ -287,10 +287,10 @@ def _load_tokenizer(transformers: Any, name: str) -> Any:
 
 
 def _adapter_folder(adapter: str) -> str:
-    """Return it unchanged; raise where it is a run's folder and the adapter is inside."""
+    """Return it unchanged; raise where it holds none, and the run that it is, or is in, has one elsewhere."""
     folder = Path(adapter)
-    if folder.is_dir() and not (folder / CONFIG).is_file():
-        for inside in (folder / "adapter", folder / "lora" / "adapter"):
-            if (inside / CONFIG).is_file():
-                raise ValueError(f"no adapter in {folder}: {CONFIG} is not there; did you mean {inside}?")
+    if not (folder / CONFIG).is_file():
+        for near in (folder / "adapter", folder / "lora" / "adapter", folder.parent / "lora" / "adapter"):
+            if (near / CONFIG).is_file():
+                raise ValueError(f"no adapter in {folder}: {CONFIG} is not there; did you mean {near}?")
     return adapter

@@ -134,6 +134,17 @@ def test_report_and_picture_show_every_setting():
     assert [len(axes.lines) > 0 for axes in figure.axes] == [True] * 4
 
 
+def test_a_setting_of_unknown_energy_is_a_dash_and_no_mark():
+    full, lora = cells()
+    lora[0]["energy"]["estimated_wh"] = None
+    summary = summary_of([*full, *lora])
+    [row] = [line for line in report(summary) if line.startswith("| mode")][0].splitlines()[3:]
+    assert [cell.strip() for cell in row.split("|")][-3:-1] == ["–", "5"]
+    figure = Figure()
+    draw(summary, figure)
+    assert [len(axes.containers) for axes in figure.axes] == [0, 0, 2, 1]
+
+
 def test_settings_are_not_repeated():
     for stage in (SCREEN, WHOLE, FINAL):
         texts = [json.dumps(cell, sort_keys=True) for cell in stage]

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 
 import pytest
 
@@ -14,6 +15,15 @@ def test_energy_run_passes_the_commands_status_and_output_through(capfd):
     printed = capfd.readouterr()
     assert printed.out == "out\n"
     assert "energy over" in printed.err
+
+
+def test_a_name_that_is_not_utf8_is_printed_where_output_is_strict(tmp_path, monkeypatch):
+    corpus = tmp_path / os.fsdecode(b"caf\xe9.tsv")
+    corpus.write_text("IL-2\tB-DNA\nbinds\tO\n\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(BytesIO(), encoding="utf-8", errors="strict"))
+    assert main(["data", "show", str(corpus)]) == 0
+    sys.stdout.flush()
+    assert rb"caf\udce9.tsv" in sys.stdout.buffer.getvalue()
 
 
 def test_energy_doctor_names_every_component(capsys):

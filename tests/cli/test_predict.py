@@ -156,6 +156,7 @@ def test_a_file_that_is_not_utf8_is_named_with_its_line(run, tmp_path, capsys):
     [
         (["predict", "--adapter", "./nowhere", "x"], "no adapter folder nowhere"),
         (["predict", "--adapter", "RUN", "x"], "did you mean RUN/lora/adapter?"),
+        (["predict", "--adapter", "RUN/adapter", "x"], "did you mean RUN/lora/adapter?"),
         (["predict", "--model", "LORA", "x"], "is a LoRA adapter: give it as --adapter"),
         (["predict", "--model", MINI, "x"], "it is a base without a trained head (classifier.bias, classifier.weight"),
         (["predict", "--adapter", "LORA", "--model", "./nowhere", "x"], "there is no model folder './nowhere'"),

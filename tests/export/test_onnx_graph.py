@@ -64,3 +64,4 @@ def test_a_model_that_the_exporter_cannot_trace_is_named(full, corpus, tmp_path,
     told = capsys.readouterr().err
     assert "torch.onnx cannot export RobertaForTokenClassification: " in told and "--to hf" in told
     assert len(told.splitlines()) == 1 and list(tmp_path.iterdir()) == []
+    assert main(["export", str(full), str(tmp_path / "out"), "--to", "hf", "--dataset", str(corpus)]) == 0

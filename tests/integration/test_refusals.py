@@ -1,9 +1,8 @@
 """What a refusal of a base, an adapter, a layout or a loss says to do works: every message is here, and its advice is
 followed here, or in the test that is named, or it has none to follow, for the reason given."""
 
-import ast
 import json
-import re
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -45,6 +44,7 @@ from tests.support.lora_models import (
     tiny_roberta,
     trained_roberta,
 )
+from tests.support.refusals import as_regex, check_lists, check_tests_exist
 from tests.support.tiny import LABELS, MINI, ROOT, make_tiny_model
 from tests.support.token_classifiers import build
 
@@ -612,11 +612,14 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         rows_of_scaled(modules_to_save=[TABLE]),
     ),
     # files, storage
-    "no adapter folder": (lambda folder: load(folder / "not" / "there"), lambda folder: load(adapter(folder))),
     "no adapter in …: … is not there": (lambda folder: load(folder), lambda folder: load(adapter(folder))),
     "and the hub did not give it (…). Check the name; without network fetch it elsewhere": (
         offline,
         lambda folder: load(adapter(folder)),
+    ),
+    "the path is not UTF-8, and safetensors opens no file there; move the adapter": (
+        lambda folder: load(shutil.copytree(adapter(folder), folder / os.fsdecode(b"caf\xe9"))),
+        lambda folder: load(shutil.move(adapter(folder), folder / "cafe")),
     ),
     "is damaged: not an object": damaged(CONFIG, "[]"),
     "is missing. …": damaged(TENSORS, None),
@@ -745,6 +748,7 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         tagged(adapter="ADAPTER"),
     ),
     "is not there; did you mean": (tagged(adapter="RUN"), tagged(adapter="ADAPTER")),
+    "no adapter folder …; give the folder that holds": (tagged(adapter="./gone"), tagged(adapter="ADAPTER")),
     "and this command tags words (TOKEN_CLS); load it in code with lorakit.load_adapter": (
         for_another_task,
         lambda folder: for_another_task(folder, sentence_classifier),
@@ -813,51 +817,12 @@ NOTHING_TO_FOLLOW = {
 }
 
 
-# The messages ---------------------------------------------------------------------------------------------------------
-
-
-def text(node: ast.expr) -> str:
-    """A message as it stands in the code; parts that vary are `…`."""
-    if isinstance(node, ast.Constant):
-        return str(node.value)
-    if isinstance(node, ast.JoinedStr):
-        return "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
-    return "…"
-
-
-def messages() -> list[str]:
-    found = []
-    for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "").endswith("Error") and node.args:
-                found.append(text(node.args[0]))
-    return found
-
-
-def as_regex(words: str) -> str:
-    """A regular expression for a message with these words."""
-    return ".*".join(map(re.escape, words.split("…")))
-
-
 def test_every_message_is_here() -> None:
-    known = [*FOLLOWED, *ELSEWHERE, *NOTHING_TO_FOLLOW]
-    whole = {"…: …"}
-    found = messages()
-    assert len(found) > 100
-    unknown = [m for m in found if not any(m == words if words in whole else words in m for words in known)]
-    assert unknown == []
-    gone = [words for words in known if not any(words in message for message in found)]
-    assert gone == []
+    check_lists(FILES, FOLLOWED, ELSEWHERE, NOTHING_TO_FOLLOW)
 
 
 def test_the_tests_that_are_named_exist() -> None:
-    for name, test in (
-        {place.split("::") for place in ELSEWHERE.values()}
-        if False
-        else map(lambda place: place.split("::"), ELSEWHERE.values())
-    ):
-        files = (ROOT / "tests").rglob(f"test_{name}.py")
-        assert any(f"def {test}" in path.read_text(encoding="utf-8") for path in files), (name, test)
+    check_tests_exist(ELSEWHERE)
 
 
 @pytest.mark.parametrize("words", FOLLOWED)

@@ -436,6 +436,25 @@ def test_perf_stands_in_where_powercap_hides_one_package_of_two(tmp_path, monkey
     assert bool(advice) == (cpu_j == 4000)
 
 
+def test_a_note_on_the_unit_of_a_zone_goes_with_the_zone(tmp_path, monkeypatch):
+    """Sapphire Rapids' DRAM of one socket, corrected; with the other one closed, perf counts both."""
+    old = {"max_range": 65_712_999_613}
+    zones = [(f"intel-rapl:{k}", f"package-{k}", Profile((0, 40.0))) for k in (0, 1)]
+    zones += [(f"intel-rapl:{k}:0", "dram", Profile((0, 10.0)), old) for k in (0, 1)]
+    world = World(tmp_path, zones=zones)
+    (world.proc / "cpuinfo").write_text("cpu family\t: 6\nmodel\t\t: 143\n")
+    events = [PerfEvent("energy-ram", "ram", cpu, 32, 3, 1.0) for cpu in (0, 18)]
+    monkeypatch.setattr("lorakit.power.devices.find_perf_events", lambda _: events)
+    monkeypatch.setattr("lorakit.power.devices.PerfCounter", PerfCount)
+    monkeypatch.setattr(PerfCount, "world", world, raising=False)
+    deny(monkeypatch, ["*rapl:1:0/energy_uj"])
+    with world.meter() as meter:
+        world.run(meter, 100)
+    assert meter.reading.ram.wh * 3600 == pytest.approx(3000, abs=0.01)
+    (note,) = meter.reading.notes
+    assert note.startswith("perf energy-ram: this kernel may show a quarter")
+
+
 @pytest.fixture
 def open_place():
     """A folder that every user may search, which pytest's own are not, and the rights of a user who owns nothing."""

@@ -7,6 +7,7 @@ def test_a_number_is_shown_with_fixed_digits_and_kept_exactly():
     assert number(-1 / 3, sign=True) == Cell("−0.3333", repr(-1 / 3))
     assert number(1234.5, 0) == Cell("1,234", "1234.5")
     assert number(None, unknown="not published") == Cell("not published")
+    assert number(-0.00004, sign=True) == Cell("+0.0000", repr(-0.00004))  # no zero is negative
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,11 @@ def test_both_tables_show_each_mode_and_the_difference(record):
     assert cells(text, "CPU power (W)") == ["20.00", "20.00", "+0.00"]
 
 
+def test_no_zero_is_negative(record):
+    record["modes"]["lora"]["energy"]["cpu"]["mean_w"] = 19.999
+    assert cells(as_markdown(record), "CPU power (W)") == ["20.00", "20.00", "+0.00"]
+
+
 def test_unknown_is_a_dash_and_never_zero(record):
     assert cells(energy_table(record), "all GPUs (kWh)") == ["–", "–", "–"]
 

@@ -197,7 +197,7 @@ def _survey(records: Iterable[tuple[str, Any]], reading: Reading) -> _Survey | N
 
 
 def _are_words(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(word, str) for word in value)
+    return isinstance(value, Sequence) and not isinstance(value, str) and set(map(type, value)) <= {str}
 
 
 def _kind(name: str, value: Any, words: int | None) -> str | None:
@@ -208,17 +208,15 @@ def _kind(name: str, value: Any, words: int | None) -> str | None:
         return None
     if not value:
         return "empty"
-    if all(isinstance(item, dict) for item in value):
+    kinds = set(map(type, value))
+    if kinds == {dict}:
         if any("start_offset" in item for item in value):
             return "offsets"
         typed = any(key in item for item in value for key in field_names.TYPES)
         return "spans" if typed and all({"start", "end"} <= item.keys() for item in value) else "other"
-    if all(isinstance(item, list) for item in value):
+    if kinds == {list}:
         return "triples" if all(len(item) == 3 and isinstance(item[0], int) for item in value) else "other"
-    if words != len(value) or any(isinstance(item, bool) for item in value):
-        return None
-    same = all(isinstance(item, str) for item in value) or all(isinstance(item, int) for item in value)
-    return "tags" if same else None
+    return "tags" if words == len(value) and kinds in ({str}, {int}) else None
 
 
 def _add(one: _Field, kind: str, value: list[Any], record: Mapping[str, Any]) -> bool:

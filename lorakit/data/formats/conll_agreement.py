@@ -33,8 +33,9 @@ class Candidate(NamedTuple):
 
 
 def is_better(own: Candidate, as_first: Candidate, first: First) -> bool:
-    """Whether a file's own columns, rather than those of the training file, hold types that the training file has."""
-    return bool(first.types and as_first.types and own.types & first.types) and not as_first.types & first.types
+    """Whether a file's own columns, rather than those of the training file, may hold the types that that one has."""
+    are_theirs = bool(as_first.types & first.types) or not first.types or not as_first.types
+    return not are_theirs and (not own.types or bool(own.types & first.types))
 
 
 def about_doubt(own: Candidate, path: str) -> list[Note]:

@@ -102,6 +102,8 @@ def layout_as_in(first: Layout, table: Table, reading: Reading, other: Table) ->
     spelling = _spelling(table, distinct[first.tag])
     texts = [i for i in range(width) if i not in (first.word, first.tag) and not spelling_of(distinct[i], bare=False)]
     is_known = width == other.width and all(distinct[i] <= values_of(other.blocks, i) for i in texts)
+    if spelling == "types" != first.spelling and any(spelling_of(one, bare=False) for one in distinct if one != {"O"}):
+        return None  # words, one of which is O
     lost = any(_are_ids(values_of(other.blocks, i)) and not _are_ids(distinct[i]) for i in texts if i < other.width)
     are_tags = distinct[first.word] != {"O"} and spelling_of(distinct[first.word], bare=False) not in (None, "untyped")
     if spelling is None or are_tags or lost or not is_known and _why_no_words(table, distinct, first.word, texts):

@@ -77,7 +77,8 @@ def _told(table: Table, word: int, tag: int) -> tuple[set[int], list[int]]:
         for column in free if len(free) == 1 and free[0] > word else ():
             numbers = list(map(int, _column(table, column)))
             found = _changes(numbers)
-            if _steps(numbers) == {0, 1} and len(numbers) >= 2 * len(found):
+            is_flag = set(numbers) == {0, 1}
+            if _steps(numbers) == {0, 1} and len(numbers) >= 2 * len(found) and not is_flag:
                 return borders | found, [column]
     return borders, told
 

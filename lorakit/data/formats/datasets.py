@@ -11,7 +11,7 @@ from lorakit.data.formats import field_names
 from lorakit.data.formats.annotation_fields import Choice, choose_field
 from lorakit.data.formats.label_names import KEY
 from lorakit.data.formats.record import Document, Note, Reading, about_texts
-from lorakit.data.formats.token_records import read_record
+from lorakit.data.formats.tagged_record import read_record
 from lorakit.data.tags import check_labels
 
 _PARQUET = b"PAR1"

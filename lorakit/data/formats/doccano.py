@@ -30,7 +30,7 @@ from lorakit.data.formats.json_records import (
 from lorakit.data.formats.json_writing import write_lines
 from lorakit.data.formats.offsets import place_spans
 from lorakit.data.formats.record import Annotation, Document, Note, Reading, about_gaps
-from lorakit.data.formats.token_records import other_form
+from lorakit.data.formats.tagged_record import other_form
 
 NO_LABELS = "text without labels, read as one without entities; if nobody annotated it, remove it from the file"
 

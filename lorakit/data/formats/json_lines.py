@@ -6,7 +6,7 @@ Integer tags are ids; `label.json` beside the file names them, {label: id}, or a
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from lorakit.data.formats.json_records import first_record, is_array, read_objec
 from lorakit.data.formats.json_writing import write_lines
 from lorakit.data.formats.label_names import KEY, names_in
 from lorakit.data.formats.record import Document, Note, Reading, about_texts
+from lorakit.data.formats.tagged_record import integers_of, read_record
 from lorakit.data.formats.text import read_head, read_lines
-from lorakit.data.formats.token_records import field_of, read_record
 from lorakit.data.tags import check_labels
 
 
@@ -53,7 +53,7 @@ def read_json_lines(path: Path, reading: Reading) -> Iterator[Document]:
     is_said = False  # that label.json names the numbers of another field
     for place, record in read_objects(path) if is_array(read_head(path)) else _objects(path):
         notes: tuple[Note, ...] = ()
-        column = _integers(record, named.get("tag"))
+        column = integers_of(record, named.get("tag"))
         if column and column not in field_names.TAGS and reading.labels is not None and not is_said:
             notes, is_said = (Note(f"numbers of {column!r} are named by label.json", place),), True
         if labels is None and column and (found := names_in(path.parent, column)):
@@ -102,13 +102,6 @@ def read_labels(folder: Path) -> tuple[str, ...] | None:
     labels = tuple(sorted(ids, key=ids.__getitem__))
     check_labels(labels, str(path))
     return labels
-
-
-def _integers(record: Mapping[str, Any], named: str | None) -> str | None:
-    """The record's column of tags, if they are numbers."""
-    column = field_of(record, named, field_names.TAGS)
-    tags = record[column] if column else None
-    return column if isinstance(tags, list) and any(isinstance(tag, int) for tag in tags) else None
 
 
 def write_json_lines(documents: Sequence[Document], path: Path) -> list[str]:

@@ -26,7 +26,7 @@ from lorakit.data.formats.json_writing import write_lines
 from lorakit.data.formats.offsets import place_spans, place_words
 from lorakit.data.formats.record import Annotation, Document, Reading, about_gaps
 from lorakit.data.formats.span_pieces import are_tagged_pieces, join_pieces
-from lorakit.data.formats.token_records import other_form
+from lorakit.data.formats.tagged_record import other_form
 
 
 def recognise_spans_jsonl(path: Path) -> str | None:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from lorakit.data.conversion import convert
 from lorakit.data.corpus import read_ner
 from lorakit.data.ner_data import NerData
+from lorakit.data.written import CorpusOptions
 from tests.support.corpora import write_text
 
 TWO = "EU\tB-ORG\nrejects\tO\n\nPeter\tB-PER\nBlackburn\tI-PER\n"
@@ -69,10 +71,29 @@ def test_a_small_file_that_does_not_show_its_columns_is_read_as_the_training_fil
         assert sentence.tags in (("O",), ("B-D",), ("B-ORG",))
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        (TWO, "1.1\tNew\tB-ORG\n1.2\tO\tO\n1.3\tcall\tO\n", ("New", "O", "call")),  # a word is O
+        (TWO, "EU\tB-NP\tO\nsays\tB-VP\tO\n", ("EU", "says")),  # chunks, and no entity
+    ],
+)
+def test_words_and_chunks_where_the_training_file_has_tags_are_none(
+    tmp_path: Path, train: str, test: str, words: tuple[str, ...]
+) -> None:
+    [sentence] = corpus(tmp_path / "c", train, test).test
+    assert sentence.words == words
+    assert set(sentence.tags) <= {"B-ORG", "O"}
+
+
 def test_a_file_that_by_itself_would_be_read_otherwise_is_said(tmp_path: Path) -> None:
     data = corpus(tmp_path / "c", "EU\tB-ORG\tO\nsays\tO\tO\n", "EU\tO\tB-ORG\n")
     assert data.test[0].tags == ("O",)
     assert any("by itself, its words would be in column 1 and its tags in column 3" in note for note in data.notes)
+    options = CorpusOptions(columns={"word": "1", "tag": "3"})  # as the note says
+    convert(str(tmp_path / "c" / "test.tsv"), tmp_path / "new.tsv", "conll", options)
+    (tmp_path / "new.tsv").replace(tmp_path / "c" / "test.tsv")
+    assert read_ner(tmp_path / "c").test[0].tags == ("B-ORG",)
 
 
 def test_a_column_of_numbers_in_the_training_file_that_is_words_elsewhere_is_words(tmp_path: Path) -> None:

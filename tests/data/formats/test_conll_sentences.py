@@ -94,6 +94,11 @@ def test_numbers_that_never_begin_again_tell_nothing(tmp_path: Path, before: Cal
     assert sentence == sum(SENTENCES, [])
 
 
+def test_a_column_of_zeros_and_ones_after_the_words_tells_nothing(tmp_path: Path):
+    rows = [["a", "B-X", "0"], ["b", "O", "0"], ["c", "O", "1"], ["d", "O", "1"]]
+    assert len(read(tmp_path / "a.tsv", rows)) == 1
+
+
 def test_heads_of_dependencies_tell_nothing(tmp_path: Path):
     """CoNLL-U's seventh column goes up as numbers of sentences would."""
     rows = [[str(i + 1), word, "_", "_", "_", "_", str(min(i, 1)), "_", "_", "NE=B-X"] for i, word in enumerate("abcd")]

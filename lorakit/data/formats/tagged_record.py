@@ -1,10 +1,13 @@
-"""The object of one sentence: a list of words, and as many tags, as names or as numbers."""
+"""One sentence's object, {"tokens": [str, ...], "tags": [int or str, ...]}, as JSON lines and datasets hold it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorakit.data.formats import field_names
 from lorakit.data.formats.record import Document
+
+_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair
 
 
 def read_record(
@@ -23,15 +26,15 @@ def read_record(
             unknown.
     """
     named, listed = named or {}, ", ".join(record) or "none"
-    column = field_of(record, named.get("word"), field_names.WORDS)
+    column = _field(record, named.get("word"), field_names.WORDS)
     words = record.get(column or "")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         wanted = named.get("word", "tokens")
         raise ValueError(f"{place}: {wanted!r} must be a list of strings; the keys are {listed}{other_form(record)}")
-    for word in words:
-        if any("\ud800" <= character <= "\udfff" for character in word):
-            raise ValueError(f"{place}: word {word!r} holds half a surrogate pair, which is not text")
-    column = field_of(record, named.get("tag"), field_names.TAGS)
+    if _HALF.search("\n".join(words)):
+        word = next(word for word in words if _HALF.search(word))
+        raise ValueError(f"{place}: word {word!r} holds half a surrogate pair, which is not text")
+    column = _field(record, named.get("tag"), field_names.TAGS)
     if column is None:
         wanted = f"no {named['tag']!r}" if "tag" in named else "no 'tags', 'ner_tags' or 'labels'"
         raise ValueError(f"{place}: {wanted}; the keys are {listed}{_where_tags_may_be(record, words, named)}")
@@ -41,10 +44,29 @@ def read_record(
     if len(tags) != len(words):
         raise ValueError(f"{place}: {len(words)} tokens but {len(tags)} {column}; each word has one tag")
     name = record.get("id")
-    return Document(tuple(words), tuple([_label(tag, labels, place) for tag in tags]), place, id=_name(name))
+    return Document(tuple(words), _labels(tags, labels, place), place, id=_name(name))
 
 
-def field_of(record: Mapping[str, Any], named: str | None, usual: Sequence[str]) -> str | None:
+def integers_of(record: Mapping[str, Any], named: str | None) -> str | None:
+    """The record's column of tags, if they are numbers."""
+    column = _field(record, named, field_names.TAGS)
+    tags = record[column] if column else None
+    return column if isinstance(tags, list) and any(isinstance(tag, int) for tag in tags) else None
+
+
+def other_form(record: Mapping[str, Any]) -> str:
+    """What is missing in an object that has a text instead of words; "" for another object."""
+    if any(isinstance(record.get(key), str) for key in field_names.TEXTS):
+        return (
+            '. An object with a text has its annotations as "label": [[start, end, "TYPE"], …] or "spans": [{"start":'
+            ' 0, "end": 4, "label": "TYPE"}, …], and [] where there are none'
+        )
+    text = next((key for key, value in record.items() if isinstance(value, str) and key != "id"), None)
+    is_marked = any(isinstance(record.get(key), list) for key in field_names.SPANS + field_names.DOCCANO)
+    return f"; if {text!r} is the annotated text, call it 'text'" if text and is_marked else ""
+
+
+def _field(record: Mapping[str, Any], named: str | None, usual: Sequence[str]) -> str | None:
     """The field that is named, or the first of the usual ones; None if the record does not have it."""
     return next((name for name in ([named] if named else usual) if name in record), None)
 
@@ -70,20 +92,18 @@ def _are_tags(values: Sequence[Any]) -> bool:
     return all(isinstance(value, str | int) and not isinstance(value, bool) for value in values)
 
 
-def other_form(record: Mapping[str, Any]) -> str:
-    """What is missing in an object that has a text instead of words; "" for another object."""
-    if any(isinstance(record.get(key), str) for key in field_names.TEXTS):
-        return (
-            '. An object with a text has its annotations as "label": [[start, end, "TYPE"], …] or "spans": [{"start":'
-            ' 0, "end": 4, "label": "TYPE"}, …], and [] where there are none'
-        )
-    text = next((key for key, value in record.items() if isinstance(value, str) and key != "id"), None)
-    is_marked = any(isinstance(record.get(key), list) for key in field_names.SPANS + field_names.DOCCANO)
-    return f"; if {text!r} is the annotated text, call it 'text'" if text and is_marked else ""
-
-
 def _name(value: Any) -> str:
     return str(value) if isinstance(value, str | int) else ""
+
+
+def _labels(tags: list[Any], labels: Sequence[str] | None, place: str) -> tuple[str, ...]:
+    if len(set(map(type, tags))) > 1:  # True is 1 to a dictionary
+        return tuple([_label(tag, labels, place) for tag in tags])
+    try:
+        known = {tag: _label(tag, labels, place) for tag in dict.fromkeys(tags)}
+    except TypeError:  # lists and objects
+        known = {}
+    return tuple([known[tag] if known else _label(tag, labels, place) for tag in tags])
 
 
 def _label(tag: Any, labels: Sequence[str] | None, place: str) -> str:
