@@ -332,6 +332,8 @@ def _word_column(table: Table, distinct: Sequence[set[str]], tag: int, notes: li
     for column in texts:
         rest = [i for i in texts if i > column]
         what = _why_no_words(table, distinct, column, rest)
+        if what is None and tag >= 0 and _are_typed_tags(distinct[column]):  # there is nothing else: texts are columns
+            what = f"holds tags ({_example(distinct[column])})"
         if what is None:
             if _is_parts_of_speech(distinct[column]) and len(distinct[column]) > 2:
                 kind = f"column {column + 1} is read as words, but looks like parts of speech"
@@ -344,11 +346,16 @@ def _word_column(table: Table, distinct: Sequence[set[str]], tag: int, notes: li
         if not rest:
             raise ValueError(
                 f"{table.path}: column {column + 1} {what}, and no other column can hold the words; add the words to"
-                f" the file, or if these numbers are the words, say so: {fix}"
+                f" the file, or if these are the words, say so: {fix}"
             )
         kind = f"column {column + 1} {what}: not read as words (if it is the words: {fix})"
         notes.append(Note(kind, f"{table.path}"))
     raise AssertionError("the last column is returned or refused")
+
+
+def _are_typed_tags(values: set[str]) -> bool:
+    """Whether all these cells are tags with letters, and one has a type: B-PER, not only the words "I" and "O"."""
+    return any(len(value) > 1 for value in values) and spelling_of(values, bare=False) == "prefix"
 
 
 def _counts(table: Table, column: int) -> bool:

@@ -101,7 +101,7 @@ FOLLOWED: dict[str, tuple[Corpus, ...]] = {
         Corpus(LAYERS, layer="outer"),
         Corpus(LAYERS, layer="inner"),
     ),
-    "and no other column can hold the words; add the words to the file, or if these numbers are the words, say so": (
+    "and no other column can hold the words; add the words to the file, or if these are the words, say so": (
         Corpus("1\tB-ORG\n2\tO\n"),
         Corpus("1\tEU\tB-ORG\n2\tsays\tO\n"),
         Corpus("1\tB-ORG\n2\tO\n", {"word": "1", "tag": "2"}),
@@ -189,6 +189,17 @@ def test_what_the_message_says_to_do_works(words: str, tmp_path: Path) -> None:
     for number, follow in enumerate(advice):
         data = follow.read(tmp_path / str(number))
         assert any(tag != "O" for sentence in data.train for tag in sentence.tags), number
+
+
+@pytest.mark.parametrize("text", ["B-ORG O\nO O\n", "B-ORG O\nO B-LOC\nB-PER O\n"])
+def test_a_file_of_tags_alone_is_not_read_as_words(text: str, tmp_path: Path) -> None:
+    """The words are in another file: train.words.txt beside train.tags.txt."""
+    with pytest.raises(
+        ValueError, match=r"column 1 holds tags \(B-.*\), and no other column can hold the words"
+    ) as error:
+        Corpus(text).read(tmp_path / "refused")
+    assert "if these are the words, say so: --columns word=1,tag=2" in str(error.value)
+    assert Corpus(text, {"word": "1", "tag": "2"}).read(tmp_path / "followed").train[0].words[0] == "B-ORG"
 
 
 def test_a_header_above_numbers_can_be_deleted_as_the_message_says(tmp_path: Path) -> None:
