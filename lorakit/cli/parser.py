@@ -1,6 +1,7 @@
 """The parser behind every command: errors in one line, help with examples, and which flags were given."""
 
 import argparse
+import difflib
 import os
 import re
 import sys
@@ -22,14 +23,31 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
+        self.is_used = False  # whether it has parsed something
+
+    @property
+    def _commands(self) -> Any:
+        return next((one for one in self._actions if isinstance(one, argparse._SubParsersAction)), None)
 
     def error(self, message: str) -> NoReturn:
-        commands = next((one for one in self._actions if isinstance(one, argparse._SubParsersAction)), None)
+        commands = self._commands
+        if unknown := re.match("unrecognized arguments: (-[^ =]+)", message):
+            message += self._did_you_mean(unknown[1])
         if commands and message.endswith(f"required: {commands.metavar}"):
             message = f"give a command: {', '.join(commands.choices)}; {self.prog} --help says what each does"
         if os.environ.get("RANK", "0") == "0":
             print(f"{self.prog}: error: {_readable(self._with_flag(message))}", file=sys.stderr)
         sys.exit(2)
+
+    def _did_you_mean(self, flag: str) -> str:
+        """The flag of the command in use that an unknown one may be: the nearest, or --learning-rate for --lr."""
+        parser = self
+        while used := [one for one in (parser._commands.choices.values() if parser._commands else ()) if one.is_used]:
+            parser = used[0]
+        flags = list(parser._option_string_actions)
+        short = [one for one in flags if "".join(re.findall(r"(?<=-)\w", one)) == flag.lstrip("-")]
+        near = short or difflib.get_close_matches(flag, flags, n=1, cutoff=0.75)
+        return f"; did you mean {near[0]}?" if near else ""
 
     def _with_flag(self, message: str) -> str:
         """The message, with the flag where it begins with the setting that the flag makes: --epochs for epochs."""
@@ -43,6 +61,7 @@ class Parser(argparse.ArgumentParser):
         """Parse as argparse does, but fill in the defaults at the end, when --config may have changed them."""
         flags = [action for action in self._actions if action.option_strings and not _is_special(action)]
         namespace = argparse.Namespace() if namespace is None else namespace
+        self.is_used = True
         for action in flags:
             setattr(namespace, action.dest, NOT_GIVEN)
         namespace, rest = super().parse_known_args(args, namespace)

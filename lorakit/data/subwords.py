@@ -54,6 +54,11 @@ def word_prefix(tokenizer: Any) -> str:
     Raises:
         ValueError: neither will do, or the tokenizer is a slow one or has no vocabulary.
     """
+    if not callable(getattr(tokenizer, "tokenize", None)):
+        raise ValueError(
+            f"the tokenizer is a {type(tokenizer).__name__}; give model, tokenizer and data in this order, with the"
+            " tokenizer that AutoTokenizer or load_token_classifier loads"
+        )
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"{type(tokenizer).__name__} is a slow tokenizer, which cannot map subwords to words; choose a base with a"

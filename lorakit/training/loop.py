@@ -7,6 +7,7 @@ contributes its *sum*, divided by the words of the whole step. (`loss` has the o
 What surrounds a step is in `session`, what a checkpoint holds in `state`, how a batch runs in `engine` and `graphs`.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -507,7 +508,11 @@ def check_pausable(config: TrainConfig) -> None:
 
 
 def check_corpus(model: nn.Module, data: NerData) -> None:
-    """Raise ValueError unless the corpus has the model's labels, and sentences to train on."""
+    """Raise ValueError unless the corpus is one, has the model's labels, and sentences to train on."""
+    if not hasattr(data, "labels") or not hasattr(data, "train"):
+        is_path = isinstance(data, str | os.PathLike)
+        read = f"lorakit.read_ner({os.fspath(data)!r})" if is_path else "what lorakit.read_ner gives"
+        raise ValueError(f"data is a {type(data).__name__}, not a corpus; give {read}")
     names = label_names(model)
     if list(data.labels) != names:
         raise ValueError(

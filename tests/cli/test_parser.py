@@ -79,6 +79,23 @@ def test_given_of_a_command_reaches_the_top():
     assert (found.given, found.run(found), found.parser) == ({"r"}, 8, command)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["train", "--epoch", "1"], "--epochs"),
+        (["train", "--lr", "1"], "--learning-rate"),
+        (["energy", "run", "--basline", "3", "--", "true"], "--baseline"),
+        (["train", "--nonsense"], None),
+    ],
+)
+def test_an_unknown_flag_is_met_with_the_nearest_of_the_command(arguments, near, capsys):
+    given = {"train": ["--model", "m", "--dataset", "d"]}.get(arguments[0], [])
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, *given])
+    said = capsys.readouterr().err
+    assert said.endswith(f"; did you mean {near}?\n") if near else "did you mean" not in said
+
+
 def test_a_commands_help_has_its_description_and_its_examples_line_by_line():
     command = add_command(Parser().add_subparsers(), "try", "try it", "\ntry --r 8\ntry --r 16   larger\n", print)
     assert "\n\nTry it.\n" in command.format_help()

@@ -1,5 +1,8 @@
+from types import SimpleNamespace
+
 import pytest
 from tokenizers import Regex, pre_tokenizers
+from torch import nn
 from transformers import AutoTokenizer
 
 from lorakit.data.encoding import encode
@@ -58,8 +61,14 @@ def test_a_tokenizer_with_tokens_that_span_words_is_refused():
 
 
 def test_slow_tokenizers_are_refused():
-    with pytest.raises(ValueError, match=r"object is a slow tokenizer, .*; choose a base with a fast one"):
-        check_tokenizer(object())
+    slow = SimpleNamespace(tokenize=str.split, is_fast=False)
+    with pytest.raises(ValueError, match=r"SimpleNamespace is a slow tokenizer, .*; choose a base with a fast one"):
+        check_tokenizer(slow)
+
+
+def test_a_model_in_the_tokenizers_place_is_named():
+    with pytest.raises(ValueError, match="the tokenizer is a Linear; give model, tokenizer and data in this order"):
+        check_tokenizer(nn.Linear(1, 1))
 
 
 def test_a_tokenizer_without_a_vocabulary_is_refused():

@@ -14,7 +14,7 @@ from lorakit.data.decoding import KEY
 from lorakit.data.packing import epoch_order
 from lorakit.training import layout, loop
 from lorakit.training.layout import UNIT
-from tests.support.tiny import LABELS
+from tests.support.tiny import LABELS, ROOT
 from tests.support.toy import quick, step_lines, weights
 
 
@@ -261,6 +261,15 @@ def test_kernels_are_made_once_for_every_shape_of_the_epoch_if_packed(
 def test_a_model_with_other_labels_is_refused(tiny_model, tokenizer, data):
     with pytest.raises(ValueError, match=r"the model's labels are \['O', 'B-DNA'.*id2label=dict"):
         lorakit.train(tiny_model(), tokenizer, replace(data, labels=LABELS[::-1]), quick())
+
+
+def test_a_corpus_that_was_not_read_is_refused_with_the_call_that_reads_it(tiny_model, tokenizer):
+    folder = str(ROOT / "examples" / "conll")
+    with pytest.raises(ValueError, match="data is a str, not a corpus; give lorakit.read_ner") as error:
+        lorakit.train(tiny_model(), tokenizer, folder, quick())
+    assert eval(str(error.value).rsplit("give ", 1)[1]).train == lorakit.read_ner(folder).train
+    with pytest.raises(ValueError, match="data is a list, not a corpus; give what lorakit.read_ner gives"):
+        lorakit.train(tiny_model(), tokenizer, [], quick())
 
 
 def test_half_precision_parameters_are_refused(tiny_model, tokenizer, data):
