@@ -135,8 +135,11 @@ def against(runs: Sequence[Record], full: Sequence[Record]) -> Record:
 
 
 def took_turns(a: Record, b: Record) -> bool:
-    """Whether two runs of a seed took turns with each other: the load was then read once, before both began."""
-    return a["in_turns_with"] > 0 and a["load_average_before"] == b["load_average_before"]
+    """Whether two runs of a seed took turns with each other: the load was then read once, before both began.
+
+    A pair whose process was held back for a time, which its record says, counts as one that did not.
+    """
+    return a["in_turns_with"] > 0 and a["load_average_before"] == b["load_average_before"] and "held_back" not in a
 
 
 def f1_difference(full: Sequence[Record], runs: Sequence[Record], mode: str) -> Difference:

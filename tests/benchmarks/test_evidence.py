@@ -100,6 +100,7 @@ def test_only_runs_that_took_turns_are_timed_against_each_other():
     ratio = summary_of([*full, *lora])["summary"]["time_ratio"]
     lora[4] = {**lora[4], "in_turns_with": 0, "duration_s": 1000.0}
     lora[3] = {**lora[3], "load_average_before": 9.0, "duration_s": 1000.0}
+    lora[2] = {**lora[2], "held_back": "by a lower priority", "duration_s": 1000.0}
     assert summary_of([*full, *lora])["summary"]["time_ratio"] == pytest.approx(ratio, rel=1e-2)
 
 
