@@ -193,12 +193,15 @@ def test_a_file_of_records_is_not_tagged_as_lines_and_what_the_message_says_work
     monkeypatch.chdir(tmp_path)
     Path("texts.jsonl").write_text(json.dumps({"text": SENTENCES[0]}) + "\n")
     Path("texts.csv").write_text(SENTENCES[0] + "\n")
-    for name in ("texts.jsonl", "texts.csv"):
+    for name, said in (
+        ("texts.jsonl", "is not one text per line, but JSON: give JSON lines with a text as --documents texts.jsonl"),
+        ("texts.csv", "is likely to hold more than texts; "),
+    ):
         with pytest.raises(SystemExit, match="2"):
             main(["predict", *saved(run, "lora"), "--file", name])
         error = capsys.readouterr().err
-        assert f"{name} is likely to hold more than texts" in error and f"--file - < {name}" in error
-    assert "--documents" not in error  # only for JSON lines
+        assert f"{name} {said}" in error
+    assert "--file - < texts.csv" in error and "--documents" not in error  # which is for JSON lines
     wanted = predicted(run, "lora", capsys, SENTENCES[0])
     Path("texts.csv").rename("texts.txt")
     assert predicted(run, "lora", capsys, "--file", "texts.txt") == wanted

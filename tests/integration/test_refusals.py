@@ -722,6 +722,10 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         lambda folder: load_token_classifier("", LABELS),
         loaded(),
     ),
+    "the name of the adapter is empty; give an adapter's folder": (
+        lambda folder: load_tagger(""),
+        lambda folder: load(adapter(folder)),
+    ),
     "has no config.json, so it is no model; …": (lambda folder: load_token_classifier(folder, LABELS), loaded()),
     "is a file; give the model's folder": (lambda folder: from_a_file(folder, "config.json"), loaded()),
     "it is a base without a trained head (… is missing): fine-tune it first": (
