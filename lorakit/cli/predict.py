@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 STREAMED = ("jsonl", "csv", "conll")  # written as they are found; the others need all texts first
 VIEWS = ("table", "jsonl", "csv", "conll", "terminal", "html")  # `as_table`, … in report/entities.py
-STRUCTURED = (".json", ".jsonl", ".csv", ".tsv", ".conll", ".xml", ".html")  # their lines are no texts
 ENDINGS = {".txt": "table", ".jsonl": "jsonl", ".csv": "csv", ".conll": "conll", ".html": "html", **TOOL_ENDINGS}
 EXAMPLES = """
 lorakit predict --adapter runs/mine/adapter "IL-2 gene expression requires NF-kappa B."
@@ -396,12 +395,6 @@ def read_texts(arguments: argparse.Namespace) -> Iterable[str]:
             print(about, file=sys.stderr)
         return arguments.texts
     source = arguments.file if arguments.file and str(arguments.file) != "-" else None
-    if source is not None and source.suffix.lower() in STRUCTURED:
-        other = f"--documents {source} reads its texts, " if source.suffix.lower() == ".jsonl" else ""
-        raise ValueError(
-            f"--file reads one text per line, and {source} is likely to hold more than texts; {other}a .txt file is"
-            f" read as it is, and so are these lines with --file - < {source}"
-        )
     if source is None:
         if sys.stdin.isatty():
             print("reading texts from the terminal, one per line; end with Ctrl-D", file=sys.stderr)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TOOLS = ("brat", "doccano", "label-studio", "pubtator", "spacy")
 ENDINGS = {".spacy": "spacy", ".pubtator": "pubtator"}  # those that no other format has
+STRUCTURED = (".json", ".jsonl", ".csv", ".tsv", ".conll", ".xml", ".html")  # their lines are no texts
 NEED_A_NAME = ("brat", "spacy")  # a folder, and a binary file
 
 
@@ -65,25 +66,29 @@ def _holds_texts(how: str, path: Path) -> bool:
 
 
 def check_lines_of_text(path: Path) -> None:
-    """Refuse a file of a format, or of JSON objects, whose lines are no texts.
+    """Refuse a file of a format, of JSON objects, or with an ending of either, whose lines are no texts.
 
     Raises:
         ValueError: with the way to read it.
     """
-    if not path.is_file():
-        return
-    if found := recognised(path):
+    if path.is_file() and (found := recognised(path)):
         name = found[0].name
         fix = f"lorakit data convert {path} NEW.jsonl --format doccano, and give --file NEW.jsonl --format doccano"
         raise ValueError(
             f"--file {path} is not one text per line, but {name} ({found[1]}): "
             + (f"say --format {name}" if name in TOOLS else f"write its texts with {fix}")
         )
-    if isinstance(first_record(path), dict):
+    if path.is_file() and isinstance(first_record(path), dict):
         raise ValueError(
             f"--file {path} is not one text per line, but JSON: give JSON lines with a text as --documents {path}"
             " (--text-field names the text), or texts of doccano or Label Studio with --format doccano or --format"
             " label-studio"
+        )
+    if path.suffix.lower() in STRUCTURED:
+        other = f"--documents {path} reads its texts, " if path.suffix.lower() == ".jsonl" else ""
+        raise ValueError(
+            f"--file reads one text per line, and {path} is likely to hold more than texts; {other}a .txt file is"
+            f" read as it is, and so are these lines with --file - < {path}"
         )
 
 
