@@ -53,7 +53,7 @@ def parse_table(text: str, path: Path) -> Table:
         raise ValueError(f"{path}: is JSON, and no JSON format has such fields; write each sentence as {example}")
     if not names and plain and (found := _sentences_in_lines(lines, plain, path)):
         return found._replace(notes=(*notes, *found.notes))
-    split = cells if names or '"' not in text or not _is_quoted(list(_rows_of(lines))) else _unquoted
+    split = cells if names or '"' not in text or not _is_quoted(lines) else _unquoted
     if split is _unquoted:
         notes.append(("cells are in quotation marks, as spreadsheets write them: read without them", str(path)))
     some = [split(line) for line in plain]
@@ -292,10 +292,14 @@ def _comments(
 
 def _is_quoted(lines: list[str]) -> bool:
     """Whether every cell with a quotation mark is in quotation marks, as Python's csv and pandas write them."""
-    if not lines or "\t" not in lines[0]:
+    if "\t" not in next(_rows_of(lines), ""):
         return False
+    # of most files the first of these lines decides
+    if not all(map(_has_quoted_cells, _rows_of(line for line in lines if '"' in line))):
+        return False
+    lines = list(_rows_of(lines))
     marked = [line for line in lines if '"' in line]
-    if not marked or not all(map(_has_quoted_cells, marked)):
+    if not marked:
         return False
     rows = [_unquoted(line) for line in marked]
     width = len(next((line.split("\t") for line in lines if '"' not in line), rows[0]))
