@@ -10,8 +10,8 @@
 # of the right type is left over as "spurious". With gold and predicted swapped, the second case scores 0.67 as well.
 # strict, exact and partial do not have this: their F1 stays the same over 300 random pairs, mirrored or swapped.
 #
-# Who is hurt: everybody who reports the type score, or chooses models by it: errors at the start of entities cost more
-# than the same errors at their end, in languages and corpora whose entities end in their most certain word above all.
+# Who is hurt: everybody who reports the type score, or chooses models by it: a wrong type at the start of an entity
+# costs more than the same mistake at its end.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

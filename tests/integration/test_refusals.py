@@ -1,5 +1,5 @@
-"""What a refusal of a base, an adapter, a layout or a loss says to do works: every message is here, and its advice is
-followed here, or in the test that is named, or it has none to follow, for the reason given."""
+"""What a refusal of an adapter says to do works: every message is here, and its advice is followed here, or in the test
+that is named, or it has none to follow, for the reason given."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -19,7 +18,7 @@ from lorakit.adapters import patterns
 from lorakit.adapters.config import INITS
 from lorakit.adapters.files import CONFIG, OWN, TENSORS
 from lorakit.adapters.quantization import shrink_base
-from lorakit.adapters.storage import load_adapter, save_adapter
+from lorakit.adapters.storage import load_adapter
 from lorakit.adapters.strength import scale_lora
 from lorakit.lora import (
     apply_lora,
@@ -32,21 +31,25 @@ from lorakit.lora import (
     set_adapter,
     unmerge_lora,
 )
-from lorakit.training.layout import check_layout, layout_for
-from lorakit.training.models import load_tagger, load_token_classifier, save_model, set_dropout
 from tests.support.architectures import ARCHITECTURES, output_of
 from tests.support.lora_models import (
     IDS,
     LABEL_NAMES,
-    as_peft_would_write,
     labelled_roberta,
     logits,
     tiny_roberta,
-    trained_roberta,
 )
-from tests.support.refusals import as_regex, check_lists, check_tests_exist
-from tests.support.tiny import LABELS, MINI, ROOT, make_tiny_model
-from tests.support.token_classifiers import build
+from tests.support.refusals import Act, check_advice, check_lists, check_tests_exist
+from tests.support.saved_adapters import (
+    adapter,
+    diverged,
+    for_another_task,
+    foreign,
+    load,
+    sentence_classifier,
+    word_classifier,
+)
+from tests.support.tiny import ROOT
 
 peft = pytest.importorskip("peft", reason="some advice is to use PEFT, which is of the dev extra")
 pytestmark = [
@@ -54,17 +57,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fan_in_fan_out.*"),
     pytest.mark.filterwarnings("ignore:.*r=.* is more than.*"),
 ]
-FILES = [
-    *sorted((ROOT / "lorakit" / "adapters").glob("*.py")),
-    ROOT / "lorakit" / "lora.py",
-    *(
-        ROOT / "lorakit" / "training" / f"{name}.py"
-        for name in "architectures gradients layout loading_report loss models output_layer untrusted".split()
-    ),
-]
+FILES = [*sorted((ROOT / "lorakit" / "adapters").glob("*.py")), ROOT / "lorakit" / "lora.py"]
 TABLE = "roberta.embeddings.word_embeddings"
 SAVE_AGAIN = "fetch or save the adapter again"
-Act = Callable[[Path], object]
 
 
 # What is refused, and what the message says to do ---------------------------------------------------------------------
@@ -81,22 +76,6 @@ def given(**options: object) -> Act:
 def setting(bad: dict, *good: dict) -> tuple[Act, ...]:
     """A setting of apply_lora that is refused, and those that are advised."""
     return (given(**bad), *(given(**options) for options in good))
-
-
-def adapter(folder: Path, model: nn.Module | None = None) -> Path:
-    return save_adapter(model or trained_roberta(), folder / "adapter")
-
-
-def foreign(folder: Path, change: dict | None = None, model: nn.Module | None = None) -> Path:
-    """An adapter as PEFT would have written it, with a changed configuration; None leaves a key out."""
-    as_peft_would_write(found := adapter(folder, model))
-    config = json.loads((found / CONFIG).read_text()) | (change or {})
-    (found / CONFIG).write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
-    return found
-
-
-def load(folder: Path, base: nn.Module | None = None, **options: object) -> nn.Module:
-    return load_adapter(base or labelled_roberta(), folder, **options)
 
 
 def configured(change: dict, right: dict) -> tuple[Act, Act]:
@@ -146,12 +125,6 @@ def copied_too(folder: Path) -> None:
 def without_own(folder: Path) -> None:
     (adapter(folder) / OWN).unlink()
     load(folder / "adapter")
-
-
-def diverged(model: nn.Module, part: str = "lora_B") -> nn.Module:
-    with torch.no_grad():
-        next(p for name, p in model.named_parameters() if part in name)[0] = torch.nan
-    return model
 
 
 def with_nan_on_disk(folder: Path) -> None:
@@ -337,117 +310,8 @@ def wrapped_afterwards(folder: Path) -> None:
     torch.compile(apply_lora(net(), r=1), backend="eager")(torch.ones(1, 2))
 
 
-def base(folder: Path, tokenizer: bool = True, **settings: object) -> Path:
-    """A tagger's folder with changes in its configuration."""
-    found = folder / "base"
-    shutil.rmtree(found, ignore_errors=True)
-    make_tiny_model().save_pretrained(found)
-    for path in MINI.glob("tokenizer*.json"):
-        shutil.copy(path, found)
-    config = json.loads((found / "config.json").read_text()) | settings
-    (found / "config.json").write_text(json.dumps(config))
-    return found
-
-
-def loaded(**settings: object) -> Act:
-    return lambda folder: load_token_classifier(base(folder, **settings), LABELS)
-
-
-def loaded_with(name: str | None) -> Act:
-    """A tagger whose checkpoint is without this weight, and saved again with it if None."""
-
-    def act(folder: Path) -> None:
-        path = base(folder) / "model.safetensors"
-        tensors = load_file(path)
-        tensors.pop(name, None)
-        save_file(tensors, path, metadata={"format": "pt"})
-        load_token_classifier(path.parent, LABELS)
-
-    return act
-
-
-def loaded_by_index(weights: str) -> Act:
-    def act(folder: Path) -> None:
-        model = make_tiny_model()
-        model.save_pretrained(base(folder), max_shard_size="100KB")
-        path = folder / "base" / "model.safetensors.index.json"
-        index = json.loads(path.read_text())
-        index["weight_map"] = dict.fromkeys(index["weight_map"], weights) if weights else index["weight_map"]
-        path.write_text(json.dumps(index))
-        (folder / "base" / "model.safetensors").unlink(missing_ok=True)
-        load_token_classifier(folder / "base", LABELS)
-
-    return act
-
-
-def tagger(folder: Path) -> str:
-    """An adapter on a base that is there."""
-    model, _ = load_token_classifier(base(folder), LABELS)
-    return str(save_adapter(apply_lora(model, r=2), folder / "run" / "adapter"))
-
-
-def tagged(**options: object) -> Act:
-    """`load_tagger` with paths by name of what is in the folder."""
-
-    def act(folder: Path) -> None:
-        adapter = tagger(folder)
-        paths = {"ADAPTER": adapter, "BASE": str(folder / "base"), "RUN": str(folder / "run")}
-        load_tagger(
-            **{key: paths.get(value, value) if isinstance(value, str) else value for key, value in options.items()}
-        )
-
-    return act
-
-
-def sentence_classifier() -> nn.Module:
-    from transformers import BertConfig, BertForSequenceClassification
-
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    torch.manual_seed(0)
-    return BertForSequenceClassification(BertConfig(vocab_size=100, **sizes))
-
-
-def word_classifier() -> nn.Module:
-    """The same encoder, with a head of the same name and shape."""
-    from transformers import BertForTokenClassification
-
-    return BertForTokenClassification(sentence_classifier().config)
-
-
-def for_another_task(folder: Path, base: Callable[[], nn.Module] | None = None, **options: object) -> None:
-    """An adapter that was trained to classify sentences, for a tagger by default."""
-    found = foreign(folder, model=apply_lora(sentence_classifier(), r=2, target_modules=["query"]))
-    if base is None:
-        load_tagger(str(found), labels=LABELS)
-    else:
-        load(found, base(), **options)
-
-
 def settings_for_another_task(folder: Path, base: Callable[[], nn.Module], **settings: object) -> None:
     apply_lora(base(), peft.LoraConfig(target_modules=["query"], **settings))
-
-
-def from_a_file(folder: Path, name: str) -> None:
-    load_token_classifier(base(folder) / name, LABELS)
-
-
-def without_a_head(folder: Path, given_one: bool) -> None:
-    from transformers import RobertaForMaskedLM
-
-    RobertaForMaskedLM(make_tiny_model().config).save_pretrained(base(folder))
-    if given_one:
-        save_model(*load_token_classifier(folder / "base", LABELS), folder / "base")
-    load_tagger(model=str(folder / "base"))
-
-
-def of_equal_lengths(engine: str, whole: bool) -> Act:
-    return lambda folder: check_layout(layout_for(build("fnet")), engine, whole)
-
-
-def saved_model(model: nn.Module) -> Act:
-    from transformers import AutoTokenizer
-
-    return lambda folder: save_model(model, AutoTokenizer.from_pretrained(MINI), folder / "model")
 
 
 def offline(folder: Path) -> None:
@@ -696,71 +560,9 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         lambda folder: shrink_base(lora(), torch.bfloat16),
         lambda folder: shrink_base(lora(), torch.float16),
     ),
-    # layout, models, loading_report, output_layer, untrusted
-    "needs packed rows…: use engine 'eager'": (of_equal_lengths("compile", False), of_equal_lengths("eager", False)),
-    "sentences of equal length in a batch…: use strategy 'ddp'": (
-        of_equal_lengths("eager", True),
-        of_equal_lengths("eager", False),
-    ),
-    "dropout is …; it must be from 0 to below 1": (
-        lambda folder: set_dropout(tiny_roberta().config, 1),
-        lambda folder: set_dropout(tiny_roberta().config, 0.999),
-    ),
-    "has no dropout to set to …: leave dropout (--dropout) out": (
-        lambda folder: set_dropout(SimpleNamespace(model_type="none"), 0.1),
-        loaded(),
-    ),
-    "the model is not saved, because … has values that are not finite": (
-        saved_model(diverged(tiny_roberta(), "classifier")),
-        saved_model(tiny_roberta()),
-    ),
-    "there is no model folder …; give a folder with config.json": (
-        lambda folder: load_token_classifier(folder / "gone", LABELS),
-        loaded(),
-    ),
-    "the name of the model is empty; give a folder with config.json": (
-        lambda folder: load_token_classifier("", LABELS),
-        loaded(),
-    ),
-    "the name of the adapter is empty; give an adapter's folder": (
-        lambda folder: load_tagger(""),
+    "no adapter folder …; give the folder that holds": (
+        lambda folder: load(folder / "gone"),
         lambda folder: load(adapter(folder)),
-    ),
-    "has no config.json, so it is no model; …": (lambda folder: load_token_classifier(folder, LABELS), loaded()),
-    "is a file; give the model's folder": (lambda folder: from_a_file(folder, "config.json"), loaded()),
-    "it is a base without a trained head (… is missing): fine-tune it first": (
-        lambda folder: without_a_head(folder, given_one=False),
-        lambda folder: without_a_head(folder, given_one=True),
-    ),
-    "cannot load a model from … …: …": (loaded_with("classifier.bias"), loaded_with(None)),
-    "the checkpoint has only a part of its head: … is missing; save it again": (
-        loaded_with("classifier.bias"),
-        loaded_with(None),
-    ),
-    "the checkpoint lacks weights of the encoder, which would be random:": (
-        loaded(num_hidden_layers=3),
-        loaded(num_hidden_layers=2),
-        loaded_with(None),
-    ),
-    "in the checkpoint and … by config.json; correct config.json": (loaded(vocab_size=9000), loaded(vocab_size=8192)),
-    "and only safetensors files beside it are read": (loaded_by_index("pytorch_model.bin"), loaded_by_index("")),
-    "give --adapter FOLDER_OR_ID, or --model FOLDER_OR_ID": (
-        tagged(),
-        tagged(adapter="ADAPTER"),
-        tagged(model="BASE"),
-    ),
-    "is a LoRA adapter: give it as --adapter": (tagged(model="ADAPTER"), tagged(adapter="ADAPTER")),
-    "has its own: leave them out": (tagged(model="BASE", labels=LABELS), tagged(model="BASE")),
-    "is a whole model: leave it out": (tagged(model="BASE", check_base=False), tagged(model="BASE")),
-    "--labels differ from the adapter's own": (
-        tagged(adapter="ADAPTER", labels=["O", "X"]),
-        tagged(adapter="ADAPTER"),
-    ),
-    "is not there; did you mean": (tagged(adapter="RUN"), tagged(adapter="ADAPTER")),
-    "no adapter folder …; give the folder that holds": (tagged(adapter="./gone"), tagged(adapter="ADAPTER")),
-    "and this command tags words (TOKEN_CLS); load it in code with lorakit.load_adapter": (
-        for_another_task,
-        lambda folder: for_another_task(folder, sentence_classifier),
     ),
     # tasks
     "… is for …, and this … is for …; use a model for": (
@@ -778,7 +580,6 @@ ELSEWHERE = {
     "shares a tied parameter with": "full_training::test_the_advice_for_half_a_tie",
     "the adapter has different values for them": "full_training::test_peft_files_of_tied_modules",
     "is not the file that was saved with …": "advice::test_an_edited_adapter_loads_after",
-    "does not say which labels its head has": "advice::test_an_edited_adapter_loads_after",
     "do not fit …, which is …; load the resized base": "peft_reading::test_rows_of_new_tokens_load_on_a_base",
     "which has PEFT's layers; pass the model as it was before PEFT": "peft_settings::test_a_peft_model_is_refused",
     "apply_lora got a LoraConfig with": "peft_settings::test_what_the_messages_say_to_write",
@@ -792,21 +593,6 @@ ELSEWHERE = {
     "which would not be adapted; target all of them or none": "targets::test_embeddings_that_share_a_table",
     "whose rows would stay as they are; train the table in full": "token_indices::test_a_table_that_others_share",
     "rows, the last of which is …; call model.resize_token": "token_indices::test_what_cannot_be_trained_is_refused",
-    "got no gradient in the first step": "gradients::test_a_layer_that_never_runs_is_named",
-    "cannot be packed, because": "architectures::test_packing_that_is_impossible_is_refused",
-    "does not name the base (base_model_name_or_path)": "models::test_a_base_that_is_elsewhere_is_given_by_hand",
-    "names this base: give it with --model if it is elsewhere": "models::test_a_base_that_is_elsewhere_is_given",
-    "is a LoRA adapter, not a model": "pretrained::test_training_on_from_such_a_folder",
-    "the checkpoint holds LoRA's tensors beside the base's": "pretrained::test_a_state_of_an_adapted_model_alone",
-    "has no place for these weights of the checkpoint": "loading_report::test_a_taggers_other_weights_are_not_dropped",
-    "so it cannot be added up over batches": "loss::test_a_loss_that_cannot_be_added_up",
-    "computes a loss of its own (…): …": "loss::test_a_model_with_a_loss_of_its_own_is_refused",
-    "in a packed row it runs from one sentence into the next": "loss::test_a_models_own_loss_trains_as_in",
-    "forward takes no labels, so it computes no loss": "loss::test_a_model_without_labels_has_no_loss",
-    "class_weights names": "loss::test_weights_that_do_not_fit_the_labels",
-    "class_weights has": "loss::test_weights_that_do_not_fit_the_labels",
-    "computes a loss of its own, and failed to do so": "loss::test_a_loss_that_fails_or_is_no_number",
-    "failed to compute its own loss": "loss::test_the_loss_of_a_class_that_takes_few_kinds_of_batches",
 }  # fmt: skip
 NOTHING_TO_FOLLOW = {
     "the adapter is switched off; leave disable_lora() first": "asked of a state that no public function can reach",
@@ -820,9 +606,6 @@ NOTHING_TO_FOLLOW = {
     "lora_bias is on, and … is missing": "a file with a part missing",
     "no trainable_tokens_delta for": "the same",
     "…: …": "hands on the message of another refusal",
-    "so it cannot be used in batches: use another model": "another model",
-    "has no linear output layer with": "a fact: the class is no tagger",
-    "… is damaged (…)": "a damaged index",
 }
 
 
@@ -837,10 +620,4 @@ def test_the_tests_that_are_named_exist() -> None:
 @pytest.mark.parametrize("words", FOLLOWED)
 def test_what_the_message_says_to_do_works(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patterns, "TRY_S", 0.3)  # for a pattern that would never end
-    refused, *advice = FOLLOWED[words]
-    with pytest.raises((ValueError, RuntimeError, OSError, ArithmeticError), match=f"(?s){as_regex(words)}"):
-        refused(tmp_path)
-    assert advice
-    for number, follow in enumerate(advice):
-        (place := tmp_path / str(number)).mkdir()
-        follow(place)
+    check_advice(words, FOLLOWED[words], tmp_path)

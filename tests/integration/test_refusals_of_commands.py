@@ -428,7 +428,7 @@ ELSEWHERE = {
     "is likely to hold more than texts": "predict::test_a_file_of_records_is_not_tagged_as_lines_and_what",
     "--documents writes JSON lines, not": "documents::test_entities_are_those_of_the_sentences",
     "the name is empty; give a file or folder": "parser::test_an_empty_name_is_never_the_folder_one_is_in",
-    "the name of the model is empty; give a folder": "refusals::test_what_the_message_says_to_do_works",
+    "the name of the model is empty; give a folder": "refusals_of_bases::test_what_the_message_says_to_do_works",
     "--model … cannot be loaded": "data::test_show_says_which_model_it_cannot_load",
     "--more-adapters go with --adapter, whose base they share": "predict::test_another_adapter_adds_entities",
     "--more-adapters find entities, not tags of one model": "predict::test_another_adapter_adds_entities",

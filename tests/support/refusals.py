@@ -2,10 +2,15 @@
 
 import ast
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
 from tests.support.tiny import ROOT
+
+Act = Callable[[Path], object]
+"""Something to try, in a folder of its own."""
 
 
 def text(node: ast.expr) -> str:
@@ -53,3 +58,14 @@ def check_tests_exist(places: Mapping[str, str]) -> None:
     for name, test in (place.split("::") for place in places.values()):
         files = (ROOT / "tests").rglob(f"test_{name}.py")
         assert any(f"def {test}" in path.read_text(encoding="utf-8") for path in files), (name, test)
+
+
+def check_advice(words: str, acts: Sequence[Act], folder: Path) -> None:
+    """Check that the first act is refused with these words, and that the others, which follow the advice, are not."""
+    refused, *advice = acts
+    with pytest.raises((ValueError, RuntimeError, OSError, ArithmeticError), match=f"(?s){as_regex(words)}"):
+        refused(folder)
+    assert advice
+    for number, follow in enumerate(advice):
+        (place := folder / str(number)).mkdir()
+        follow(place)
