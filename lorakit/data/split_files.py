@@ -82,12 +82,11 @@ def _by_mention(
     candidates: dict[str, list[Path]] = {}
     doubtful: dict[str, list[Path]] = {}  # reading them tells what is wrong with them, or what has to be chosen
     for path in paths:
-        splits = _mentioned(path.name)
-        if len(splits) == 1 and path.is_file() and path.suffix.lower() not in _NO_CORPUS:
+        if split := _mentioned(path):
             if is_corpus(path):
-                candidates.setdefault(splits.pop(), []).append(path)
+                candidates.setdefault(split, []).append(path)
             elif path.suffix.lower() in endings:
-                doubtful.setdefault(splits.pop(), []).append(path)
+                doubtful.setdefault(split, []).append(path)
     candidates = {split: files for split, files in doubtful.items() if len(files) == 1} | candidates
     notes = []
     for split, files in candidates.items():
@@ -110,9 +109,8 @@ def _about_unused(
     """A note for each split that files mention which are not read."""
     mentioned: dict[str, list[str]] = {}
     for path in paths:
-        splits = _mentioned(path.name)
-        if len(splits) == 1 and path.is_file() and path.suffix.lower() not in _NO_CORPUS and is_corpus(path):
-            mentioned.setdefault(splits.pop(), []).append(path.name)
+        if (split := _mentioned(path)) and is_corpus(path):
+            mentioned.setdefault(split, []).append(path.name)
     notes = []
     for split, names in mentioned.items():
         listed = ", ".join(names)
@@ -123,14 +121,16 @@ def _about_unused(
     return tuple(notes)
 
 
-def _mentioned(name: str) -> set[str]:
+def _mentioned(path: Path) -> str | None:
+    """The split that a file's name mentions; None for none or several, and for what is no corpus by its ending."""
     splits = set()
-    for word in re.findall("[a-z]+", name.lower()):
+    for word in re.findall("[a-z]+", path.name.lower()):
         splits |= {split for split, names in SPLIT_NAMES.items() if word in names}
         end = next((end for end in _ENDS if word.endswith(end)), None)
         if end and word not in _WORDS:
             splits.add(_ENDS[end])
-    return splits
+    may_be = len(splits) == 1 and path.is_file() and path.suffix.lower() not in _NO_CORPUS
+    return splits.pop() if may_be else None
 
 
 def _are_parts(names: list[str]) -> bool:
