@@ -178,7 +178,7 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     _write("json", arguments.json, lambda path: write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n"))
     _write("csv", arguments.csv, lambda path: append_csv(path, csv_row(reading, Path(command[0]).name, carbon)))
-    _write("prometheus", arguments.prometheus, lambda path: write_prometheus(path, reading))
+    _write("prometheus", arguments.prometheus, lambda path: write_prometheus(path, reading, carbon))
     return status
 
 

@@ -156,8 +156,8 @@ def append_csv(path: Path, row: Mapping[str, Any]) -> None:
 # ---- Prometheus
 
 
-def prometheus(reading: Reading) -> str:
-    """The reading in Prometheus' text format, for the textfile collector of its node exporter."""
+def prometheus(reading: Reading, carbon: Carbon) -> str:
+    """The reading, and its CO2 where factors are given, as Prometheus text for the node exporter's textfile collector."""
     samples: dict[str, tuple[str, list[tuple[str, float]]]] = {}
 
     def add(name: str, about: str, value: float | None, **labels: str) -> None:
@@ -175,6 +175,9 @@ def prometheus(reading: Reading) -> str:
         add("energy_high_joules", "Highest plausible value of an estimate.", _joules(high), **labels)
         add("power_watts", "Mean power of the run.", part.mean_w, **labels)
     add("measured_energy_joules", "Sum of what was measured.", _joules(reading.measured_wh))
+    kwh = measured_kwh(reading)
+    add("co2_grams", "CO2 of what was measured.", carbon.grams(kwh))
+    add("sci_grams_per_unit", "SCI of ISO 21031 of what was measured.", carbon.sci_g(kwh))
     add("duration_seconds", "Duration of the run.", reading.duration_s)
     add("cpu_time_share", "The run's part of the machine's CPU time.", reading.process_share)
     lines = []
@@ -187,9 +190,9 @@ def prometheus(reading: Reading) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_prometheus(path: Path, reading: Reading) -> None:
+def write_prometheus(path: Path, reading: Reading, carbon: Carbon) -> None:
     """Write the text atomically: the collector may read at any moment."""
-    write_text(path, prometheus(reading))
+    write_text(path, prometheus(reading, carbon))
 
 
 def _joules(wh: float | None) -> float | None:

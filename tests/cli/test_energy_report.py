@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 
 import pytest
@@ -104,11 +105,14 @@ def test_codecarbon_has_these_columns():
 
 
 def test_prometheus_text_is_a_sample_per_part():
-    text = prometheus(measured_reading())
+    text = prometheus(measured_reading(), Carbon(400.0, embodied_g=20.0, units=1000.0))
     samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert float(samples['lorakit_energy_joules{part="gpu",method="counter"}']) == 720_000
     assert float(samples['lorakit_energy_high_joules{part="cpu",method="estimated"}']) == 79 * 3600
     assert float(samples["lorakit_measured_energy_joules"]) == 720_000
+    assert float(samples["lorakit_co2_grams"]) == pytest.approx(80)
+    assert float(samples["lorakit_sci_grams_per_unit"]) == pytest.approx((80 + 20) / 1000)
+    assert not re.search("co2|sci", prometheus(measured_reading(), Carbon()))
     assert 'part="ram"' not in text
     types = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(types) == len(set(types)) and text.endswith("\n")
@@ -119,7 +123,7 @@ def test_a_reading_before_any_time_has_passed_can_be_printed(tmp_path):
     with world.meter() as meter:
         text = report(meter.reading, Carbon(400.0))
     assert "RAM: 0 Wh, estimated (" in text and "None" not in text
-    assert prometheus(meter.reading) and csv_row(meter.reading, "x", Carbon(400.0))
+    assert prometheus(meter.reading, Carbon(400.0)) and csv_row(meter.reading, "x", Carbon(400.0))
 
 
 def test_a_suspension_is_said_and_a_clock_that_steps_back_hides_none(tmp_path):
