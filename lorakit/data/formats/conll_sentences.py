@@ -3,7 +3,8 @@
 A header names a column of sentences (`Sentence #`), within one of documents or not. Without such a name, in a file
 without blank lines, the sentences are told by what precedes the words: names or numbers that stay the same throughout a
 sentence (1, 1, 1, 2, 2; also as part of an id, d1s1t1, d1s1t2), or numbers of words that begin again (1, 2, 3, 1, 2).
-A cell that is empty is as that above. A note says which column it was.
+A cell that is empty is as that above. HIPE-2022 marks the last word of a sentence in a column of flags
+(`NoSpaceAfter|EndOfSentence`, https://github.com/hipe-eval/HIPE-2022-data). A note says which column it was.
 """
 
 import re
@@ -17,6 +18,7 @@ LONG = 500  # words: a file that is one sentence of at least this many gets a no
 _SENTENCE_NAME = re.compile(r"SENT(ENCE)?S?[ _.-]*(#|IDX?|NO|NUM|NUMBER|NR|INDEX)?|S_?IDX?")
 _DOCUMENT_NAME = re.compile(r"(DOC(UMENT)?|FILE|ARTICLE|TEXT|ABSTRACT)S?[ _.-]*(#|IDX?|NO|NUM|NUMBER|NR|INDEX|NAME)|"
                         r"DOC|DOCUMENT|FILE|FILENAME|ARTICLE|PMID")  # fmt: skip
+_ENDS = ("EndOfSentence", "PySBDSegment")  # HIPE's flags: by annotators, or by the sentence splitter pySBD
 _DIGITS = re.compile(r"\d+")
 Values = Sequence[Any]  # of a column, from the first line of the file to the last
 
@@ -31,6 +33,9 @@ def with_sentences(table: Table, word: int, tag: int) -> Table:
         names = [_filled(_column(table, i)) for i in (*parents, named[0])]
         kind = f"column {named[0] + 1} ({table.names[named[0]]}) tells where sentences begin"
         table = _divided(table, _changes(list(zip(*names, strict=True))), kind)
+    elif found := _flagged(table, word, tag):
+        column, flag, starts = found
+        table = _divided(table, starts, f"column {column + 1} tells where sentences end ({flag})")
     elif table.is_undivided:
         starts, told = _told(table, word, tag)
         if told:
@@ -55,6 +60,18 @@ def _divided(table: Table, starts: set[int], kind: str) -> Table:
             blocks.append(Block(columns, block.lines[first:end], block.document))
         row += size
     return table._replace(blocks=blocks, notes=(*table.notes, (kind, str(table.path))))
+
+
+def _flagged(table: Table, word: int, tag: int) -> tuple[int, str, set[int]] | None:
+    """The column of flags that ends sentences, the flag, and the rows after those that have it."""
+    for column in range(table.width):
+        if column in (word, tag):
+            continue
+        cells = _column(table, column)
+        for flag in _ENDS:
+            if ends := {i for i, cell in enumerate(cells, start=1) if flag in cell and flag in cell.split("|")}:
+                return column, flag, ends
+    return None
 
 
 def _told(table: Table, word: int, tag: int) -> tuple[set[int], list[int]]:

@@ -111,6 +111,30 @@ def test_an_id_of_a_sentence_or_document_begins_a_sentence(tmp_path: Path):
     assert [sentence.words for sentence in data.train] == [("EU",), ("Bonn",)]
 
 
+HIPE = """TOKEN\tNE-COARSE-LIT\tNE-COARSE-METO\tNEL-LIT\tMISC
+# hipe2022:document_id = 1798-a
+EU\tB-org\tO\tQ458\t_
+rejects\tO\tO\t_\tLED0.00|EndOfLine
+# segment_iiif_link = _
+it\tO\tO\t_\tNoSpaceAfter
+.\tO\tO\t_\t{flag}|EndOfLine
+Peter\tB-pers\tB-org\tQ33923\t{flag}
+
+# hipe2022:document_id = 1798-b
+NotEndOfSentence\tO\tO\t_\tNot{flag}
+Bonn\tB-loc\tO\tQ586\t{flag}
+"""
+
+
+@pytest.mark.parametrize("flag", ["EndOfSentence", "PySBDSegment"])
+def test_a_flag_of_hipe_ends_a_sentence_also_where_blank_lines_end_documents(tmp_path: Path, flag: str):
+    data = read_ner(write_text(tmp_path / "train.tsv", HIPE.format(flag=flag)), layer="outer")
+    told = [" ".join(sentence.words) for sentence in data.train]
+    assert told == ["EU rejects it .", "Peter", "NotEndOfSentence Bonn"]
+    assert [entity for sentence in data.train for entity in sentence.tags if entity != "O"] == ["B-org", "B-pers", "B-loc"]
+    assert f"column 5 tells where sentences end ({flag})" in " ".join(data.notes)
+
+
 def test_a_long_file_that_nothing_divides_says_so(tmp_path: Path):
     data = read_ner(write_text(tmp_path / "a.tsv", "".join(f"{i}x\ta\tO\n" for i in range(600))))
     assert any(note.startswith("no blank line in the file: it is read as one sentence of 600") for note in data.notes)
