@@ -157,7 +157,7 @@ def append_csv(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def prometheus(reading: Reading, carbon: Carbon) -> str:
-    """The reading, and its CO2 where factors are given, as Prometheus text for the node exporter's textfile collector."""
+    """The reading, and its CO2 where factors are given, as Prometheus text for a node exporter's textfile collector."""
     samples: dict[str, tuple[str, list[tuple[str, float]]]] = {}
 
     def add(name: str, about: str, value: float | None, **labels: str) -> None:

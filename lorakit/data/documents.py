@@ -5,12 +5,12 @@ full stop, question or exclamation mark that is a word of its own (so not in "i.
 word that does not begin with a lowercase letter. The text is not changed, so positions are those of the original.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from lorakit.data.formats.json_records import first_record
+from lorakit.data.formats.json_text import DECODER
 from lorakit.data.formats.text import decode, decoded_lines
 from lorakit.data.pretokenizer import split_words
 
@@ -93,7 +93,7 @@ def _records(lines: Iterator[str], path: Path, field: str) -> Iterator[Document]
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = DECODER.decode(line)
         except ValueError as error:
             raise ValueError(f"{path}:{number}: not JSON ({error})") from None
         if not isinstance(record, dict) or not isinstance(record.get(field), str):

@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from lorakit.data.formats.json_text import DECODER
 from lorakit.data.formats.text import read_lines, read_text
 
 
@@ -25,10 +26,13 @@ def read_label_map(path: Path) -> dict[str, str | None]:
         ValueError: with the line: the file cannot be read, or holds something else.
     """
     if path.suffix.lower() == ".json":
+        text = read_text(path)
         try:
-            table = json.loads(read_text(path))
+            table = DECODER.decode(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{error.lineno}: invalid JSON: {error.msg}") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         if not isinstance(table, dict) or not all(isinstance(name, str | None) for name in table.values()):
             raise ValueError(f'{path}: must map each old type to a new name or null, as in {{"DNA": "GENE"}}')
     else:
@@ -37,6 +41,8 @@ def read_label_map(path: Path) -> dict[str, str | None]:
             old, tab, new = line.partition("\t")
             if line.strip() and not (tab and old.strip()):
                 raise ValueError(f"{place}: broken line {line!r}; a line holds the old type, a tab and the new name")
+            if table.get(old.strip(), new.strip() or None) != (new.strip() or None):
+                raise ValueError(f"{place}: {old.strip()!r} is there twice, with different new names; keep one")
             if line.strip():
                 table[old.strip()] = new.strip() or None
     for old, new in table.items():

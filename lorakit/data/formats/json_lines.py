@@ -12,11 +12,12 @@ from typing import Any
 
 from lorakit.data.formats import field_names
 from lorakit.data.formats.json_records import first_record, is_array, read_objects
+from lorakit.data.formats.json_text import DECODER
 from lorakit.data.formats.json_writing import write_lines
 from lorakit.data.formats.label_names import KEY, names_in
 from lorakit.data.formats.record import Document, Note, Reading, about_texts
 from lorakit.data.formats.tagged_record import integers_of, read_record
-from lorakit.data.formats.text import read_head, read_lines
+from lorakit.data.formats.text import read_head, read_lines, read_text
 from lorakit.data.tags import check_labels
 
 
@@ -72,7 +73,7 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = DECODER.decode(line)
         except ValueError as error:
             raise ValueError(f"{place}: invalid JSON: {error}; the file must hold one object per line") from error
         except RecursionError as error:
@@ -91,10 +92,13 @@ def read_labels(folder: Path) -> tuple[str, ...] | None:
     path = folder / "label.json"
     if not path.exists():
         return None
+    text = read_text(path)
     try:
-        ids = json.loads("\n".join(line for _, line in read_lines(path)))
+        ids = DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: invalid JSON: {error.msg}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     except RecursionError as error:
         raise ValueError(f"{path}: invalid JSON: brackets are nested too deeply") from error
     if not isinstance(ids, dict) or sorted(ids.values(), key=repr) != sorted(range(len(ids)), key=repr):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.data.formats import field_names
+from lorakit.data.formats.json_text import DECODER
 from lorakit.data.formats.record import Annotation, Note, Reading
 from lorakit.data.formats.text import read_head, read_text
 
@@ -185,7 +186,7 @@ def parse_records(text: str, path: str) -> Iterator[tuple[str, Any]]:
     Raises:
         ValueError: with the line: it is not JSON.
     """
-    decoder, at, line, counted = json.JSONDecoder(), _skip(text, 0), 1, 0
+    at, line, counted = _skip(text, 0), 1, 0
     in_array = text[at : at + 1] == "["
     if in_array:  # a file of lines may hold an array in each: then the first array ends before the last line
         in_array = not _is_lines(text, at)
@@ -198,7 +199,7 @@ def parse_records(text: str, path: str) -> Iterator[tuple[str, Any]]:
                 raise ValueError(f"{place}: invalid JSON: there is more after the array's end")
             return
         try:
-            value, end = decoder.raw_decode(text, at)
+            value, end = DECODER.raw_decode(text, at)
         except ValueError as error:
             raise ValueError(_what(error, place, text)) from error
         yield place, value

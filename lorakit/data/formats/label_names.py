@@ -10,11 +10,12 @@ Files of JSON lines hold numbers only. The names are in one of these files of th
 https://huggingface.co/docs/datasets/dataset_card and https://huggingface.co/docs/datasets/about_dataset_features
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from lorakit.data.formats.json_text import DECODER
 
 KEY = "class labels"  # in Reading.agreed: the label of each id
 FILES = ("dataset_info.json", "dataset_infos.json", "README.md", "config.json", "labels.txt")
@@ -42,7 +43,7 @@ def _read(path: Path, column: str) -> tuple[str, ...]:
         text = path.read_text(encoding="utf-8-sig")
         if path.name == "labels.txt":
             return tuple(line.strip() for line in text.split("\n") if line.strip())
-        value = _front_matter(text) if path.name == "README.md" else json.loads(text)
+        value = _front_matter(text) if path.name == "README.md" else DECODER.decode(text)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{path}: the names of the tags cannot be read from it: {str(error).splitlines()[0]}"

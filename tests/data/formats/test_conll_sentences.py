@@ -131,7 +131,7 @@ def test_a_flag_of_hipe_ends_a_sentence_also_where_blank_lines_end_documents(tmp
     data = read_ner(write_text(tmp_path / "train.tsv", HIPE.format(flag=flag)), layer="outer")
     told = [" ".join(sentence.words) for sentence in data.train]
     assert told == ["EU rejects it .", "Peter", "NotEndOfSentence Bonn"]
-    assert [entity for sentence in data.train for entity in sentence.tags if entity != "O"] == ["B-org", "B-pers", "B-loc"]
+    assert [tag for s in data.train for tag in s.tags if tag != "O"] == ["B-org", "B-pers", "B-loc"]
     assert f"column 5 tells where sentences end ({flag})" in " ".join(data.notes)
 
 

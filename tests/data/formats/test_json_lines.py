@@ -44,6 +44,7 @@ def test_every_json_word_keeps_its_place(
     ("line", "message"),
     [
         ("{", "train.json:2: invalid JSON"),
+        ('{"tokens": ["a"], "tags": ["O"], "tags": ["B-DNA"]}', "train.json:2: invalid JSON: the key 'tags' is twice"),
         ("[1]", "train.json:2: a line must be a JSON object, got list"),
         (
             '{"word": ["a"], "tags": ["O"]}',
@@ -82,6 +83,7 @@ def test_numbers_without_label_json_are_refused(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('{"O": 0,\n "B-DNA" 1}', "label.json:2: invalid JSON: Expecting ':' delimiter"),
+        ('{"O": 0, "B-DNA": 1, "O": 2}', "label.json: the key 'O' is twice in one object"),
         ('["O"]', "label.json: must map labels to the ids 0, 1, 2"),
         ('{"O": 0, "B-DNA": 2}', "label.json: must map labels to the ids 0, 1, 2"),
         ('{"O": 0, "B-DNA": "1"}', "label.json: must map labels to the ids 0, 1, 2"),

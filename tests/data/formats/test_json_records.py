@@ -52,6 +52,7 @@ def test_a_file_without_a_value_has_no_first_record(tmp_path: Path, text: str) -
         ('[{"a": 1},\n', "f.json:2: invalid JSON: the file ends inside its array; it may be truncated"),
         ('[{"a": 1}', "f.json:1: invalid JSON: the file ends inside its array; it may be truncated"),
         ('[{"a": 1}\n{"a": 2}]', "f.json:2: invalid JSON: a comma or ] must follow, got '{\"a\": 2}]'"),
+        ('{"a": 1}\n{"b": [{"c": 1, "c": 1}]}', "f.json:2: invalid JSON: the key 'c' is twice in one object"),
         ("[1]\n[2] 3", "f.json:2: invalid JSON: more than one value in a line; the file must hold one per line"),
         ("[1, 2]\n3 x", r"f.json:2: invalid JSON: more than one value"),
         ("[\n1\n] 3", "f.json:3: invalid JSON: there is more after the array's end"),

@@ -1,0 +1,16 @@
+"""JSON of which nothing is lost: a key that one object has twice is refused, as RFC 8259 (section 4) advises."""
+
+import json
+from typing import Any
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} is twice in one object, of which one value would be lost; keep one")
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique)  # raises ValueError: not JSON, or a key twice
