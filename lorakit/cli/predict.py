@@ -1,11 +1,12 @@
 """`lorakit predict`: the entities of texts from the command line, a file or standard input."""
 
 import argparse
+import json
 import os
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -398,7 +399,7 @@ def read_texts(arguments: argparse.Namespace) -> Iterable[str]:
     if source is None:
         if sys.stdin.isatty():
             print("reading texts from the terminal, one per line; end with Ctrl-D", file=sys.stderr)
-        return decoded_lines(sys.stdin.buffer, "standard input")
+        return doubting_json(decoded_lines(sys.stdin.buffer, "standard input"), arguments.parser.prog)
     try:
         if source.is_file():  # not a pipe, which can be read only once
             deque(lines_of(source.open("rb"), source), maxlen=0)
@@ -407,6 +408,19 @@ def read_texts(arguments: argparse.Namespace) -> Iterable[str]:
         raise ValueError(
             f"--file {source} cannot be read: {error.strerror}; give a UTF-8 file, or - for stdin"
         ) from error
+
+
+def doubting_json(lines: Iterator[str], prog: str) -> Iterator[str]:
+    """The lines, with a note before the first one if that is a JSON object: more likely a record than a text."""
+    for line in islice(lines, 1):
+        with suppress(ValueError, RecursionError):  # not JSON
+            if line.startswith("{") and isinstance(json.loads(line), dict):
+                Notes(prog)(
+                    "line 1 of standard input is a JSON object, tagged as a text; --documents FILE.jsonl finds the text"
+                    " in each object of a file"
+                )
+        yield line
+    yield from lines
 
 
 def lines_of(file: BinaryIO, source: Path) -> Iterator[str]:

@@ -212,6 +212,15 @@ def test_a_file_of_records_is_not_tagged_as_lines_and_what_the_message_says_work
     assert len(json.loads(Path("found.jsonl").read_text())["entities"]) == len(wanted.splitlines()) - 1
 
 
+@pytest.mark.parametrize(("line", "noted"), [('{"text": "IL-2"}', True), ("{IL-2}", False), ('{"a":' * 10**5, False)])
+def test_json_from_standard_input_is_a_text_and_noted(run, monkeypatch, capsys, line, noted):
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(line.encode()), isatty=lambda: False))
+    assert main(["predict", *saved(run, "lora"), "--format", "jsonl"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["text"] == line
+    assert ("line 1 of standard input is a JSON object, tagged as a text; --documents FILE.jsonl finds" in err) == noted
+
+
 def test_a_text_that_is_the_name_of_a_file_is_noted(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("texts.txt").write_text(SENTENCES[0])
