@@ -99,6 +99,7 @@ SCREEN = [
     lora(2e-3, batch_size=16, start="plain", r=1, alpha=2),
     lora(2e-3, batch_size=16, start="plain", alpha=32, layers_to_transform=[2, 3, 4, 5]),
     lora(2e-3, batch_size=16, start="plain", alpha=32, layers_to_transform=[3, 4, 5], dropout=0.0, cache=True),
+    full(5e-4, batch_size=16, dropout=0.0),
 ]
 # One seed of the whole corpus, validation only: what a tenth of the corpus cannot tell, such as how many epochs.
 WHOLE = [
@@ -109,6 +110,7 @@ WHOLE = [
     lora(1e-3, batch_size=8, start="plain", r=32, alpha=64, modules_to_save=EMBEDDINGS, module_rates=rates(1e-4)),
     lora(5e-4, batch_size=8, start="plain", r=32, alpha=64, modules_to_save=EMBEDDINGS, module_rates=rates(1e-4)),
     lora(7e-4, batch_size=8, start="plain", r=48, alpha=96, modules_to_save=EMBEDDINGS, module_rates=rates(1e-4)),
+    full(5e-4, batch_size=16, epochs=4, dropout=0.0),
 ]
 # What validation on the whole corpus chose: LoRA in two epochs of small batches against full fine-tuning in four. First
 # with greedy tags; then, without the base's dropout for LoRA, with each sentence's most probable valid tags.
