@@ -1,7 +1,7 @@
 """A corpus as the rest of lorakit sees it: sentences of words and IOB2 tags, in three splits."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from lorakit.data.tags import labels_of_types
@@ -54,7 +54,7 @@ class NerData:
 def join(corpora: Sequence[NerData]) -> NerData:
     """Several corpora as one: their splits in a row, and the union of their labels."""
     if len(corpora) == 1:
-        return corpora[0]
+        return replace(corpora[0], notes=(*corpora[0].notes, *about_case(corpora[0].labels)))
     labels = corpora[0].labels
     if any(set(data.labels) != set(labels) for data in corpora):
         labels = labels_of_types({label[2:] for data in corpora for label in data.labels if label != "O"})
@@ -64,7 +64,21 @@ def join(corpora: Sequence[NerData]) -> NerData:
         test=tuple(sentence for data in corpora for sentence in data.test),
         labels=labels,
         source=" + ".join(data.source for data in corpora),
-        notes=tuple(
-            note if data.source in note else f"{data.source}: {note}" for data in corpora for note in data.notes
+        notes=(
+            *(note if data.source in note else f"{data.source}: {note}" for data in corpora for note in data.notes),
+            *about_case(labels),
         ),
     )
+
+
+def about_case(labels: Iterable[str]) -> list[str]:
+    """A note for each group of types whose names differ only in case: more likely one type than several."""
+    groups: dict[str, set[str]] = {}
+    for label in labels:
+        if label != "O":
+            groups.setdefault(label[2:].casefold(), set()).add(label[2:])
+    return [
+        f"{' and '.join(sorted(group))} are types of their own; if they are one, a table renames them (--label-map)"
+        for group in groups.values()
+        if len(group) > 1
+    ]

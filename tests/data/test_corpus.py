@@ -36,6 +36,16 @@ def test_a_folder_with_numbers_is_read_by_label_json(tmp_path: Path) -> None:
     assert data == NerData((expected, expected), (expected,), (expected,), tuple(LABELS), str(tmp_path), ())
 
 
+def test_types_that_differ_in_case_alone_are_noted_also_of_two_corpora(tmp_path: Path) -> None:
+    names = {name: write_text(tmp_path / f"{name}.tsv", f"a\tB-{name}\n") for name in ("Per", "PER", "ORG")}
+    note = "PER and Per are types of their own; if they are one, a table renames them (--label-map)"
+    assert read_ner([names["Per"], names["ORG"], names["PER"]]).notes[-1] == note
+    both = write_text(tmp_path / "both.tsv", "a\tB-Per\nb\tB-PER\nb\tB-ORG\n")
+    assert read_ner(both).notes[-1] == note
+    assert read_ner(both, label_map={"Per": "PER"}).labels == ("O", "B-ORG", "I-ORG", "B-PER", "I-PER")
+    assert note not in read_ner(both, label_map={"Per": "PER"}).notes
+
+
 def test_labels_without_label_json_are_o_and_then_sorted_types(tmp_path: Path) -> None:
     row = {"tokens": ["a", "b"], "tags": ["B-protein", "B-DNA"]}
     write_folder(tmp_path, train=[row], valid=[row], test=[{"tokens": ["c"], "tags": ["B-cell_line"]}])
