@@ -25,7 +25,7 @@ def test_two_processes_train_save_load_and_merge_like_one(tmp_path: Path) -> Non
         stderr=subprocess.STDOUT,
         text=True,
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MASTER_PORT": port},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MASTER_PORT": port, "PYTHONFAULTHANDLER": "1"},
         start_new_session=True,  # so that both ranks can be killed
     )
     try:
