@@ -47,7 +47,7 @@ lorakit train --model roberta-base --dataset path/to/corpus --output-dir runs/mi
 lorakit train --mode both --model roberta-base --dataset path/to/corpus    compare LoRA with full fine-tuning
 lorakit train --mode both --seeds 5 --margin 0.005 --config settings.yaml  and say whether one is better
 lorakit train --config settings.yaml --epochs 3                            a flag overrides the file
-torchrun --nproc-per-node 2 -m -- lorakit.cli train --config settings.yaml  on two processes
+torchrun --nproc-per-node 2 -m -- lorakit train --config settings.yaml  on two processes
 """
 
 
