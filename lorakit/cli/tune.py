@@ -8,7 +8,6 @@ import argparse
 import json
 import re
 import shlex
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -31,6 +30,7 @@ from lorakit.cli.flags import (
 )
 from lorakit.cli.notes import Notes, check_entities, describe_corpus
 from lorakit.cli.parser import add_command, at_least_0, file_or_folder, input_errors, processes
+from lorakit.cli.run_folder import SEARCH_FOLDERS, SEARCH_SIGNS, check_own_place, clear_folder, remove_if_empty
 from lorakit.cli.stopping import check_stopped
 from lorakit.data.ner_data import NerData
 from lorakit.training.config import TrainConfig
@@ -47,8 +47,8 @@ lorakit tune --model roberta-base --dataset path/to/corpus --budget-wh 5 --final
 """
 LEARNING_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
 RANKS = (4, 8, 16, 32)
-SEARCH, RECORD, PAGE, WINNER = "search.json", "tuning.json", "tune.html", "winner.yaml"
-TRIALS, FINALISTS = "trials", "finalists"
+(SEARCH, RECORD), PAGE, WINNER = SEARCH_SIGNS, "tune.html", "winner.yaml"
+TRIALS, FINALISTS = SEARCH_FOLDERS
 SCHEMA = 1
 PASSED_ON = (  # flags of `lorakit train`, too, which the winner's file repeats
     "dataset", "sentences", "scheme", "columns", "layer", "offsets", "label_map", "split", "split_seed",
@@ -200,6 +200,7 @@ class TuningJob:
         from lorakit.cli.comparison import environment
         from lorakit.cli.tuning_record import record_of, winner_file
         from lorakit.report.tuning import tuning_page, tuning_text
+        from lorakit.training.checkpoint import delete_checkpoints
 
         found = self.searched()
         seeds, wh = self.train_finalists(found)
@@ -221,8 +222,10 @@ class TuningJob:
             settings = {name: getattr(self.arguments, name) for name in given}
             write_text(self.folder / WINNER, winner_file(record, settings))
         write_text(self.folder / RECORD, json.dumps(record, indent=1) + "\n")
-        for checkpoints in list(self.folder.rglob("checkpoints")):
-            shutil.rmtree(checkpoints)
+        for name in (TRIALS, FINALISTS):
+            for checkpoints in list((self.folder / name).rglob("checkpoints")):
+                delete_checkpoints(checkpoints)
+                remove_if_empty(checkpoints)
         print(tuning_text(record), end="")
         if record["finalists"]:
             print(f"train it: lorakit train --config {shlex.quote(str(self.folder / WINNER))}")
@@ -385,6 +388,7 @@ def check_folder(arguments: argparse.Namespace) -> None:
         raise ValueError("--resume continues the search in the folder and --overwrite deletes it; give one of them")
     check_utf8(folder, "--output-dir")
     check_writable(folder)
+    check_own_place(folder)
     if not (arguments.resume or arguments.overwrite) and holds_search(folder):
         raise ValueError(
             f"--output-dir {folder} holds another search; give another folder, --overwrite to delete it, or --resume to"
@@ -424,9 +428,14 @@ def is_searched(folder: Path) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Delete a search; files of other names stay."""
+    """Delete a search; what lorakit did not write stays."""
     for name in (TRIALS, FINALISTS):
-        shutil.rmtree(folder / name, ignore_errors=True)
+        for run in sorted((path for path in (folder / name).rglob("*") if path.is_dir()), reverse=True):
+            if run.is_dir():
+                clear_folder(run)
+                remove_if_empty(run)
+        clear_folder(folder / name)
+        remove_if_empty(folder / name)
     for name in (SEARCH, RECORD, PAGE, WINNER):
         (folder / name).unlink(missing_ok=True)
 
