@@ -113,8 +113,6 @@ def forget_summary(folder: Path) -> None:
 
 
 def _folder_for(arguments: argparse.Namespace) -> Path:
-    if arguments.resume and arguments.overwrite:
-        raise ValueError("--resume continues the run in the folder and --overwrite deletes it; give one of them")
     folder: Path = arguments.output_dir
     if arguments.overwrite:
         _check_nothing_read(arguments, folder)

@@ -33,7 +33,7 @@ from lorakit.cli.parser import add_command, at_least_0, file_or_folder, input_er
 from lorakit.cli.run_folder import SEARCH_FOLDERS, SEARCH_SIGNS, check_own_place, clear_folder, remove_if_empty
 from lorakit.cli.stopping import check_stopped
 from lorakit.data.ner_data import NerData
-from lorakit.training.config import TrainConfig
+from lorakit.training.config import TrainConfig, check_dropout
 
 if TYPE_CHECKING:
     from lorakit.cli.measured_training import RunMeter
@@ -118,13 +118,16 @@ def _seconds(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search, train the finalists and report; returns the exit status."""
+    with input_errors(arguments.parser):
+        config = checked_config(arguments)
+
     from lorakit.cli.measured_training import exit_status
     from lorakit.training.checkpoint import OtherRunError, run_lock
     from lorakit.training.preemption import Preempted
 
     with processes(arguments), ExitStack() as locked:
         with input_errors(arguments.parser):
-            job = prepare(arguments)
+            job = prepare(arguments, config)
             locked.enter_context(run_lock(arguments.output_dir))
         check_stopped()
         if arguments.overwrite:
@@ -132,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             record = job.run()
         except (Preempted, MemoryError, OSError) as stopped:
-            return exit_status(stopped, arguments.parser.prog)
+            return exit_status(stopped, arguments.parser)
         except (ValueError, OtherRunError) as error:  # these runs cannot be trained together, or are others
             folder: Path = arguments.output_dir
             if not arguments.resume and not is_searched(folder):
@@ -305,8 +308,35 @@ class TuningJob:
         return {"model": str(_base(self.arguments.model)), "dropout": self.arguments.dropout, **corpus}
 
 
-def prepare(arguments: argparse.Namespace) -> TuningJob:
-    """Check everything that can be checked before training; writes nothing.
+def checked_config(arguments: argparse.Namespace) -> TrainConfig:
+    """Check the flags by themselves, before torch is loaded; returns the settings of every trial.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+    for name in ("finalists", "finalist_seeds", "trials", "at_once"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; it must be at least 1")
+    if arguments.factor < 2:
+        raise ValueError(f"--factor is {arguments.factor}; it must be at least 2")
+    if arguments.budget_wh == 0:
+        raise ValueError("--budget-wh is 0; it must be above 0")
+    if (lowest := min(arguments.ranks)) < 1:
+        raise ValueError(f"--ranks has {lowest}; each must be an integer of at least 1")
+    if arguments.dropout is not None:
+        check_dropout(arguments.dropout)
+    given = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "precision", "packing", "decode")}
+    config = TrainConfig(**given, seed=arguments.seed, output_dir=arguments.output_dir, resume=arguments.resume)
+    for rate in arguments.learning_rates:
+        try:
+            replace(config, learning_rate=rate)
+        except ValueError as error:
+            raise ValueError(str(error).replace("learning_rate is", "--learning-rates has", 1)) from error
+    return config
+
+
+def prepare(arguments: argparse.Namespace, config: TrainConfig) -> TuningJob:
+    """Check everything else that can be checked before training; writes nothing.
 
     Raises:
         ValueError, OSError, ImportError: the input is wrong.
@@ -314,9 +344,6 @@ def prepare(arguments: argparse.Namespace) -> TuningJob:
     from lorakit.training.tuning import Space, load_optuna
 
     load_optuna()
-    for name in ("finalists", "finalist_seeds", "trials", "at_once"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; it must be at least 1")
     check_folder(arguments)
     check_budget(arguments.budget_wh)
     data = read_corpus(arguments)
@@ -326,11 +353,7 @@ def prepare(arguments: argparse.Namespace) -> TuningJob:
             f"{data.source} has {counted(len(data.validation), 'validation sentence')}, and a search needs at least 2"
             " to choose by; divide the corpus with --split 80/10/10"
         )
-    given = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "precision", "packing", "decode")}
-    config = TrainConfig(**given, seed=arguments.seed, output_dir=arguments.output_dir, resume=arguments.resume)
-    if arguments.factor < 2:
-        raise ValueError(f"--factor is {arguments.factor}; it must be at least 2")
-    job = TuningJob(arguments, data, config, Notes(arguments.parser.prog))
+    job = TuningJob(arguments, data, config, Notes(arguments.parser))
     model, _ = job.load(arguments.seed)  # finds a broken base, and targets that match nothing
     job.space = Space(tuple(arguments.learning_rates), tuple(arguments.ranks), targets_of(arguments.targets, model))
     check_trials(job, model)
@@ -347,18 +370,10 @@ def check_trials(job: TuningJob, model: Any) -> None:
     from lorakit.cli.checks import check_rank
     from lorakit.training.many_checks import check_runs, new_adapters
 
-    lowest, highest = min(job.space.ranks), max(job.space.ranks)
-    if lowest < 1:
-        raise ValueError(f"--ranks has {lowest}; each must be an integer of at least 1")
     try:
-        check_rank(model, highest)
+        check_rank(model, max(job.space.ranks))
     except ValueError as error:
         raise ValueError(str(error).replace("--r ", "the highest of --ranks ", 1)) from error
-    for rate in job.space.learning_rates:
-        try:
-            replace(job.config, learning_rate=rate)
-        except ValueError as error:
-            raise ValueError(str(error).replace("learning_rate is", "--learning-rates has", 1)) from error
     runs = job.search().largest()
     check_runs(runs, job.arguments.at_once)
     new_adapters(model, runs)
@@ -406,8 +421,6 @@ def check_budget(wh: float | None) -> None:
 
     if wh is None:
         return
-    if not wh:
-        raise ValueError("--budget-wh is 0; it must be above 0")
     with EnergyMeter() as meter:
         time.sleep(0.01)
     if meter.reading.measured_wh is None and meter.reading.estimated_wh is None:

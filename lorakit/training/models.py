@@ -21,6 +21,7 @@ from lorakit.adapters.storage import CONFIG, OWN, base_and_labels, load_adapter,
 from lorakit.data.subwords import misread, word_prefix
 from lorakit.nn.weights import whole
 from lorakit.training.calibration_file import FILE as CALIBRATION
+from lorakit.training.config import check_dropout
 from lorakit.training.distributed import is_main
 from lorakit.training.loading_report import LoadingReport, check_report
 from lorakit.training.output_layer import place_rows
@@ -76,7 +77,7 @@ def load_token_classifier(
     """
     name = checked_source(source)
     if dropout is not None:
-        _check_dropout(dropout)
+        check_dropout(dropout)
     import transformers  # heavy, so only when a model is loaded
 
     def load(**more: Any) -> tuple[nn.Module, LoadingReport]:
@@ -127,17 +128,12 @@ def set_dropout(config: Any, dropout: float) -> None:
     Raises:
         ValueError: it is out of range, or the configuration has none.
     """
-    _check_dropout(dropout)
+    check_dropout(dropout)
     names = [name for name, value in vars(config).items() if _is_dropout(name, value)]
     if not names:
-        raise ValueError(f"{config.model_type} has no dropout to set to {dropout:g}: leave dropout (--dropout) out")
+        raise ValueError(f"{config.model_type} has no dropout to set to {dropout:g}: leave dropout out")
     for name in names:
         setattr(config, name, float(dropout))
-
-
-def _check_dropout(dropout: float) -> None:
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}; it must be from 0 to below 1")
 
 
 def _is_dropout(name: str, value: Any) -> bool:

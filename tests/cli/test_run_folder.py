@@ -221,7 +221,7 @@ def test_an_unfinished_run_is_not_resumed_with_other_settings(flags, what, copy,
     before = content(copy)
     error = error_of(words(corpus, "--output-dir", copy, "--resume", *flags), capsys)
     assert what in error and len(error) < 600
-    assert "; resume with the former value, or start again: --overwrite instead of --resume" in error
+    assert "; resume with the former value, or start again with --overwrite instead of --resume" in error
     assert content(copy) == before
 
 
