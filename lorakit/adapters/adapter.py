@@ -82,10 +82,21 @@ def lora_state(model: nn.Module) -> LoRAState:
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The adapted layers with their full names, without repeats."""
+    """The adapted layers with their full names, without repeats.
+
+    Raises:
+        ValueError: the model has no LoRA, or PEFT has put layers of its own around these.
+    """
     model = unwrap(model)
     for name in lora_state(model).current.targets:
-        yield name, submodule(model, name)
+        layer = submodule(model, name)
+        if hasattr(layer, "base_layer"):
+            raise ValueError(
+                f"{name} is a layer of PEFT around lorakit's, because get_peft_model was given an adapted model; drop"
+                " PEFT's adapter with peft_model.unload(), and to train with PEFT on what lorakit learned call"
+                " remove_lora(model, merge=True) before get_peft_model"
+            )
+        yield name, layer
 
 
 def refuse_parts(model: nn.Module, what: str) -> None:

@@ -91,6 +91,13 @@ def into_readme(readme: str, card: str) -> str:
     return "\n".join(["---", *front, "---", ""]) + ("" if body.startswith("\n") else "\n") + body
 
 
+def text_of_others(readme: str) -> str:
+    """The text of a README.md around lorakit's part; its metadata is left out."""
+    before, begin, rest = _front_matter(readme)[1].partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return (before + after if begin and end else before + begin + rest).strip()
+
+
 def _front_matter(text: str) -> tuple[list[str], str]:
     """The lines of a card's metadata, and its text."""
     lines = text.split("\n")

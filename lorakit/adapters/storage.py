@@ -221,7 +221,6 @@ def _check_base_name(model: nn.Module, config: Mapping[str, Any]) -> None:
     if theirs and mine and Path(theirs).name != Path(mine).name:
         raise ValueError(
             f"the adapter was trained on {theirs!r}, this model is {mine!r}; load that base, or pass check_base=False"
-            " (--no-check-base)"
         )
 
 
@@ -278,5 +277,5 @@ def _check_base(model: nn.Module, own: Mapping[str, Any], adapter: Adapter) -> N
         )
     raise ValueError(
         "the adapter was trained on another base: the weights of this model have another fingerprint; load the base it "
-        "was trained on, or pass check_base=False (--no-check-base) to use it here anyway"
+        "was trained on, or pass check_base=False to use it here anyway"
     )

@@ -191,7 +191,9 @@ def find_targets(
     if refused:
         name, reason = next(iter(refused.items()))
         fix = [*([] if isinstance(exclude_modules, str) else exclude_modules), *_shortest(refused, matched)]
-        raise ValueError(f"target {name!r} {reason}; leave it out with exclude_modules={fix}")
+        raise ValueError(
+            f"target {name!r} {reason}; leave it out of target_modules, or in Python name it: exclude_modules={fix}"
+        )
     _refuse_half_of_a_tie(layers, matched)
     return tuple(dict.fromkeys(first[id(layers[name])] for name in matched))
 
@@ -255,8 +257,8 @@ def _check_target(wanted: str, modules: dict, layers: dict, free: Sequence[str])
         return
     if any(name_matches(n, wanted) for n in layers):
         raise ValueError(
-            f"target_modules {wanted!r} is inside the head, which is trained in full; leave it out, or pass "
-            "modules_to_save=[] to adapt it instead"
+            f"target_modules {wanted!r} is inside the head, which is trained in full; leave it out, or in "
+            "Python pass modules_to_save=[] to adapt it instead"
         )
     kinds = {type(module).__name__ for name, module in modules.items() if name_matches(name, wanted)}
     if kinds:

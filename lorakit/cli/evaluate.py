@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
             labels, check_base = tag_names(arguments.labels), not arguments.no_check_base
             model, tokenizer = load_tagger(arguments.adapter, arguments.model, labels, check_base)
             model.to(device())
-            describe_corpus(data, arguments.parser.prog, Notes(arguments.parser.prog))
+            describe_corpus(data, arguments.parser.prog, Notes(arguments.parser))
             scores = evaluate(
                 model, tokenizer, sentences, arguments.precision, arguments.packing, decode=arguments.decode
             )

@@ -16,7 +16,15 @@ from lorakit._files import is_utf8
 from lorakit.adapters.config import ALL_LINEAR, BIASES, INITS, LoRAConfig, pissa_steps
 from lorakit.cli.parser import add_co2_flag, file_or_folder
 from lorakit.data.tags import DECODERS
-from lorakit.training.config import DEFAULT_LEARNING_RATE, ENGINES, PACKING, PRECISIONS, STRATEGIES, TrainConfig
+from lorakit.training.config import (
+    DEFAULT_LEARNING_RATE,
+    ENGINES,
+    PACKING,
+    PRECISIONS,
+    STRATEGIES,
+    TrainConfig,
+    check_dropout,
+)
 from lorakit.training.trackers import LOGGERS
 
 DEVICES = ("cpu", "cuda")
@@ -231,6 +239,22 @@ def tag_names(words: Sequence[str] | None) -> list[str] | None:
 def _names(words: Sequence[str]) -> list[str]:
     """Names that are separated by spaces, commas or both."""
     return [name for word in words for name in str(word).split(",") if name]
+
+
+def check_settings(arguments: argparse.Namespace, modes: Sequence[str]) -> None:
+    """Check the flags by themselves, before a corpus or a base is read and before torch is loaded.
+
+    Raises:
+        ValueError: A value is out of its range, or two do not go together.
+    """
+    if arguments.resume and arguments.overwrite:
+        raise ValueError("--resume continues the run in the folder and --overwrite deletes it; give one of them")
+    for mode in modes:
+        train_config(arguments, mode, arguments.output_dir)
+    if "lora" in modes:
+        LoRAConfig(**lora_options(arguments))
+    if arguments.dropout is not None:
+        check_dropout(arguments.dropout)
 
 
 def train_config(arguments: argparse.Namespace, mode: str, output_dir: Path) -> TrainConfig:

@@ -1,5 +1,6 @@
 """Train under an energy meter, and say why a run stopped early."""
 
+import argparse
 import os
 import sys
 import warnings
@@ -11,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from lorakit.cli.wording import in_flags
 from lorakit.data.ner_data import NerData
 from lorakit.energy import EnergyMeter
 from lorakit.power.journal import add_consecutive, merge_runs, read_journal
@@ -175,14 +177,14 @@ def _pausable(name: str, one: Contestant, meter: RunMeter, stop: StopRequest) ->
     return PausableRun(one.model, one.tokenizer, one.data, one.config, stop, observe, NAMES.get(name, name))
 
 
-def exit_status(stopped: Preempted | MemoryError | OSError, program: str) -> int:
+def exit_status(stopped: Preempted | MemoryError | OSError, parser: argparse.ArgumentParser) -> int:
     """Print why training stopped; returns the exit status.
 
     Raises:
         SystemExit: Memory ran out on this rank alone, so it must not wait for the others.
     """
     if is_main():
-        print(f"{program}: {' '.join(str(stopped).split())}", file=sys.stderr)
+        print(f"{parser.prog}: {in_flags(' '.join(str(stopped).split()), parser)}", file=sys.stderr)
     if isinstance(stopped, MemoryError):
         raise SystemExit(1) from None
     return stopped.code if isinstance(stopped, Preempted) else 1

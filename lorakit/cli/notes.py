@@ -1,5 +1,6 @@
 """Notes to the user: what a command found out about its input that is no error but should be known."""
 
+import argparse
 import os
 import sys
 from collections import Counter
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lorakit._counts import counted
+from lorakit.cli.wording import in_flags
 from lorakit.data.tags import spans
 
 if TYPE_CHECKING:
@@ -19,16 +21,16 @@ class Notes:
     """Prints each note to stderr: once, however often it is made and however many processes run.
 
     Args:
-        program: The command's name.
+        parser: The command's, whose name and flags the notes have.
     """
 
-    def __init__(self, program: str) -> None:
-        self.program, self.made = program, set[str]()
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self.parser, self.made = parser, set[str]()
 
     def __call__(self, message: str) -> None:
         """Print the note if it is new."""
         if message not in self.made and os.environ.get("RANK", "0") == "0":
-            print(f"{self.program}: note: {message}", file=sys.stderr)
+            print(f"{self.parser.prog}: note: {in_flags(message, self.parser)}", file=sys.stderr)
         self.made.add(message)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit._counts import counted
 from lorakit._files import check_not_read
+from lorakit.adapters.config import LoRAConfig
 from lorakit.cli.config import add_config_flag
 from lorakit.cli.flags import add_lora_flags, check_writable, lora_options
 from lorakit.cli.json_output import add_json_flag, write_json
@@ -44,6 +45,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Count and print; returns the exit status."""
     with input_errors(arguments.parser):
+        LoRAConfig(**lora_options(arguments))  # a bad flag is told before a base is looked for
         if arguments.json:
             check_writable(arguments.json.parent, "--json")
             check_not_read(arguments.json, [arguments.model], "--json")

@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lorakit.cli.wording import in_flags
+
 MOST_SHOWN = 4000  # characters of an error message
 NOT_GIVEN = object()  # the value of a flag while its parser runs, until the command line sets it
 
@@ -36,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         if commands and message.endswith(f"required: {commands.metavar}"):
             message = f"give a command: {', '.join(commands.choices)}; {self.prog} --help says what each does"
         if os.environ.get("RANK", "0") == "0":
-            print(f"{self.prog}: error: {_readable(self._with_flag(message))}", file=sys.stderr)
+            print(f"{self.prog}: error: {_readable(in_flags(message, self))}", file=sys.stderr)
         sys.exit(2)
 
     def _did_you_mean(self, flag: str) -> str:
@@ -48,12 +50,6 @@ class Parser(argparse.ArgumentParser):
         short = [one for one in flags if "".join(re.findall(r"(?<=-)\w", one)) == flag.lstrip("-")]
         near = short or difflib.get_close_matches(flag, flags, n=1, cutoff=0.75)
         return f"; did you mean {near[0]}?" if near else ""
-
-    def _with_flag(self, message: str) -> str:
-        """The message, with the flag where it begins with the setting that the flag makes: --epochs for epochs."""
-        setting = re.match(r"\w+(?= is | must | has | names |\[)", message)
-        flag = f"--{setting[0].replace('_', '-')}" if setting else ""
-        return flag + message[setting.end() :] if flag in self._option_string_actions else message
 
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None

@@ -90,6 +90,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Find the entities and show them; returns the exit status."""
+    with input_errors(arguments.parser):  # before torch is loaded
+        for flag in ("min_score", "min_precision"):
+            numbers_by_type(getattr(arguments, flag), f"--{flag.replace('_', '-')}")
+
     from lorakit.training.distributed import is_main
 
     if arguments.documents:
@@ -254,7 +258,7 @@ class Finder:
                 f" --decode {decoder}"
             )
         if calibration and calibration.decode != decoder:
-            Notes(arguments.parser.prog)(
+            Notes(arguments.parser)(
                 f"the scores were calibrated for --decode {calibration.decode}, not {decoder}; lorakit"
                 f" calibrate --decode {decoder} fits them again",
             )
@@ -341,7 +345,7 @@ def finder(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> Finder 
         shared: list[int] = []
         other, its_tokenizer = load(flags, lambda new, shared=shared: shared.append(share_base(model, new)))
         if 2 * shared[0] < sum(tensor.nbytes for tensor in other.parameters()):
-            Notes(arguments.parser.prog)(
+            Notes(arguments.parser)(
                 f"{adapter} is on another base than {arguments.adapter}, so memory holds both bases"
             )
         loaded.append((flags, other, its_tokenizer))
@@ -362,6 +366,22 @@ def by_type(given: Sequence[str] | None, flag: str, kinds: set[str]) -> dict[str
         ValueError: an X is no number from 0 to 1, or the model has no such type.
     """
     found: dict[str, float] = {}
+    for kind, value in numbers_by_type(given, flag):
+        if kind is not None and kind not in kinds:
+            raise ValueError(
+                f"{flag} {kind}={value:g}: the model has no type {kind!r}; it has {', '.join(sorted(kinds))}"
+            )
+        found |= {name: value for name in kinds if name not in found} if kind is None else {kind: value}
+    return found
+
+
+def numbers_by_type(given: Sequence[str] | None, flag: str) -> list[tuple[str | None, float]]:
+    """The (TYPE, X) pairs of TYPE=X …; an X alone has no type.
+
+    Raises:
+        ValueError: an X is no number from 0 to 1.
+    """
+    found = []
     for text in given or ():
         kind, equals, number = str(text).rpartition("=")
         try:
@@ -372,9 +392,7 @@ def by_type(given: Sequence[str] | None, flag: str, kinds: set[str]) -> dict[str
             raise ValueError(
                 f"{flag} {text}: give X or TYPE=X with X from 0 to 1, such as 0.8 or DNA=0.8; texts come first"
             )
-        if equals and kind not in kinds:
-            raise ValueError(f"{flag} {text}: the model has no type {kind!r}; it has {', '.join(sorted(kinds))}")
-        found |= {kind: value} if equals else {name: value for name in kinds if name not in found}
+        found.append((kind if equals else None, value))
     return found
 
 

@@ -1,13 +1,15 @@
-"""The folder of a run: one command's results, never mixed with another's.
+"""The folder of a run: one command's results, never mixed with another's or with files that are the user's.
 
 A folder that holds results is refused unless --resume continues them or --overwrite deletes them. Without --output-dir
-the default folder gets a number where it is taken: runs/train, runs/train-2, …
+the default folder gets a number where it is taken: runs/train, runs/train-2, … What lorakit did not write is never
+deleted or replaced, in the folders that a run makes neither: a note in RUN/adapter stays there.
 """
 
 import argparse
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from itertools import count
 from pathlib import Path
 
@@ -17,7 +19,21 @@ RECORD = "comparison.json"
 SUMMARY = (RECORD, "comparison.md", "comparison.png", "report.html")
 SIGNS = (RECORD, "metrics.jsonl", "energy.jsonl", "sentences.json", "checkpoints")
 """Each is written by a run and by nothing else, so one of them tells that a folder is a run's."""
-WRITTEN = (*SIGNS, *SUMMARY[1:], "adapter", "model", "tensorboard", "wandb", "wandb-run-id")
+CARD, CALIBRATION = "README.md", "calibration.json"
+INSIDE = {
+    "checkpoints": ("step-*", ".step-*.????????"),
+    "adapter": ("adapter_config.json", "adapter_model.safetensors", "lorakit.json", CARD, CALIBRATION),
+    "model": (
+        *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", CALIBRATION),
+        *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
+        *("chat_template.*", "bpe.codes", "emoji_tokenizer.*"),
+    ),
+    "tensorboard": ("events.out.tfevents.*",),
+    "wandb": ("run-*", "offline-run-*", "latest-run", "debug*.log"),
+}
+"""The folders that a run makes, and what it, and `lorakit calibrate` after it, writes into them."""
+WRITTEN = (*SIGNS, *SUMMARY[1:], *INSIDE, "wandb-run-id")
+SEARCH_SIGNS, SEARCH_FOLDERS = ("search.json", "tuning.json"), ("trials", "finalists")  # of `lorakit tune`
 
 
 def choose_folder(arguments: argparse.Namespace) -> None:
@@ -41,15 +57,40 @@ def choose_folder(arguments: argparse.Namespace) -> None:
 
 
 def clear_folder(folder: Path) -> None:
-    """Delete the results in a folder, with --overwrite; files of other names stay."""
+    """Delete the results in a folder, with --overwrite; what lorakit did not write stays, also inside RUN/adapter."""
     for part in [part for part in _parts(folder) if _is_run(part)]:
         for name in WRITTEN:
             if (part / name).is_dir() and not (part / name).is_symlink():
-                shutil.rmtree(part / name)
+                _clear_inside(part / name, INSIDE.get(name, ()))
             else:
                 (part / name).unlink(missing_ok=True)
-        if part != folder and not any(part.iterdir()):
-            part.rmdir()
+        if part != folder:
+            remove_if_empty(part)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder in which nothing is left, if it is there."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _clear_inside(folder: Path, patterns: Sequence[str]) -> None:
+    """Delete what a run wrote into a folder that it made, and the folder if nothing else is there."""
+    for path in [path for path in folder.iterdir() if any(fnmatch(path.name, pattern) for pattern in patterns)]:
+        if path.name == CARD and _is_edited(path):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    remove_if_empty(folder)
+
+
+def _is_edited(card: Path) -> bool:
+    """Whether a model card has text besides the part that lorakit wrote."""
+    from lorakit.adapters.card import text_of_others
+
+    return bool(text_of_others(card.read_text(encoding="utf-8", errors="replace")))
 
 
 def clear_after_error(part: Path, whole: Path) -> None:
@@ -62,8 +103,7 @@ def clear_after_error(part: Path, whole: Path) -> None:
     if not any(part.rglob("checkpoints/step-*")) and not (part / RECORD).exists():
         clear_folder(part)
     for folder in (part, whole):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        remove_if_empty(folder)
 
 
 def forget_summary(folder: Path) -> None:
@@ -73,21 +113,51 @@ def forget_summary(folder: Path) -> None:
 
 
 def _folder_for(arguments: argparse.Namespace) -> Path:
-    if arguments.resume and arguments.overwrite:
-        raise ValueError("--resume continues the run in the folder and --overwrite deletes it; give one of them")
     folder: Path = arguments.output_dir
     if arguments.overwrite:
         _check_nothing_read(arguments, folder)
-        return folder
-    if "output_dir" not in arguments.given:
+    elif "output_dir" not in arguments.given:
         taken = _numbered(folder)
-        return taken[-2 if arguments.resume and len(taken) > 1 else -1]
+        folder = taken[-2 if arguments.resume and len(taken) > 1 else -1]
+    if not (arguments.resume and holds_results(folder)):
+        check_own_place(folder)
+        _check_nothing_replaced(folder)
+    if arguments.overwrite or "output_dir" not in arguments.given:
+        return folder
     if not arguments.resume and holds_results(folder):
         raise ValueError(
             f"--output-dir {folder} holds the results of another run{_command_of(folder)}; give another folder, "
             "--overwrite to delete them, or --resume to continue that run"
         )
     return folder
+
+
+def check_own_place(folder: Path) -> None:
+    """Refuse a folder that is inside of what another run or search wrote, and would be deleted with it.
+
+    Raises:
+        ValueError: it is.
+    """
+    place = folder.resolve()
+    for outer in reversed(place.parents):
+        first = place.relative_to(outer).parts[0]
+        is_run = _is_run(outer) and (first in (*WRITTEN, *MODES) or first.startswith("seed-"))
+        if is_run or first in SEARCH_FOLDERS and any((outer / name).exists() for name in SEARCH_SIGNS):
+            raise ValueError(
+                f"--output-dir {folder} is inside the results of another run, in {outer}; give a folder outside of it,"
+                f" such as {outer.with_name(f'{outer.name}-2')}"
+            )
+
+
+def _check_nothing_replaced(folder: Path) -> None:
+    """Refuse a folder that is not a run's and has something under a name that a run's results have."""
+    for part in _parts(folder):
+        for name in () if _is_run(part) else WRITTEN:
+            if (part / name).exists():
+                raise ValueError(
+                    f"--output-dir {folder} has {part / name}, which is of no run, and a run would write its own there;"
+                    f" give another folder, such as {folder / 'run'}"
+                )
 
 
 def holds_results(folder: Path) -> bool:

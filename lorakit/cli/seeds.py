@@ -39,6 +39,23 @@ class SeedRuns:
     record: dict[str, Any] | None = None
 
 
+def check_seeds(arguments: argparse.Namespace, modes: Sequence[str]) -> None:
+    """Check --seeds and --margin.
+
+    Raises:
+        ValueError: one is out of range, or there is nothing to compare.
+    """
+    if not 1 <= arguments.seeds <= MOST_SEEDS:
+        raise ValueError(f"--seeds is {arguments.seeds}; it must be from 1 to {MOST_SEEDS}")
+    if arguments.margin is None:
+        return
+    from lorakit.report.run_comparison import check_margin
+
+    check_margin(arguments.margin)
+    if arguments.seeds == 1 or len(modes) == 1:
+        raise ValueError("--margin needs --mode both and --seeds of at least 2; leave it out")
+
+
 def plan_seeds(
     arguments: argparse.Namespace,
     modes: Sequence[str],
@@ -56,16 +73,9 @@ def plan_seeds(
         folder_of: the folder of a mode inside that of its seed.
 
     Raises:
-        ValueError: --seeds, --margin or a setting is out of range, or a finished run has other settings.
+        ValueError: a finished run has other settings.
     """
-    from lorakit.report.run_comparison import check_margin
-
-    if not 1 <= arguments.seeds <= MOST_SEEDS:
-        raise ValueError(f"--seeds is {arguments.seeds}; it must be from 1 to {MOST_SEEDS}")
-    check_margin(arguments.margin)
     several = arguments.seeds > 1
-    if arguments.margin is not None and not (several and len(modes) > 1):
-        raise ValueError("--margin needs --mode both and --seeds of at least 2; leave it out")
     plans = []
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         folder = arguments.output_dir / f"seed-{seed}" if several else arguments.output_dir

@@ -22,16 +22,18 @@ from lorakit.cli.flags import (
     add_output_flags,
     add_seeds_flags,
     add_training_flags,
+    check_settings,
     check_utf8,
     check_writable,
     lora_options,
     modes_of,
+    train_config,
 )
 from lorakit.cli.notes import Notes, case_note, check_entities, describe_corpus, unscored_note
 from lorakit.cli.parser import add_command, input_errors, processes
 from lorakit.cli.run_folder import choose_folder, clear_after_error, clear_folder, forget_summary
 from lorakit.cli.saving import save_or_rescue, saved_as
-from lorakit.cli.seeds import SeedRuns, delete_checkpoints_of, plan_seeds, seeds_record
+from lorakit.cli.seeds import SeedRuns, check_seeds, delete_checkpoints_of, plan_seeds, seeds_record
 from lorakit.cli.stopping import check_stopped
 from lorakit.data.ner_data import NerData
 from lorakit.training.config import TrainConfig, TrainResult
@@ -47,7 +49,7 @@ lorakit train --model roberta-base --dataset path/to/corpus --output-dir runs/mi
 lorakit train --mode both --model roberta-base --dataset path/to/corpus    compare LoRA with full fine-tuning
 lorakit train --mode both --seeds 5 --margin 0.005 --config settings.yaml  and say whether one is better
 lorakit train --config settings.yaml --epochs 3                            a flag overrides the file
-torchrun --nproc-per-node 2 -m -- lorakit.cli train --config settings.yaml  on two processes
+torchrun --nproc-per-node 2 -m -- lorakit train --config settings.yaml  on two processes
 """
 
 
@@ -116,6 +118,11 @@ def fine_tune(
     Returns:
         The exit status.
     """
+    with input_errors(arguments.parser):
+        modes = modes_of(arguments)
+        check_settings(arguments, modes)
+        check_seeds(arguments, modes)
+
     from lorakit.cli.comparison import environment
     from lorakit.cli.measured_training import exit_status
     from lorakit.report.comparison import comparison_record
@@ -143,7 +150,7 @@ def fine_tune(
                     if not arguments.keep_checkpoints:
                         delete_checkpoints_of(plan)
         except (Preempted, MemoryError, OSError) as stopped:  # OSError: a full disk, for example, after the training
-            return exit_status(stopped, arguments.parser.prog)
+            return exit_status(stopped, arguments.parser)
         # what was asked for cannot be trained: a rate at which it diverges, or parameters without a gradient
         except (FloatingPointError, NoGradientError, OtherRunError) as error:
             if is_main() and not arguments.resume:
@@ -236,15 +243,16 @@ def prepare(
 
     modes = modes_of(arguments)
     choose_folder(arguments)
+    check_writable(arguments.output_dir)
+    for mode in modes:
+        check_machine(train_config(arguments, mode, arguments.output_dir))
     data, options = read(arguments), lora_options(arguments)
     check_entities(data)
     plans = plan_seeds(arguments, modes, data, options, folder_of)
     for config in plans[0].configs.values():
         check_weights_of_classes(config.class_weights, data.labels)
-        check_machine(config)
-    check_writable(arguments.output_dir)
     interleaved = len(modes) > 1 and not arguments.sequential
-    job = Job(arguments, data, options, plans, interleaved, Notes(arguments.parser.prog))
+    job = Job(arguments, data, options, plans, interleaved, Notes(arguments.parser))
     if job.unfinished:
         first = job.unfinished[0]
         job.builder = job.build(first)

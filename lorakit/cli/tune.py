@@ -8,7 +8,6 @@ import argparse
 import json
 import re
 import shlex
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -31,9 +30,10 @@ from lorakit.cli.flags import (
 )
 from lorakit.cli.notes import Notes, check_entities, describe_corpus
 from lorakit.cli.parser import add_command, at_least_0, file_or_folder, input_errors, processes
+from lorakit.cli.run_folder import SEARCH_FOLDERS, SEARCH_SIGNS, check_own_place, clear_folder, remove_if_empty
 from lorakit.cli.stopping import check_stopped
 from lorakit.data.ner_data import NerData
-from lorakit.training.config import TrainConfig
+from lorakit.training.config import TrainConfig, check_dropout
 
 if TYPE_CHECKING:
     from lorakit.cli.measured_training import RunMeter
@@ -47,8 +47,8 @@ lorakit tune --model roberta-base --dataset path/to/corpus --budget-wh 5 --final
 """
 LEARNING_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
 RANKS = (4, 8, 16, 32)
-SEARCH, RECORD, PAGE, WINNER = "search.json", "tuning.json", "tune.html", "winner.yaml"
-TRIALS, FINALISTS = "trials", "finalists"
+(SEARCH, RECORD), PAGE, WINNER = SEARCH_SIGNS, "tune.html", "winner.yaml"
+TRIALS, FINALISTS = SEARCH_FOLDERS
 SCHEMA = 1
 PASSED_ON = (  # flags of `lorakit train`, too, which the winner's file repeats
     "dataset", "sentences", "scheme", "columns", "layer", "offsets", "label_map", "split", "split_seed",
@@ -118,13 +118,16 @@ def _seconds(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search, train the finalists and report; returns the exit status."""
+    with input_errors(arguments.parser):
+        config = checked_config(arguments)
+
     from lorakit.cli.measured_training import exit_status
     from lorakit.training.checkpoint import OtherRunError, run_lock
     from lorakit.training.preemption import Preempted
 
     with processes(arguments), ExitStack() as locked:
         with input_errors(arguments.parser):
-            job = prepare(arguments)
+            job = prepare(arguments, config)
             locked.enter_context(run_lock(arguments.output_dir))
         check_stopped()
         if arguments.overwrite:
@@ -132,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             record = job.run()
         except (Preempted, MemoryError, OSError) as stopped:
-            return exit_status(stopped, arguments.parser.prog)
+            return exit_status(stopped, arguments.parser)
         except (ValueError, OtherRunError) as error:  # these runs cannot be trained together, or are others
             folder: Path = arguments.output_dir
             if not arguments.resume and not is_searched(folder):
@@ -200,6 +203,7 @@ class TuningJob:
         from lorakit.cli.comparison import environment
         from lorakit.cli.tuning_record import record_of, winner_file
         from lorakit.report.tuning import tuning_page, tuning_text
+        from lorakit.training.checkpoint import delete_checkpoints
 
         found = self.searched()
         seeds, wh = self.train_finalists(found)
@@ -221,8 +225,10 @@ class TuningJob:
             settings = {name: getattr(self.arguments, name) for name in given}
             write_text(self.folder / WINNER, winner_file(record, settings))
         write_text(self.folder / RECORD, json.dumps(record, indent=1) + "\n")
-        for checkpoints in list(self.folder.rglob("checkpoints")):
-            shutil.rmtree(checkpoints)
+        for name in (TRIALS, FINALISTS):
+            for checkpoints in list((self.folder / name).rglob("checkpoints")):
+                delete_checkpoints(checkpoints)
+                remove_if_empty(checkpoints)
         print(tuning_text(record), end="")
         if record["finalists"]:
             print(f"train it: lorakit train --config {shlex.quote(str(self.folder / WINNER))}")
@@ -302,8 +308,35 @@ class TuningJob:
         return {"model": str(_base(self.arguments.model)), "dropout": self.arguments.dropout, **corpus}
 
 
-def prepare(arguments: argparse.Namespace) -> TuningJob:
-    """Check everything that can be checked before training; writes nothing.
+def checked_config(arguments: argparse.Namespace) -> TrainConfig:
+    """Check the flags by themselves, before torch is loaded; returns the settings of every trial.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+    for name in ("finalists", "finalist_seeds", "trials", "at_once"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; it must be at least 1")
+    if arguments.factor < 2:
+        raise ValueError(f"--factor is {arguments.factor}; it must be at least 2")
+    if arguments.budget_wh == 0:
+        raise ValueError("--budget-wh is 0; it must be above 0")
+    if (lowest := min(arguments.ranks)) < 1:
+        raise ValueError(f"--ranks has {lowest}; each must be an integer of at least 1")
+    if arguments.dropout is not None:
+        check_dropout(arguments.dropout)
+    given = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "precision", "packing", "decode")}
+    config = TrainConfig(**given, seed=arguments.seed, output_dir=arguments.output_dir, resume=arguments.resume)
+    for rate in arguments.learning_rates:
+        try:
+            replace(config, learning_rate=rate)
+        except ValueError as error:
+            raise ValueError(str(error).replace("learning_rate is", "--learning-rates has", 1)) from error
+    return config
+
+
+def prepare(arguments: argparse.Namespace, config: TrainConfig) -> TuningJob:
+    """Check everything else that can be checked before training; writes nothing.
 
     Raises:
         ValueError, OSError, ImportError: the input is wrong.
@@ -311,9 +344,6 @@ def prepare(arguments: argparse.Namespace) -> TuningJob:
     from lorakit.training.tuning import Space, load_optuna
 
     load_optuna()
-    for name in ("finalists", "finalist_seeds", "trials", "at_once"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}; it must be at least 1")
     check_folder(arguments)
     check_budget(arguments.budget_wh)
     data = read_corpus(arguments)
@@ -323,11 +353,7 @@ def prepare(arguments: argparse.Namespace) -> TuningJob:
             f"{data.source} has {counted(len(data.validation), 'validation sentence')}, and a search needs at least 2"
             " to choose by; divide the corpus with --split 80/10/10"
         )
-    given = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "precision", "packing", "decode")}
-    config = TrainConfig(**given, seed=arguments.seed, output_dir=arguments.output_dir, resume=arguments.resume)
-    if arguments.factor < 2:
-        raise ValueError(f"--factor is {arguments.factor}; it must be at least 2")
-    job = TuningJob(arguments, data, config, Notes(arguments.parser.prog))
+    job = TuningJob(arguments, data, config, Notes(arguments.parser))
     model, _ = job.load(arguments.seed)  # finds a broken base, and targets that match nothing
     job.space = Space(tuple(arguments.learning_rates), tuple(arguments.ranks), targets_of(arguments.targets, model))
     check_trials(job, model)
@@ -344,18 +370,10 @@ def check_trials(job: TuningJob, model: Any) -> None:
     from lorakit.cli.checks import check_rank
     from lorakit.training.many_checks import check_runs, new_adapters
 
-    lowest, highest = min(job.space.ranks), max(job.space.ranks)
-    if lowest < 1:
-        raise ValueError(f"--ranks has {lowest}; each must be an integer of at least 1")
     try:
-        check_rank(model, highest)
+        check_rank(model, max(job.space.ranks))
     except ValueError as error:
         raise ValueError(str(error).replace("--r ", "the highest of --ranks ", 1)) from error
-    for rate in job.space.learning_rates:
-        try:
-            replace(job.config, learning_rate=rate)
-        except ValueError as error:
-            raise ValueError(str(error).replace("learning_rate is", "--learning-rates has", 1)) from error
     runs = job.search().largest()
     check_runs(runs, job.arguments.at_once)
     new_adapters(model, runs)
@@ -385,6 +403,7 @@ def check_folder(arguments: argparse.Namespace) -> None:
         raise ValueError("--resume continues the search in the folder and --overwrite deletes it; give one of them")
     check_utf8(folder, "--output-dir")
     check_writable(folder)
+    check_own_place(folder)
     if not (arguments.resume or arguments.overwrite) and holds_search(folder):
         raise ValueError(
             f"--output-dir {folder} holds another search; give another folder, --overwrite to delete it, or --resume to"
@@ -402,8 +421,6 @@ def check_budget(wh: float | None) -> None:
 
     if wh is None:
         return
-    if not wh:
-        raise ValueError("--budget-wh is 0; it must be above 0")
     with EnergyMeter() as meter:
         time.sleep(0.01)
     if meter.reading.measured_wh is None and meter.reading.estimated_wh is None:
@@ -424,9 +441,14 @@ def is_searched(folder: Path) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Delete a search; files of other names stay."""
+    """Delete a search; what lorakit did not write stays."""
     for name in (TRIALS, FINALISTS):
-        shutil.rmtree(folder / name, ignore_errors=True)
+        for run in sorted((path for path in (folder / name).rglob("*") if path.is_dir()), reverse=True):
+            if run.is_dir():
+                clear_folder(run)
+                remove_if_empty(run)
+        clear_folder(folder / name)
+        remove_if_empty(folder / name)
     for name in (SEARCH, RECORD, PAGE, WINNER):
         (folder / name).unlink(missing_ok=True)
 

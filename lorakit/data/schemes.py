@@ -66,9 +66,7 @@ def as_iob2(
                     continue
                 tags = to_iob2(document.tags, used)
             except ValueError as error:
-                raise ValueError(
-                    f"{document.place}: {error}; name another one: scheme= (--scheme on the command line)"
-                ) from error
+                raise ValueError(f"{document.place}: {error}; name another scheme") from error
             broken += wrong
             changed[used] += sum(old != new for old, new in zip(document.tags, tags, strict=True))
             done.append(document._replace(tags=tags))
@@ -200,5 +198,5 @@ def _scheme_of(splits: Splits, labels: Sequence[str] | None, source: str) -> str
         )
     raise ValueError(
         f"{source}: the tags obey no scheme: {'; '.join(breaks)}. Name the scheme to read them anyway: "
-        f"{' or '.join(f'scheme={scheme!r}' for scheme in candidates)} (--scheme on the command line)"
+        f"{' or '.join(f'scheme={scheme!r}' for scheme in candidates)}"
     )

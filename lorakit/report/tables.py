@@ -90,21 +90,26 @@ def metric_notes(record: Mapping[str, Any]) -> list[str]:
 
 
 def energy_table(record: Mapping[str, Any]) -> str:
-    """kWh and mean W of RAM, GPUs and CPUs of each mode; measured and estimated totals separately."""
+    """Wh and mean W of RAM, GPUs and CPUs of each mode; measured and estimated totals separately."""
     totals = [mode["energy"][name] for mode in record["modes"].values() for name in ("measured_kwh", "estimated_kwh")]
-    digits = 6 if max(filter(None, totals), default=0.0) > 0.1 else 8  # the study's six, two more for small runs
+    digits = 3 if max(filter(None, totals), default=0.0) > 0.1 else 5  # the study's three, two more for small runs
     rows: list[TableRow] = []
     for part, (devices, device) in PARTS.items():
-        rows.append((f"{devices} (kWh)", lambda mode, p=part: mode["energy"][p].get("kwh"), digits))
+        rows.append((f"{devices} (Wh)", lambda mode, p=part: in_wh(mode["energy"][p].get("kwh")), digits))
         rows.append((f"{device} power (W)", lambda mode, p=part: mode["energy"][p].get("mean_w"), 2))
-    rows.append(("total measured (kWh)", lambda mode: mode["energy"]["measured_kwh"], digits))
-    rows.append(("total estimated (kWh)", lambda mode: mode["energy"]["estimated_kwh"], digits))
+    for kind in ("measured", "estimated"):
+        rows.append((f"total {kind} (Wh)", lambda mode, k=kind: in_wh(mode["energy"][f"{k}_kwh"]), digits))
     rows.append(("training (s)", lambda mode: mode.get("train_seconds"), 1))
     rows.append(("training tokens/s", lambda mode: mode.get("train_tokens_per_s"), 0))
     groups: list[Group] = [("", record["modes"])]
     if "study" in record:
         groups.append(("study ", {mode: record["study"][mode] for mode in record["modes"]}))
     return _comparison_table("energy" + _over(record, "total"), groups, rows)
+
+
+def in_wh(kwh: float | None) -> float | None:
+    """Watt-hours of a record's kilowatt-hours; unknown stays unknown."""
+    return None if kwh is None else 1e3 * kwh
 
 
 def _over(record: Mapping[str, Any], how: str) -> str:

@@ -173,7 +173,7 @@ def run_lock(output_dir: str | os.PathLike[str] | None) -> Iterator[None]:
                 if not held.enter_context(folder_lock(Path(output_dir))):
                     refused = FolderInUseError(
                         f"another process trains into {os.fspath(output_dir)!r}; wait until it has ended, or choose"
-                        " another folder (output_dir, --output-dir)"
+                        " another output_dir"
                     )
             except OSError as error:
                 refused = error

@@ -42,6 +42,16 @@ def packing_choice(packing: bool | str) -> str:
     return choice
 
 
+def check_dropout(dropout: float) -> None:
+    """Check a rate of dropout for a base.
+
+    Raises:
+        ValueError: it is no probability below 1.
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}; it must be from 0 to below 1")
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """The settings of `train`. A step sees batch_size × accumulate × (number of processes) sentences.
@@ -194,7 +204,7 @@ def _check_class_weights(weights: Any) -> None:
     if not numbers or not all(_is_number(w) and 0 < w < math.inf for w in numbers):
         raise ValueError(
             f"class_weights is {weights!r}; it must be 'balanced', a number above 0 for each label in their order, or"
-            " such numbers by label, as in {'B-DNA': 5.0} (--class-weights B-DNA=5)"
+            " such numbers by label, as in class_weights={'B-DNA': 5.0}"
         )
 
 

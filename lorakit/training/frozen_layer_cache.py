@@ -161,7 +161,7 @@ def _depth(embeddings: nn.Module, layers: nn.ModuleList) -> int:
     if trained:
         raise ValueError(
             f"cache_prefix: embeddings.{trained} is trained, so nothing below the first layer is constant; freeze it "
-            "(LoRA: bias other than 'all', not in modules_to_save)"
+            "(bias 'none' or 'lora_only', and leave it out of modules_to_save)"
         )
     depth = next((i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters())), None)
     if depth is None:
@@ -169,8 +169,7 @@ def _depth(embeddings: nn.Module, layers: nn.ModuleList) -> int:
     if depth == 0:
         raise ValueError(
             "cache_prefix: layer 0 is trained, so no layer is constant; train the top layers only, with "
-            f"apply_lora(..., layers_to_transform=range({len(layers) // 2}, {len(layers)})), on the command line "
-            f"--layers-to-transform {' '.join(map(str, range(len(layers) // 2, len(layers))))}"
+            f"layers_to_transform={list(range(len(layers) // 2, len(layers)))}"
         )
     return depth
 

@@ -30,7 +30,7 @@ def check_gradients(trained: Mapping[str, nn.Parameter]) -> None:
     others = [name for name in names if not name.rpartition(".")[2].startswith("lora_")]
     fixes = []
     if layers:
-        fixes.append(f"leave their layers out of LoRA: apply_lora(..., exclude_modules={layers})")
+        fixes.append(f"leave their layers out of target_modules, or in Python name them: exclude_modules={layers}")
     if others:
         which = "those without LoRA" if layers else "them"
         fixes.append(f"freeze {which}: model.get_parameter(name).requires_grad = False")

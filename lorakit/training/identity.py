@@ -51,8 +51,7 @@ def check_same_run(folder: Path, former: Mapping[str, Any], now: Mapping[str, An
             where, before, value = difference(name, before, value)
             raise OtherRunError(
                 f"the checkpoint in {folder} was written with {where} = {shown(before)}, now it is {shown(value)};"
-                " resume with the former value, or start again: --overwrite instead of --resume, in code resume=False"
-                + _hint(name)
+                " resume with the former value, or start again with overwrite=True instead of resume=True" + _hint(name)
             )
 
 

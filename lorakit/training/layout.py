@@ -71,7 +71,7 @@ def layout_for(model: nn.Module, packing: bool | str = "auto", precision: str = 
             return found
         reason = found
         if packing == "on":
-            fix = "train in plain rows (--packing off, or TrainConfig(packing='off'))"
+            fix = "train in plain rows with packing='off'"
             raise ValueError(f"{type(model).__name__} cannot be packed, because {reason}: {fix}")
     return plain_layout(model, precision, reason)
 

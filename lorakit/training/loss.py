@@ -120,8 +120,8 @@ def check_weights_of_classes(given: ClassWeights, labels: Sequence[str]) -> None
     elif given is not None and not isinstance(given, str) and len(given) != len(labels):
         raise ValueError(
             f"class_weights has {counted(len(given), 'value')} for {counted(len(labels), 'label')}; give one for each,"
-            f" in this order: {', '.join(labels)}; or by label, such as {{{labels[-1]!r}: 5.0}} (--class-weights"
-            f" {labels[-1]}=5)"
+            f" in this order: {', '.join(labels)}; or by label, such as"
+            f" class_weights={{{labels[-1]!r}: 5.0}}"
         )
 
 

@@ -5,6 +5,8 @@ A model fine-tuned in full is saved as transformers does, one fine-tuned with Lo
 
 import logging
 import os
+import re
+import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +20,8 @@ from lorakit.adapters.files import not_finite
 from lorakit.adapters.storage import CONFIG, OWN, base_and_labels, load_adapter, task_of
 from lorakit.data.subwords import misread, word_prefix
 from lorakit.nn.weights import whole
+from lorakit.training.calibration_file import FILE as CALIBRATION
+from lorakit.training.config import check_dropout
 from lorakit.training.distributed import is_main
 from lorakit.training.loading_report import LoadingReport, check_report
 from lorakit.training.output_layer import place_rows
@@ -73,7 +77,7 @@ def load_token_classifier(
     """
     name = checked_source(source)
     if dropout is not None:
-        _check_dropout(dropout)
+        check_dropout(dropout)
     import transformers  # heavy, so only when a model is loaded
 
     def load(**more: Any) -> tuple[nn.Module, LoadingReport]:
@@ -124,17 +128,12 @@ def set_dropout(config: Any, dropout: float) -> None:
     Raises:
         ValueError: it is out of range, or the configuration has none.
     """
-    _check_dropout(dropout)
+    check_dropout(dropout)
     names = [name for name, value in vars(config).items() if _is_dropout(name, value)]
     if not names:
-        raise ValueError(f"{config.model_type} has no dropout to set to {dropout:g}: leave dropout (--dropout) out")
+        raise ValueError(f"{config.model_type} has no dropout to set to {dropout:g}: leave dropout out")
     for name in names:
         setattr(config, name, float(dropout))
-
-
-def _check_dropout(dropout: float) -> None:
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}; it must be from 0 to below 1")
 
 
 def _is_dropout(name: str, value: Any) -> bool:
@@ -153,6 +152,8 @@ def attention_of(config: Any) -> str:
 
 def save_model(model: nn.Module, tokenizer: Any, folder: str | os.PathLike[str]) -> Path:
     """Write a model and its tokenizer for `from_pretrained`, atomically: an earlier folder is replaced at the end.
+
+    Files of other names that are there stay, but for those that belong to the earlier weights.
 
     Args:
         model: a transformers model; if it is sharded, every rank has to call this, and the main rank writes.
@@ -177,7 +178,21 @@ def save_model(model: nn.Module, tokenizer: Any, folder: str | os.PathLike[str])
     with atomic_folder(folder) as temporary, quiet_transformers():
         model.save_pretrained(temporary, state_dict=state)
         tokenizer.save_pretrained(temporary)
+        _keep_others(folder, temporary)
     return folder
+
+
+def _keep_others(folder: Path, temporary: Path) -> None:
+    """Copy the files of a model's folder that the new one does not have: a user's notes, a model card."""
+    written = {path.name for path in temporary.iterdir()}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        of_weights = path.name == CALIBRATION or re.fullmatch(r"model.*\.safetensors(\.index\.json)?", path.name)
+        if path.name in written or of_weights:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, temporary / path.name, symlinks=True)
+        else:
+            shutil.copy2(path, temporary / path.name, follow_symlinks=False)
 
 
 def load_tagger(

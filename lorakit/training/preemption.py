@@ -42,7 +42,8 @@ class Preempted(SystemExit):
                 f"stopped by {self.signal.name}; the state could not be saved, only an older one may be in {self.where}"
             )
         return (
-            f"stopped by {self.signal.name}; the state is in {self.where}: run the same command with resume to continue"
+            f"stopped by {self.signal.name}; the state is in {self.where}: run the same again with resume=True to"
+            " continue"
         )
 
 

@@ -234,8 +234,11 @@ def _out_of_memory(config: TrainConfig, step: int, plan: Plan, parts: int) -> st
             f"out of memory{where} in step {step} with {batch}; a smaller batch would not help,"
             " because it is computed in parts; train fewer parameters, for example with LoRA"
         )
+    if config.batch_size == 1:
+        return f"out of memory{where} in step {step} with {batch}, and batch_size is 1; train fewer parameters"
+    factor = next(number for number in range(2, config.batch_size + 1) if config.batch_size % number == 0)
     return (
-        f"out of memory{where} in step {step} with {batch}; halve batch_size"
-        f" ({config.batch_size}) and double accumulate ({config.accumulate}): the steps stay the same, and resume"
-        " continues from the newest checkpoint"
+        f"out of memory{where} in step {step} with {batch}; run the same again with"
+        f" batch_size={config.batch_size // factor}, accumulate={config.accumulate * factor} and resume=True: the steps"
+        " stay the same, and it continues from the newest checkpoint"
     )

@@ -145,3 +145,21 @@ def test_peft_cuts_the_tie_of_a_decoder_whose_output_was_trained(saved):
     config = peft.LoraConfig(target_modules=["c_attn"], modules_to_save=saved, task_type="CAUSAL_LM")
     model = peft.get_peft_model(ARCHITECTURES["gpt2-lm"].build(), config).merge_and_unload()
     assert model.config.tie_word_embeddings is (saved is None)
+
+
+def test_peft_on_an_adapted_model_is_named_and_both_fixes_work(tmp_path):
+    """PEFT takes our layers for plain ones; unload() gives them back, and after a merge it has a plain base."""
+    ids = torch.arange(4, 12)[None]
+    config = peft.LoraConfig(r=2, target_modules=["query"], init_lora_weights=False)
+    model = lorakit.apply_lora(tiny_roberta(), r=2, target_modules=["query"], init_lora_weights=False).eval()
+    before = model(ids).logits
+    wrapped = peft.get_peft_model(model, config)
+    for act in (lorakit.merge_lora, lorakit.remove_lora, lambda model: lorakit.save_adapter(model, tmp_path / "a")):
+        with pytest.raises(ValueError, match="query is a layer of PEFT around lorakit's, because get_peft_model was"):
+            act(model)
+    wrapped.unload()
+    torch.testing.assert_close(model(ids).logits, before)
+    lorakit.save_adapter(model, tmp_path / "a")
+    plain = lorakit.remove_lora(model, merge=True).eval()
+    theirs = peft.get_peft_model(plain, peft.LoraConfig(r=2, target_modules=["query"])).eval()
+    torch.testing.assert_close(theirs(ids).logits, before)

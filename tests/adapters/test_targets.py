@@ -214,7 +214,9 @@ def test_following_the_message_about_refused_layers_once_is_enough() -> None:
         encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2)
         return nn.ModuleDict({"encoder": encoder, "up": nn.Linear(4, 4), "linear": nn.Linear(4, 4)})
 
-    with pytest.raises(ValueError, match="leave it out with exclude_modules=") as error:
+    with pytest.raises(
+        ValueError, match="leave it out of target_modules, or in Python name it: exclude_modules="
+    ) as error:
         apply_lora(build(), r=2)
     fix = ast.literal_eval(str(error.value).rpartition("exclude_modules=")[2])
     assert fix == ["out_proj", "linear1", "linear2"]

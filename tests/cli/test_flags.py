@@ -6,6 +6,8 @@ import inspect
 import io
 import json
 import re
+import subprocess
+import sys
 from argparse import Namespace
 from dataclasses import fields
 from pathlib import Path
@@ -231,3 +233,53 @@ def test_taking_no_turns_is_refused_where_there_is_one_mode(mode, tmp_path, monk
         assert f"--sequential: only for --mode both, but the mode is {mode}; leave it out" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     assert modes_of(bionlp.parse(["--mode", "both", "--sequential"])) == ("full", "lora")
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("train", ["--epochs", "0"]),
+        ("train", ["--learning-rate", "nan"]),
+        ("train", ["--module-learning-rates", "lora_B=0"]),
+        ("train", ["--weight-decay=-1"]),
+        ("train", ["--warmup-ratio", "2"]),
+        ("train", ["--loraplus-lr-ratio", "0.5"]),
+        ("train", ["--class-weights", "O=0"]),
+        ("train", ["--seed=-1"]),
+        ("train", ["--seeds", "0"]),
+        ("train", ["--mode", "both", "--seeds", "2", "--margin", "1"]),
+        ("train", ["--dropout", "1"]),
+        ("train", ["--r", "0"]),
+        ("train", ["--lora-alpha", "0"]),
+        ("train", ["--lora-dropout", "1"]),
+        ("train", ["--mode", "full", "--r", "4"]),
+        ("train", ["--engine", "compile", "--packing", "off"]),
+        ("train", ["--init-lora-weights", "orthogonal", "--r", "3"]),
+        ("tune", ["--epochs", "0"]),
+        ("tune", ["--ranks", "4", "0"]),
+        ("tune", ["--learning-rates", "0"]),
+        ("tune", ["--dropout", "1"]),
+        ("tune", ["--factor", "1"]),
+        ("params", ["--r", "0"]),
+        ("params", ["--lora-dropout", "1"]),
+    ],
+)
+def test_a_bad_flag_is_told_before_anything_is_looked_for(command, flags, tmp_path, monkeypatch, capsys):
+    """Neither the base nor the corpus exists, and the error is of the flag: so it is checked before both."""
+    monkeypatch.chdir(tmp_path)
+    given = ["./none"] if command == "params" else ["--model", "./none", "--dataset", "./none"]
+    with pytest.raises(SystemExit, match="2"):
+        main([command, *given, *flags])
+    (line,) = capsys.readouterr().err.splitlines()
+    flag = [word for word in flags if word.startswith("--")][-1].split("=")[0]
+    assert "./none" not in line and flag in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_flag_is_told_before_torch_is_loaded(tmp_path):
+    for words in (["train", "--model", "x", "--dataset", "y"], ["tune", "--model", "x", "--dataset", "y"], ["predict"]):
+        flags = ["--min-score", "2"] if words == ["predict"] else ["--epochs", "0"]
+        code = f"import sys; from lorakit.cli.__main__ import main\ntry: main({[*words, *flags]})\n"
+        code += "finally: print([name for name in ('torch', 'transformers', 'scipy') if name in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+        assert (done.returncode, done.stdout) == (2, "[]\n"), done.stderr

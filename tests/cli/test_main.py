@@ -122,3 +122,12 @@ def test_version_is_that_of_the_package(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out == f"lorakit {lorakit.__version__}\n"
+
+
+def test_the_package_is_the_command_too(tmp_path):
+    """`python -m lorakit`, for a shell that does not find the script; its messages name the command all the same."""
+    for words, status in ((["--version"], 0), (["energy"], 2)):
+        command = [sys.executable, "-m", "lorakit", *words]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+        assert done.returncode == status
+        assert (done.stdout + done.stderr).startswith("lorakit ")

@@ -2,17 +2,18 @@ import pytest
 
 from lorakit.cli.__main__ import main
 from lorakit.cli.notes import Notes, case_note, corpus_counts, split_notes
+from lorakit.cli.parser import Parser
 from lorakit.data.corpus import NerData, Sentence
 from tests.support.tiny import LABELS, make_tiny_model
 from tests.support.tokenizers import make_tokenizer, save_tokenizer
 
 
 def test_a_note_is_printed_once_and_by_one_process(capsys, monkeypatch):
-    note = Notes("lorakit train")
+    note = Notes(Parser(prog="lorakit train"))
     for message in ("one", "two", "one"):
         note(message)
     monkeypatch.setenv("RANK", "1")
-    Notes("lorakit train")("three")
+    Notes(Parser(prog="lorakit train"))("three")
     assert capsys.readouterr().err == "lorakit train: note: one\nlorakit train: note: two\n"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from lorakit.cli.__main__ import main
 from lorakit.cli.measured_training import RunMeter
-from lorakit.cli.run_folder import choose_folder, clear_after_error
+from lorakit.cli.run_folder import check_own_place, choose_folder, clear_after_error
 from tests.integration.test_bionlp import bionlp
 from tests.support.tiny import MINI
 
@@ -111,11 +111,69 @@ def test_overwrite_never_deletes_what_the_command_reads(flag, copy, corpus, caps
     assert "give one of them" in error_of([*arguments, "--resume"], capsys)
 
 
-def test_overwrite_leaves_a_folder_that_is_no_run_alone(corpus, tmp_path):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "mine").write_text("base")
-    assert main(words(corpus, "--output-dir", tmp_path, "--overwrite")) == 0
-    assert (tmp_path / "model" / "mine").read_text() == "base"
+@pytest.mark.parametrize("more", [[], ["--overwrite"], ["--resume"]])
+def test_a_folder_with_a_model_of_the_users_own_is_left_alone(more, corpus, tmp_path, monkeypatch, capsys):
+    """In the folder that holds the base, a full run would replace it, and one that diverges would delete it."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(MINI, "model")
+    before = content(tmp_path)
+    arguments = words(corpus, "--output-dir", ".", *more)
+    arguments[arguments.index("--model") + 1] = "model"
+    error = error_of(arguments, capsys)
+    assert "--output-dir . has model, which is of no run, and a run would write its own there; give another" in error
+    assert error.endswith(", such as run\n") and content(tmp_path) == before
+    assert main([*arguments, "--output-dir", "run"]) == 0
+
+
+def test_overwrite_deletes_what_a_run_wrote_and_nothing_else(copy, corpus):
+    """Notes of the user's stay in each folder that a run makes; the next mode leaves nothing of the former one."""
+    for name in ("adapter", "model", "checkpoints", "tensorboard", "wandb"):
+        (copy / name).mkdir(exist_ok=True)
+        (copy / name / "notes.txt").write_text("mine")
+    full = [word for word in words(corpus, "--mode", "full", "--output-dir", copy) if word not in ("--r", "2")]
+    assert main([*full, "--overwrite", "--keep-checkpoints"]) == 0
+    assert [path.name for path in (copy / "adapter").iterdir()] == ["notes.txt"]
+    assert (copy / "model" / "config.json").is_file()
+    card = copy / "adapter" / "README.md"
+    assert main(words(corpus, "--output-dir", copy, "--overwrite")) == 0
+    assert [path.name for path in (copy / "model").iterdir()] == ["notes.txt"]
+    card.write_text(f"Do not use on Mondays.\n{card.read_text()}")
+    assert main([*full, "--overwrite"]) == 0
+    assert {path.name for path in (copy / "adapter").iterdir()} == {"notes.txt", "README.md"}
+    for name in ("adapter", "model", "checkpoints", "tensorboard", "wandb"):
+        assert (copy / name / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_that_goes_on_leaves_the_notes_beside_its_model(corpus, tmp_path):
+    base = [
+        word for word in words(corpus, "--mode", "full", "--output-dir", tmp_path / "x") if word not in ("--r", "2")
+    ]
+    assert main([*base, "--keep-checkpoints"]) == 0
+    model = tmp_path / "x" / "model"
+    (model / "notes.txt").write_text("mine")
+    (model / "calibration.json").write_text("of the former weights")
+    before = (model / "model.safetensors").read_bytes()
+    assert main([*base, "--resume", "--epochs", "2"]) == 0
+    assert (model / "model.safetensors").read_bytes() != before
+    assert (model / "notes.txt").read_text() == "mine" and not (model / "calibration.json").exists()
+
+
+@pytest.mark.parametrize("inside", ["adapter", "checkpoints/mine", "full", "seed-1"])
+@pytest.mark.parametrize("more", [[], ["--overwrite"], ["--resume"]])
+def test_a_folder_inside_another_run_is_refused(inside, more, copy, corpus, monkeypatch, capsys):
+    (copy.parent / "link").symlink_to(copy)
+    before = content(copy)
+    monkeypatch.chdir(copy)
+    for folder in (copy / inside, Path(inside), copy.parent / "link" / inside):
+        error = error_of(words(corpus, "--output-dir", folder, *more), capsys)
+        assert f"--output-dir {folder} is inside the results of another run, in {copy}; give a folder" in error
+        assert error.endswith(f", such as {copy}-2\n")
+    assert content(copy) == before
+
+
+def test_names_of_other_folders_are_free_beside_and_inside_a_run(copy):
+    for free in (copy.with_name("copy-2"), copy / "second", copy.parent / "full"):
+        check_own_place(free)
 
 
 def test_a_finished_run_trains_longer_on_the_longer_schedule(copy, corpus, capsys):
@@ -163,7 +221,7 @@ def test_an_unfinished_run_is_not_resumed_with_other_settings(flags, what, copy,
     before = content(copy)
     error = error_of(words(corpus, "--output-dir", copy, "--resume", *flags), capsys)
     assert what in error and len(error) < 600
-    assert "; resume with the former value, or start again: --overwrite instead of --resume" in error
+    assert "; resume with the former value, or start again with --overwrite instead of --resume" in error
     assert content(copy) == before
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from types import SimpleNamespace
 from unittest import mock
 
@@ -144,6 +145,27 @@ def test_a_folder_of_another_search_is_left_alone(found, tuned, capsys):
     told = capsys.readouterr().err
     assert "holds another search; give another folder, --overwrite" in told and len(told.splitlines()) == 1
     assert (found / "tuning.json").read_bytes() == before
+
+
+@needs_optuna
+def test_a_search_deletes_what_searches_wrote_and_nothing_else(found, tuned, tmp_path, capsys):
+    """Neither another run's checkpoints, nor a note in the folder of a trial; and no search is inside of a run."""
+    folder = shutil.copytree(found, tmp_path / "found")
+    trial = next(path for path in (folder / "trials").iterdir() if path.is_dir())
+    mine = [trial / "adapter" / "notes.txt", folder / "checkpoints" / "mine", trial / "checkpoints" / "mine"]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    trial.rename(trial.with_name("former"))
+    mine = [path.parent / path.name if path.is_relative_to(folder / "checkpoints") else
+            folder / "trials" / "former" / path.relative_to(trial) for path in mine]  # fmt: skip
+    assert tuned(folder, "--overwrite") == 0
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+    assert {path.name for path in (folder / "trials" / "former").iterdir()} == {"adapter", "checkpoints"}
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        tuned(folder / "trials" / "mine")
+    assert f"is inside the results of another run, in {folder}" in capsys.readouterr().err
 
 
 @needs_optuna

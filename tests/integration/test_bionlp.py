@@ -77,7 +77,7 @@ def test_the_smallest_run_prints_both_tables_and_writes_its_files(tmp_path):
     for part in ("gpu", "cpu", "ram"):
         energy = lora["energy"][part]
         assert (energy["kwh"] is None) == (energy["method"] == "unavailable")
-    for expected in ("validation full", "difference", "RAM (kWh)", "total measured (kWh)", "PEFT would print"):
+    for expected in ("validation full", "difference", "RAM (Wh)", "total measured (Wh)", "PEFT would print"):
         assert expected in done.stdout
     for table in (out / "comparison.md").read_text().split("\n\n"):
         if table.startswith("| "):

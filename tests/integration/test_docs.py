@@ -138,12 +138,12 @@ def test_every_command_line_is_accepted(command, monkeypatch, beside_the_example
     if words[0] == "torchrun":
         from torch.distributed.run import get_args_parser
 
-        before = words[: next(i for i, word in enumerate(words) if word.startswith(("examples/", "lorakit.cli")))]
+        before = words[: next(i for i, word in enumerate(words) if word.startswith("examples/") or word == "lorakit")]
         assert before[-1] == "--", "torchrun takes flags of the script for its own unless -- is before the script"
         parsed = get_args_parser().parse_args(words[1:])
         module = ["-m"] if parsed.module else []
         words = ["python", *module, parsed.training_script, *parsed.training_script_args]
-    if words[:3] == ["python", "-m", "lorakit.cli"]:
+    if words[:3] == ["python", "-m", "lorakit"]:
         words = ["lorakit", *words[3:]]
     program, *arguments = words
     program = program.removeprefix(".venv/bin/")

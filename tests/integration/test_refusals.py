@@ -439,7 +439,7 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         {"init_lora_weights": "pissa", "r": 33}, {"init_lora_weights": "pissa", "r": 32}
     ),
     "… … matches nothing in this model… has: …": setting({"target_modules": ["quary"]}, {"target_modules": ["query"]}),
-    "is inside the head, which is trained in full; leave it out, or pass modules_to_save=[] to adapt it": setting(
+    "is inside the head, which is trained in full; or in Python pass modules_to_save=[] to adapt it": setting(
         {"target_modules": ["query", "classifier"]},
         {"target_modules": ["query"]},
         {"target_modules": ["query", "classifier"], "modules_to_save": []},
@@ -574,6 +574,7 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
     ),
 }  # fmt: skip
 ELSEWHERE = {
+    "is a layer of PEFT around lorakit's": "peft_settings::test_peft_on_an_adapted_model_is_named_and_both_fixes",
     "a wrapper such as FSDP1 holds the parameters in parts": "adapters_under_ddp_and_fsdp::test_two_processes",
     "put it into the model itself (.module), then wrap that": "adapters_under_ddp_and_fsdp::test_two_processes",
     "is to be trained in full, and … is quantized": "full_training::test_a_quantized_module_cannot",
@@ -588,7 +589,7 @@ ELSEWHERE = {
     "the weights of this model have another fingerprint": "storage::test_another_base_is_refused_unless_allowed",
     "its token table had … rows, this one has": "token_table::test_saving_names_the_new_rows_and_both_fixes_work",
     "was resized here from … to … rows": "token_table::test_saving_names_the_new_rows_and_both_fixes_work",
-    "leave it out with exclude_modules=": "targets::test_following_the_message_about_refused_layers_once_is_enough",
+    "or in Python name it: exclude_modules=": "targets::test_following_the_message_about_refused_layers_once_is_enough",
     "this model uses no linear layer outside its head": "unused::test_where_all_linear_leaves_nothing_it_names_layers",
     "which would not be adapted; target all of them or none": "targets::test_embeddings_that_share_a_table",
     "whose rows would stay as they are; train the table in full": "token_indices::test_a_table_that_others_share",

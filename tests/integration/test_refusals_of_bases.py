@@ -117,11 +117,7 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         of_equal_lengths("eager", True),
         of_equal_lengths("eager", False),
     ),
-    "dropout is …; it must be from 0 to below 1": (
-        lambda folder: set_dropout(tiny_roberta().config, 1),
-        lambda folder: set_dropout(tiny_roberta().config, 0.999),
-    ),
-    "has no dropout to set to …: leave dropout (--dropout) out": (
+    "has no dropout to set to …: leave dropout out": (
         lambda folder: set_dropout(SimpleNamespace(model_type="none"), 0.1),
         loaded(),
     ),

@@ -45,7 +45,7 @@ def test_both_tables_show_each_mode_and_the_difference(record):
     text = as_markdown(record)
     assert cells(text, "F1") == ["0.746667", "0.736667", "-0.010000"]
     assert cells(text, "F1, strict IOB2") == ["0.736622", "0.736622", "+0.000000"]
-    assert cells(text, "RAM (kWh)") == ["0.00100000", "0.00050000", "-0.00050000"]
+    assert cells(text, "RAM (Wh)") == ["1.00000", "0.50000", "-0.50000"]
     assert cells(text, "CPU power (W)") == ["20.00", "20.00", "+0.00"]
 
 
@@ -55,12 +55,12 @@ def test_no_zero_is_negative(record):
 
 
 def test_unknown_is_a_dash_and_never_zero(record):
-    assert cells(energy_table(record), "all GPUs (kWh)") == ["–", "–", "–"]
+    assert cells(energy_table(record), "all GPUs (Wh)") == ["–", "–", "–"]
 
 
 def test_measured_and_estimated_totals_are_separate(record):
-    assert cells(energy_table(record), "total measured (kWh)") == ["0.00200000", "0.00200000", "+0.00000000"]
-    assert cells(energy_table(record), "total estimated (kWh)") == ["0.00100000", "0.00050000", "-0.00050000"]
+    assert cells(energy_table(record), "total measured (Wh)") == ["2.00000", "2.00000", "+0.00000"]
+    assert cells(energy_table(record), "total estimated (Wh)") == ["1.00000", "0.50000", "-0.50000"]
 
 
 def test_every_component_says_how_it_was_obtained(record):
@@ -85,7 +85,7 @@ def test_one_mode_alone_has_no_difference(record):
 def test_the_studys_own_columns_repeat_its_published_figures(record):
     record = comparison_record("c", {}, "m", "d", record["modes"], study=True)
     assert cells(as_markdown(record), "F1")[3:] == ["0.809050", "0.805224", "-0.003826"]
-    assert cells(as_markdown(record), "RAM (kWh)")[3:] == ["0.59771000", "0.68735100", "+0.08964100"]
+    assert cells(as_markdown(record), "RAM (Wh)")[3:] == ["597.71000", "687.35100", "+89.64100"]
     assert cells(as_markdown(record), "GPU power (W)")[3:] == ["477.46", "476.03", "-1.43"]
 
 
@@ -93,7 +93,7 @@ def test_differences_of_times_and_energies_are_marked_if_others_used_the_machine
     text = as_markdown(crowd(record))
     assert cells(text, "CPU power (W)") == ["20.00", "20.00", "+0.00*"]
     assert cells(text, "training (s)") == ["5.0", "5.0", "+0.0*"]
-    assert cells(text, "all GPUs (kWh)") == ["–", "–", "–"]
+    assert cells(text, "all GPUs (Wh)") == ["–", "–", "–"]
     assert cells(text, "F1") == ["0.746667", "0.736667", "-0.010000"]
     assert f"\n- LoRA*: {CROWDED['note']}\n- full: " in text and "\n- RAM: estimated" in text
     assert "full*" not in text

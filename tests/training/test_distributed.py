@@ -247,7 +247,7 @@ def test_one_ranks_lack_of_memory_names_rank_and_knob_and_keeps_the_newest_check
     first, second = facts["out_of_memory"]
     assert second["error"] == "MemoryError"
     assert "out of memory on rank 1 in step 5 with" in second["message"]
-    assert "halve batch_size (8) and double accumulate (1)" in second["message"]
+    assert "run the same again with batch_size=4, accumulate=2 and resume=True" in second["message"]
     assert first["error"] == "RuntimeError"
     assert "rank 0 of 2 lost rank 1, which ended with MemoryError: out of memory on rank 1" in first["message"]
     assert load_checkpoint(job / "memory" / "checkpoints").state["step"] == 4

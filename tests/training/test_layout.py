@@ -92,7 +92,7 @@ def test_a_model_that_would_mix_packed_sentences_is_refused_with_the_fix_which_w
         (build("deberta-v2", conv_kernel_size=3, conv_act="gelu"), "because its convolution mixes neighbouring tokens"),
         (deaf, r"because 'sdpa' attention mixes packed sentences \(outputs differ by"),
     ):
-        with pytest.raises(ValueError, match=rf"{reason}.*: train in plain rows \(--packing off, or TrainConfig"):
+        with pytest.raises(ValueError, match=rf"{reason}.*: train in plain rows with packing='off'"):
             layout_for(model, "on")
         if model is not deaf:
             assert not layout_for(model, "off").packing

@@ -116,5 +116,5 @@ def test_a_single_process_agrees_with_itself_at_once():
 def test_the_exit_status_is_that_of_the_signal(number, status):
     stopped = Preempted(number, "runs/x/checkpoints")
     assert stopped.code == status
-    assert str(stopped).endswith("the state is in runs/x/checkpoints: run the same command with resume to continue")
+    assert str(stopped).endswith("the state is in runs/x/checkpoints: run the same again with resume=True to continue")
     assert "could not be saved, only an older one may be in runs/x" in str(Preempted(number, "runs/x", saved=False))

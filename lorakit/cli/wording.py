@@ -1,0 +1,70 @@
+"""Messages on a command line: the package writes them for Python, and here the arguments become the flags they are.
+
+`learning_rate is 0`, `overwrite=True`, `packing='off'` and `engine 'eager'` become `--learning-rate is 0`,
+`--overwrite`, `--packing off` and `--engine eager`, for the flags of the command in use. What has no flag stays.
+"""
+
+import argparse
+import ast
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+PLAIN = r"(?<![\w.\-/'\"\\=])"  # not before: a part of a path, of a quoted name or of a flag
+VALUE = r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\{[^}]*\}|[\w+\-]+(?:\.\d+)?"
+
+
+def in_flags(message: str, parser: argparse.ArgumentParser) -> str:
+    """The message with a flag wherever it names the setting that the flag makes."""
+    flags = {
+        action.dest: action for action in parser._actions for option in action.option_strings if option[:2] == "--"
+    }
+    flags = {name: action for name, action in flags.items() if f"--{name.replace('_', '-')}" in action.option_strings}
+    off = {f"no_{name}": name for name in (one.removeprefix("no_") for one in flags if one.startswith("no_"))}
+    message = re.sub(r"\b(?:TrainConfig|apply_lora)\((?:\.\.\., )?(\w+=(?:" + VALUE + r"))\)", r"\1", message)
+
+    def assigned(found: re.Match[str]) -> str:
+        name, value = found[1], found[2]
+        if value == "False" and name in off.values():
+            return _flag(f"no_{name}")
+        return _with_value(name, value) if name in flags and value != "[]" else found[0]
+
+    def chosen(found: re.Match[str]) -> str:
+        name, values = found[1], re.findall(r"'([\w-]+)'", found[2])
+        choices = flags[name].choices if name in flags else None
+        return f"{_flag(name)} {' or '.join(values)}" if choices and set(values) <= set(choices) else found[0]
+
+    message = re.sub(rf"{PLAIN}([a-z]\w*)=({VALUE})", assigned, message)
+    message = re.sub(rf"{PLAIN}([a-z]\w*) ('[\w-]+'(?: or '[\w-]+')*)", chosen, message)
+    first = re.match(r"\w+(?= is | must | has | names |\[)", message)
+    if first and first[0] in flags:
+        message = _flag(first[0]) + message[first.end() :]
+    return re.sub(
+        rf"{PLAIN}[a-z]+_\w+(?![\w/(=.'\"])", lambda found: _flag(found[0]) if found[0] in flags else found[0], message
+    )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _with_value(name: str, text: str) -> str:
+    """A flag as a shell takes it, for an argument with a value as Python writes it."""
+    try:
+        value: Any = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(value, bool):
+        return _flag(name) if value else f"no {_flag(name)}"
+    if isinstance(value, int | float):
+        return f"{_flag(name)} {text}"  # as it was written
+    if isinstance(value, Mapping):
+        words = [f"{key}={part:g}" if isinstance(part, float) else f"{key}={part}" for key, part in value.items()]
+    else:
+        words = (
+            [str(word) for word in value]
+            if isinstance(value, list | tuple)
+            else [text if value == text else str(value)]
+        )
+    return " ".join([_flag(name), *map(shlex.quote, words)])
