@@ -417,7 +417,7 @@ def read_texts(arguments: argparse.Namespace) -> Iterable[str]:
     if source is None:
         if sys.stdin.isatty():
             print("reading texts from the terminal, one per line; end with Ctrl-D", file=sys.stderr)
-        return doubting_json(decoded_lines(sys.stdin.buffer, "standard input"), arguments.parser.prog)
+        return doubting_json(decoded_lines(sys.stdin.buffer, "standard input"), arguments.parser)
     try:
         if source.is_file():  # not a pipe, which can be read only once
             deque(lines_of(source.open("rb"), source), maxlen=0)
@@ -428,12 +428,12 @@ def read_texts(arguments: argparse.Namespace) -> Iterable[str]:
         ) from error
 
 
-def doubting_json(lines: Iterator[str], prog: str) -> Iterator[str]:
+def doubting_json(lines: Iterator[str], parser: argparse.ArgumentParser) -> Iterator[str]:
     """The lines, with a note before the first one if that is a JSON object: more likely a record than a text."""
     for line in islice(lines, 1):
         with suppress(ValueError, RecursionError):  # not JSON
             if line.startswith("{") and isinstance(json.loads(line), dict):
-                Notes(prog)(
+                Notes(parser)(
                     "line 1 of standard input is a JSON object, tagged as a text; --documents FILE.jsonl finds the text"
                     " in each object of a file"
                 )
