@@ -374,7 +374,7 @@ def by_type(given: Sequence[str] | None, flag: str, kinds: set[str]) -> dict[str
             )
         if equals and kind not in kinds:
             raise ValueError(f"{flag} {text}: the model has no type {kind!r}; it has {', '.join(sorted(kinds))}")
-        found |= {kind: value} if equals else {name: value for name in kinds if name not in found}
+        found |= {kind: value} if equals else {name: value for name in sorted(kinds) if name not in found}
     return found
 
 
