@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from lorakit._counts import counted
@@ -32,18 +33,19 @@ def model_card(
     """
     config = adapter.config
     saved = ", ".join(map(in_markdown, adapter.saved)) or "nothing"
+    place = f" on {in_markdown(base)}" if base and not is_hub_id(base) else ""
     rows = "".join(f"; {counted(len(tokens), 'row')} of {in_markdown(name)}" for name, tokens in adapter.rows.items())
     lines = [
         "---",
         "library_name: peft",
-        *([f"base_model: {in_yaml(base)}"] if base else []),
+        *([f"base_model: {in_yaml(base)}"] if base and is_hub_id(base) else []),
         "tags: [lora, lorakit]",
         "---",
         "",
     ]
     lines += [BEGIN, f"# LoRA adapter for {model_class}", ""]
     lines += [
-        f"{counted(count, 'value')}: r={config.r}, lora_alpha={config.lora_alpha:g}, bias={config.bias}, "
+        f"{counted(count, 'value')}{place}: r={config.r}, lora_alpha={config.lora_alpha:g}, bias={config.bias}, "
         f"{counted(len(adapter.targets), 'layer')} adapted, trained in full: {saved}{rows}.",
         "",
         "```python",
@@ -58,6 +60,11 @@ def model_card(
         if rows:
             lines += ["", f"## {title}", "", "| | |", "|---|---|", *rows]
     return "\n".join([*lines, END]) + "\n"
+
+
+def is_hub_id(base: str) -> bool:
+    """Whether others can load the base by this name; a hub refuses a card that names a folder."""
+    return bool(re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", base, re.ASCII)) and not Path(base).exists()
 
 
 def in_markdown(value: Any) -> str:

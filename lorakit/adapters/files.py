@@ -105,7 +105,11 @@ def read_own(folder: Path) -> dict[str, Any]:
     """Read lorakit's metadata and compare every file with its digest."""
     path = folder / OWN
     if not path.is_file():
-        raise ValueError(f"{path} is missing, without which nothing says which labels and base fit; copy it too")
+        raise ValueError(
+            f"{path} is missing, without which nothing says which labels and base fit; copy it too, or, if it is lost,"
+            " give --no-check-base (check_base=False), --labels with the tag of each class in order, and --decode"
+            " viterbi if the adapter was trained with it"
+        )
     own = read_json(path)
     if own.get("schema") != SCHEMA:
         raise ValueError(f"{path}: schema {own.get('schema')!r}, this lorakit reads {SCHEMA}; use a newer lorakit")

@@ -162,7 +162,8 @@ def load_adapter(
         model: the base that the adapter was trained on, of a class for the same task, with the same number of labels.
         folder_or_hub_id: a folder, or a hub id (the only case that uses the network).
         name: name of the adapter among several.
-        check_base: False accepts another base, or a class for another task, than the adapter was trained on.
+        check_base: False accepts another base, or a class for another task, than the adapter was trained on, and an
+            adapter of lorakit's whose lorakit.json is lost.
 
     Returns:
         The same model.
@@ -176,7 +177,7 @@ def load_adapter(
     folder = find_folder(folder_or_hub_id)
     config = read_config(folder)
     tensors, ours = read_tensors(folder)
-    own = read_own(folder) if ours or (folder / OWN).exists() else None
+    own = read_own(folder) if (ours and check_base) or (folder / OWN).exists() else None
     if check_base:
         refuse_other_task(plain, config.get("task_type"), "the adapter", "pass check_base=False to use it here anyway")
     labels = _check_labels(plain, own["labels"]) if own and own["labels"] else None
@@ -196,14 +197,18 @@ def load_adapter(
     return model
 
 
-def base_and_labels(folder_or_hub_id: str | Path) -> tuple[str | None, list[str] | None]:
+def base_and_labels(folder_or_hub_id: str | Path, check_base: bool = True) -> tuple[str | None, list[str] | None]:
     """Read which base and head labels an adapter needs; None for what its files do not say.
+
+    Args:
+        folder_or_hub_id: as for `load_adapter`.
+        check_base: False accepts an adapter of lorakit's whose lorakit.json is lost, which then says no labels.
 
     Raises:
         ValueError, FileNotFoundError: as `load_adapter`.
     """
     folder = find_folder(folder_or_hub_id)
-    own = read_own(folder) if (folder / OWN).exists() or is_ours(folder) else {"labels": None}
+    own = read_own(folder) if (folder / OWN).exists() or (check_base and is_ours(folder)) else {"labels": None}
     return read_config(folder).get("base_model_name_or_path"), own["labels"]
 
 

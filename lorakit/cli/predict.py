@@ -371,7 +371,7 @@ def by_type(given: Sequence[str] | None, flag: str, kinds: set[str]) -> dict[str
             raise ValueError(
                 f"{flag} {kind}={value:g}: the model has no type {kind!r}; it has {', '.join(sorted(kinds))}"
             )
-        found |= {name: value for name in kinds if name not in found} if kind is None else {kind: value}
+        found |= {name: value for name in sorted(kinds) if name not in found} if kind is None else {kind: value}
     return found
 
 

@@ -55,7 +55,7 @@ def read_documents(paths: Sequence[Path], field: str = "text") -> Iterator[Docum
 
     Args:
         paths: text files (each a document), JSON lines (each line an object with a text), or folders of both; other
-            files in a folder are ignored, and so are hidden ones.
+            files in a folder are ignored, and so are hidden files and folders.
         field: the name of the text in JSON lines.
 
     Raises:
@@ -68,7 +68,8 @@ def read_documents(paths: Sequence[Path], field: str = "text") -> Iterator[Docum
             yield from _read(path, field)
             continue
         inside = sorted(part for part in path.rglob("*") if part.suffix.lower() in ENDINGS and part.is_file())
-        inside = [part for part in inside if not part.name.startswith(".")]  # macOS' ._doc.txt of doc.txt
+        # macOS' ._doc.txt of doc.txt, and what is in a folder such as .ipynb_checkpoints
+        inside = [part for part in inside if not any(name.startswith(".") for name in part.relative_to(path).parts)]
         if not inside:
             raise ValueError(f"{path} holds no file that ends in {' or '.join(ENDINGS)}; give the files by name")
         for part in inside:

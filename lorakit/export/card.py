@@ -1,12 +1,10 @@
 """The README of an export: what it is, the lines that use it, its proof, its scores and what training it cost."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from lorakit.adapters.card import in_markdown, in_yaml
+from lorakit.adapters.card import in_markdown, in_yaml, is_hub_id
 from lorakit.data.tags import types_of_labels
 
 LIBRARIES = {"hf": "transformers", "onnx": "onnx", "spacy": "spacy", "peft": "peft"}
@@ -44,7 +42,7 @@ def export_card(target: str, labels: Sequence[str], origin: Origin, usage: str, 
         proof: sentences about what was compared.
     """
     lines = ["---", f"library_name: {LIBRARIES[target]}", "pipeline_tag: token-classification"]
-    lines += [f"base_model: {in_yaml(origin.base)}"] if _is_hub_id(origin.base) else []
+    lines += [f"base_model: {in_yaml(origin.base)}"] if origin.base and is_hub_id(origin.base) else []
     lines += ["tags: [lorakit, token-classification, named-entity-recognition]", "---", ""]
     lines += [f"# Named entities: {', '.join(map(in_markdown, types_of_labels(labels)))}", ""]
     lines += ["```python", usage.strip(), "```", "", "## Proof", "", *(in_markdown(line) + "\n" for line in proof)]
@@ -54,11 +52,6 @@ def export_card(target: str, labels: Sequence[str], origin: Origin, usage: str, 
     lines += [f"- {name}: {in_markdown(value)}" for name, value in (*facts, ("command", origin.command)) if value]
     lines += _scores(origin.scores) + _energy(origin.energy)
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _is_hub_id(base: str | None) -> bool:
-    """Whether others can load the base by this name; a hub refuses a card that names a folder."""
-    return bool(base and re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-]+", base)) and not Path(base).exists()
 
 
 def _scores(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -223,7 +223,7 @@ def load_tagger(
         if not check_base:
             raise ValueError(f"--no-check-base is for an adapter, and {model} is a whole model: leave it out")
         return load_token_classifier(model, labels=None)
-    labels, base = _labels_and_base(_adapter_folder(adapter), labels)
+    labels, base = _labels_and_base(_adapter_folder(adapter), labels, check_base)
     if model is None and base is None:
         raise ValueError(f"{adapter}: {CONFIG} does not name the base (base_model_name_or_path); give it with --model")
     try:
@@ -236,9 +236,9 @@ def load_tagger(
     return load_adapter(loaded, adapter, check_base=check_base), tokenizer
 
 
-def _labels_and_base(adapter: str, given: Sequence[str] | None) -> tuple[Sequence[str], str | None]:
+def _labels_and_base(adapter: str, given: Sequence[str] | None, check_base: bool) -> tuple[Sequence[str], str | None]:
     """The labels of an adapter's head, its own or those that are given, and its base."""
-    base, own = base_and_labels(adapter)
+    base, own = base_and_labels(adapter, check_base)
     task = task_of(adapter)
     if task not in (None, "TOKEN_CLS"):
         raise ValueError(

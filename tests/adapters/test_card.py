@@ -59,6 +59,13 @@ def test_the_card_names_base_model_settings_and_what_is_trained_in_full() -> Non
     assert "trained in full: nothing." in text and "base_model:" not in text
 
 
+def test_a_base_in_a_folder_is_no_metadata_which_a_hub_would_refuse(tmp_path: Path) -> None:
+    for base in (str(tmp_path), "/no/such/folder", "./base", "a/b/c"):
+        text = model_card("Tagger", base, lora_state(trained_roberta()).current, 1)
+        assert yaml.safe_load(text.split("---")[1]) == {"library_name": "peft", "tags": ["lora", "lorakit"]}
+        assert f"1 value on {in_markdown(base)}: r=8" in text
+
+
 USERS = "---\nlicense: mit\ntags:\n- mine\n---\n# Genes\n\nOur own words.\n"
 
 

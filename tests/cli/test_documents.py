@@ -56,6 +56,46 @@ def test_an_interrupted_command_continues_where_it_was(run, folder, tmp_path, mo
     assert part.read_text() == f"{whole[1]}\n{whole[0]}\n"
 
 
+def test_what_another_command_wrote_is_not_continued(run, folder, tmp_path, monkeypatch, capsys):
+    """Lines of another model, other flags or other texts would stay in the file beside this command's."""
+    monkeypatch.setattr(documents, "AT_ONCE", 2)
+    whole, out = predicted(run, folder, tmp_path / "whole.jsonl"), tmp_path / "out.jsonl"
+    part = documents.part_of(out)
+    part.write_text(written := f"{whole[0]}\n{whole[1]}\n")
+
+    def refused(*more):
+        with pytest.raises(SystemExit, match="2"):
+            predicted(run, folder, out, "--resume-output", *more)
+        assert part.read_text() == written
+        return capsys.readouterr().err
+
+    assert f"{part}:1 is not what this command finds in {folder}/0.txt" in refused("--min-score", "1")
+    changed = json.loads(whole[0])
+    changed["entities"][0]["score"] /= 2
+    part.write_text(written := f"{json.dumps(changed)}\n{whole[1]}\n")  # another calibration
+    assert "continue with the same ones, or delete the file" in refused()
+    part.write_text(written := f"{whole[0]}\n{whole[1]}\n")
+    (folder / "0.txt").write_text(TEXTS[0].replace("IL-2", "IL-4"))
+    assert f"{part}:1 is for another text of {folder}/0.txt than there is now" in refused()
+    (folder / "0.txt").write_text(TEXTS[0])
+    assert predicted(run, folder, out, "--resume-output") == whole
+    part.write_text(f"{whole[0]}\n{whole[1]}\n")
+    part.unlink()  # the other advice
+    assert len(predicted(run, folder, out, "--resume-output", "--min-score", "1")) == 3
+
+
+def test_all_but_the_last_batch_of_an_interrupted_command_is_not_tagged_again(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "AT_ONCE", 1)
+    whole, out, tagged = predicted(run, folder, tmp_path / "whole.jsonl"), tmp_path / "out.jsonl", []
+    documents.part_of(out).write_text("".join(f"{line}\n" for line in whole[:2]))
+    cut = documents.sentences
+    monkeypatch.setattr(documents, "sentences", lambda text: tagged.append(text) or cut(text))
+    assert predicted(run, folder, out, "--resume-output") == whole
+    assert tagged == TEXTS[1:]
+    documents.part_of(out).write_text("".join(f"{line}\n" for line in whole))  # only its name was left to change
+    assert predicted(run, folder, out, "--resume-output") == whole
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

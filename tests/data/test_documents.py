@@ -28,6 +28,8 @@ def test_files_folders_and_fields_are_read_in_order(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"body": "x"}) + "\n\n" + json.dumps({"body": "y", "id": 1}))
     (tmp_path / "c.md").write_text("not a document")
     (tmp_path / "._b.txt").write_bytes(b"\0\5\x16\7\xff")  # what macOS puts beside b.txt on other disks
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints" / "b-checkpoint.txt").write_text("an older one")
     found = list(read_documents([tmp_path], "body"))
     assert found == [
         (f"{tmp_path}/a.jsonl:1", "x"),

@@ -122,9 +122,9 @@ def copied_too(folder: Path) -> None:
     load(folder / "adapter")
 
 
-def without_own(folder: Path) -> None:
+def without_own(folder: Path, **options: object) -> None:
     (adapter(folder) / OWN).unlink()
-    load(folder / "adapter")
+    load(folder / "adapter", **options)
 
 
 def with_nan_on_disk(folder: Path) -> None:
@@ -491,7 +491,11 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
     "was changed after it was written": own_changed({"labels": ["O"]}),
     "is damaged: its files or labels are not names": own_changed({"labels": [1]}, signed=True),
     "which … lists, is not there": (with_files_lost, lambda folder: load(adapter(folder))),
-    "without which nothing says which labels and base fit; copy it too": (without_own, copied_too),
+    "without which nothing says which labels and base fit; copy it too": (
+        without_own,
+        copied_too,
+        lambda folder: without_own(folder, check_base=False),
+    ),
     "that are not finite: its training diverged, and its predictions would be": (
         with_nan_on_disk,
         lambda folder: load(adapter(folder)),

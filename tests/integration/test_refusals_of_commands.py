@@ -426,6 +426,8 @@ ELSEWHERE = {
     "cannot be locked against other processes": "energy::test_csv_on_a_file_system_without_locks",
     "--file … is not one text per line, but JSON": "tool_files::test_a_file_of_no_lines_of_text_is_refused_and_read_as",
     "is likely to hold more than texts": "predict::test_a_file_of_records_is_not_tagged_as_lines_and_what",
+    "give the documents as they were, or delete the file": "documents::test_what_another_command_wrote_is_not",
+    "calibration, text or flags; continue with the same ones": "documents::test_what_another_command_wrote_is_not",
     "--documents writes JSON lines, not": "documents::test_entities_are_those_of_the_sentences",
     "the name is empty; give a file or folder": "parser::test_an_empty_name_is_never_the_folder_one_is_in",
     "the name of the model is empty; give a folder": "refusals_of_bases::test_what_the_message_says_to_do_works",

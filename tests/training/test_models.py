@@ -154,6 +154,9 @@ def test_an_adapter_says_what_it_lacks(adapter, tmp_path):
     for labels in (None, LABELS):  # which do not replace the rest of the file
         with pytest.raises(ValueError, match="lorakit.json is missing, without which .*; copy it too"):
             load_tagger(str(adapter), labels=labels)
+    with pytest.raises(ValueError, match="give the tag of each class in order"):
+        load_tagger(str(adapter), check_base=False)
+    assert load_tagger(str(adapter), labels=LABELS, check_base=False)[0].config.id2label == dict(enumerate(LABELS))
     theirs = shutil.copytree(adapter, tmp_path / "theirs")
     tensors = load_file(theirs / "adapter_model.safetensors")
     save_file(tensors, theirs / "adapter_model.safetensors")  # as PEFT does, without lorakit's metadata
@@ -168,13 +171,13 @@ def test_an_adapter_says_what_it_lacks(adapter, tmp_path):
 
 
 def test_a_base_that_is_elsewhere_is_given_by_hand(adapter, monkeypatch):
-    monkeypatch.setattr("lorakit.training.models.base_and_labels", lambda folder: ("/nowhere/base", list(LABELS)))
+    monkeypatch.setattr("lorakit.training.models.base_and_labels", lambda *_: ("/nowhere/base", list(LABELS)))
     adapter = str(adapter)
     with pytest.raises(ValueError, match="'/nowhere/base'.*adapter_config.json names this base: give it with --model"):
         load_tagger(adapter)
     model, _ = load_tagger(adapter, str(MINI))
     assert model.config.id2label == dict(enumerate(LABELS))
-    monkeypatch.setattr("lorakit.training.models.base_and_labels", lambda folder: (None, list(LABELS)))
+    monkeypatch.setattr("lorakit.training.models.base_and_labels", lambda *_: (None, list(LABELS)))
     with pytest.raises(ValueError, match=r"does not name the base \(base_model_name_or_path\); give it with --model"):
         load_tagger(adapter)
     assert load_tagger(adapter, str(MINI))[0].config.id2label == dict(enumerate(LABELS))
