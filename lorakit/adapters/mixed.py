@@ -41,7 +41,7 @@ class MixedAdapters:
             if adapter.labels != state.current.labels:
                 fix = "use disable_lora(model) for it" if name == BASE else f"call set_adapter(model, {name!r}) for it"
                 raise ValueError(
-                    f"adapter {name!r} cannot share a batch with {state.active!r}, which is active, because their labels"
+                    f"adapter {name!r} cannot share a batch with {state.active!r}, which is active, as their labels"
                     f" differ; {fix} and give it a batch of its own"
                 )
         layers = list(dict.fromkeys(name for adapter in adapters for name in adapter.updates))
