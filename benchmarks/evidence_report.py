@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from evidence_cells import decoder
 from provenance import energy_sources
-from sweep_report import pareto_front
 from tables import mean_sd
 
 from lorakit.report.statistics import Difference, compare_f1, mean_interval, ratio_interval, score_runs
 from lorakit.report.tables import markdown_table
+from lorakit.training.tuning import front as front_of
 
 Record = dict[str, Any]
 SPLIT_MODES = ("default", "strict")
@@ -328,7 +328,7 @@ def draw_points(axes: Any, settings: Sequence[Sequence[Record]], name: str, spli
     cost = COSTS[name]
     settings = [runs for runs in settings if None not in map(cost, runs)]
     points = [(fmean(cost(cell) for cell in runs), fmean(f1(cell) for cell in runs)) for runs in settings]
-    front = [points[place] for place in pareto_front(points)]
+    front = [points[place] for place in front_of(points)]
     axes.plot(*zip(*front, strict=True) if front else ((), ()), color="0.75", drawstyle="steps-post", zorder=1,
               label="front")  # fmt: skip
     for (x, y), runs in zip(points, settings, strict=True):

@@ -37,6 +37,7 @@ def sizes(hidden: int, intermediate: int, layers: int, heads: int, vocabulary: i
 SHAPES = {
     # roberta-base's 50,265 tokens, although the embedded tokenizer uses only the first 8,192 of them
     "roberta-base": sizes(768, 3072, layers=12, heads=12, vocabulary=50265),
+    "minilm": sizes(384, 1536, layers=6, heads=12, vocabulary=30522),  # all-MiniLM-L6-v2's
     "small": sizes(384, 1536, layers=6, heads=6),  # 13.8 M parameters, for scaling.py
     "narrow": sizes(64, 128, layers=2, heads=2),  # a run of about a second, for faults.py
     "tiny": sizes(32, 64, layers=2, heads=2),
@@ -195,10 +196,9 @@ def own_config(job: Job, mode: str, epochs: int = 1, **more: Any) -> lorakit.Tra
         epochs=epochs,
         batch_size=job.batch_size,
         learning_rate=job.rates[mode],
-        precision=job.precision,
         seed=job.seed,
         progress=False,
-        **job.train_config,
+        **{"precision": job.precision, **job.train_config},
         **more,
     )
 

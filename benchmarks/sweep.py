@@ -1,271 +1,172 @@
-"""Run examples/bionlp.py with several seeds, as it is or over a grid of LoRA's rank, targets and learning rate.
+"""Train every combination of LoRA's rank, targets and learning rate with several seeds, in shared steps (train_many).
 
-  python benchmarks/sweep.py --seeds 0 1 2 --name mine -- --dataset ../shared/bionlp2004 --epochs 2
-  python benchmarks/sweep.py --ranks 2 8 32                              a small grid, offline, about ten minutes
-  python benchmarks/sweep.py --ranks 4 16 --targets query,value all-linear --learning-rates 1e-3 --seeds 0 1 2
-  python benchmarks/sweep.py --ranks 2 8 32 --name sweep-real -- --dataset ../shared/bionlp2004 --epochs 2
+  python benchmarks/sweep.py                                           24 runs, offline, about 3 minutes on two cores
+  python benchmarks/sweep.py --dataset ../shared/bionlp2004 --sentences 1000 --validation 500 --seeds 0 1 2 --epochs 4
 
-Everything after `--` goes to the example, which runs every cell (one seed of one configuration) in its own process.
-Without any of the four grid flags the example runs as it is, and the table has mean ± standard deviation of every
-figure: seeds alone move F1 by some tenths of a point. With one of them the table has a row per configuration, and the
-picture shows F1 against energy and against trained parameters.
-
-A cell's output is runs/NAME/CELL; its comparison.json is written atomically. The same command after a stop or a kill,
-or one with more seeds or a wider grid, runs what is missing. A stopped cell starts over, so that its energy is that of
-one run. Any other change is refused under the same NAME. A failed cell is noted and the others continue; the next call
-tries it again.
+`lorakit tune` finds the best of such a grid for a fraction of the work; this trains all of it, to show how F1 depends
+on each. The combinations of one seed share the base, the head that they start with, and steps, `--at-once` at a time.
+Their folders are runs/NAME/seed-N/COMBINATION. The same command after a stop or a kill continues, and so does one with
+more seeds; another grid is refused under the same NAME.
 """
 
 import argparse
-import fcntl
-import hashlib
-import json
-import shlex
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import product
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from provenance import ROOT, BenchmarkParser, write_results
-from sweep_report import Cell, Configuration, Outcome, draw_grid, grid_report, record_of, seeds_report
-from tqdm import tqdm
+from jobs import read_corpus
+from provenance import ROOT, BenchmarkParser, shown_options, write_results
+from tables import mean_sd, table
 
-from lorakit._files import write_text
-from lorakit.cli.flags import add_lora_flags
-from lorakit.cli.parser import input_errors
+import lorakit
+from lorakit._counts import counted
+from lorakit.training.config import TrainConfig, TrainResult
+from lorakit.training.models import load_token_classifier
+from lorakit.training.tuning import Space, run_of
+from lorakit.training.tuning import front as front_of
 
 RUNS = ROOT / "runs"
-EXAMPLE = ROOT / "examples" / "bionlp.py"
-OURS = ("seed", "output-dir", "resume")  # flags of the example that we set
-OURS_IN_A_GRID = (*OURS, "mode", "r", "lora-alpha", "target-modules", "learning-rate", "study")
-SEEDS_ONLY = {"seeds": [0, 1, 2], "example": []}  # defaults
-GRID = {"seeds": [0, 1], "example": ["--epochs", "2"]}
-AXES = {
-    "ranks": [2, 8, 32],
-    "targets": [("query", "value"), ("all-linear",)],
-    "learning_rates": [1e-3, 4e-3],
-    "full_learning_rates": [1e-3],
-}
+MARKS = "osD^vP"  # of learning rates in the picture
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options, parser = parse(arguments)
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinding stops the running cell
-    try:
-        with input_errors(parser):
-            outcomes = sweep(grid(options), options)
-    except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    failed = [outcome for outcome in outcomes if outcome.error]
-    if len(failed) == len(outcomes):
-        print(f"all {len(failed)} cells failed, the first with {failed[0].error}", file=sys.stderr)
-        return 1
-    found = {"name": options.name, "note": options.note}
-    if options.grid:
-        found["cells"] = [record_of(outcome) for outcome in outcomes]
-        show = lambda summary: grid_report(summary, outcomes)  # noqa: E731
-        draw = lambda _, figure: draw_grid(outcomes, figure)  # noqa: E731
-        write_results(options, found, show, draw, "F1 against energy and parameters")
-    else:
-        found["runs"] = [outcome.record for outcome in outcomes if outcome.record]
-        write_results(options, found, lambda summary: seeds_report(summary, outcomes))
-    return 1 if failed else 0
+    options = parse(arguments)
+    data = read_corpus(options.dataset, options.sentences)
+    data = replace(data, validation=data.validation[: options.validation])
+    targets = (names if names == "all-linear" else tuple(names.split(",")) for names in options.targets)
+    space = Space(tuple(options.learning_rates), tuple(options.ranks), tuple(targets))
+    settings = [space.at(places) for places in space.places()]
+    rows = [{**one, "seeds": []} for one in settings]
+    for seed in options.seeds:
+        for row, found in zip(rows, train_seed(options, data, settings, seed), strict=True):
+            row["seeds"].append(found)
+    found = {"job": {**shown_options(options), "model": Path(options.model).name}, "grid": rows}
+    write_results(options, found, report, draw, "F1 against trained parameters")
+    return 0
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, BenchmarkParser]:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = BenchmarkParser(prog="sweep.py", description=__doc__)
-    add = parser.add_argument
-    add("--seeds", type=int, nargs="+", help="default: 0 1 2, in a grid 0 1")
-    add("--ranks", type=int, nargs="+", metavar="R", help="LoRA's ranks (default: 2 8 32)")
-    about = "sets of layers, names within a set joined by commas (default: query,value all-linear)"
-    add("--targets", type=lambda text: tuple(text.split(",")), nargs="+", metavar="NAMES", help=about)
-    add("--learning-rates", type=float, nargs="+", metavar="X", help="LoRA's learning rates (default: 1e-3 4e-3)")
-    about = "of full fine-tuning, the reference; none leaves it out (default: 1e-3)"
-    add("--full-learning-rates", type=float, nargs="*", metavar="X", help=about)
-    about = "in a grid lora_alpha is this times the rank (default: %(default)s)"
-    add("--scale", type=float, default=1.0, metavar="X", help=about)
-    add("example", nargs="*", help="arguments of examples/bionlp.py, after -- (default: none, in a grid --epochs 2)")
-    parser.add_common(note="")
-    options = parser.parse_args(arguments)
-    options.grid = any(getattr(options, axis) is not None for axis in AXES)
-    options.example = options.example or None
-    for name, default in {**AXES, **(GRID if options.grid else SEEDS_ONLY)}.items():
-        if getattr(options, name) is None:
-            setattr(options, name, default)
-    ours = OURS_IN_A_GRID if options.grid else OURS
-    for word in options.example:
-        name = word.split("=")[0].removeprefix("--")  # maybe shortened; --r is not short for --resume
-        if word.startswith("--") and (name in ours or name != "r" and any(own.startswith(name) for own in ours)):
-            parser.error(f"{word} is set by the sweep itself; leave it out after --")
-    return options, parser
+    parser.add_common(model=str(ROOT / "examples" / "mini"), dataset="embedded", sentences=400)
+    parser.add_common(validation=200, epochs=4, ranks=[2, 8, 32], targets=["query,value", "all-linear"], at_once=16)
+    parser.add_common(learning_rates=[1e-3, 4e-3], seeds=[0, 1], batch_size=16, precision="auto", note="")
+    return parser.parse_args(arguments)
 
 
-def grid(options: argparse.Namespace) -> list[Cell]:
-    """The cells; all configurations with the first seed come first, so that a stopped sweep has an answer."""
-    configurations: list[Configuration | None] = [None]
-    if options.grid:
-        configurations = [Configuration("full", rate) for rate in options.full_learning_rates]
-        axes = product(options.targets, options.ranks, options.learning_rates)
-        configurations += [Configuration("lora", rate, targets, r) for targets, r, rate in axes]
-    return [Cell(configuration, seed) for seed, configuration in product(options.seeds, dict.fromkeys(configurations))]
+def train_seed(
+    options: argparse.Namespace, data: lorakit.data.ner_data.NerData, settings: Sequence[dict[str, Any]], seed: int
+) -> list[dict[str, Any]]:
+    """Train every combination with a seed; what the result file keeps of each."""
+    config = TrainConfig(
+        epochs=options.epochs, batch_size=options.batch_size, precision=options.precision, seed=seed, progress=False
+    )
+    folder = RUNS / options.name / f"seed-{seed}"
+    runs = [
+        run_of(name_of(one), one, replace(config, output_dir=folder / name_of(one), resume=True)) for one in settings
+    ]
+    model, tokenizer = load_token_classifier(options.model, data.labels, seed)
+    results = lorakit.train_many(model, tokenizer, data, runs, options.at_once)
+    found = []
+    for run in runs:
+        lorakit.set_adapter(model, run.name)
+        found.append({"seed": seed, **figures(results[run.name], lorakit.count_parameters(model).trainable)})
+    return found
 
 
-def sweep(cells: Sequence[Cell], options: argparse.Namespace) -> list[Outcome]:
-    """Run what is not done yet.
-
-    Raises:
-        ValueError: the folder holds another sweep's cells, or is in use.
-    """
-    folder = RUNS / options.name
-    with alone(folder) as held:
-        check_settings(folder / "sweep.json", settings_of(options))
-        found = {cell: done(cell, options) for cell in cells}  # before anything runs: it may refuse
-        missing = [cell for cell in cells if found[cell] is None]
-        spent_s: list[float] = []
-        with tqdm(total=len(cells), initial=len(cells) - len(missing), unit="cell", disable=None) as bar:
-            for cell in missing:
-                begin = time.monotonic()
-                found[cell] = outcome = run(cell, options, held)
-                spent_s.append(time.monotonic() - begin)
-                left = len(missing) - len(spent_s)
-                minutes = left * sum(spent_s) / len(spent_s) / 60
-                tqdm.write(
-                    f"{len(cells) - left} of {len(cells)}: {cell}: {outcome}; {spent_s[-1]:.0f} s, about"
-                    f" {minutes:.0f} min left",
-                    file=sys.stderr,
-                )
-                bar.update()
-    return list(found.values())
+def figures(result: TrainResult, trained: int) -> dict[str, Any]:
+    """What is kept of a run; F1 is None where it diverged."""
+    return {
+        "trainable_parameters": trained,
+        "validation_f1": None if result.diverged else result.validation.f1,
+        "best_epoch": result.best_epoch,
+        "train_tokens": result.train_tokens,
+        "train_seconds": result.train_seconds,
+        "diverged": result.diverged,
+    }
 
 
-def done(cell: Cell, options: argparse.Namespace) -> Outcome | None:
-    """A cell's result on disk; None if there is none.
-
-    Raises:
-        ValueError: the folder holds another command's result, or the corpus has no validation set.
-    """
-    _, command = command_of(cell, options)
-    path = RUNS / options.name / cell.folder() / "comparison.json"
-    if not path.exists():
-        return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if record["command"] != command:
-        raise ValueError(f"{path} is the result of {record['command']!r}, not of {command!r}; give another --name")
-    if any(mode["validation"] is None for mode in record["modes"].values()):
-        raise ValueError(f"{record['dataset']} has no validation set to compare the cells by")
-    return Outcome(cell, command, record)
+def name_of(settings: dict[str, Any]) -> str:
+    """The name and folder of a combination."""
+    name = f"{targets_of(settings, '+')}-r{settings['ranks']}-rate{settings['learning_rates']:g}"
+    return re.sub(r"[^\w.+-]", "_", name)
 
 
-def run(cell: Cell, options: argparse.Namespace, held: int) -> Outcome:
-    """Train one cell in a process of its own; what it prints goes to its log.txt."""
-    words, command = command_of(cell, options)
-    folder = RUNS / options.name / cell.folder()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    log = folder / "log.txt"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, str(EXAMPLE), *words], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file,
-            stderr=subprocess.STDOUT, pass_fds=(held,),
+def targets_of(settings: dict[str, Any], between: str = ", ") -> str:
+    """A combination's targets as text."""
+    return settings["targets"] if isinstance(settings["targets"], str) else between.join(settings["targets"])
+
+
+def points(grid: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], int, list[float], bool]]:
+    """Of each combination that no seed diverged with: trained parameters, validation F1, and whether none beats it."""
+    sound = [row for row in grid if all(seed["validation_f1"] is not None for seed in row["seeds"])]
+    found = [
+        (row, row["seeds"][0]["trainable_parameters"], [seed["validation_f1"] for seed in row["seeds"]])
+        for row in sound
+    ]
+    front = front_of([(cost, fmean(f1)) for _, cost, f1 in found])
+    return [(*point, number in front) for number, point in enumerate(found)]
+
+
+def report(found: dict[str, Any]) -> list[str]:
+    """The table of all combinations."""
+    job, grid = found["job"], found["grid"]
+    on_front = [row for row, *_, front in points(grid) if front]
+    seconds = sum(seed["train_seconds"] for row in grid for seed in row["seeds"])
+    return [
+        f"# Rank, targets and learning rate: {job['model']} on {job['dataset']}",
+        "",
+        *[job["note"], ""] * bool(job["note"]),
+        f"Mean ± sd over {counted(len(job['seeds']), 'seed')}, {counted(job['sentences'], 'training sentence')},"
+        f" {counted(job['epochs'], 'epoch')}. On the front: no other row has at least this validation F1"
+        " for at most as many parameters. A mean over few seeds that lies within another's sd is no different from it."
+        " A dash: a run diverged.",
+        "",
+        table(
+            grid,
+            ("targets", targets_of, "{}"),
+            ("r", "ranks", "{}"),
+            ("learning rate", "learning_rates", "{:g}"),
+            ("trained parameters", lambda row: row["seeds"][0]["trainable_parameters"], "{:,}"),
+            ("validation F1", lambda row: mean_sd([seed["validation_f1"] for seed in row["seeds"]], "{:.4f}"), "{}"),
+            ("on the front", lambda row: "yes" if row in on_front else "", "{}"),
+        ),
+        "",
+        f"{len(grid) * len(job['seeds'])} runs, up to {job['at_once']} of them in a step: {seconds:,.0f} s of steps.",
+    ]
+
+
+def draw(found: dict[str, Any], figure: Any) -> None:
+    """Validation F1 against trained parameters; bars go from the lowest to the highest seed."""
+    from matplotlib.lines import Line2D
+
+    grid = points(found["grid"])
+    rates = sorted({row["learning_rates"] for row, *_ in grid})
+    targets = list(dict.fromkeys(targets_of(row) for row, *_ in grid))
+    figure.set_size_inches(6, 5.6)
+    figure.suptitle(f"{found['job']['model']} on {found['job']['dataset']}")
+    axes = figure.subplots()
+    line = sorted((cost, fmean(f1)) for _, cost, f1, front in grid if front)
+    axes.plot(*zip(*line, strict=True), color="0.75", drawstyle="steps-post", zorder=1)
+    for row, cost, f1, front in grid:
+        mean, mark = fmean(f1), MARKS[rates.index(row["learning_rates"]) % len(MARKS)]
+        axes.errorbar(
+            cost, mean, [[mean - min(f1)], [max(f1) - mean]], marker=mark, markersize=7, elinewidth=0.8,
+            color=f"C{targets.index(targets_of(row))}", markeredgecolor="black" if front else "white", zorder=2 + front,
         )  # fmt: skip
-        try:
-            status = process.wait()
-        finally:
-            process.terminate()  # if we were stopped, it must not continue alone
-            process.wait()
-    outcome = done(cell, options) if status == 0 else None
-    if outcome is None:
-        last = next((line for line in reversed(log.read_text(errors="replace").splitlines()) if line.strip()), "")
-        why = f"killed by signal {-status}" if status < 0 else f"status {status}"
-        outcome = Outcome(cell, command, error=f"{why}: {last.strip()[:300]}")
-        write_text(folder / "failed.json", json.dumps({"command": command, "error": outcome.error}, indent=1) + "\n")
-    return outcome
-
-
-def command_of(cell: Cell, options: argparse.Namespace) -> tuple[list[str], str]:
-    """The example's arguments, and the command as the example itself records it."""
-    folder = Path("runs") / options.name / cell.folder()
-    is_full = cell.configuration is not None and cell.configuration.mode == "full"
-    example = without_lora_flags(options.example) if is_full else options.example
-    words = [*example, *cell.arguments(options.scale), "--output-dir", str(folder)]
-    return words, shlex.join(["python", "examples/bionlp.py", *words])
-
-
-def without_lora_flags(words: Sequence[str]) -> list[str]:
-    """The example's other arguments: full fine-tuning refuses LoRA's."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    add_lora_flags(parser)
-    parser.add_argument("--cache-prefix", action="store_true")
-    return parser.parse_known_args(words)[1]
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[int]:
-    """Hold the folder's lock; a cell inherits it, so that one that outlives a killed sweep still holds it.
-
-    Raises:
-        ValueError: another sweep, or such a cell, is running here.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(
-                f"{folder} is in use by another sweep, or by the last cell of one that was killed"
-            ) from None
-        yield file.fileno()
-
-
-def settings_of(options: argparse.Namespace) -> dict[str, Any]:
-    """What all cells of a folder share: the example's arguments, and the contents of the files that they name."""
-    sys.path.insert(0, str(EXAMPLE.parent))
-    from bionlp import parse
-
-    chosen = parse([*options.example, *grid(options)[0].arguments(options.scale)])
-    corpora = chosen.dataset or [EXAMPLE.parent / "mini" / "corpus.py"]
-    files = {"base": content(chosen.model), "corpus": " ".join(content(corpus) for corpus in corpora)}
-    return {"example": options.example, "scale": options.scale, **files}
-
-
-def content(source: str | Path) -> str:
-    """A digest of the bytes of a file or folder; a hub id stands for itself."""
-    path = Path(source)
-    if not path.exists():
-        return str(source)
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file() and "__pycache__" not in file.parts:
-            digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Write the settings with a folder's first cell, and compare them with every later one.
-
-    Raises:
-        ValueError: they differ.
-    """
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        for name, value in settings.items():
-            if before.get(name) != value:
-                raise ValueError(
-                    f"{path.parent} holds cells with {name} {before.get(name)!r}, now it is {value!r}; "
-                    "give another --name, or remove that folder"
-                )
-    write_text(path, json.dumps(settings, indent=1) + "\n")
+        axes.annotate(str(row["ranks"]), (cost, mean), xytext=(6, -10), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="trained parameters", ylabel="validation F1 (seqeval, default mode)", xscale="log")
+    axes.grid(alpha=0.3)
+    handles = [Line2D([], [], marker="o", linestyle="", color=f"C{i}", label=name) for i, name in enumerate(targets)]
+    handles += [
+        Line2D([], [], marker=MARKS[i % len(MARKS)], linestyle="", color="0.4", label=f"learning rate {rate:g}")
+        for i, rate in enumerate(rates)
+    ]
+    handles.append(Line2D([], [], color="0.75", label="Pareto front; numbers are ranks"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -40,7 +40,7 @@ from lorakit.adapters.merging import unmerge_lora as unmerge_lora
 from lorakit.adapters.names import named_tensors, submodule
 from lorakit.adapters.peft_settings import config_of, refuse_peft_model
 from lorakit.adapters.pretrained import SAVE, save_adapted
-from lorakit.adapters.state import add_adapter, refuse_other_parameters, restore_base, switch
+from lorakit.adapters.state import add_adapter, configure, fill, refuse_other_parameters, restore_base, switch
 from lorakit.adapters.storage import save_adapter
 from lorakit.adapters.token_indices import common_rows, rows_trained
 from lorakit.nn.layers import LoRALinear as LoRALinear
@@ -191,10 +191,11 @@ def remove_lora(model: nn.Module, merge: bool = False) -> nn.Module:
     with torch.no_grad():
         for name, value in learned.values.items() if merge else ():
             if name in tensors:
-                tensors[name].copy_(value)
+                fill(plain, name, tensors[name], value)
         for table, tokens in learned.rows.items() if merge else ():
             weight = tensors[f"{table}.weight"]
             weight[list(tokens)] = learned.values[f"{table}.{ROWS}"].to(weight)
+    configure(plain, learned.model_config if merge else {})
     plain.__dict__.pop(SAVE, None)
     return model
 
@@ -312,7 +313,7 @@ def combine_adapters(
 
     Raises:
         ValueError: a name is unknown or taken; `how` does not exist; or an adapter uses DoRA, whose changes cannot be
-            added.
+            added, or has labels of its own.
     """
     model = unwrap(model)
     state = lora_state(model)
@@ -328,6 +329,11 @@ def combine_adapters(
         adapter = captured(model) if part == state.active else state.adapters[part]
         if adapter.config.use_dora:
             raise ValueError(f"adapter {part!r} uses DoRA, whose changes cannot be added; merge it instead")
+        if adapter.labels:
+            raise ValueError(
+                f"adapter {part!r} has labels of its own ({', '.join(adapter.labels)}), so its head is no change of the"
+                " base's; combine adapters with the base's labels only"
+            )
         parts.append((adapter, float(weight)))
 
     targets = tuple(dict.fromkeys(t for adapter, _ in parts for t in adapter.targets))

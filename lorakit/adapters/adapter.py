@@ -6,6 +6,7 @@ in the model; those of the others are in the record.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,14 @@ class Adapter:
     updates: Mapping[str, Update]  # by layer
     values: Mapping[str, Tensor]  # parameters and buffers of the base that are trained in place, by full name
     rows: Mapping[str, Sequence[int]] = field(default_factory=dict)  # by token table, the tokens whose rows are trained
+    # entries of the model's configuration while it is active, such as its own labels; None removes one
+    model_config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The tag of each class, where they are not the base's."""
+        names = self.model_config.get("id2label")
+        return tuple(names[number] for number in sorted(names)) if names else None
 
 
 @dataclass
@@ -48,6 +57,10 @@ class LoRAState:
     required_grad: dict[str, bool]  # the base's flags before apply_lora
     # original values of what the active adapter trains in place
     originals: dict[str, Tensor] = field(default_factory=dict)
+    # of the active adapter's values; an output layer for other labels than the base's has another number of rows
+    shapes: dict[str, torch.Size] = field(default_factory=dict)
+    # original entries of the model's configuration that are the active adapter's now; None for one that is new
+    model_config: dict[str, Any] = field(default_factory=dict)
     disabled: bool = False  # inside disable_lora()
 
     @property
@@ -102,7 +115,7 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def refuse_parts(model: nn.Module, what: str) -> None:
     """Raise ValueError if a wrapper holds parts of the adapter's tensors, as FSDP1 does: they are not the values."""
     state, tensors = lora_state(model), named_tensors(unwrap(model))
-    expected = {name: value.shape for name, value in state.originals.items()}
+    expected = dict(state.shapes)
     for name, layer in lora_layers(model):
         tensors |= {f"{name}.lora_A": layer.lora_A, f"{name}.lora_B": layer.lora_B}
         expected |= dict(zip((f"{name}.lora_A", f"{name}.lora_B"), update_shapes(layer, layer.r), strict=True))

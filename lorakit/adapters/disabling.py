@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lorakit.adapters.adapter import LoRAState, lora_layers, lora_state, refuse_parts, unwrap
 from lorakit.adapters.names import named_parameters, named_tensors
+from lorakit.adapters.state import configure
 from lorakit.nn.master_weights import base_type
 from lorakit.nn.weights import like, regather
 
@@ -50,12 +51,14 @@ def disable_lora(model: nn.Module) -> Iterator[nn.Module]:
     regather(plain)
     swapped = _swap_in_originals(plain, state)
     shards = _fill_shards_with_originals(plain, state)
+    own = configure(plain, state.model_config)
     try:
         state.disabled = True
         for layer in layers:
             layer.lora_off = True
         yield model
     finally:
+        configure(plain, own)
         for layer in layers:
             layer.lora_off = False
         for registry, key, tensor in swapped:

@@ -37,6 +37,13 @@ class MixedAdapters:
         if state.disabled:
             raise ValueError("several adapters in a batch: LoRA is switched off; leave disable_lora() first")
         adapters = [_adapter(plain, state, name) for name in names]
+        for name, adapter in zip(names, adapters, strict=True):
+            if adapter.labels != state.current.labels:
+                fix = "use disable_lora(model) for it" if name == BASE else f"call set_adapter(model, {name!r}) for it"
+                raise ValueError(
+                    f"adapter {name!r} cannot share a batch with {state.active!r}, which is active, as their labels"
+                    f" differ; {fix} and give it a batch of its own"
+                )
         layers = list(dict.fromkeys(name for adapter in adapters for name in adapter.updates))
         values = list(dict.fromkeys(name for adapter in adapters for name in adapter.values))
         parts: dict[str, dict[str, Tensor]] = {}

@@ -1,10 +1,11 @@
 """Putting an adapter into a model and taking it out: one is active, the others wait in the record."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lorakit.adapters.adapter import (
     STATE,
@@ -69,7 +70,8 @@ def refuse_other_parameters(model: nn.Module, name: str, adapter: Adapter) -> No
         return
     plain = unwrap(model)
     mine = {n: p.shape for n, p in named_parameters(plain) if p.requires_grad}
-    theirs = {n: t.shape for n, t in trained_in_place(plain, adapter) if isinstance(t, nn.Parameter)}
+    trained = trained_in_place(plain, adapter)
+    theirs = {n: adapter.values.get(n, t).shape for n, t in trained if isinstance(t, nn.Parameter)}
     for target, update in adapter.updates.items():
         theirs |= {f"{target}.lora_A": update.A.shape, f"{target}.lora_B": update.B.shape}
         if adapter.config.use_dora:
@@ -119,7 +121,9 @@ def put_in(model: nn.Module, state: LoRAState) -> None:
     promote(model, parameters, casts_itself=LoRALayer)
     with torch.no_grad():
         for name, value in adapter.values.items():
-            trained[name].copy_(value)
+            fill(model, name, trained[name], value)
+    state.shapes = {name: tensor.shape for name, tensor in trained.items()}
+    state.model_config = configure(model, adapter.model_config)
     for parameter in parameters:
         parameter.requires_grad_(True)
     state.adapters[state.active] = replace(adapter, updates={}, values={})
@@ -128,17 +132,60 @@ def put_in(model: nn.Module, state: LoRAState) -> None:
 def take_out(model: nn.Module, state: LoRAState, keep: Sequence[str] = ()) -> None:
     """Restore the base's own tensors; the layers and tables in `keep` stay in their form for the next adapter."""
     tensors = named_tensors(model)
+    configure(model, state.model_config)
     for name, original in state.originals.items():
         tensor = tensors[name]
         if isinstance(tensor, nn.Parameter):
             demote(model, tensor, original)
+            _match_rows(model, name, tensor)
             tensor.requires_grad_(False)
         else:
             tensor.copy_(original)
-    state.originals = {}
+    state.originals, state.shapes, state.model_config = {}, {}, {}
     for name, layer in list(lora_layers(model)):
         if name not in keep:
             detach(layer)
     for name in state.current.rows:
         if name not in keep:
             detach_rows(submodule(model, name))
+
+
+@torch.no_grad()
+def fill(model: nn.Module, name: str, tensor: Tensor, value: Tensor) -> None:
+    """Give a parameter or buffer of the model other values, which for other labels have another number of rows.
+
+    Args:
+        model: holds the tensor.
+        name: its full name.
+        tensor: changed in place.
+        value: what it becomes.
+    """
+    if tensor.shape == value.shape:
+        tensor.copy_(value)
+        return
+    tensor.data = value.to(tensor.device, tensor.dtype, copy=True)
+    _match_rows(model, name, tensor)
+
+
+def _match_rows(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Let what depends on a tensor's shape follow it: its gradient, and what its layer says of itself."""
+    owner, _, key = name.rpartition(".")
+    layer = submodule(model, owner)
+    if tensor.grad is not None and tensor.grad.shape != tensor.shape:
+        tensor.grad = None
+    if isinstance(layer, nn.Linear) and key == "weight":
+        layer.out_features = len(tensor)
+
+
+def configure(model: nn.Module, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Change entries of a model's configuration, where None stands for none; returns what they were."""
+    before = {}
+    for key, value in entries.items():
+        before[key] = getattr(model.config, key, None)
+        if value is not None:
+            setattr(model.config, key, value)
+        elif before[key] is not None:
+            delattr(model.config, key)
+    if "id2label" in entries and hasattr(model, "num_labels"):
+        model.num_labels = model.config.num_labels
+    return before

@@ -24,7 +24,8 @@ class AdapterRun:
         name: of the adapter, among the runs.
         lora: arguments of `apply_lora`, by name; the rest are its defaults.
         config: as for `train`.
-        data: its own corpus, with the model's labels; None for that of all runs.
+        data: its own corpus; None for that of all runs. If its labels are not the model's, the run has an output layer
+            for them, drawn from `config.seed` as `load_token_classifier` draws one.
     """
 
     name: str

@@ -317,10 +317,13 @@ def label_names(model: nn.Module) -> list[str]:
 
 
 def encode_tagged(
-    model: nn.Module, tokenizer: Tokenizer, sentences: Sequence[tuple[Sequence[str], Sequence[str]]]
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    sentences: Sequence[tuple[Sequence[str], Sequence[str]]],
+    labels: Sequence[str] | None = None,
 ) -> Encoded:
-    """Encode (words, tags) pairs for this model's window and classes."""
-    return encode_words(model, tokenizer, [s[0] for s in sentences], [s[1] for s in sentences])
+    """Encode (words, tags) pairs for this model's window, and its classes or other `labels`."""
+    return encode_words(model, tokenizer, [s[0] for s in sentences], [s[1] for s in sentences], labels)
 
 
 def encode_words(
@@ -328,9 +331,10 @@ def encode_words(
     tokenizer: Tokenizer,
     sentences: Sequence[Sequence[str]],
     tags: Sequence[Sequence[str]] | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Encoded:
-    """Encode pre-split sentences for this model's window, and their tags, if there are any, for its classes."""
-    encoded = encode(tokenizer, sentences, window_of(model, tokenizer), tags, label_names(model))
+    """Encode pre-split sentences for this model's window, and their tags, if any, for its classes or other `labels`."""
+    encoded = encode(tokenizer, sentences, window_of(model, tokenizer), tags, labels or label_names(model))
     _check_table(model, tokenizer, encoded)
     return encoded
 

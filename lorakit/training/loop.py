@@ -507,14 +507,20 @@ def check_pausable(config: TrainConfig) -> None:
         )
 
 
-def check_corpus(model: nn.Module, data: NerData) -> None:
-    """Raise ValueError unless the corpus is one, has the model's labels, and sentences to train on."""
+def check_corpus(model: nn.Module, data: NerData, own_labels: bool = False) -> None:
+    """Raise ValueError unless the corpus is one, has the model's labels, and sentences to train on.
+
+    Args:
+        model: a token classifier.
+        data: the corpus.
+        own_labels: whether it may have other labels than the model.
+    """
     if not hasattr(data, "labels") or not hasattr(data, "train"):
         is_path = isinstance(data, str | os.PathLike)
         read = f"lorakit.read_ner({os.fspath(data)!r})" if is_path else "what lorakit.read_ner gives"
         raise ValueError(f"data is a {type(data).__name__}, not a corpus; give {read}")
     names = label_names(model)
-    if list(data.labels) != names:
+    if list(data.labels) != names and not own_labels:
         raise ValueError(
             f"the model's labels are {names}, the corpus' {list(data.labels)}; load the model with"
             " num_labels=len(data.labels), id2label=dict(enumerate(data.labels))"

@@ -9,7 +9,7 @@ queue gives (`many_queue`). All are saved at the same moments, and continue from
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -127,7 +127,7 @@ def train_queue(
     check_runs(runs, at_once)
     corpora = list({id(run.data or data): run.data or data for run in runs}.values())
     for corpus in corpora:
-        check_corpus(model, corpus)
+        check_corpus(model, corpus, own_labels=corpus is not data)
         check_table(model, tokenizer, (corpus.train, corpus.validation, corpus.test))
     adapters = new_adapters(model, runs)
     with process_group():
@@ -173,7 +173,7 @@ class _Together:
         remember_decoder(model, decoder_for(first.decode, data.labels))
         self.model, self.tokenizer, self.corpora = model, tokenizer, corpora
         self.of_all, self.queue, self.at_once, self.stop = data, queue, at_once, stop
-        self.encoded = [encode_tagged(model, tokenizer, corpus.train) for corpus in corpora]
+        self.encoded = [encode_tagged(model, tokenizer, corpus.train, corpus.labels) for corpus in corpora]
         self.layout = layout_for(model, first.packing, first.precision)
         if self.layout.by_length:
             raise ValueError(
@@ -364,7 +364,7 @@ class _Together:
         """Each run's share of its step's loss in this batch, and the gradient (runs, width)."""
         values = self.parameters.values.detach().requires_grad_()
         with self.autocast():
-            logits = self.logits(batch, rows, values)
+            logits = self.of_own_labels(self.logits(batch, rows, values), rows)
         words = F.cross_entropy(
             logits.flatten(0, 1).float(), batch.labels.flatten(), ignore_index=IGNORE, reduction="none"
         )
@@ -375,6 +375,14 @@ class _Together:
         """The model's output, with each run's adapter for its rows."""
         with stacked(self.parameters.modules, self.parameters.stacks(values, rows), len(rows)):
             return self.model(**self.layout.inputs(batch))[0]
+
+    def of_own_labels(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """The logits, with -inf for what is no label of a row's run: the output layer has room for the most labels."""
+        counts = [len(member.corpus.data.labels) for member in self.members]
+        if min(counts) == logits.shape[-1]:
+            return logits
+        outside = torch.arange(logits.shape[-1], device=logits.device) >= self.column(counts)
+        return logits.masked_fill(outside.index_select(0, rows)[:, None], -torch.inf)
 
     def finish(self, again: bool = False) -> None:
         """Test and save the runs that have ended.
@@ -429,14 +437,14 @@ class _Together:
                 self.leave()
 
         member = self.members[row]
+        add_adapter(self.model, member.run.name, self.parameters.adapter(row))
         split = self.split(name, member.corpus.number)
         if split is None:
             return None, None
-        add_adapter(self.model, member.run.name, self.parameters.adapter(row))
         return score_split(self.model, split, member.config.precision, between)
 
     def split(self, name: str, corpus: int) -> EncodedSplit | None:
-        """A split of a corpus, encoded when it is first needed; None where there is none."""
+        """A split of a corpus, encoded for the active adapter's labels when it is first needed; None without one."""
         sentences = getattr(self.corpora[corpus], name)
         if name == "train":  # enough to see, without a validation set, that training diverged
             sentences = sentences[:SEEN_WITHOUT_VALIDATION]
@@ -459,21 +467,27 @@ class _Together:
         plans = [(m.corpus.number, plan_batch(m.corpus.encoded, [0], self.layout)) for m in members]
         batch, rows = self.table.batch(plans)
         coarsest = max(torch.finfo(p.dtype).eps for p in self.model.parameters() if p.is_floating_point())
-        with dry_run(self.model), torch.no_grad(), packed_attention(self.model):  # without autocast: rounding is small
-            self.model.eval()
-            together = self.logits(batch, rows, moved)
-            parameters.values = moved
-            for row in {0, len(members) - 1}:
-                add_adapter(self.model, members[row].run.name, parameters.adapter(row))
-                part = Batch(*(getattr(batch, name)[row : row + 1] for name in vars(batch)))
-                alone = self.model(**self.layout.inputs(part))[0]
-                error = relative_error(together[row], alone[0])
-                if not is_rounding(error, coarsest):
-                    raise ValueError(
-                        f"{type(self.model).__name__} gives other outputs for several adapters in a batch than for each"
-                        f" alone (by {error:.1g} of their size); train its runs one after the other with train"
-                    )
+        together = self.without_dropout(lambda: self.logits(batch, rows, moved))
+        parameters.values = moved
+        last = {member.corpus.number: row for row, member in enumerate(members)}  # each corpus may have its own head
+        for row in sorted({0, *last.values()}):
+            add_adapter(self.model, members[row].run.name, parameters.adapter(row))
+            part = Batch(*(getattr(batch, name)[row : row + 1] for name in vars(batch)))
+            alone = self.without_dropout(lambda part=part: self.model(**self.layout.inputs(part))[0])[0]
+            error = relative_error(together[row, :, : alone.shape[-1]], alone)
+            if not is_rounding(error, coarsest):
+                raise ValueError(
+                    f"{type(self.model).__name__} gives other outputs for several adapters in a batch than for each"
+                    f" alone (by {error:.1g} of their size); train its runs one after the other with train"
+                )
         parameters.values = own
+
+    @torch.no_grad()
+    def without_dropout(self, compute: Callable[[], Tensor]) -> Tensor:
+        """What `compute` gives in evaluation mode and without autocast, where rounding is small; the model stays."""
+        with dry_run(self.model), packed_attention(self.model):
+            self.model.eval()
+            return compute()
 
     def forward_once(self) -> None:
         """Run the model on one sentence."""

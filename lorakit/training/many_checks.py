@@ -6,14 +6,19 @@ from pathlib import Path
 
 from torch import nn
 
-from lorakit.adapters.adapter import Adapter, trained_in_place, untouched
+from lorakit.adapters.adapter import STATE, Adapter, trained_in_place, untouched
 from lorakit.adapters.config import LoRAConfig
 from lorakit.adapters.full_training import modules_trained_in_full
 from lorakit.adapters.initialization import new_adapter
 from lorakit.adapters.mixed import why_alone
 from lorakit.adapters.token_indices import rows_trained
+from lorakit.data.decoding import KEY as DECODER
+from lorakit.data.decoding import decoder_for
+from lorakit.data.habits import KEY as HABITS
+from lorakit.data.habits import learn_habits
 from lorakit.training.adapter_run import AdapterRun
 from lorakit.training.config import TrainConfig
+from lorakit.training.output_layer import new_rows
 
 SHARED = ("precision", "packing", "decode", "resume")
 """Settings that all runs must have in common."""
@@ -61,6 +66,8 @@ def check_runs(runs: Sequence[AdapterRun], at_once: int) -> None:
 def new_adapters(model: nn.Module, runs: Sequence[AdapterRun]) -> list[Adapter]:
     """Each run's adapter as it starts, with the values of the base that it trains in place.
 
+    A run whose corpus has other labels than the base has a new output layer for them.
+
     Raises:
         ValueError: as `apply_lora`; or an adapter cannot be stacked, with the run's name and the reason.
     """
@@ -79,9 +86,42 @@ def new_adapters(model: nn.Module, runs: Sequence[AdapterRun]) -> list[Adapter]:
             raise ValueError(f"run {run.name!r}: {error}") from error
         values = {name: untouched(model, name).clone() for name, _ in trained_in_place(model, adapter)}
         found.append(replace(adapter, values=values, rows=rows))
+        if run.data is not None:
+            found[-1] = _for_corpus(model, run, found[-1])
         if reason := why_alone(model, found[-1]):
             raise ValueError(
                 f"run {run.name!r}: its adapter cannot be batched with other runs, because {reason}; train it alone"
                 " with train"
             )
     return found
+
+
+def _for_corpus(model: nn.Module, run: AdapterRun, adapter: Adapter) -> Adapter:
+    """The adapter with what of the model's configuration depends on the run's own corpus, and a head for its labels."""
+    data, entries = run.data, {}
+    entries[HABITS] = learn_habits(data.train).to_json() or None
+    decoder = decoder_for(run.config.decode, data.labels)
+    entries[DECODER] = None if decoder == "greedy" else decoder
+    if list(data.labels) == base_labels(model):
+        return replace(adapter, model_config=entries)
+    rows = new_rows(model, data.labels, run.config.seed)
+    if not rows.keys() <= adapter.values.keys():
+        raise ValueError(
+            f"run {run.name!r}: its corpus has labels of its own ({', '.join(data.labels)}), and its adapter trains no"
+            " head for them; leave modules_to_save out, or give the corpus the model's labels"
+        )
+    names = dict(enumerate(data.labels))
+    entries |= {"id2label": names, "label2id": {label: number for number, label in names.items()}}
+    where = next(iter(adapter.values.values())).device
+    return replace(
+        adapter,
+        values={**adapter.values, **{name: value.to(where) for name, value in rows.items()}},
+        model_config=entries,
+    )
+
+
+def base_labels(model: nn.Module) -> list[str]:
+    """The labels of the model without an adapter."""
+    state = getattr(model, STATE, None)
+    names = (state.model_config.get("id2label") if state else None) or model.config.id2label
+    return [names[number] for number in sorted(names)]

@@ -7,7 +7,7 @@ order, its rows have to be reordered; for other labels they mean nothing, and th
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lorakit._counts import counted
 from lorakit.adapters.targets import find_head
@@ -62,6 +62,25 @@ def place_rows(
     told = f"the checkpoint's head is kept, each row with its label ({_listing(shared)})"
     told += f"; new rows: {_listing(new)}" if new else ""
     return told + (f"; rows without use: {_listing(unused)}" if unused else "")
+
+
+def new_rows(model: nn.Module, labels: Sequence[str], seed: int) -> dict[str, Tensor]:
+    """An output layer for other labels, drawn as `load_token_classifier` draws one; the model stays as it is.
+
+    Args:
+        model: a token classifier.
+        labels: the tag of each class.
+        seed: what the values depend on.
+
+    Returns:
+        The layer's parameters in float32, by their full names.
+    """
+    name, layer = _output_layer(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        weight = torch.empty(len(labels), layer.in_features).normal_(std=_deviation(model))
+    found = {f"{name}.weight": weight}
+    return found if layer.bias is None else found | {f"{name}.bias": torch.zeros(len(labels))}
 
 
 def _output_layer(model: nn.Module) -> tuple[str, nn.Linear]:

@@ -2,7 +2,7 @@
 
 A step of N adapters then takes as many operations as a step of one: their A's, B's and heads are views of the matrix,
 its gradient has the same shape, and each row has a rate, a decay, a norm to clip and a count of steps of its own.
-Columns that an adapter does not use (a higher rank, a layer of others) are zero and stay zero.
+Columns that an adapter does not use (a higher rank, a layer of others, labels of others) are zero and stay zero.
 """
 
 import math
@@ -83,7 +83,8 @@ class StackedParameters:
             value = _value_of(part, adapter)
             if value is None:  # zeros, or the base's own value, with a rate of 0
                 if part.parameter in self.base:
-                    row["values"][0, part.columns] = self.base[part.parameter].flatten().to(row["values"])
+                    base = self.base[part.parameter]
+                    corner(row["values"][0, part.columns].view(part.shape), base.shape).copy_(base)
                 continue
             ratio, decay = groups[part.parameter]
             for name, filled in (("values", value), ("ratio", ratio), ("decay", ratio * decay)):
@@ -223,7 +224,10 @@ def with_tensors(adapter: Adapter, tensors: Mapping[str, Tensor]) -> Adapter:
 
 
 def _parts(model: nn.Module, adapters: Sequence[Adapter]) -> Iterator[Part]:
-    """The columns that hold every tensor of these adapters, in the largest rank that a layer has in any."""
+    """The columns that hold every tensor of these adapters, in the largest rank that a layer has in any.
+
+    An output layer has as many rows as the largest set of labels.
+    """
     shapes: dict[tuple[str, str], tuple[int, ...]] = {}
     for name in dict.fromkeys(name for adapter in adapters for name in adapter.updates):
         r = max(len(adapter.updates[name].A) for adapter in adapters if name in adapter.updates)
@@ -231,7 +235,8 @@ def _parts(model: nn.Module, adapters: Sequence[Adapter]) -> Iterator[Part]:
     for adapter in adapters:
         for name, value in adapter.values.items():
             owner, _, key = name.rpartition(".")
-            shapes[owner, key] = tuple(value.shape)
+            shape = shapes.get((owner, key), value.shape)
+            shapes[owner, key] = tuple(map(max, shape, value.shape))
     at = 0
     for (module, key), shape in shapes.items():
         yield Part(module, key, shape, slice(at, at + math.prod(shape)))

@@ -579,6 +579,8 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
 }  # fmt: skip
 ELSEWHERE = {
     "is a layer of PEFT around lorakit's": "peft_settings::test_peft_on_an_adapted_model_is_named_and_both_fixes",
+    "which is active, as their labels differ": "many_labels::test_each_adapter_brings",
+    "has labels of its own (…), so its head is no change of the base's": "many_labels::test_each_adapter_brings",
     "a wrapper such as FSDP1 holds the parameters in parts": "adapters_under_ddp_and_fsdp::test_two_processes",
     "put it into the model itself (.module), then wrap that": "adapters_under_ddp_and_fsdp::test_two_processes",
     "is to be trained in full, and … is quantized": "full_training::test_a_quantized_module_cannot",

@@ -255,6 +255,8 @@ void record(const c10::OperatorHandle& op, const torch::jit::Stack& arguments, t
   }
 }
 
+Tensor empty_on_host(const Tensor& t) { return at::empty(t.sizes(), t.options().device(c10::kCPU)); }
+
 void by_the_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto& schema = op.schema();
   const auto& described = schema.arguments();
@@ -262,9 +264,9 @@ void by_the_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   check(schema.name(), arguments);
   torch::jit::Stack hosts;
   for (size_t i = 0; i < arguments.size(); ++i) {
-    // an output without elements is to be given a size, which a view cannot hand on
+    // an output without elements may be given a size, which a view cannot hand on
     const bool unsized = is_written(described[i]) && arguments[i].isTensor() && arguments[i].toTensor().numel() == 0;
-    hosts.push_back(unsized ? at::empty({0}, arguments[i].toTensor().options().device(c10::kCPU)) : each(arguments[i], on_host));
+    hosts.push_back(unsized ? empty_on_host(arguments[i].toTensor()) : each(arguments[i], on_host));
   }
   if (recording) {
     for (size_t i = 0; i < arguments.size(); ++i) {

@@ -268,7 +268,10 @@ def test_a_batch_that_gives_a_run_the_adapter_of_another_is_refused(tiny_model, 
         ),
         ([AdapterRun("a", {"rank": 3})], "run 'a': lora has 'rank'; its settings are .* seed"),
         ([AdapterRun("a", {"r": 0})], "run 'a': r must be an integer of at least 1, got 0"),
-        ([AdapterRun("a", data=replace(DATA, labels=("O", "B-X")))], "the model's labels are"),
+        (
+            [AdapterRun("a", {"modules_to_save": []}, data=replace(DATA, labels=(*DATA.labels, "B-X")))],
+            "run 'a': .* labels of its own .*, B-X., and its adapter trains no head .* leave modules_to_save",
+        ),
     ],
 )
 def test_what_cannot_be_batched_is_refused_by_name_and_the_model_stays(tiny_model, tokenizer, runs, message):
