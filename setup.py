@@ -46,6 +46,7 @@ setup(
             "ruff>=0.6",
             "spacy>=3.8",
             "tensorboard>=2.16",
+            "torchao>=0.18",
         ],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"],  # mkdocs build --strict
         "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],  # lorakit export --to onnx

@@ -2,7 +2,7 @@
 
 A packed row holds several sentences. Attention is kept inside each by a block-diagonal mask, and position ids restart
 with each, so the output must equal that of every sentence alone. Whether a model honours both cannot be read from its
-configuration, so it is asked: three sentences go through it packed and one by one.
+configuration, so it is asked: four sentences go through it in two packed rows and one by one.
 
 Plain rows are proven in the same way. Where padding changes the output, only sentences of equal length share a batch.
 """
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lorakit._counts import counted
 from lorakit.data.packing import ROW_LENGTH, Layout, TokenTable, plan_batch, with_few_shapes
 from lorakit.data.tokenization import IGNORE, Encoded
 from lorakit.nn.attention import faster_attention
@@ -30,7 +31,7 @@ from lorakit.training.precision import Autocast, autocast_for
 
 LARGEST_ERROR = 1e-4  # relative to the output; rounding in float32 stays far below, mixed sentences are far above
 ROUNDING = 8  # the same for lower types, in units of their machine epsilon
-PROBED = (5, 7, 12)  # tokens of the sentences of a proof
+PROBED = (5, 7, 8, 12)  # tokens of the sentences of a proof; packed, the last ones come second in a row
 LONGEST_PROOF = 1024  # tokens; a wider window is not proven
 PART_ELEMENTS = 2**18  # elements of hidden state per part and thread; in smaller parts the overhead of calls shows
 UNIT = 16  # a row's width is a multiple of this many tokens where few shapes are wanted
@@ -136,7 +137,7 @@ def _packed_layout(model: nn.Module, autocast: Autocast) -> Layout | str:
     if attention not in ("sdpa", "eager"):
         return f"attention {attention!r} takes no mask of blocks; load it with attn_implementation='sdpa' or 'eager'"
     reach = longest_reach(model)
-    lengths = PROBED if reach is None or reach > LONGEST_PROOF else (*PROBED[:2], reach + 9)
+    lengths = PROBED if reach is None or reach > LONGEST_PROOF else (*PROBED[:2], reach + 5, reach + 9)
     reasons = []
     for masks in mask_candidates(model):
         layout = Layout(first_position(model), _padding(model), masks=masks)
@@ -155,13 +156,21 @@ def _packed_layout(model: nn.Module, autocast: Autocast) -> Layout | str:
 def _plain_layout(model: nn.Module, autocast: Autocast) -> Layout:
     """The layout for plain rows: of any lengths, or only of equal ones."""
     layout = Layout(first_position(model), _padding(model), packing=False)
+    name = type(model).__name__
     with packed_attention(model):
-        if _error(model, layout, PROBED, autocast) is None:
-            return layout
-        error = _error(model, layout, (7, 7, 7), autocast)
+        try:
+            if _error(model, layout, PROBED, autocast) is None:
+                return layout
+            error = _error(model, layout, (7, 7, 7), autocast)
+        except FAILURES as problem:
+            reason = " ".join(str(problem).split())[:200] or type(problem).__name__
+            raise ValueError(
+                f"{name} fails on a batch of {counted(len(PROBED), 'sentence')}, given as token ids and their mask"
+                f" ({reason}): use another model"
+            ) from problem
     if error is not None:
         raise ValueError(
-            f"{type(model).__name__} gives a sentence another output beside other sentences of the same length than "
+            f"{name} gives a sentence another output beside other sentences of the same length than "
             f"alone (by {error:.1g} of its size), so it cannot be used in batches: use another model"
         )
     return replace(layout, by_length=True, shortest=_shortest(model, autocast))
@@ -264,7 +273,7 @@ def _error(model: nn.Module, layout: Layout, lengths: Sequence[int], autocast: A
         autocast, where it is not.
     """
     probe = _sentences(model, lengths)
-    plan = plan_batch(probe, range(len(lengths)), replace(layout, rows=1))  # one row, if it is packed
+    plan = plan_batch(probe, range(len(lengths)), replace(layout, rows=2))  # two rows, if it is packed
     batch = TokenTable(probe, layout, _device(model)).batch(plan)
     dtype = torch.float32
     for parameter in model.parameters():

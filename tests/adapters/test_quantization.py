@@ -1,6 +1,6 @@
 """A base in half precision or quantized: the same bits under autocast, merging and switching off.
 
-The quantized ones are skipped without torchao: pip install -c constraints.txt -e '.[dev,quantized]' runs them.
+The quantized ones are skipped without torchao, which the extra `dev` installs.
 """
 
 import copy

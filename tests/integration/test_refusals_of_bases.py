@@ -193,6 +193,7 @@ ELSEWHERE = {
 }  # fmt: skip
 NOTHING_TO_FOLLOW = {
     "so it cannot be used in batches: use another model": "another model",
+    "given as token ids and their mask (…): use another model": "another model",
     "has no linear output layer with": "a fact: the class is no tagger",
     "… is damaged (…)": "a damaged index",
 }

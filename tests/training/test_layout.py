@@ -129,6 +129,27 @@ def test_a_model_whose_output_depends_on_the_other_rows_is_refused(tiny_model, m
         layout_for(model)
 
 
+def test_a_packed_row_that_depends_on_the_batch_s_other_rows_is_found_out(tiny_model, monkeypatch):
+    """A proof in a single row would not see it: there the mean over rows is the row itself."""
+    model = tiny_model()
+    head = model.classifier.forward
+    monkeypatch.setattr(model.classifier, "forward", lambda x: 2 * head(x) - head(x).mean(0))
+    with pytest.raises(ValueError, match="'sdpa' attention mixes packed sentences"):
+        layout_for(model, "on")
+
+
+def test_a_model_that_needs_more_than_tokens_is_refused_in_one_line(tiny_model, monkeypatch):
+    model = tiny_model()
+
+    def needs_boxes(*_, **__):
+        raise ValueError("You have to specify bbox")  # as BROS does
+
+    monkeypatch.setattr(model.roberta, "forward", needs_boxes)
+    message = r"fails on a batch of 4 sentences, given as token ids and their mask \(You have to specify bbox\): use an"
+    with pytest.raises(ValueError, match=message):
+        layout_for(model)
+
+
 def test_a_window_wider_than_the_proof_is_proven_only_for_known_architectures(tiny_model):
     """A sentence longer than the window is part of the proof, so a mask without the window is found out."""
     model = build("mistral")
