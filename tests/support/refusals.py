@@ -49,8 +49,10 @@ def check_lists(files: Iterable[Path], *lists: Iterable[str]) -> None:
     def fits(words: str, message: str) -> bool:
         return words in message if re.search("[A-Za-z]", words) else words == message
 
-    assert [message for message in found if not any(fits(words, message) for words in known)] == []
-    assert [words for words in known if not any(fits(words, message) for message in found)] == []
+    unlisted = [message for message in found if not any(fits(words, message) for words in known)]
+    assert unlisted == [], unlisted
+    gone = [words for words in known if not any(fits(words, message) for message in found)]
+    assert gone == [], gone
 
 
 def check_tests_exist(places: Mapping[str, str]) -> None:
