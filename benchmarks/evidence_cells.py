@@ -110,6 +110,7 @@ WHOLE = [
     lora(1e-3, batch_size=8, start="plain", r=32, alpha=64, modules_to_save=EMBEDDINGS, module_rates=rates(1e-4)),
     lora(5e-4, batch_size=8, start="plain", r=32, alpha=64, modules_to_save=EMBEDDINGS, module_rates=rates(1e-4)),
     lora(7e-4, batch_size=8, start="plain", r=48, alpha=96, modules_to_save=EMBEDDINGS, module_rates=rates(1e-4)),
+    full(3e-4, batch_size=16, epochs=4),
     full(5e-4, batch_size=16, epochs=4, dropout=0.0),
 ]
 # What validation on the whole corpus chose: LoRA in two epochs of small batches against full fine-tuning in four. First

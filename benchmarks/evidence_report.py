@@ -9,6 +9,7 @@ from evidence_cells import decoder
 from provenance import energy_sources
 from tables import mean_sd
 
+from lorakit._counts import counted
 from lorakit.report.statistics import Difference, compare_f1, mean_interval, ratio_interval, score_runs
 from lorakit.report.tables import markdown_table
 from lorakit.training.tuning import front as front_of
@@ -224,12 +225,19 @@ def final_table(settings: Sequence[Record], cells: Sequence[Record]) -> str:
             f"{found['operations_ratio']:.2f}",
             f"{found['time_ratio']:.2f}",
             mean_sd([run["train_tokens_per_s"] for run in runs], "{:,.0f}"),
-            mean_sd([run["energy"]["estimated_wh"] for run in runs], "{:.2f}"),
+            known_wh(runs),
             str(found["seeds"]),
         ])  # fmt: skip
     header = [*SETTING, "validation F1", "test F1", "test F1, strict", "test F1 − full (95 %)", "trained",
               "TFLOPs to best epoch", "/ full", "time / full", "tokens/s", "Wh estimated", "seeds"]  # fmt: skip
     return markdown_table(header, rows)
+
+
+def known_wh(runs: Sequence[Record]) -> str:
+    """The mean energy of the seeds whose energy is known, and how many these are if it is not all."""
+    known = [run["energy"]["estimated_wh"] for run in runs if run["energy"]["estimated_wh"] is not None]
+    some = f" ({counted(len(known), 'seed')})" if 0 < len(known) < len(runs) else ""
+    return mean_sd(known or [None], "{:.2f}") + some
 
 
 def type_table(types: Mapping[str, Mapping[str, float]]) -> str:
@@ -320,14 +328,15 @@ COSTS = {
 
 
 def draw_points(axes: Any, settings: Sequence[Sequence[Record]], name: str, split: str) -> None:
-    """One mark per setting of known cost, full fine-tuning as stars, and the front of those that nothing beats."""
+    """One mark per setting with a seed of known cost, a star for full fine-tuning, and the front that nothing beats."""
 
     def f1(cell: Record) -> float:
         return cell["test"]["f1"] if split == "test" else best(cell)["f1"]
 
     cost = COSTS[name]
-    settings = [runs for runs in settings if None not in map(cost, runs)]
-    points = [(fmean(cost(cell) for cell in runs), fmean(f1(cell) for cell in runs)) for runs in settings]
+    costs = [[cost(cell) for cell in runs if cost(cell) is not None] for runs in settings]
+    settings = [runs for runs, known in zip(settings, costs, strict=True) if known]
+    points = [(fmean(known), fmean(map(f1, runs))) for runs, known in zip(settings, filter(None, costs), strict=True)]
     front = [points[place] for place in front_of(points)]
     axes.plot(*zip(*front, strict=True) if front else ((), ()), color="0.75", drawstyle="steps-post", zorder=1,
               label="front")  # fmt: skip

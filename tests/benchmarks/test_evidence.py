@@ -1,6 +1,7 @@
 """The evidence table: cells run once, final ones take turns, and the summary says what a hand calculation says."""
 
 import json
+import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -135,9 +136,24 @@ def test_report_and_picture_show_every_setting():
     assert [len(axes.lines) > 0 for axes in figure.axes] == [True] * 4
 
 
-def test_a_setting_of_unknown_energy_is_a_dash_and_no_mark():
+def test_seeds_of_unknown_energy_are_left_out_and_counted():
     full, lora = cells()
     lora[0]["energy"]["estimated_wh"] = None
+    lora[1]["energy"]["estimated_wh"] += 2.0
+    summary = summary_of([*full, *lora])
+    [row] = [line for line in report(summary) if line.startswith("| mode")][0].splitlines()[3:]
+    known = [run["energy"]["estimated_wh"] for run in lora[1:]]
+    wanted = f"{statistics.mean(known):.2f} ± {statistics.stdev(known):.2f} (4 seeds)"
+    assert [cell.strip() for cell in row.split("|")][-3:-1] == [wanted, "5"]
+    figure = Figure()
+    draw(summary, figure)
+    assert [len(axes.containers) for axes in figure.axes] == [0, 0, 2, 2]
+
+
+def test_a_setting_of_unknown_energy_is_a_dash_and_no_mark():
+    full, lora = cells()
+    for run in lora:
+        run["energy"]["estimated_wh"] = None
     summary = summary_of([*full, *lora])
     [row] = [line for line in report(summary) if line.startswith("| mode")][0].splitlines()[3:]
     assert [cell.strip() for cell in row.split("|")][-3:-1] == ["–", "5"]
