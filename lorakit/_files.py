@@ -37,7 +37,10 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         return
     path = path.resolve()
     _remove_left_over(path.parent, path.name)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None  # not the temporary file's name
     temporary = Path(name)
     try:
         _lock(handle)

@@ -140,7 +140,8 @@ def input_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, ImportError) as error:  # ImportError: a flag asks for a package that is not installed
-        parser.error(str(error))
+        is_bare = isinstance(error, OSError) and error.strerror and error.filename is not None
+        parser.error(f"{os.fsdecode(error.filename)}: {error.strerror}" if is_bare else str(error))
 
 
 @contextmanager
