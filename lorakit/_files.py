@@ -35,8 +35,13 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     if path.exists() and not path.is_file():
         write(path)
         return
-    path = path.resolve()
+    given, path = path, path.resolve()
     _remove_left_over(path.parent, path.name)
+    with _errors_of(given):
+        _write_and_rename(path, write)
+
+
+def _write_and_rename(path: Path, write: Callable[[Path], object]) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
@@ -47,6 +52,17 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         os.close(handle)
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Name what was to be written in an error of the system, rather than its temporary file or nothing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,12 +2,19 @@
 
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
 
-from lorakit.cli.parser import Parser
+from lorakit.cli.parser import Parser, in_words
 from lorakit.cli.stopping import stoppable
+from lorakit.cli.wording import in_flags
+
+PACKAGE = Path(__file__).parents[1]
 
 # Each is a file of this folder with `add_parser`. They are imported by name, as `lorakit` imports its public names, so
 # the import graph ends in the commands: no layer is added on top of them by this table.
@@ -60,10 +67,31 @@ def _run(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     arguments.argv = argv
     try:
-        return arguments.run(arguments)
+        with own_warnings(getattr(arguments, "parser", parser)):
+            return arguments.run(arguments)
     except BrokenPipeError:  # the reader of `lorakit … | head` has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # 128 + SIGPIPE, as a shell reports it
+    except OSError as error:  # a full disk, for example, once the work has begun
+        print(f"{arguments.parser.prog}: {in_words(error)}", file=sys.stderr)
+        return 1
+
+
+@contextmanager
+def own_warnings(parser: Parser) -> Iterator[None]:
+    """While active, a warning of this package is one line for a shell, without a place in the code."""
+    usual = warnings.formatwarning
+
+    def shown(message: Warning | str, category: type[Warning], filename: str, *more: Any, **also: Any) -> str:
+        if not Path(filename).is_relative_to(PACKAGE):
+            return usual(message, category, filename, *more, **also)
+        return f"{parser.prog}: warning: {in_flags(' '.join(str(message).split()), parser)}\n"
+
+    warnings.formatwarning = shown
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def build_parser() -> Parser:

@@ -5,7 +5,14 @@ from pathlib import Path
 
 from lorakit.cli.config import add_config_flag
 from lorakit.cli.corpora import add_corpus_flags, read_corpus
-from lorakit.cli.flags import add_decode_flag, add_device_flag, add_precision_flag, add_saved_flags, tag_names
+from lorakit.cli.flags import (
+    add_decode_flag,
+    add_device_flag,
+    add_precision_flag,
+    add_saved_flags,
+    check_writable,
+    tag_names,
+)
 from lorakit.cli.parser import add_command, input_errors, processes
 
 EXAMPLES = """
@@ -39,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(
                 f"{folder} is not a folder, so the calibration cannot be saved beside its weights; download it first"
             )
+        check_writable(folder, "--adapter" if arguments.adapter else "--model")
         data = read_corpus(arguments)
         if not data.validation:
             raise ValueError(f"{data.source} has no validation set; calibrate on one that training has not seen")

@@ -73,7 +73,7 @@ def read_settings(parser: argparse.ArgumentParser, path: Path) -> dict[argparse.
         try:
             settings[action] = _value(action, value)
         except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
-            raise ValueError(f"{path}: {key}: {error}") from None
+            raise ValueError(f"{path}: {str(key).replace('_', '-')}: {error}") from None
     return settings
 
 

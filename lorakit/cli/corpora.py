@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lorakit.cli.parser import file_or_folder
+from lorakit.cli.parser import file_or_folder, folder_or_id
 from lorakit.data.corpus import as_sentences, read_written
 from lorakit.data.formats.offsets import UNITS
 from lorakit.data.formats.record import LAYERS
@@ -26,7 +26,7 @@ def add_corpus_flags(
     """
     add = parser.add_argument
     about += "; several are read as one, with the union of their labels"
-    add("--dataset", required=required, nargs="+", metavar="FOLDER_OR_ID", help=about)
+    add("--dataset", required=required, nargs="+", type=folder_or_id, metavar="FOLDER_OR_ID", help=about)
     add("--sentences", type=int, metavar="N", help="use only the first N sentences of each split")
     add_reading_flags(parser)
     if divisible:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from lorakit._counts import counted
 from lorakit.cli.corpora import add_reading_flags, add_split_flags, corpus_options
 from lorakit.cli.flags import check_writable
-from lorakit.cli.parser import Parser, add_command, file_or_folder, input_errors
+from lorakit.cli.parser import Parser, add_command, file_or_folder, folder_or_id, input_errors
 from lorakit.data.conversion import convert, writable_formats
 from lorakit.data.corpus import as_sentences, read_written
 from lorakit.data.formats.registry import FORMATS, format_named
@@ -47,14 +47,19 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     about = "what was recognised and why, counts, notes, the first sentences"
     show = add_command(inner, "show", about, SHOW_EXAMPLES, run_show)
     add = show.add_argument
-    add("corpus", metavar="CORPUS", help="a folder, a file or a hub id")
+    add("corpus", type=folder_or_id, metavar="CORPUS", help="a folder, a file or a hub id")
     add("--first", type=int, default=3, metavar="N", help="how many sentences to show (default: %(default)s)")
-    add("--model", metavar="FOLDER_OR_ID", help="compare the sentences' lengths with this model's window")
+    add(
+        "--model",
+        type=folder_or_id,
+        metavar="FOLDER_OR_ID",
+        help="compare the sentences' lengths with this model's window",
+    )
     add_reading_flags(show)
     add_split_flags(show)
     change = add_command(inner, "convert", "write a corpus in another format", CONVERT_EXAMPLES, run_convert)
     add = change.add_argument
-    add("corpus", metavar="IN", help="a folder, a file or a hub id")
+    add("corpus", type=folder_or_id, metavar="IN", help="a folder, a file or a hub id")
     add("out", type=file_or_folder, metavar="OUT", help="a new folder, or a new file for a corpus of one split")
     add("--format", required=True, choices=writable_formats(), help="what to write; data formats describes them")
     add_reading_flags(change)

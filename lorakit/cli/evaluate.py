@@ -95,10 +95,10 @@ def run(arguments: argparse.Namespace) -> int:
                 "sentences": len(sentences),
                 **scores.to_json(),
             }
-            text = as_text(record, scores)
-            if arguments.errors:
-                text += "\n" + write_errors(arguments, data, split, tagged)
-            write_json(record, arguments.json, text)
+            write_json(record, arguments.json, as_text(record, scores))
+            if arguments.errors:  # after the scores, which a full disk does not take
+                found = write_errors(arguments, data, split, tagged)
+                print("" if str(arguments.json) == "-" else f"\n{found}", end="")
     return 0
 
 

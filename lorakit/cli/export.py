@@ -10,7 +10,7 @@ from lorakit._files import atomic_folder, read_bounded
 from lorakit.cli.config import add_config_flag
 from lorakit.cli.corpora import add_corpus_flags, read_corpus
 from lorakit.cli.flags import check_utf8, check_writable, tag_names
-from lorakit.cli.parser import add_command, file_or_folder, input_errors
+from lorakit.cli.parser import add_command, file_or_folder, folder_or_id, input_errors
 from lorakit.export.packages import TARGETS, check_packages
 
 RECORD, MOST_RECORD_BYTES = "comparison.json", 1 << 26
@@ -31,7 +31,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, "export", about, EXAMPLES, run)
     add_config_flag(parser)
     add = parser.add_argument
-    add("source", metavar="RUN_OR_ADAPTER", help="a run's folder, an adapter, or a model fine-tuned in full")
+    add(
+        "source",
+        type=folder_or_id,
+        metavar="RUN_OR_ADAPTER",
+        help="a run's folder, an adapter, or a model fine-tuned in full",
+    )
     add("output", type=file_or_folder, metavar="OUT", help="a new folder")
     about = (
         "hf: a model folder for transformers; onnx: a graph for onnxruntime; spacy: a pipeline for spacy.load; peft: "
@@ -39,7 +44,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--to", choices=TARGETS, required=True, help=about + "an adapter folder that keeps its labels")
     about = "the proof's corpus, of which the validation set is taken (default: the run's own)"
     add_corpus_flags(parser, about)
-    add("--model", metavar="FOLDER_OR_ID", help="where the adapter's base is, if not where it says")
+    add("--model", type=folder_or_id, metavar="FOLDER_OR_ID", help="where the adapter's base is, if not where it says")
     about = "the tag of each class in order, for an adapter whose files do not say: made by PEFT"
     add("--labels", nargs="+", metavar="TAG", help=about)
     about = "take the adapter although the base is not the one it was trained on"

@@ -14,7 +14,7 @@ from typing import Any
 
 from lorakit._files import is_utf8
 from lorakit.adapters.config import ALL_LINEAR, BIASES, INITS, LoRAConfig, pissa_steps
-from lorakit.cli.parser import add_co2_flag, file_or_folder
+from lorakit.cli.parser import add_co2_flag, file_or_folder, folder_or_id
 from lorakit.data.tags import DECODERS
 from lorakit.training.config import (
     DEFAULT_LEARNING_RATE,
@@ -174,9 +174,14 @@ def add_output_flags(parser: argparse.ArgumentParser, default: str) -> None:
 
 def add_saved_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--adapter", metavar="FOLDER_OR_ID", help="a LoRA adapter, which names its base and its labels")
+    add(
+        "--adapter",
+        type=folder_or_id,
+        metavar="FOLDER_OR_ID",
+        help="a LoRA adapter, which names its base and its labels",
+    )
     about = "a model fine-tuned in full; with --adapter, where its base is instead"
-    add("--model", metavar="FOLDER_OR_ID", help=about)
+    add("--model", type=folder_or_id, metavar="FOLDER_OR_ID", help=about)
     about = "the tag of each class in order, for an adapter whose files do not say: made by PEFT"
     add("--labels", nargs="+", metavar="TAG", help=about)
     about = "take the adapter although the base is not the one it was trained on"

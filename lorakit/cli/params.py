@@ -12,7 +12,7 @@ from lorakit.adapters.config import LoRAConfig
 from lorakit.cli.config import add_config_flag
 from lorakit.cli.flags import add_lora_flags, check_writable, lora_options
 from lorakit.cli.json_output import add_json_flag, write_json
-from lorakit.cli.parser import add_command, input_errors
+from lorakit.cli.parser import add_command, folder_or_id, input_errors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +34,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, "params", about, EXAMPLES, run)
     add_config_flag(parser)
     add = parser.add_argument
-    add("model", metavar="MODEL", help="a folder with config.json, that file, or a hub id")
+    add("model", type=folder_or_id, metavar="MODEL", help="a folder with config.json, that file, or a hub id")
     about = "the model's head (default: %(default)s)"
     add("--task", choices=tuple(TASKS), default="token-classification", help=about)
     add("--num-labels", type=int, metavar="N", help="classes of the head (default: the configuration's)")

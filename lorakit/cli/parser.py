@@ -78,7 +78,12 @@ def file_or_folder(text: str) -> Path:
     """
     if not text:
         raise argparse.ArgumentTypeError("the name is empty; give a file or folder (. is the one you are in)")
-    return Path(text)
+    return Path(text).expanduser()  # a shell leaves --output-dir=~/runs to us, and a --config file everything
+
+
+def folder_or_id(text: str) -> str:
+    """The type of a flag that names a folder or a hub id."""
+    return os.path.expanduser(text)
 
 
 def _readable(message: str) -> str:
@@ -140,7 +145,14 @@ def input_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, ImportError) as error:  # ImportError: a flag asks for a package that is not installed
-        parser.error(str(error))
+        parser.error(in_words(error))
+
+
+def in_words(error: Exception) -> str:
+    """An error's message; of one of the system's the file and the reason, without its number."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
 
 
 @contextmanager

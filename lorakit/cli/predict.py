@@ -24,7 +24,7 @@ from lorakit.cli.flags import (
     tag_names,
 )
 from lorakit.cli.notes import Notes
-from lorakit.cli.parser import add_command, file_or_folder, input_errors, processes
+from lorakit.cli.parser import add_command, file_or_folder, folder_or_id, input_errors, processes
 from lorakit.cli.tool_files import ENDINGS as TOOL_ENDINGS
 from lorakit.cli.tool_files import (
     TOOLS,
@@ -77,7 +77,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--resume-output", action="store_true", help=about)
     about = "also find what these adapters find, each trained for other types, on one base in memory: an entity that "
     about += "overlaps one of --adapter or of an adapter named earlier is left out, so nothing found before changes"
-    add("--more-adapters", nargs="+", metavar="FOLDER_OR_ID", help=about)
+    add("--more-adapters", nargs="+", type=folder_or_id, metavar="FOLDER_OR_ID", help=about)
     about = "leave out entities with a lower score: X for all types, TYPE=X for one"
     add("--min-score", nargs="+", metavar="TYPE=X", help=about)
     about = "leave out entities so that those of a type are right with this probability; needs lorakit calibrate"

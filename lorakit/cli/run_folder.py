@@ -150,7 +150,11 @@ def check_own_place(folder: Path) -> None:
 
 
 def _check_nothing_replaced(folder: Path) -> None:
-    """Refuse a folder that is not a run's and has something under a name that a run's results have."""
+    """Refuse a folder of a search, or one with something of no run under a name that a run's results have."""
+    if any((folder / name).exists() for name in SEARCH_SIGNS):
+        raise ValueError(
+            f"--output-dir {folder} holds a search of lorakit tune; give another folder, such as {folder / 'run'}"
+        )
     for part in _parts(folder):
         for name in () if _is_run(part) else WRITTEN:
             if (part / name).exists():

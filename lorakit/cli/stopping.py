@@ -4,6 +4,7 @@ A KeyboardInterrupt alone is not enough. Libraries that are being imported catch
 later with errors of their own; so the signal is remembered, and whatever ends the command after it is its doing.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -25,21 +26,25 @@ def stoppable(program: str, run: Callable[[], int]) -> int:
     if threading.current_thread() is not threading.main_thread():
         usual = {}  # other threads may not set handlers
     caught = {number: handler for number, handler in usual.items() if signal.getsignal(number) is handler}
+    status = 1
     try:
         for number in caught:
             signal.signal(number, _interrupt)
-        return run()
+        status = run()
     except BaseException as error:
         if not _arrived and not isinstance(error, KeyboardInterrupt):
             raise
         number = signal.Signals(_arrived[-1] if _arrived else signal.SIGINT)
         if os.environ.get("RANK", "0") == "0":
             print(f"{program}: stopped by {number.name}", file=sys.stderr)
-        return 128 + number
+        status = 128 + number
     finally:
         for number, handler in caught.items():
             signal.signal(number, handler)
         _arrived.clear()
+    if status in (128 + signal.SIGINT, 128 + signal.SIGTERM) and caught:
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # libraries' own hooks do not expect one
+    return status
 
 
 def check_stopped() -> None:

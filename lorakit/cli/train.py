@@ -30,8 +30,8 @@ from lorakit.cli.flags import (
     train_config,
 )
 from lorakit.cli.notes import Notes, case_note, check_entities, describe_corpus, unscored_note
-from lorakit.cli.parser import add_command, input_errors, processes
-from lorakit.cli.run_folder import choose_folder, clear_after_error, clear_folder, forget_summary
+from lorakit.cli.parser import add_command, folder_or_id, input_errors, processes
+from lorakit.cli.run_folder import SUMMARY, choose_folder, clear_after_error, clear_folder, forget_summary
 from lorakit.cli.saving import save_or_rescue, saved_as
 from lorakit.cli.seeds import SeedRuns, check_seeds, delete_checkpoints_of, plan_seeds, seeds_record
 from lorakit.cli.stopping import check_stopped
@@ -58,7 +58,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, "train", "fine-tune a base on a corpus: LoRA, in full, or both", EXAMPLES, run)
     add_config_flag(parser)
     add_mode_flag(parser, default="lora")
-    parser.add_argument("--model", required=True, metavar="FOLDER_OR_ID", help="base model")
+    parser.add_argument("--model", required=True, type=folder_or_id, metavar="FOLDER_OR_ID", help="base model")
     add_corpus_flags(
         parser, "corpus: a folder or file in any format of docs/corpora.md, or a hub id", required=True, divisible=True
     )
@@ -161,6 +161,8 @@ def fine_tune(
                 clear_after_error(plan.folder, arguments.output_dir)
             raise
         if is_main():
+            with input_errors(arguments.parser):
+                complete_results(job)
             show_results(job, about, keep_full)
     return 0
 
@@ -175,6 +177,15 @@ def prepare_folder(job: "Job") -> None:
             forget_summary(stale)
     else:
         job.note(f"the run in {folder} has finished, and nothing is left to train")
+
+
+def complete_results(job: "Job") -> None:
+    """Write what a finished run lacks because it was stopped between its comparison.json and its end."""
+    for plan in job.plans:
+        if plan.record is not None and any(not (plan.folder / name).exists() for name in SUMMARY):
+            write_results(plan.record, plan.folder)
+            if not job.arguments.keep_checkpoints:
+                delete_checkpoints_of(plan)
 
 
 def write_results(record: Mapping[str, Any], folder: Path) -> None:

@@ -29,8 +29,15 @@ from lorakit.cli.flags import (
     target_modules,
 )
 from lorakit.cli.notes import Notes, check_entities, describe_corpus
-from lorakit.cli.parser import add_command, at_least_0, file_or_folder, input_errors, processes
-from lorakit.cli.run_folder import SEARCH_FOLDERS, SEARCH_SIGNS, check_own_place, clear_folder, remove_if_empty
+from lorakit.cli.parser import add_command, at_least_0, file_or_folder, folder_or_id, input_errors, processes
+from lorakit.cli.run_folder import (
+    SEARCH_FOLDERS,
+    SEARCH_SIGNS,
+    check_own_place,
+    clear_folder,
+    holds_results,
+    remove_if_empty,
+)
 from lorakit.cli.stopping import check_stopped
 from lorakit.data.ner_data import NerData
 from lorakit.training.config import TrainConfig, check_dropout
@@ -63,7 +70,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, "tune", about, EXAMPLES, run)
     add_config_flag(parser)
     add = parser.add_argument
-    add("--model", required=True, metavar="FOLDER_OR_ID", help="base model")
+    add("--model", required=True, type=folder_or_id, metavar="FOLDER_OR_ID", help="base model")
     add_corpus_flags(
         parser,
         "corpus with a validation split: a folder or file in any format of docs/corpora.md, or a hub id",
@@ -404,6 +411,11 @@ def check_folder(arguments: argparse.Namespace) -> None:
     check_utf8(folder, "--output-dir")
     check_writable(folder)
     check_own_place(folder)
+    if holds_results(folder):
+        raise ValueError(
+            f"--output-dir {folder} holds the results of a training run; give another folder, such as"
+            f" {folder.with_name(f'{folder.name}-tune')}"
+        )
     if not (arguments.resume or arguments.overwrite) and holds_search(folder):
         raise ValueError(
             f"--output-dir {folder} holds another search; give another folder, --overwrite to delete it, or --resume to"

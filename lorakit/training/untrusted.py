@@ -30,6 +30,8 @@ def check_files(name: str) -> None:
             check_regular(folder / "config.json", MOST_CONFIG_BYTES)
         for path in folder.glob("*.safetensors"):
             check_regular(path)
+            if not os.access(path, os.R_OK):  # safetensors would say that there is no such file
+                raise PermissionError(f"{path} may not be read: give yourself the right with chmod u+r")
         index = folder / INDEX
     else:
         from transformers.utils import cached_file

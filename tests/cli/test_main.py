@@ -1,12 +1,15 @@
+import errno
 import os
 import subprocess
 import sys
+import warnings
 from io import BytesIO, TextIOWrapper
 
 import pytest
 
 import lorakit
-from lorakit.cli.__main__ import COMMANDS, main
+from lorakit.cli import data
+from lorakit.cli.__main__ import COMMANDS, PACKAGE, build_parser, main, own_warnings
 from tests.support.tiny import ROOT
 
 
@@ -131,3 +134,35 @@ def test_the_package_is_the_command_too(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
         assert done.returncode == status
         assert (done.stdout + done.stderr).startswith("lorakit ")
+
+
+def test_an_error_of_the_system_in_the_middle_of_the_work_is_one_line(monkeypatch, capsys):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "scores.json")
+    monkeypatch.setattr(data, "run_formats", lambda arguments: (_ for _ in ()).throw(full))
+    assert main(["data", "formats"]) == 1
+    assert capsys.readouterr().err == "lorakit data formats: scores.json: No space left on device\n"
+
+
+def test_a_warning_of_ours_is_one_line_and_names_flags():
+    usual, train = warnings.formatwarning, build_parser()._commands.choices["train"]
+    with own_warnings(train):
+        ours = warnings.formatwarning("try\n precision='fp32'", UserWarning, str(PACKAGE / "training" / "loop.py"), 1)
+        theirs = warnings.formatwarning("try", UserWarning, "theirs.py", 1)
+    assert ours == "lorakit train: warning: try --precision fp32\n"
+    assert theirs == "theirs.py:1: UserWarning: try\n"
+    assert warnings.formatwarning is usual
+
+
+def test_a_tilde_that_the_shell_left_is_the_home_folder(tmp_path, monkeypatch, capsys):
+    """As in --output-dir=~/runs and in a --config file; a folder named ~ would be made otherwise."""
+    (tmp_path / "home" / "corpus").mkdir(parents=True)
+    (tmp_path / "home" / "corpus" / "train.tsv").write_text("IL-2\tB-DNA\n\n", encoding="utf-8")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "show", "~/corpus"]) == 0
+    settings = build_parser().parse_args(
+        ["train", "--model=~/base", "--dataset", "~/corpus", "owner/name", "--output-dir=~/runs"]
+    )
+    home = str(tmp_path / "home")
+    assert (settings.model, settings.dataset) == (f"{home}/base", [f"{home}/corpus", "owner/name"])
+    assert str(settings.output_dir) == f"{home}/runs"

@@ -6,6 +6,7 @@ import warnings
 import pytest
 
 from lorakit.cli.measured_training import RunMeter, exit_status, train_measured
+from lorakit.cli.parser import Parser
 from lorakit.cli.saving import save_or_rescue
 from lorakit.data.corpus import NerData, Sentence
 from lorakit.power.journal import read_journal
@@ -56,13 +57,13 @@ def test_a_run_whose_power_was_measured_says_how_long_a_window_of_it_must_be(tmp
 
 @pytest.mark.parametrize(("stopped", "status"), [(Preempted(15, "runs/x"), 143), (OSError("full"), 1)])
 def test_a_run_that_stopped_says_why_and_has_its_status(stopped, status, capsys):
-    assert exit_status(stopped, "lorakit train") == status
+    assert exit_status(stopped, Parser(prog="lorakit train")) == status
     assert capsys.readouterr().err == f"lorakit train: {stopped}\n"
 
 
 def test_a_rank_without_memory_ends_at_once(capsys):
     with pytest.raises(SystemExit, match="1"):
-        exit_status(MemoryError("out of memory on rank 1"), "lorakit train")
+        exit_status(MemoryError("out of memory on rank 1"), Parser(prog="lorakit train"))
     assert capsys.readouterr().err == "lorakit train: out of memory on rank 1\n"
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lorakit._files import write_text
 from lorakit.cli.__main__ import main
 from lorakit.cli.parser import Parser, add_command, input_errors
 from tests.support.tiny import MINI, ROOT
@@ -44,6 +45,16 @@ def test_an_error_in_the_input_ends_the_program(error, capsys):
     with pytest.raises(SystemExit, match="2"), input_errors(Parser(prog="try")):
         raise error
     assert capsys.readouterr().err == "try: error: wrong\n"
+
+
+def test_an_error_of_the_system_names_the_file_and_no_number(tmp_path, capsys):
+    for act, said in (
+        (lambda: (tmp_path / "none").read_text(), f"{tmp_path / 'none'}: No such file or directory"),
+        (lambda: write_text(tmp_path / "none" / "x", ""), f"{tmp_path / 'none' / 'x'}: No such file or directory"),
+    ):
+        with pytest.raises(SystemExit, match="2"), input_errors(Parser(prog="try")):
+            act()
+        assert capsys.readouterr().err == f"try: error: {said}\n"
 
 
 def test_a_bug_is_no_error_in_the_input():

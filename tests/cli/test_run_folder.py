@@ -64,6 +64,16 @@ def test_another_run_is_refused_and_each_way_that_the_message_names_works(copy, 
     assert not (copy / "adapter").exists() and not (copy / "checkpoints").exists()
 
 
+def test_a_run_that_was_stopped_while_its_page_was_written_is_completed(finished, copy, corpus, capsys):
+    """comparison.json says that it has finished, so --resume has nothing to train; the rest of its end is due."""
+    for name in ("report.html", "comparison.png"):
+        (copy / name).unlink()
+    assert main(words(corpus, "--output-dir", copy, "--resume")) == 0
+    assert "nothing is left to train" in capsys.readouterr().err
+    assert (copy / "comparison.png").read_bytes() == (finished / "comparison.png").read_bytes()
+    assert (copy / "report.html").is_file() and not (copy / "checkpoints").exists()
+
+
 def test_a_stopped_second_run_leaves_nothing_of_the_first(copy, corpus, monkeypatch, capsys):
     monkeypatch.setattr(RunMeter, "power_w", lambda meter: os.kill(os.getpid(), signal.SIGTERM))
     assert main(words(corpus, "--output-dir", copy, "--seed", 1, "--overwrite")) == 143
@@ -210,7 +220,7 @@ def test_a_run_without_checkpoints_cannot_become_longer_and_the_advice_works(cop
     ("flags", "what"),
     [
         (["--r", "4"], "LoRA: r = 2, now it is 4"),
-        (["--learning-rate", "1e-4"], "learning_rate = 0.002, now it is 0.0001"),
+        (["--learning-rate", "1e-4"], "--learning-rate = 0.002, now it is 0.0001"),
         (["--seed", "5"], "seed = 0, now it is 5"),
         (["--batch-size", "8"], "sentences per step"),
     ],

@@ -2,13 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from lorakit.cli import measured_training
 from lorakit.cli.__main__ import main
 from lorakit.cli.stopping import check_stopped, stoppable
-from tests.support.tiny import MINI
+from tests.support.tiny import MINI, ROOT
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
@@ -59,3 +61,13 @@ def test_a_signal_before_the_first_step_leaves_no_run_behind(number, status, res
     monkeypatch.setattr(measured_training, "train", lambda *given, **more: os.kill(os.getpid(), number))
     assert main(arguments) == status
     assert (tmp_path / "x").exists() == bool(resume)
+
+
+@pytest.mark.parametrize("status", [130, "SIGINT"])
+def test_a_second_interrupt_while_the_process_ends_is_no_traceback(status):
+    """A library's hook at the end of the process, such as torch's, is interrupted; also after a saved state."""
+    run = "130" if status == 130 else "os.kill(os.getpid(), signal.SIGINT)"
+    code = "import atexit, os, signal, sys\natexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+    code += f"from lorakit.cli.stopping import stoppable\nsys.exit(stoppable('lorakit', lambda: {run}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (130, "" if status == 130 else "lorakit: stopped by SIGINT\n")

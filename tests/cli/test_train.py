@@ -73,7 +73,7 @@ def test_both_modes_take_turns_unless_told_otherwise_with_the_same_result(corpus
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--engine", "cuda_graphs"], "this process trains on cpu; use engine 'eager' or 'compile'"),
+        (["--engine", "cuda_graphs"], "this process trains on cpu; use --engine eager or compile"),
         (["--device", "cuda"], "--device cuda: torch finds no GPU here; leave --device out, or use --device cpu"),
     ],
 )
@@ -113,7 +113,7 @@ def test_two_models_without_memory_for_them_are_refused_and_one_by_one_runs(corp
 def test_what_cannot_be_paused_needs_one_by_one(refuses):
     base = ["train", "--model", MINI, "--dataset", "CORPUS", "--mode", "both"]
     refuses(
-        [*base, "--engine", "compile"], "engine 'eager' and strategy 'ddp'; train one after the other with --sequential"
+        [*base, "--engine", "compile"], "--engine eager and --strategy ddp; train one after the other with --sequential"
     )
 
 
@@ -136,16 +136,18 @@ def test_what_cannot_be_paused_needs_one_by_one(refuses):
         (["train", "--model", MINI, "--dataset", "CORPUS", "--output-dir", "CORPUS/test.json/x"], "cannot be written"),
         (["train", "--epoch", "3"], "lorakit train: error: "),
         (["train", "--model", MINI, "--dataset", "CORPUS", "--seed", "-1"], "seed is -1; it must be an integer from 0"),
-        (["train", "--model", MINI, "--dataset", "CORPUS", "--strategy", "fsdp"], "torchrun, or use strategy 'ddp'"),
-        (["train", "--model", MINI, "--dataset", "CORPUS", "--layers-to-transform", "9"], "layers_to_transform"),
+        (["train", "--model", MINI, "--dataset", "CORPUS", "--strategy", "fsdp"], "torchrun, or use --strategy ddp"),
+        (
+            ["train", "--model", MINI, "--dataset", "CORPUS", "--layers-to-transform", "9"],
+            "--layers-to-transform 9 matches no layer",
+        ),
         (
             ["train", "--model", MINI, "--dataset", "CORPUS", "--cache-prefix", "--bias", "all"],
-            "(LoRA: bias other than 'all', not in modules_to_save)",
+            "(--bias none or lora_only, and leave it out of --modules-to-save)",
         ),
         (
             ["train", "--model", MINI, "--dataset", "CORPUS", "--cache-prefix"],
-            "layer 0 is trained, so no layer is constant; train the top layers only, with apply_lora(..., "
-            "layers_to_transform=range(2, 4)), on the command line --layers-to-transform 2 3",
+            "layer 0 is trained, so no layer is constant; train the top layers only, with --layers-to-transform 2 3",
         ),
     ],
 )

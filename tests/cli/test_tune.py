@@ -15,7 +15,7 @@ from lorakit.cli.tuning_record import energy_of, trials_of, weights_of
 from lorakit.power.reading import Reading
 from lorakit.training import tuning
 from lorakit.training.stacked_parameters import StackedParameters
-from tests.support.tiny import make_tiny_model
+from tests.support.tiny import MINI, ROOT, make_tiny_model
 
 needs_optuna = pytest.mark.skipif(
     tuning.find_spec("optuna") is None, reason="Optuna is not installed (pip install 'lorakit[tune]')"
@@ -152,12 +152,12 @@ def test_a_search_deletes_what_searches_wrote_and_nothing_else(found, tuned, tmp
     """Neither another run's checkpoints, nor a note in the folder of a trial; and no search is inside of a run."""
     folder = shutil.copytree(found, tmp_path / "found")
     trial = next(path for path in (folder / "trials").iterdir() if path.is_dir())
-    mine = [trial / "adapter" / "notes.txt", folder / "checkpoints" / "mine", trial / "checkpoints" / "mine"]
+    mine = [trial / "adapter" / "notes.txt", folder / "my" / "checkpoints" / "mine", trial / "checkpoints" / "mine"]
     for path in mine:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")
     trial.rename(trial.with_name("former"))
-    mine = [path.parent / path.name if path.is_relative_to(folder / "checkpoints") else
+    mine = [path.parent / path.name if path.is_relative_to(folder / "my") else
             folder / "trials" / "former" / path.relative_to(trial) for path in mine]  # fmt: skip
     assert tuned(folder, "--overwrite") == 0
     assert [path.read_text() for path in mine] == ["mine"] * 3
@@ -166,6 +166,23 @@ def test_a_search_deletes_what_searches_wrote_and_nothing_else(found, tuned, tmp
     with pytest.raises(SystemExit, match="2"):
         tuned(folder / "trials" / "mine")
     assert f"is inside the results of another run, in {folder}" in capsys.readouterr().err
+
+
+@needs_optuna
+@pytest.mark.parametrize("more", [[], ["--overwrite"], ["--resume"]])
+def test_a_search_and_a_run_share_no_folder(more, found, tuned, tmp_path, capsys):
+    (run := tmp_path / "run").mkdir()
+    (run / "comparison.json").write_text("{}")
+    with pytest.raises(SystemExit, match="2"):
+        tuned(run, *more)
+    assert f"--output-dir {run} holds the results of a training run; give another folder" in capsys.readouterr().err
+    before = sorted(found.rglob("*"))
+    train = ["train", "--model", str(MINI), "--dataset", str(ROOT / "examples" / "conll"), "--output-dir", str(found)]
+    with pytest.raises(SystemExit, match="2"):
+        main([*train, *more])
+    assert f"--output-dir {found} holds a search of lorakit tune; give another folder" in capsys.readouterr().err
+    assert sorted(found.rglob("*")) == before
+    tuned(tmp_path / "run-tune")
 
 
 @needs_optuna
@@ -182,7 +199,7 @@ def test_a_search_deletes_what_searches_wrote_and_nothing_else(found, tuned, tmp
         (["--learning-rates", "0"], "error: --learning-rates has 0.0; it must be a finite number above 0"),
         (["--learning-rates", "1e-3", "1e-3"], "error: --learning-rates has 0.001 twice"),
         (["--targets", "quarry"], "quarry"),
-        (["--precision", "fp16"], "precision 'fp16' scales the loss of each run"),
+        (["--precision", "fp16"], "--precision fp16 scales the loss of each run"),
         (["--resume", "--overwrite"], "--resume continues the search in the folder and --overwrite deletes it"),
     ],
 )

@@ -439,7 +439,7 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         {"init_lora_weights": "pissa", "r": 33}, {"init_lora_weights": "pissa", "r": 32}
     ),
     "… … matches nothing in this model… has: …": setting({"target_modules": ["quary"]}, {"target_modules": ["query"]}),
-    "is inside the head, which is trained in full; leave it out, or in Python pass modules_to_save=[]": setting(
+    "is inside the head, which is trained in full; leave it out, or in Python": setting(
         {"target_modules": ["query", "classifier"]},
         {"target_modules": ["query"]},
         {"target_modules": ["query", "classifier"], "modules_to_save": []},

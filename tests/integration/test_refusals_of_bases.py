@@ -192,6 +192,7 @@ ELSEWHERE = {
     "failed to compute its own loss": "loss::test_the_loss_of_a_class_that_takes_few_kinds_of_batches",
 }  # fmt: skip
 NOTHING_TO_FOLLOW = {
+    "may not be read: give yourself the right with chmod u+r": "tests may run as root, who reads everything",
     "so it cannot be used in batches: use another model": "another model",
     "given as token ids and their mask (…): use another model": "another model",
     "has no linear output layer with": "a fact: the class is no tagger",

@@ -437,6 +437,8 @@ ELSEWHERE = {
     "holds the results of another run": "run_folder::test_another_run_is_refused_and_each_way_that_the_message_names",
     "is inside the results of another run, in …; give a folder outside": "run_folder::test_a_folder_inside_another_run",
     "which is of no run, and a run would write its own there": "run_folder::test_a_folder_with_a_model_of_the_users",
+    "holds the results of a training run; give another folder": "tune::test_a_search_and_a_run_share_no_folder",
+    "holds a search of lorakit tune; give another folder": "tune::test_a_search_and_a_run_share_no_folder",
     "--overwrite would delete": "run_folder::test_overwrite_never_deletes_what_the_command_reads",
     "resume with the former value, give another": "seeds::test_finished_runs_with_other_settings_are_refused_and_the",
     "so it cannot be trained longer": "run_folder::test_a_run_without_checkpoints_cannot_become_longer_and_the_advice",
