@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from lorakit.adapters.files import CONFIG, OWN, TENSORS
+from lorakit.adapters.files import CALIBRATION, CONFIG, OWN, TENSORS
 from lorakit.export.card import Origin, export_card
 from lorakit.export.proof import Reference, prove_by_words
 from lorakit.export.tokenizer import portable_tokenizer
@@ -43,7 +44,7 @@ def write_peft(
     Raises:
         NotProven: with the first difference.
     """
-    for name in (CONFIG, TENSORS, OWN):
+    for name in (CONFIG, TENSORS, OWN, CALIBRATION):
         if (adapter / name).is_file():
             shutil.copyfile(adapter / name, folder / name)
     model.config.save_pretrained(folder)
@@ -79,6 +80,8 @@ def _prove_peft(folder: Path, base: str, reference: Reference) -> list[str]:
         ignore_mismatched_sizes=True,  # a head that the base may have is replaced
         **NO_REMOTE_CODE,
     )
-    model = PeftModel.from_pretrained(plain, folder).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks the model for what transformers 6 renames
+        model = PeftModel.from_pretrained(plain, folder).eval()
     tokenizer, labels = AutoTokenizer.from_pretrained(folder, **NO_REMOTE_CODE), label_names(plain)
     return prove_by_words(reference, tokenizer, labels, in_torch(model), "PEFT")[1]
