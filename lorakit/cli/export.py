@@ -83,10 +83,14 @@ def find_trained(source: str) -> tuple[str, bool]:
 
     Raises:
         ValueError: a run holds none or several.
+        FileNotFoundError: there is no such folder, and the hub has no such adapter.
     """
     folder = Path(source)
     if not folder.is_dir():
-        return source, True  # an adapter's hub id, or an error that loading explains
+        from lorakit.adapters.files import find_folder  # loads torch
+
+        find_folder(source)
+        return source, True  # an adapter's hub id
     if (folder / "adapter_config.json").is_file():
         return source, True
     if (folder / "config.json").is_file():

@@ -34,6 +34,7 @@ def test_a_runs_folder_gives_the_model_the_corpus_and_the_card(run, tmp_path, ca
         (["LORA", "out", "--to", "hf", "--dataset", "./nowhere"], "nowhere"),
         (["LORA", "out", "--to", "hf", "--labels", "O", "B-x"], "--labels differ from the adapter's own"),
         (["./nowhere", "out", "--to", "hf", "--dataset", "CORPUS"], "no adapter folder nowhere"),
+        (["./nowhere", "out", "--to", "hf"], "no adapter folder nowhere"),
         (["LORA", "out", "--to", "hf", "--model", "OTHER"], "the adapter was trained on another base"),
         (["LORA", "out", "--to", "tflite"], "invalid choice: 'tflite'"),
     ],
