@@ -13,7 +13,7 @@ from lorakit.adapters.files import CALIBRATION, CONFIG, OWN, TENSORS
 from lorakit.export.card import Origin, export_card
 from lorakit.export.proof import Reference, prove_by_words
 from lorakit.export.tokenizer import portable_tokenizer
-from lorakit.export.words import TO_TAGS, WORDS, in_torch, write_transitions
+from lorakit.export.words import LONGER, TO_TAGS, WORDS, in_torch, write_transitions
 from lorakit.training.evaluation import label_names
 from lorakit.training.untrusted import NO_REMOTE_CODE
 
@@ -48,12 +48,14 @@ def write_peft(
         if (adapter / name).is_file():
             shutil.copyfile(adapter / name, folder / name)
     model.config.save_pretrained(folder)
-    portable_tokenizer(model, tokenizer).save_pretrained(folder)
+    shipped = portable_tokenizer(model, tokenizer)
+    shipped.save_pretrained(folder)
     labels = label_names(model)
     proof = _prove_peft(folder, model.config._name_or_path, reference)
     write_transitions(reference.decode, labels, folder)
     usage = _usage(folder, model.config._name_or_path) + WORDS + TO_TAGS[reference.decode]
-    (folder / "README.md").write_text(export_card("peft", labels, origin, usage, proof), encoding="utf-8")
+    card = export_card("peft", labels, origin, usage, proof, LONGER.format(window=shipped.model_max_length))
+    (folder / "README.md").write_text(card, encoding="utf-8")
     return proof
 
 
