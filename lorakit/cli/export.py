@@ -123,6 +123,8 @@ def read_record(source: str, is_adapter: bool) -> dict[str, Any]:
 def proof_sentences(arguments: argparse.Namespace, record: dict[str, Any]) -> tuple[str, Sequence[tuple[Any, Any]]]:
     """The split and the sentences of the proof: of the validation set, else of the test or the training set.
 
+    The split is "" where the corpus is a file.
+
     Raises:
         ValueError: there is no corpus.
     """
@@ -142,6 +144,8 @@ def proof_sentences(arguments: argparse.Namespace, record: dict[str, Any]) -> tu
                 raise
             raise ValueError(f"the run's own corpus cannot be read ({error}); give one with --dataset") from error
     split = next(name for name in ("validation", "test", "train") if getattr(data, name))
+    if split == "train" and all(Path(name).is_file() for name in arguments.dataset or [record["dataset"]]):
+        return "", data.train[:MOST_SENTENCES]  # a file has no splits, so nobody knows which it is
     return {"train": "training"}.get(split, split), getattr(data, split)[:MOST_SENTENCES]
 
 

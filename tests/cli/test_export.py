@@ -91,3 +91,11 @@ def test_a_copy_of_an_adapter_without_lorakit_json_asks_for_it_and_that_works(ru
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     shutil.copy(run / "lora" / "adapter" / "lorakit.json", adapter)
     assert main(command) == 0
+
+
+def test_a_file_is_no_split_that_the_proof_could_name(run, corpus, tmp_path, capsys):
+    valid = next(path for path in corpus.iterdir() if path.name.startswith("valid"))
+    command = ["export", str(run / "lora" / "adapter"), str(tmp_path / "out"), "--to", "hf", "--dataset", str(valid)]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert " sentences through transformers" in told and "training set" not in told
