@@ -139,7 +139,7 @@ def _write_int8(folder: Path, tokenizer: Any, labels: list[str], reference: Refe
     same = sum(len(set(one) & set(other)) for one, other in zip(found, exact, strict=True))
     before, after = reference.f1_of(exact), reference.f1_of(found)
     if before is None or after is None:
-        cost = "what that costs in F1 is unknown, because the corpus marks no entity of the model's types"
+        cost = "what that costs in F1 is unknown, because the corpus marks no entity, or other types than the model's"
     else:
         cost = f"F1 on these sentences {before:.4f} in float32, {after:.4f} in int8 ({after - before:+.4f})"
     entities = counted(reference.count(decode), "entity", "entities")

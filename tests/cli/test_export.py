@@ -99,3 +99,13 @@ def test_a_file_is_no_split_that_the_proof_could_name(run, corpus, tmp_path, cap
     assert main(command) == 0
     told = capsys.readouterr().out
     assert " sentences through transformers" in told and "training set" not in told
+
+
+def test_the_corpora_of_a_run_on_several_are_found(run, tmp_path, capsys):
+    shutil.copytree(run / "lora" / "adapter", tmp_path / "run" / "adapter")
+    record = json.loads((run / "comparison.json").read_text())
+    one = record["dataset"]
+    record["dataset"] = f"{one} + {one}"  # as training names them
+    (tmp_path / "run" / "comparison.json").write_text(json.dumps(record))
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--to", "hf"]) == 0
+    assert "of the validation set" in capsys.readouterr().out
