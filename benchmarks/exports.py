@@ -31,7 +31,7 @@ from lorakit.training.models import load_token_classifier, save_model
 
 RUNS = ("lora", "dora", "full")
 TARGETS: dict[str, tuple[str, ...]] = {
-    "hf": ("--to", "hf", "--through", "pipeline"),
+    "hf": ("--to", "hf"),
     "hf, words": ("--to", "hf", "--through", "words"),
     "onnx, int8": ("--to", "onnx", "--int8"),
     "spacy": ("--to", "spacy"),

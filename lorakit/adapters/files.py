@@ -13,6 +13,7 @@ from torch import Tensor
 from lorakit._files import atomic_folder, check_regular, is_utf8, read_bounded
 
 CONFIG, TENSORS, OWN, CARD = "adapter_config.json", "adapter_model.safetensors", "lorakit.json", "README.md"
+CALIBRATION = "calibration.json"  # what `lorakit calibrate` writes beside the weights
 SCHEMA = 1
 MOST_JSON_BYTES = 1 << 24  # of a JSON file of an adapter
 
@@ -37,7 +38,7 @@ def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=[CONFIG, TENSORS, OWN]))
+        folder = Path(snapshot_download(hub_id, allow_patterns=[CONFIG, TENSORS, OWN, CALIBRATION]))
     except Exception as error:  # httpx's, the hub's and the cache's errors share no other base class
         reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
         raise FileNotFoundError(

@@ -45,6 +45,8 @@ UNDERSTOOD = frozenset(
 NO_EFFECT = {"megatron_core": "megatron.core", "qalora_group_size": 16}
 """Keys that PEFT writes with a default that changes nothing; any other unknown key must be null, false or empty."""
 
+MOST_SHOWN = 100  # characters of the names of layers, in a message
+
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read adapter_config.json.
@@ -93,6 +95,14 @@ def read_adapter(model: nn.Module, config: Mapping[str, Any], tensors: Mapping[s
         ours = find_targets(model, ALL_LINEAR, trained_in_full=saved)
         more = [name for name in names if name not in ours and f"{PREFIX}{name}.lora_A.weight" in tensors]
         config = {**config, "target_modules": [*ours, *more] if more else ALL_LINEAR}
+    elif config["target_modules"] and not _known(config["target_modules"], names):
+        wanted = config["target_modules"]
+        shown = wanted if isinstance(wanted, str) else ", ".join(wanted)
+        raise ValueError(
+            f"the adapter is for another architecture: {CONFIG} adapts {shown[:MOST_SHOWN]}, which"
+            f" {type(model).__name__} does not have; load the base it was trained on"
+            f" ({config.get('base_model_name_or_path') or 'not named there'})"
+        )
     ours = _lorakit_config(config, names, saved)
     adapter = new_adapter(model, ours, saved, strict=False)
     adapter = replace(adapter, rows=rows_trained(model, ours, (*saved, *adapter.targets)))

@@ -27,7 +27,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, "calibrate", about, EXAMPLES, run)
     add_config_flag(parser)
     add_saved_flags(parser)
-    add_corpus_flags(parser, "corpus: a folder or file of CoNLL, IOB2 or JSON lines, or a hub id", required=True)
+    add_corpus_flags(
+        parser,
+        "corpus, of which the validation set is taken, or a file, all of it: CoNLL, IOB2, JSON lines, or a hub id",
+        required=True,
+    )
     add_precision_flag(parser)
     add_decode_flag(parser)
     add_device_flag(parser)
@@ -48,12 +52,14 @@ def run(arguments: argparse.Namespace) -> int:
             )
         check_writable(folder, "--adapter" if arguments.adapter else "--model")
         data = read_corpus(arguments)
-        if not data.validation:
+        alone = all(Path(name).is_file() for name in arguments.dataset)  # files have no splits: all is train
+        sentences = data.validation or (data.train if alone else ())
+        if not sentences:
             raise ValueError(f"{data.source} has no validation set; calibrate on one that training has not seen")
         labels, check_base = tag_names(arguments.labels), not arguments.no_check_base
         model, tokenizer = load_tagger(arguments.adapter, arguments.model, labels, check_base)
         model.to(device())
-        found = calibrate(model, tokenizer, data.validation, arguments.precision, arguments.decode)
+        found = calibrate(model, tokenizer, sentences, arguments.precision, arguments.decode)
         if is_main():
             path = save_calibration(found, folder)
             counts = ", ".join(f"{kind} {len(rows):,}" for kind, rows in sorted(found.outcomes.items()))

@@ -110,11 +110,11 @@ def tag_split_words(
     With several processes all have to call it.
     """
     from lorakit.report.errors import Tagged
-    from lorakit.training.calibration_file import load_calibration
+    from lorakit.training.calibration_file import folder_of, load_calibration
     from lorakit.training.evaluation import label_names, tag_words
 
     labels, words = label_names(model), [words for words, _ in sentences]
-    calibration = load_calibration(Path(arguments.adapter or arguments.model))
+    calibration = load_calibration(folder_of(arguments.adapter, arguments.model))
     found = tag_words(
         model,
         tokenizer,

@@ -88,10 +88,14 @@ def find_trained(source: str) -> tuple[str, bool]:
 
     Raises:
         ValueError: a run holds none or several.
+        FileNotFoundError: there is no such folder, and the hub has no such adapter.
     """
     folder = Path(source)
     if not folder.is_dir():
-        return source, True  # an adapter's hub id, or an error that loading explains
+        from lorakit.adapters.files import find_folder  # loads torch
+
+        find_folder(source)
+        return source, True  # an adapter's hub id
     if (folder / "adapter_config.json").is_file():
         return source, True
     if (folder / "config.json").is_file():
@@ -121,28 +125,44 @@ def read_record(source: str, is_adapter: bool) -> dict[str, Any]:
     return {}
 
 
+def datasets_of(record: dict[str, Any]) -> list[str]:
+    """The corpora that a run was trained on; empty where no file says."""
+    named = record.get("dataset")
+    if not named:
+        return []
+    return [named] if Path(named).exists() else named.split(" + ")  # as `read_ner` names several
+
+
 def proof_sentences(arguments: argparse.Namespace, record: dict[str, Any]) -> tuple[str, Sequence[tuple[Any, Any]]]:
     """The split and the sentences of the proof: of the validation set, else of the test or the training set.
+
+    The split is "" where the corpus is a file.
 
     Raises:
         ValueError: there is no corpus.
     """
+    datasets = arguments.dataset or datasets_of(record)
     if arguments.dataset:
         data = read_corpus(arguments)
-    elif not record.get("dataset"):
+    elif not datasets:
         raise ValueError(
             f"{arguments.source} does not say which corpus it was trained on, and an export is proven on sentences;"
             " give a corpus with --dataset"
         )
     else:
         try:
-            own = argparse.Namespace(**{**vars(arguments), "dataset": [record["dataset"]]})
+            own = argparse.Namespace(**{**vars(arguments), "dataset": datasets})
             data = read_corpus(own)
         except (ValueError, OSError) as error:
             if arguments.sentences is not None and arguments.sentences < 1:
                 raise
-            raise ValueError(f"the run's own corpus cannot be read ({error}); give one with --dataset") from error
+            raise ValueError(
+                f"the run's own corpus cannot be read ({error}); give one with --dataset, and the flags with which"
+                " training read it, if any"
+            ) from error
     split = next(name for name in ("validation", "test", "train") if getattr(data, name))
+    if split == "train" and all(Path(name).is_file() for name in datasets):
+        return "", data.train[:MOST_SENTENCES]  # a file has no splits, so nobody knows which it is
     return {"train": "training"}.get(split, split), getattr(data, split)[:MOST_SENTENCES]
 
 

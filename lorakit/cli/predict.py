@@ -235,12 +235,12 @@ class Finder:
         precisions: Mapping[str, float],
     ) -> None:
         from lorakit.data.decoding import decoder_of
-        from lorakit.training.calibration_file import load_calibration
+        from lorakit.training.calibration_file import folder_of, load_calibration
 
         self.model, self.tokenizer = model, tokenizer
         decoder = decoder_of(model, arguments.decode)
-        folder = Path(arguments.adapter or arguments.model)
-        calibration = load_calibration(folder) if folder.is_dir() else None
+        folder = folder_of(arguments.adapter, arguments.model)
+        calibration = load_calibration(folder)
         self.options = {
             "precision": arguments.precision,
             "packing": arguments.packing,

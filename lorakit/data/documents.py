@@ -5,6 +5,7 @@ full stop, question or exclamation mark that is a word of its own (so not in "i.
 word that does not begin with a lowercase letter. The text is not changed, so positions are those of the original.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +13,10 @@ from typing import NamedTuple
 from lorakit.data.formats.json_records import first_record
 from lorakit.data.formats.json_text import DECODER
 from lorakit.data.formats.text import decode, decoded_lines
-from lorakit.data.pretokenizer import split_words
+from lorakit.data.pretokenizer import check_text, split_words
 
 ENDINGS = (".txt", ".jsonl")
+MOST_SHOWN = 40  # characters of a value, in a message
 
 
 class Document(NamedTuple):
@@ -97,7 +99,16 @@ def _records(lines: Iterator[str], path: Path, field: str) -> Iterator[Document]
             record = DECODER.decode(line)
         except ValueError as error:
             raise ValueError(f"{path}:{number}: not JSON ({error})") from None
-        if not isinstance(record, dict) or not isinstance(record.get(field), str):
+        if isinstance(record, dict) and field in record and not isinstance(record[field], str):
+            raise ValueError(
+                f"{path}:{number}: {field!r} is {json.dumps(record[field])[:MOST_SHOWN]}, not a text; leave the line"
+                " out, or name another field with --text-field"
+            )
+        if not isinstance(record, dict) or field not in record:
             names = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
             raise ValueError(f"{path}:{number}: no text in {field!r}; it has {names}: name the field with --text-field")
+        try:
+            check_text(record[field])
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from None
         yield Document(f"{path}:{number}", record[field])

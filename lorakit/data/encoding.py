@@ -90,4 +90,7 @@ def _classes(words: Sequence[str], tags: Sequence[str], classes: dict[str, int],
     try:
         return [classes[tag] for tag in tags]
     except KeyError as error:
-        raise ValueError(f"sentence {number} has the tag {error}; the model knows {', '.join(classes)}") from None
+        raise ValueError(
+            f"sentence {number} has the tag {error}; the model knows {', '.join(classes)}: rename other types, or leave"
+            " them out, with a label map (--label-map), or give a corpus of the model's types"
+        ) from None

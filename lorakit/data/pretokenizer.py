@@ -67,12 +67,7 @@ def split_words(text: str, keep: Iterable[str] = ()) -> list[Word]:
     Raises:
         ValueError: the text holds half a surrogate pair, which no tokenizer accepts.
     """
-    half = re.search("[\ud800-\udfff]", text)
-    if half:
-        raise ValueError(
-            f"character {half.start()} of the text is {half[0]!r}, half a surrogate pair, which is not text; decode the"
-            " text as UTF-8"
-        )
+    check_text(text)
     last = len(text.rstrip())
     kept = map(re.escape, sorted(keep, key=len, reverse=True))
     separate = re.compile("|".join((*kept, _ALONE.pattern)))
@@ -85,6 +80,20 @@ def split_words(text: str, keep: Iterable[str] = ()) -> list[Word]:
             begin = alone.end()
         words += _trim(text, begin, piece.end(), last)
     return words
+
+
+def check_text(text: str) -> None:
+    """Refuse half a surrogate pair, which no tokenizer accepts.
+
+    Raises:
+        ValueError: with its position.
+    """
+    half = re.search("[\ud800-\udfff]", text)
+    if half:
+        raise ValueError(
+            f"character {half.start()} of the text is {half[0]!r}, half a surrogate pair, which is not text; decode the"
+            " text as UTF-8"
+        )
 
 
 def split_at(words: Iterable[Word], borders: Collection[int]) -> list[Word]:

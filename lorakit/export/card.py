@@ -31,7 +31,9 @@ class Origin:
     energy: Mapping[str, Any] = field(default_factory=dict)
 
 
-def export_card(target: str, labels: Sequence[str], origin: Origin, usage: str, proof: Sequence[str]) -> str:
+def export_card(
+    target: str, labels: Sequence[str], origin: Origin, usage: str, proof: Sequence[str], longer: str = ""
+) -> str:
     """The text of README.md, with the metadata that a hub reads.
 
     Args:
@@ -40,12 +42,22 @@ def export_card(target: str, labels: Sequence[str], origin: Origin, usage: str, 
         origin: of the export.
         usage: Python that runs in the export's folder, without a fence.
         proof: sentences about what was compared.
+        longer: Markdown that says what those lines do with a text that is longer than the model's window.
     """
     lines = ["---", f"library_name: {LIBRARIES[target]}", "pipeline_tag: token-classification"]
     lines += [f"base_model: {in_yaml(origin.base)}"] if origin.base and is_hub_id(origin.base) else []
     lines += ["tags: [lorakit, token-classification, named-entity-recognition]", "---", ""]
     lines += [f"# Named entities: {', '.join(map(in_markdown, types_of_labels(labels)))}", ""]
-    lines += ["```python", usage.strip(), "```", "", "## Proof", "", *(in_markdown(line) + "\n" for line in proof)]
+    lines += [
+        "```python",
+        usage.strip(),
+        "```",
+        "",
+        *([longer, ""] if longer else []),
+        "## Proof",
+        "",
+        *(in_markdown(line) + "\n" for line in proof),
+    ]
     lines += ["## Labels", "", ", ".join(f"{i} {in_markdown(label)}" for i, label in enumerate(labels)), ""]
     lines += ["## Training", ""]
     facts = (("exported from", origin.source), ("base", origin.base), ("data", origin.dataset))

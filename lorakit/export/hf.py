@@ -19,8 +19,8 @@ from lorakit.data.tags import Span
 from lorakit.export.card import Origin, export_card
 from lorakit.export.proof import NotProven, Reference, compare, prove_by_words
 from lorakit.export.tokenizer import portable_tokenizer
-from lorakit.export.words import TO_TAGS, WORDS, in_torch, write_transitions
-from lorakit.training.evaluation import label_names
+from lorakit.export.words import LONGER, TO_TAGS, WORDS, in_torch, write_transitions
+from lorakit.training.evaluation import label_names, window_of
 from lorakit.training.untrusted import NO_REMOTE_CODE
 
 AGGREGATION = "first"  # the tag of a word is that of its first subword, as in training
@@ -30,6 +30,8 @@ from transformers import pipeline
 find = pipeline("token-classification", model=".", aggregation_strategy="first")
 print(find("The IL-2 gene ( IL2 ) ."))  # words and punctuation separated by spaces, as in training
 """
+LONGER_FOR_PIPELINE = """Give it sentences: of a text of more than {window:,} tokens the pipeline reads the beginning \
+alone, and does not say so. With `stride=128` it reads all of it, in windows that overlap by so many tokens."""
 LOADED = """
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
@@ -58,7 +60,7 @@ def write_hf(
         NotProven: with the first difference.
     """
     save_model_files(model, tokenizer, folder)
-    proof, usage, difference = [], PIPELINE, ""
+    proof, usage, longer, difference = [], PIPELINE, LONGER_FOR_PIPELINE, ""
     if through != "words":
         try:
             proof = _prove_pipeline(folder, reference)
@@ -70,10 +72,13 @@ def write_hf(
                 ) from None
             difference = str(error).partition(": ")[2]
     if not proof:
-        proof, usage = _prove_model(model, folder, reference), LOADED + WORDS + TO_TAGS[reference.decode]
+        proof = _prove_model(model, folder, reference)
+        usage, longer = LOADED + WORDS + TO_TAGS[reference.decode], LONGER
     if difference:
         proof.append(f"Note that transformers' pipeline is not equal, so README.md shows other lines: {difference}.")
-    (folder / "README.md").write_text(export_card("hf", label_names(model), origin, usage, proof), encoding="utf-8")
+    longer = longer.format(window=window_of(model, tokenizer))
+    card = export_card("hf", label_names(model), origin, usage, proof, longer)
+    (folder / "README.md").write_text(card, encoding="utf-8")
     return proof
 
 

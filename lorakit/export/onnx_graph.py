@@ -17,7 +17,7 @@ from lorakit.data.tags import Span
 from lorakit.export.card import Origin, export_card
 from lorakit.export.proof import Reference, entities_by_words, prove_by_words
 from lorakit.export.tokenizer import portable_tokenizer
-from lorakit.export.words import TO_TAGS, Logits, read_by_words, write_transitions
+from lorakit.export.words import LONGER, TO_TAGS, Logits, read_by_words, write_transitions
 from lorakit.training.evaluation import label_names
 
 GRAPH, INT8 = "model.onnx", "model.int8.onnx"
@@ -71,7 +71,8 @@ def write_onnx(
     found, proof = prove_by_words(reference, shipped, labels, _session(folder / GRAPH), "onnxruntime")
     if int8:
         proof.append(_write_int8(folder, shipped, labels, reference, found[reference.decode]))
-    card = export_card("onnx", labels, origin, USAGE + TO_TAGS[reference.decode], proof)
+    longer = LONGER.format(window=shipped.model_max_length)
+    card = export_card("onnx", labels, origin, USAGE + TO_TAGS[reference.decode], proof, longer)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return proof
 
@@ -138,7 +139,7 @@ def _write_int8(folder: Path, tokenizer: Any, labels: list[str], reference: Refe
     same = sum(len(set(one) & set(other)) for one, other in zip(found, exact, strict=True))
     before, after = reference.f1_of(exact), reference.f1_of(found)
     if before is None or after is None:
-        cost = "what that costs in F1 is unknown, because the corpus marks no entity"
+        cost = "what that costs in F1 is unknown, because the corpus marks no entity, or other types than the model's"
     else:
         cost = f"F1 on these sentences {before:.4f} in float32, {after:.4f} in int8 ({after - before:+.4f})"
     entities = counted(reference.count(decode), "entity", "entities")

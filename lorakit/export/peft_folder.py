@@ -2,17 +2,18 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from lorakit.adapters.files import CONFIG, OWN, TENSORS
+from lorakit.adapters.files import CALIBRATION, CONFIG, OWN, TENSORS
 from lorakit.export.card import Origin, export_card
 from lorakit.export.proof import Reference, prove_by_words
 from lorakit.export.tokenizer import portable_tokenizer
-from lorakit.export.words import TO_TAGS, WORDS, in_torch, write_transitions
+from lorakit.export.words import LONGER, TO_TAGS, WORDS, in_torch, write_transitions
 from lorakit.training.evaluation import label_names
 from lorakit.training.untrusted import NO_REMOTE_CODE
 
@@ -43,16 +44,18 @@ def write_peft(
     Raises:
         NotProven: with the first difference.
     """
-    for name in (CONFIG, TENSORS, OWN):
+    for name in (CONFIG, TENSORS, OWN, CALIBRATION):
         if (adapter / name).is_file():
             shutil.copyfile(adapter / name, folder / name)
     model.config.save_pretrained(folder)
-    portable_tokenizer(model, tokenizer).save_pretrained(folder)
+    shipped = portable_tokenizer(model, tokenizer)
+    shipped.save_pretrained(folder)
     labels = label_names(model)
     proof = _prove_peft(folder, model.config._name_or_path, reference)
     write_transitions(reference.decode, labels, folder)
     usage = _usage(folder, model.config._name_or_path) + WORDS + TO_TAGS[reference.decode]
-    (folder / "README.md").write_text(export_card("peft", labels, origin, usage, proof), encoding="utf-8")
+    card = export_card("peft", labels, origin, usage, proof, LONGER.format(window=shipped.model_max_length))
+    (folder / "README.md").write_text(card, encoding="utf-8")
     return proof
 
 
@@ -79,6 +82,8 @@ def _prove_peft(folder: Path, base: str, reference: Reference) -> list[str]:
         ignore_mismatched_sizes=True,  # a head that the base may have is replaced
         **NO_REMOTE_CODE,
     )
-    model = PeftModel.from_pretrained(plain, folder).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks the model for what transformers 6 renames
+        model = PeftModel.from_pretrained(plain, folder).eval()
     tokenizer, labels = AutoTokenizer.from_pretrained(folder, **NO_REMOTE_CODE), label_names(plain)
     return prove_by_words(reference, tokenizer, labels, in_torch(model), "PEFT")[1]

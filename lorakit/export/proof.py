@@ -16,7 +16,7 @@ from lorakit.data.decoding import decoder_of, transitions, viterbi
 from lorakit.data.encoding import encode
 from lorakit.data.habits import habits_of, split_like
 from lorakit.data.subwords import kept_tokens
-from lorakit.data.tags import Span, scheme_of_labels, spans, with_prefixes
+from lorakit.data.tags import Span, scheme_of_labels, spans, types_of_labels, with_prefixes
 from lorakit.export.words import Logits, read_by_words
 from lorakit.training.evaluation import label_names, tag_words, window_of
 from lorakit.training.metrics import entity_scores
@@ -33,7 +33,7 @@ class Reference:
     Args:
         sentences: the words of each.
         entities: decoder ("greedy" or "viterbi") -> the entities of each sentence, by words.
-        gold: the corpus' entities of each sentence.
+        gold: the corpus' entities of each sentence; none where it marks types that are not the model's.
         decode: the decoder that the model was trained with, which `lorakit.predict` uses.
         longer: how many sentences were left out because they need several windows, which other runtimes do not make.
         split: of the corpus that they are from; "" where nobody knows.
@@ -60,7 +60,7 @@ class Reference:
         return sum(map(len, self.entities[decode]))
 
     def f1_of(self, entities: Sequence[Sequence[Span]]) -> float | None:
-        """F1 of these entities, as seqeval's default mode computes it; None where the corpus marks no entity."""
+        """F1 of these entities, as in seqeval's default mode; None where the corpus marks none, or other types."""
         if not any(self.gold):
             return None
         pairs = list(zip(self.gold, entities, strict=True))
@@ -79,7 +79,9 @@ class Reference:
         changed = sum(one != other for one, other in zip(*sides, strict=True))
         before, after = (self.f1_of(side) for side in sides)
         if before is None or after is None:
-            price = "what that costs in F1 is unknown, because the corpus marks no entity"
+            price = (
+                "what that costs in F1 is unknown, because the corpus marks no entity, or other types than the model's"
+            )
         else:
             price = (
                 f"over all of them F1 is {before:.4f} greedy and {after:.4f} with {self.decode} ({before - after:+.4f})"
@@ -122,6 +124,8 @@ def find_reference(
         for name in dict.fromkeys([decode] if raw else ["greedy", decode])
     }
     gold = _gold_entities([sentences[i][1] for i in kept])
+    if not {entity.type for row in gold for entity in row} <= set(types_of_labels(labels)):
+        gold = [[] for _ in gold]
     found = Reference(own, entities, gold, decode, sum(count > 1 for count in windows), split)
     if not found.count(decode):
         raise ValueError(

@@ -7,9 +7,11 @@ the pipeline's meta.json says so, and `spacy package` turns it into a package th
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import spacy
+import srsly
 import torch
 from spacy.tokens import Doc
 from torch import nn
@@ -114,8 +116,9 @@ class EntityFinder:
 
     def to_disk(self, path: Any, **_: Any) -> None:
         """Write the model and its tokenizer as transformers does."""
-        self.model.save_pretrained(path)
-        self.tokenizer.save_pretrained(path)
+        with quiet_transformers():
+            self.model.save_pretrained(path)
+            self.tokenizer.save_pretrained(path)
 
     def from_disk(self, path: Any, **_: Any) -> "EntityFinder":
         """Load what `to_disk` wrote; nothing is unpickled."""
@@ -127,6 +130,19 @@ class EntityFinder:
             self.model = AutoModelForTokenClassification.from_pretrained(path, **safe).eval()
             self.tokenizer = AutoTokenizer.from_pretrained(path, **NO_REMOTE_CODE)
         return self
+
+    def to_bytes(self, **_: Any) -> bytes:
+        """The files of `to_disk`; spaCy leaves out a component that has no such method."""
+        with TemporaryDirectory() as folder:
+            self.to_disk(folder)
+            return srsly.msgpack_dumps({path.name: path.read_bytes() for path in Path(folder).iterdir()})
+
+    def from_bytes(self, data: bytes, **_: Any) -> "EntityFinder":
+        """Load what `to_bytes` gave."""
+        with TemporaryDirectory() as folder:
+            for name, content in srsly.msgpack_loads(data).items():
+                (Path(folder) / Path(name).name).write_bytes(content)
+            return self.from_disk(folder)
 
 
 @spacy.Language.factory(FACTORY, default_config={"decode": "auto"})

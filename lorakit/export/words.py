@@ -51,6 +51,8 @@ for before in reversed(came_from):
 print([labels[i] for i in reversed(path)])
 """
 TO_TAGS = {"greedy": GREEDY, "viterbi": VITERBI}  # a README's lines from `rows`, (words, classes), and `labels` on
+LONGER = """A sentence may have up to {window:,} tokens: `lorakit.predict` reads a longer one in several windows, \
+and these lines do not."""
 AT_ONCE = 8  # sentences in a batch, so padding is part of the proof
 Logits = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(ids, mask), both (sentences, tokens) int64 -> (sentences, tokens, classes)."""

@@ -18,9 +18,10 @@ import numpy as np
 
 from lorakit._counts import counted
 from lorakit._files import read_bounded, write_text
+from lorakit.adapters.files import CALIBRATION, find_folder
 from lorakit.training.checkpoint import hash_of
 
-FILE, MOST_BYTES, SCHEMA = "calibration.json", 1 << 26, 2  # 1 did not say the decoder
+FILE, MOST_BYTES, SCHEMA = CALIBRATION, 1 << 26, 2  # 1 did not say the decoder
 FEWEST, RISK = 50, 0.01  # of every second entity, so many must be kept and have the precision, at this risk of error
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
 
@@ -101,6 +102,16 @@ def save_calibration(calibration: Calibration, folder: Path) -> Path:
     record = {"schema": SCHEMA, "weights": _digest(folder), **asdict(calibration)}
     write_text(folder / FILE, json.dumps(record) + "\n")
     return folder / FILE
+
+
+def folder_of(adapter: str | None, model: str | None) -> Path:
+    """Where the weights are that `load_tagger` loads: of an adapter's hub id the cache's folder.
+
+    Args:
+        adapter: a folder or hub id.
+        model: without an adapter, a folder; a hub id gives a path that is not there.
+    """
+    return find_folder(adapter) if adapter else Path(model or "")
 
 
 def load_calibration(folder: Path) -> Calibration | None:

@@ -270,6 +270,11 @@ def checked_source(source: str | os.PathLike[str]) -> str:
         )
     if Path(name).is_dir() and not (Path(name) / "config.json").exists():
         raise ValueError(f"the folder {name!r} has no config.json, so it is no model; {_inside(Path(name))}")
+    if (Path(name) / "model.onnx").is_file() and not any(Path(name).glob("*.safetensors")):
+        raise ValueError(
+            f"the folder {name!r} holds a graph for onnxruntime and no model: its README.md shows how to use it; give"
+            " the adapter or model that it was exported from"
+        )
     if Path(name).is_file():
         raise ValueError(f"{name!r} is a file; give the model's folder, with config.json and model.safetensors")
     return name
@@ -277,7 +282,7 @@ def checked_source(source: str | os.PathLike[str]) -> str:
 
 def _inside(folder: Path) -> str:
     """What to give instead of a folder that is no model, such as a run's."""
-    for model in (folder / "model", folder / "full" / "model"):
+    for model in (folder / "model", folder / "full" / "model", folder / "lorakit_ner"):  # the last of --to spacy
         if (model / "config.json").is_file():
             return f"did you mean {model}?"
     for adapter in (folder / "adapter", folder / "lora" / "adapter"):

@@ -24,7 +24,7 @@ def test_a_hub_id_loads_what_the_hub_returns(saved: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     model = load_adapter(labelled_roberta(), "someone/an-adapter")
     assert torch.equal(logits(model), logits(trained_roberta(bias="all", lora_alpha=8)))
-    assert asked == [("someone/an-adapter", {CONFIG, TENSORS, OWN})]  # no pickle comes along
+    assert asked == [("someone/an-adapter", {CONFIG, TENSORS, OWN, "calibration.json"})]  # no pickle comes along
     (saved / CONFIG).unlink()
     with pytest.raises(
         FileNotFoundError, match="'someone/an-adapter' on the hub is not an adapter: it has no adapter_config"

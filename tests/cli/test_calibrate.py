@@ -42,6 +42,15 @@ def test_scores_change_and_entities_stay_and_low_scores_can_be_left_out(adapter,
     assert "too few to promise a precision of 0.9 for DNA" in told and len(told.splitlines()) == 1
 
 
+def test_a_file_alone_is_the_validation_set(adapter, corpus, capsys):
+    valid = next(path for path in corpus.iterdir() if path.name.startswith("valid"))
+    kept = []
+    for dataset in (corpus, valid):
+        assert main(["calibrate", "--adapter", str(adapter), "--dataset", str(dataset)]) == 0
+        kept.append((adapter / "calibration.json").read_text())
+    assert kept[0] == kept[1]
+
+
 def test_another_decoder_than_the_calibrated_one_is_noted_and_promises_nothing(adapter, corpus, capsys):
     assert main(["calibrate", "--adapter", str(adapter), "--dataset", str(corpus), "--decode", "viterbi"]) == 0
     found(adapter, capsys, "--decode", "viterbi")
@@ -89,7 +98,6 @@ def test_least_scores_reach_every_adapter_and_a_type_is_looked_for_in_all(adapte
             ["predict", "--adapter", "LORA", "--min-precision", "0.9", "--", "IL"],
             "needs LORA/calibration.json: run lorakit calibrate --adapter LORA first",
         ),
-        (["calibrate", "--adapter", "LORA", "--dataset", "CORPUS/train.json"], "has no validation set"),
         (
             ["calibrate", "--adapter", "some/hub-id", "--dataset", "CORPUS"],
             "is not a folder, so the calibration cannot be saved",

@@ -34,6 +34,7 @@ def test_a_runs_folder_gives_the_model_the_corpus_and_the_card(run, tmp_path, ca
         (["LORA", "out", "--to", "hf", "--dataset", "./nowhere"], "nowhere"),
         (["LORA", "out", "--to", "hf", "--labels", "O", "B-x"], "--labels differ from the adapter's own"),
         (["./nowhere", "out", "--to", "hf", "--dataset", "CORPUS"], "no adapter folder nowhere"),
+        (["./nowhere", "out", "--to", "hf"], "no adapter folder nowhere"),
         (["LORA", "out", "--to", "hf", "--model", "OTHER"], "the adapter was trained on another base"),
         (["LORA", "out", "--to", "tflite"], "invalid choice: 'tflite'"),
     ],
@@ -90,3 +91,21 @@ def test_a_copy_of_an_adapter_without_lorakit_json_asks_for_it_and_that_works(ru
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     shutil.copy(run / "lora" / "adapter" / "lorakit.json", adapter)
     assert main(command) == 0
+
+
+def test_a_file_is_no_split_that_the_proof_could_name(run, corpus, tmp_path, capsys):
+    valid = next(path for path in corpus.iterdir() if path.name.startswith("valid"))
+    command = ["export", str(run / "lora" / "adapter"), str(tmp_path / "out"), "--to", "hf", "--dataset", str(valid)]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert " sentences through transformers" in told and "training set" not in told
+
+
+def test_the_corpora_of_a_run_on_several_are_found(run, tmp_path, capsys):
+    shutil.copytree(run / "lora" / "adapter", tmp_path / "run" / "adapter")
+    record = json.loads((run / "comparison.json").read_text())
+    one = record["dataset"]
+    record["dataset"] = f"{one} + {one}"  # as training names them
+    (tmp_path / "run" / "comparison.json").write_text(json.dumps(record))
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--to", "hf"]) == 0
+    assert "of the validation set" in capsys.readouterr().out

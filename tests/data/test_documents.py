@@ -46,6 +46,8 @@ def test_files_folders_and_fields_are_read_in_order(tmp_path):
         ("a.jsonl", b'{"text": "x"}\n{', r"a\.jsonl:2: not JSON"),
         ("a.jsonl", b'{"body": "x"}', r"a\.jsonl:1: no text in 'text'; it has body: name the field with --text-field"),
         ("a.jsonl", b"[1]", r"no text in 'text'; it has list"),
+        ("a.jsonl", b'{"text": null}', r"a\.jsonl:1: 'text' is null, not a text; leave the line out, or name another"),
+        ("a.jsonl", b'\n{"text": "x \\ud83d"}', r"a\.jsonl:2: character 2 of the text is .*half a surrogate pair"),
         ("a.txt", b'[{"text": "x"}]', r"a\.txt holds JSON, .*: write an object per line, and call it a\.jsonl"),
         ("a.md", b"x", r"holds no file that ends in \.txt or \.jsonl; give the files by name"),
     ],

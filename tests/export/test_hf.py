@@ -36,6 +36,17 @@ def test_the_pipeline_finds_what_lorakit_finds(kind, request, corpus, words, tmp
     assert config["task_specific_params"] == {"token-classification": {"aggregation_strategy": "first"}}
     card = (tmp_path / "out" / "README.md").read_text()
     assert "pipeline_tag: token-classification" in card and 'aggregation_strategy="first"' in card
+    assert f"of more than {tokenizer.model_max_length:,} tokens the pipeline reads the beginning" in card
+
+
+def test_of_a_text_longer_than_the_window_the_pipeline_reads_the_beginning_unless_it_strides(full, corpus, tmp_path):
+    assert main(["export", str(full), str(tmp_path / "out"), "--to", "hf", "--dataset", str(corpus)]) == 0
+    text = " ".join(["The IL-2 gene binds GATA-1 ."] * 200)
+    ends = []
+    for more in ({}, {"stride": 128}):
+        find = pipeline("token-classification", model=str(tmp_path / "out"), aggregation_strategy="first", **more)
+        ends.append(find(text)[-1]["end"])
+    assert ends[0] < len(text) / 2 and ends[1] > 0.99 * len(text)
 
 
 def test_the_pipeline_says_what_it_loses_to_the_decoder_of_training(valid, corpus, tmp_path, capsys):
@@ -60,6 +71,9 @@ def test_the_lines_of_the_readme_run(full, corpus, tmp_path, monkeypatch, capsys
     for through, printed in (("pipeline", "'entity_group': "), ("words", "', '")):
         command = ["export", str(full), str(tmp_path / through), "--to", "hf", "--dataset", str(corpus)]
         assert main([*command, "--through", through]) == 0
+        assert ("stride" if through == "pipeline" else "A sentence may have up to ") in (
+            tmp_path / through / "README.md"
+        ).read_text()
         monkeypatch.chdir(tmp_path / through)
         code = (tmp_path / through / "README.md").read_text().split("```python\n")[1].split("```")[0]
         capsys.readouterr()

@@ -7,6 +7,7 @@ import torch
 
 import lorakit
 from lorakit.cli.__main__ import main
+from lorakit.training.calibration_file import Calibration, load_calibration, save_calibration
 from lorakit.training.models import load_tagger
 from tests.support.tiny import LABELS
 
@@ -44,6 +45,14 @@ def test_the_lines_of_the_readme_find_the_same_where_the_base_has_moved(
     assert f"base = {str(base)!r}" in (out / "README.md").read_text()
     wanted = lorakit.predict(*load_tagger(str(adapter)), words)
     assert [run_readme(out, row) for row in words] == [f"{tags}\n" for tags in wanted]
+
+
+def test_the_calibration_comes_along_and_no_warning_is_shown(adapter, corpus, tmp_path):
+    calibrated = shutil.copytree(adapter, tmp_path / "calibrated")
+    save_calibration(Calibration(2.0, {}, "viterbi"), calibrated)
+    out = tmp_path / "out"
+    assert main(["export", str(calibrated), str(out), "--to", "peft", "--dataset", str(corpus)]) == 0
+    assert load_calibration(out) == Calibration(2.0, {}, "viterbi")
 
 
 def test_a_model_trained_in_full_has_no_adapter(full, corpus, tmp_path, capsys):

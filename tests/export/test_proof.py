@@ -63,7 +63,16 @@ def test_greedy_tags_of_a_model_of_viterbi_have_the_price_that_evaluate_finds(go
         f"of {changed} of 7 sentences differ; over all of them F1 is {before:.4f} greedy and {after:.4f} with" in told
     )
     unknown = replace(found, gold=[[]] * 7).price_of_greedy("its tags")[0]
-    assert unknown.endswith("what that costs in F1 is unknown, because the corpus marks no entity.")
+    assert unknown.endswith(
+        "what that costs in F1 is unknown, because the corpus marks no entity, or other types than the model's."
+    )
+
+
+def test_f1_on_a_corpus_of_other_types_is_unknown_and_not_0(tiny_model, tokenizer):
+    model, words = tiny_model(), "The IL-2 gene requires NF-kappa B ( p50/p65 )".split()
+    for gold, known in ((["B-drug", "O"], False), (["B-DNA", "B-drug"], False), (["B-DNA", "O"], True)):
+        found = find_reference(model, tokenizer, [(words, [*gold, *["O"] * (len(words) - 2)])])
+        assert (found.f1_of(found.entities["greedy"]) is not None) is known
 
 
 def test_raw_text_is_decoded_as_the_model_was_trained(tiny_model, tokenizer):

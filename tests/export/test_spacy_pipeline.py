@@ -58,3 +58,15 @@ def test_another_tokenizers_documents_keep_whole_tokens(out):
     nlp.add_pipe("lorakit_ner", source=spacy.load(out))
     doc = nlp(TEXTS[0])
     assert doc.ents and all(doc[e.start : e.end].text == e.text for e in doc.ents)
+
+
+def test_written_again_by_spacy_to_a_folder_or_as_bytes_it_finds_the_same_and_shows_nothing(out, tmp_path, capfd):
+    nlp = spacy.load(out)
+    nlp.to_disk(tmp_path / "again")
+    from_bytes = type(nlp).from_config(nlp.config)
+    from_bytes.from_bytes(nlp.to_bytes())
+    wanted = [[(e.label_, e.start, e.end) for e in doc.ents] for doc in nlp.pipe(TEXTS)]
+    assert any(wanted)
+    for loaded in (spacy.load(tmp_path / "again"), from_bytes):
+        assert [[(e.label_, e.start, e.end) for e in doc.ents] for doc in loaded.pipe(TEXTS)] == wanted
+    assert capfd.readouterr() == ("", "")

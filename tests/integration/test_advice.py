@@ -153,3 +153,12 @@ def test_an_edited_adapter_loads_after_what_the_messages_say(folder, capsys):
     save_file(load_file(adapter / "adapter_model.safetensors"), adapter / "adapter_model.safetensors")
     assert "such as --labels O B-DNA I-DNA" in error_of(score, capsys)
     assert main([str(word) for word in (*score, "--labels", "O", "B-DNA", "I-DNA")]) == 0
+
+
+def test_a_corpus_of_other_types_is_scored_after_what_the_message_says(folder, capsys):
+    assert main([str(word) for word in train(folder)]) == 0
+    (folder / "other.tsv").write_text(SENTENCE.replace("DNA", "gene") + "aspirin\tB-drug\n\n", encoding="utf-8")
+    score = ["evaluate", "--adapter", folder / "run" / "adapter", "--dataset", folder / "other.tsv"]
+    assert "leave them out, with a label map (--label-map)" in error_of(score, capsys)
+    (folder / "map.tsv").write_text("gene\tDNA\ndrug\t\n", encoding="utf-8")
+    assert main([str(word) for word in (*score, "--label-map", folder / "map.tsv")]) == 0

@@ -200,6 +200,15 @@ def alone_instead(folder: Path) -> None:
     logits(set_adapter(two(use_dora=True), "b"))
 
 
+def with_other_names() -> nn.Module:
+    from transformers import DistilBertConfig, DistilBertForTokenClassification
+
+    sizes = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
+    config = DistilBertConfig(vocab_size=100, **sizes, num_labels=len(LABEL_NAMES))
+    config.id2label = dict(enumerate(LABEL_NAMES))
+    return DistilBertForTokenClassification(config)
+
+
 def read_by_peft(folder: Path) -> None:
     found = foreign(folder, {"loftq_config": {"loftq_bits": 4}})
     with warnings.catch_warnings():
@@ -533,6 +542,10 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         with_biases_of_updates_by_peft,
     ),
     "rows, and this model has …; call model.resize_token_embeddings(": (on_a_table_of(100), on_a_table_of(103)),
+    "the adapter is for another architecture: … adapts …, which … does not have; load the base it was trained on": (
+        lambda folder: load(foreign(folder, {"target_modules": ["query"]}), with_other_names()),
+        lambda folder: load(foreign(folder)),
+    ),
     "does not fit … and this model: …. Use the base it was trained on": (
         lambda folder: load(foreign(folder), tiny_roberta(hidden_size=16)),
         lambda folder: load(foreign(folder)),

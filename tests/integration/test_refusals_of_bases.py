@@ -37,6 +37,14 @@ def base(folder: Path, tokenizer: bool = True, **settings: object) -> Path:
     return found
 
 
+def from_an_onnx_export(folder: Path, with_weights: bool) -> None:
+    found = base(folder)
+    (found / "model.onnx").touch()
+    if not with_weights:
+        (found / "model.safetensors").unlink()
+    load_token_classifier(found, LABELS)
+
+
 def loaded(**settings: object) -> Act:
     return lambda folder: load_token_classifier(base(folder, **settings), LABELS)
 
@@ -138,6 +146,10 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         lambda folder: load(adapter(folder)),
     ),
     "has no config.json, so it is no model; …": (lambda folder: load_token_classifier(folder, LABELS), loaded()),
+    "holds a graph for onnxruntime and no model: its README.md shows how to use it; give": (
+        lambda folder: from_an_onnx_export(folder, with_weights=False),
+        lambda folder: from_an_onnx_export(folder, with_weights=True),
+    ),
     "is a file; give the model's folder": (lambda folder: from_a_file(folder, "config.json"), loaded()),
     "it is a base without a trained head (… is missing): fine-tune it first": (
         lambda folder: without_a_head(folder, given_one=False),

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 import lorakit
-from lorakit.training.calibration_file import FILE, Calibration, load_calibration, save_calibration, threshold_of
+from lorakit.training.calibration_file import (
+    FILE,
+    Calibration,
+    folder_of,
+    load_calibration,
+    save_calibration,
+    threshold_of,
+)
 
 
 def outcomes_of(count, seed):
@@ -108,3 +115,20 @@ def test_it_is_kept_beside_the_weights_and_refused_for_others(tiny_model, tmp_pa
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds none of adapter_model.safetensors, model.safetensors"):
         save_calibration(Calibration(1.0, {}), tmp_path)
+
+
+def test_the_calibration_of_an_adapter_on_a_hub_comes_with_it(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    adapter = tmp_path / "snapshot"
+    adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / name).write_text("{}")
+    save_calibration(Calibration(2.0, {}, "viterbi"), adapter)
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda _, allow_patterns: asked.extend(allow_patterns) or str(adapter)
+    )
+    assert load_calibration(folder_of("someone/an-adapter", None)).temperature == 2.0
+    assert FILE in asked
+    assert folder_of(None, str(adapter)) == adapter

@@ -95,6 +95,7 @@ def test_a_missing_folder_is_named():
         ("config.json", None),
         ("notes.txt", r"give a folder with config.json, or a hub id"),
         ("full/model/config.json", r"did you mean \S+/full/model\?"),
+        ("lorakit_ner/config.json", r"did you mean \S+/lorakit_ner\?"),  # a spaCy pipeline's
         ("adapter/adapter_config.json", r"did you mean --adapter \S+/adapter\?"),
     ],
 )
