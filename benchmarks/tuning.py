@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
+from unittest import mock
 
 import torch
 from provenance import BIONLP, ROOT, BenchmarkParser, shown_options, write_results
@@ -30,6 +31,7 @@ from torch.utils._pytree import tree_leaves
 import lorakit
 from lorakit._files import write_text
 from lorakit.cli.tuning_record import weights_of
+from lorakit.training import layout
 from lorakit.training.config import TrainConfig
 from lorakit.training.many import train_many
 from lorakit.training.models import load_token_classifier
@@ -148,7 +150,10 @@ class Operators(TorchDispatchMode):
 
 
 def count_operators(options: argparse.Namespace, data: Any, search: Search) -> dict[str, Any]:
-    """Operators of one step: of `at_once` runs together, and by targets of one run alone."""
+    """Operators of one step: of `at_once` runs together, and by targets of one run alone.
+
+    Counted as on a GPU, which computes a batch at once; a CPU cuts it into parts that fit its caches.
+    """
     config = replace(search.config, epochs=1, output_dir=None)
     largest = [replace(run, config=config) for run in search.largest()]
 
@@ -156,7 +161,7 @@ def count_operators(options: argparse.Namespace, data: Any, search: Search) -> d
         """Three steps without two, so that what surrounds them is left out."""
         counts = []
         for steps in (2, 3):
-            with Operators() as counted:
+            with Operators() as counted, mock.patch.object(layout, "PART_ELEMENTS", 1 << 62):
                 sentences = (data.train * 3 * config.batch_size)[: steps * config.batch_size]  # of few, repeat them
                 train(replace(data, train=sentences, validation=(), test=()))
             counts.append(counted.count)
