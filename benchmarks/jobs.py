@@ -215,7 +215,7 @@ def encode_job(job: Job, sentences: Sequence[Sentence]) -> Encoded:
 
 def in_blocks(job: Job) -> bool:
     """Whether lorakit uses its own attention, which computes only pairs within a sentence."""
-    return not (torch.cuda.is_available() or job.precision != "fp32" or job.train_config.get("engine") == "compile")
+    return not (torch.cuda.is_available() or job.precision == "fp16" or job.train_config.get("engine") == "compile")
 
 
 def own_steps(job: Job, encoded: Encoded, whole: bool = False) -> list[Step]:

@@ -163,8 +163,8 @@ def notes(summary: dict[str, Any]) -> list[str]:
         )
     if not summary["gpu"]:
         lines.append(
-            "In float32 on a CPU lorakit computes no attention scores between packed sentences, so its FLOPs are fewer"
-            " than rows and widths suggest."
+            "In float32 and bfloat16 on a CPU lorakit computes no attention scores between packed sentences, so its"
+            " FLOPs are fewer than rows and widths suggest."
         )
         parts = max(row["parts"] for row in summary["predicted"].values())
         if parts > 1:  # lorakit's

@@ -1,7 +1,7 @@
 """A search of `lorakit tune` beside the full grid: how close its best comes, and for what share of the operations.
 
   python benchmarks/tuning.py                      48 combinations, 200 sentences, embedded base, about 10 minutes
-  python benchmarks/tuning.py --sentences 1000 --epochs 9 --searches 50
+  python benchmarks/tuning.py --sentences 300 --validation 300 --epochs 9 --factors 2 3 4     30 CPU minutes, one thread
 
 Every combination of the grid is trained to the end, by `train_many` without dropout, so that its scores do not depend
 on which runs share its steps. Searches are then played on the recorded scores, by the code that `lorakit tune` runs:
@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
+from unittest import mock
 
 import torch
 from provenance import BIONLP, ROOT, BenchmarkParser, shown_options, write_results
@@ -30,6 +31,7 @@ from torch.utils._pytree import tree_leaves
 import lorakit
 from lorakit._files import write_text
 from lorakit.cli.tuning_record import weights_of
+from lorakit.training import layout
 from lorakit.training.config import TrainConfig
 from lorakit.training.many import train_many
 from lorakit.training.models import load_token_classifier
@@ -148,7 +150,10 @@ class Operators(TorchDispatchMode):
 
 
 def count_operators(options: argparse.Namespace, data: Any, search: Search) -> dict[str, Any]:
-    """Operators of one step: of `at_once` runs together, and by targets of one run alone."""
+    """Operators of one step: of `at_once` runs together, and by targets of one run alone.
+
+    Counted as on a GPU, which computes a batch at once; a CPU cuts it into parts that fit its caches.
+    """
     config = replace(search.config, epochs=1, output_dir=None)
     largest = [replace(run, config=config) for run in search.largest()]
 
@@ -156,8 +161,9 @@ def count_operators(options: argparse.Namespace, data: Any, search: Search) -> d
         """Three steps without two, so that what surrounds them is left out."""
         counts = []
         for steps in (2, 3):
-            with Operators() as counted:
-                train(replace(data, train=data.train[: steps * config.batch_size], validation=(), test=()))
+            with Operators() as counted, mock.patch.object(layout, "PART_ELEMENTS", 1 << 62):
+                sentences = (data.train * 3 * config.batch_size)[: steps * config.batch_size]  # of few, repeat them
+                train(replace(data, train=sentences, validation=(), test=()))
             counts.append(counted.count)
         return counts[1] - counts[0]
 

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lorakit._counts import counted
@@ -61,9 +61,10 @@ def describe_corpus(data: "NerData", program: str, note: Callable[[str], None]) 
         program: The command's name.
         note: Prints a note.
     """
+    types = types_by_split(data)
     if os.environ.get("RANK", "0") == "0":
-        print(f"{program}: corpus: {corpus_counts(data)}", file=sys.stderr)
-    for message in (*data.notes, *split_notes(data)):
+        print(f"{program}: corpus: {corpus_counts(data, types)}", file=sys.stderr)
+    for message in (*data.notes, *split_notes(types)):
         note(message)
 
 
@@ -77,9 +78,13 @@ def unscored_note(data: "NerData") -> str | None:
     )
 
 
-def corpus_counts(data: "NerData") -> str:
-    """Sentences and entities of each split, then the entity types with their entities, in one line."""
-    types = _types_by_split(data)
+def corpus_counts(data: "NerData", types: Mapping[str, Counter[str]]) -> str:
+    """Sentences and entities of each split, then the entity types with their entities, in one line.
+
+    Args:
+        data: the corpus.
+        types: from `types_by_split`.
+    """
     splits = [
         f"{name} {counted(len(getattr(data, name)), 'sentence')}, {counted(found.total(), 'entity', 'entities')}"
         for name, found in types.items()
@@ -91,9 +96,13 @@ def corpus_counts(data: "NerData") -> str:
     return "; ".join([*splits, f"by type: {kinds}{more}" if kinds else "no entity"])
 
 
-def split_notes(data: "NerData") -> list[str]:
-    """A note for each split without an entity, and for types that only the training split or only another one has."""
-    types = _types_by_split(data)
+def split_notes(types: Mapping[str, Counter[str]]) -> list[str]:
+    """A note for each split without an entity, and for types that only the training split or only another one has.
+
+    Args:
+        types: from `types_by_split`.
+    """
+    types = dict(types)
     notes = [f"the {name} split has no entity, so its F1 is always 0" for name, found in types.items() if not found]
     learned, scored = types.pop("train", Counter()), sum(types.values(), Counter())
     for name, found in types.items():
@@ -123,7 +132,7 @@ def check_entities(data: "NerData") -> None:
         )
 
 
-def _types_by_split(data: "NerData") -> "dict[str, Counter[str]]":
+def types_by_split(data: "NerData") -> "dict[str, Counter[str]]":
     """How often each entity type occurs in each split that the corpus has."""
     splits = {name: getattr(data, name) for name in ("train", "validation", "test")}
     return {

@@ -46,9 +46,9 @@ _proven: WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Layout]] = WeakKeyD
 def layout_for(model: nn.Module, packing: bool | str = "auto", precision: str = "auto") -> Layout:
     """Find out how a model takes its batches, and prove it: the output must equal that of every sentence alone.
 
-    Where attention is lorakit's own, in float32 on a CPU, rows are long and batches are computed in parts: there the
-    length of a row costs nothing, and both few shapes and small parts save memory. Elsewhere rows are short, and a
-    batch goes through the model at once.
+    Where attention is lorakit's own, in float32 or bfloat16 on a CPU, rows are long and batches are computed in parts:
+    there the length of a row costs nothing, and both few shapes and small parts save memory. Elsewhere rows are short,
+    and a batch goes through the model at once.
 
     Args:
         model: a transformers model on the device it will run on; its modes, flags, buffers and random numbers stay as

@@ -289,6 +289,16 @@ def test_compiling_within_the_timed_steps_is_not_timed(benchmarks, monkeypatch):
     assert clock.cost()["timed_s"] == 5
 
 
+@pytest.mark.parametrize("words", [[], ["--precision", "bf16"], ["--train-config", '{"precision": "auto"}']])
+def test_lorakits_batches_are_those_predicted_in_every_precision(benchmarks, words, monkeypatch):
+    import throughput
+    from systems import Clock, by_lorakit
+
+    monkeypatch.setattr("lorakit.training.layout.PART_ELEMENTS", 32 * 40)  # so that batches have parts
+    job = throughput.job_of(throughput.parse([*TINY, *words]))
+    assert len(by_lorakit(job, Clock(job), "lora").shapes) > job.steps
+
+
 def test_what_a_compiled_run_compiles_is_what_is_not_timed(benchmarks, monkeypatch):
     import throughput
     from systems import Clock, by_lorakit

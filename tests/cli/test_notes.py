@@ -1,7 +1,8 @@
 import pytest
 
+from lorakit.cli import notes
 from lorakit.cli.__main__ import main
-from lorakit.cli.notes import Notes, case_note, corpus_counts, split_notes
+from lorakit.cli.notes import Notes, case_note, corpus_counts, describe_corpus, split_notes, types_by_split
 from lorakit.cli.parser import Parser
 from lorakit.data.corpus import NerData, Sentence
 from tests.support.tiny import LABELS, make_tiny_model
@@ -53,15 +54,28 @@ def corpus(**splits):
     return NerData(**{"train": (), "validation": (), "test": (), **rows}, labels=("O",), source="c")
 
 
+def counts_of(data):
+    return corpus_counts(data, types_by_split(data))
+
+
+def test_entities_are_looked_for_once(monkeypatch, capsys):
+    seen, spans = [], notes.spans
+    monkeypatch.setattr(notes, "spans", lambda tags: seen.append(tags) or spans(tags))
+    described, told = corpus(train="B-X O", validation="B-X", test="O B-Y"), []
+    describe_corpus(described, "lorakit train", told.append)
+    assert len(seen) == 3 and len(told) == 1 and told[0].startswith("Y: in the test split (1 of 1 entity)")
+    assert capsys.readouterr().err.startswith("lorakit train: corpus: train 1 sentence, 1 entity; validation 1")
+
+
 def test_counts_are_those_that_seqeval_makes():
     from seqeval.metrics.sequence_labeling import get_entities
 
     tags = {"train": "B-X I-X B-X O I-Y", "validation": "O B-Y"}
-    line = corpus_counts(corpus(**tags))
+    line = counts_of(corpus(**tags))
     found = {name: len(get_entities(row.split())) for name, row in tags.items()}
     wanted = [f"{name} 1 sentence, {n} {'entity' if n == 1 else 'entities'}" for name, n in found.items()]
     assert line == "; ".join([*wanted, "by type: X 2, Y 2"])
-    many = corpus_counts(corpus(train=" ".join(f"B-{i}" for i in range(8)), test="B-8 B-9"))
+    many = counts_of(corpus(train=" ".join(f"B-{i}" for i in range(8)), test="B-8 B-9"))
     assert many.endswith("7 1, and 2 more types")
 
 
@@ -88,7 +102,7 @@ def test_counts_are_those_that_seqeval_makes():
     ],
 )
 def test_splits_that_differ_are_noted(tags, notes):
-    assert split_notes(corpus(**tags)) == notes
+    assert split_notes(types_by_split(corpus(**tags))) == notes
 
 
 def test_train_and_evaluate_tell_what_they_read(tmp_path, capsys):

@@ -1,13 +1,15 @@
 """`lorakit train` as a user calls it, in this process, on the embedded base."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from lorakit.cli.__main__ import main
 from lorakit.training import memory
-from tests.support.tiny import MINI
+from tests.support.tiny import MINI, ROOT
 
 
 def test_train_writes_what_the_other_commands_take(run):
@@ -153,3 +155,48 @@ def test_what_cannot_be_paused_needs_one_by_one(refuses):
 )
 def test_bad_input_is_one_line_status_2_and_leaves_nothing(arguments, message, refuses):
     refuses(arguments, message)
+
+
+BEFORE_THE_FIRST_STEP = """
+import sys
+import torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+base, corpus, out = sys.argv[1:]
+AutoModelForTokenClassification.from_pretrained(base)
+AutoTokenizer.from_pretrained(base)(["a"], is_split_into_words=True)
+needed = set(sys.modules)
+
+from lorakit.cli.__main__ import main
+from lorakit.training.loop import Trainer
+from lorakit.data import encoding
+
+class FirstStep(BaseException): pass
+
+def begin(*given):
+    raise FirstStep
+
+def count(encode):
+    def counted(*given):
+        encoded.append(len(given[1]))
+        return encode(*given)
+    return counted
+
+encoded = []
+import lorakit.training.evaluation as evaluation
+evaluation.encode, Trainer.train_step = count(evaluation.encode), begin
+try:
+    main(["train", "--model", base, "--dataset", corpus, "--output-dir", out])
+except FirstStep:
+    ours = {"lorakit", *sys.stdlib_module_names}
+    loaded = {name for name in set(sys.modules) - needed if name.split(".")[0] not in ours}
+    print(sorted(loaded), encoded)
+"""
+
+
+def test_before_the_first_step_only_torch_and_transformers_are_loaded_and_the_corpus_is_encoded_once(tmp_path):
+    """Most of a run's start is imports: 3 of 4 CPU seconds with the embedded base."""
+    arguments = [str(MINI), str(ROOT / "examples" / "conll"), str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-c", BEFORE_THE_FIRST_STEP, *arguments], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout == "['torch.distributed.fsdp.sharded_grad_scaler'] [84]\n", done.stderr

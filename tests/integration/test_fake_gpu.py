@@ -19,6 +19,8 @@ TESTS = (
     "training/test_precision.py::test_a_gpus_originals_wait_on_the_host",
     "training/test_precision.py::test_the_curve_is_the_same_bit_for_bit",
     "training/test_evaluation.py::test_a_gpu_is_not_waited_for_between_batches",
+    "training/test_many_labels.py::test_a_gpu_is_waited_for_at_log_lines_only",
+    "training/test_many_labels.py::test_each_adapter_brings_its_labels_and_the_base_keeps_its_own",
 )
 
 

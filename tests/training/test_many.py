@@ -84,11 +84,16 @@ RUNS = [
     AdapterRun("biases", {"r": 1, "bias": "all"}, quick(learning_rate=1e-3)),
     AdapterRun("rates", {"r": 2}, quick(learning_rate=2e-3, module_learning_rates={"classifier": 1e-4}, epochs=1)),
     AdapterRun("own", {"r": 2}, quick(learning_rate=2e-3), data=toy_data(17, 5, 4)),
+    AdapterRun(
+        "whole",
+        {"r": 2, "modules_to_save": ["1.output.dense", "embeddings.LayerNorm"], "init_lora_weights": "olora"},
+        quick(learning_rate=1e-3, epochs=1),
+    ),
 ]
 
 
 def test_each_run_is_what_it_is_alone(tiny_model, tokenizer, tmp_path):
-    """Two at a time, so that five wait; they end after one, two and three epochs."""
+    """Two at a time, so that six wait; they end after one, two and three epochs."""
     assert_as_alone(tiny_model(), tokenizer, RUNS, tmp_path, at_once=2)
 
 
@@ -284,6 +289,14 @@ def test_what_cannot_be_batched_is_refused_by_name_and_the_model_stays(tiny_mode
     assert lorakit.train_many(model, tokenizer, DATA, [AdapterRun("a", config=quick(epochs=1))])["a"].steps == 4
     with pytest.raises(ValueError, match=r"this model has LoRA; call remove_lora\(model\) first"):
         lorakit.train_many(model, tokenizer, DATA, [AdapterRun("b")])
+
+
+def test_several_processes_are_refused_and_the_model_stays(tiny_model, tokenizer, monkeypatch):
+    monkeypatch.setattr(many, "world_size", lambda: 2)
+    model = tiny_model()
+    with pytest.raises(ValueError, match="runs in one process, and this is one of several; start it without torchrun"):
+        lorakit.train_many(model, tokenizer, DATA, [AdapterRun("a", config=quick())])
+    assert weights(model).keys() == weights(tiny_model()).keys()
 
 
 def test_a_folder_that_holds_another_run_is_refused_unless_it_is_to_be_overwritten(tiny_model, tokenizer, tmp_path):

@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 import lorakit
 from lorakit import AdapterRun
@@ -16,7 +17,7 @@ from lorakit.data.ner_data import NerData, Sentence
 from lorakit.data.tags import labels_of_types
 from lorakit.training.models import load_tagger, load_token_classifier
 from lorakit.training.stacked_parameters import StackedParameters
-from tests.support.tiny import make_tiny_model
+from tests.support.tiny import MINI, make_tiny_model
 from tests.support.toy import quick, read_log, step_lines, toy_data
 
 DATA = toy_data(12, 4, 3)
@@ -149,6 +150,24 @@ def test_what_is_no_label_of_a_run_has_no_weights_and_no_gradient(folder, tmp_pa
     for grad, values in seen:
         assert grad[0, :3].abs().amin(1).gt(0).all() and grad[1].abs().amax(1).gt(0).all()
         assert not grad[0, 3:].any() and not values[0, 3:].any()
+
+
+@pytest.mark.skipif(not hasattr(torch.cuda, "waits"), reason="runs on the fake GPU, started by another test")
+def test_a_gpu_is_waited_for_at_log_lines_only(monkeypatch):
+    """Two of three runs log every third step."""
+    step, waited = StackedParameters.step, []
+
+    def watched(self, *given):
+        waited.append(torch.cuda.waits())  # since the last call
+        return step(self, *given)
+
+    monkeypatch.setattr(StackedParameters, "step", watched)
+    config = quick(epochs=1, batch_size=2, log_every=3, learning_rate=1e-3)
+    data = replace(DATA, train=toy_data(20, 0, 0).train)
+    runs = [AdapterRun(name, {"r": 2, "lora_dropout": 0.1}, config) for name in ("a", "b")]
+    runs.append(AdapterRun("own", {"r": 2}, replace(config, log_every=100), corpus_of_types(3, sentences=(20, 4, 3))))
+    lorakit.train_many(make_tiny_model(dropout=0.1), AutoTokenizer.from_pretrained(MINI), data, runs)
+    assert [number for number, found in enumerate(waited[1:], start=1) if found] == [3, 6, 9], waited[1:]
 
 
 def test_each_adapter_brings_its_labels_and_the_base_keeps_its_own(folder, tmp_path):
