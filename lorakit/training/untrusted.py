@@ -75,8 +75,8 @@ def explained(error: Exception) -> str:
         )
     if re.search(r"file named model\S*\.safetensors", reason):
         return (
-            "it has no model.safetensors: fetch it; a pytorch_model.bin is a pickle, which can run any code, and is never"
-            " opened here, so where you trust it write safetensors.torch.save_file({k: v.clone() for k, v in"
+            "it has no model.safetensors: fetch it; a pytorch_model.bin is a pickle, which can run any code, and is"
+            " never opened here, so where you trust it write safetensors.torch.save_file({k: v.clone() for k, v in"
             " torch.load('pytorch_model.bin', weights_only=True).items()}, 'model.safetensors', {'format': 'pt'})"
         )
     if found := re.search(r"Unrecognized configuration class <class '[\w.]*?(\w+)'>", reason):
