@@ -176,6 +176,10 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         for_another_task,
         lambda folder: for_another_task(folder, sentence_classifier),
     ),
+    "given as token ids and their mask": (
+        lambda folder: layout_for(build("deberta"), precision="bf16"),
+        lambda folder: layout_for(build("deberta"), precision="fp32"),
+    ),
 }  # fmt: skip
 ELSEWHERE = {
     "does not say which labels its head has": "advice::test_an_edited_adapter_loads_after",
@@ -197,7 +201,6 @@ ELSEWHERE = {
 }  # fmt: skip
 NOTHING_TO_FOLLOW = {
     "so it cannot be used in batches: use another model": "another model",
-    "given as token ids and their mask (…): use another model": "another model",
     "has no linear output layer with": "a fact: the class is no tagger",
     "… is damaged (…)": "a damaged index",
 }
