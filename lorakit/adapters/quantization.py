@@ -8,7 +8,7 @@ from torch import nn
 from lorakit.adapters.adapter import lora_state, unwrap
 from lorakit.adapters.fingerprint import base_fingerprint, remember_shrunk
 from lorakit.adapters.names import named_modules, plain_name, submodule
-from lorakit.nn.master_weights import compute_in_input_type
+from lorakit.nn.master_weights import compute_in_autocast_type, compute_in_input_type
 from lorakit.nn.weights import is_adapted, is_quantized, refuse_sharded
 
 QUANTIZED = ("int8", "nf4")
@@ -109,3 +109,5 @@ def _quantize(model: nn.Module, to: str) -> None:
             scalers = math.gcd(module.weight.numel() // NF4_BLOCK, NF4_SCALERS)
             packed = to_nf4(module.weight.detach(), NF4_BLOCK, scalers)
             module.weight = nn.Parameter(packed, requires_grad=False)
+    for name in linear:
+        compute_in_autocast_type(submodule(model, name))

@@ -190,6 +190,11 @@ def find_targets(
     refused = {name: reason for name in matched if (reason := _why_not(modules, name))}
     if refused:
         name, reason = next(iter(refused.items()))
+        if len(refused) == len(matched):  # Falcon's
+            raise ValueError(
+                f"target {name!r} {reason}, like every layer that target_modules matches; train the model in full"
+                " (--mode full), or name other layers"
+            )
         fix = [*([] if isinstance(exclude_modules, str) else exclude_modules), *_shortest(refused, matched)]
         raise ValueError(
             f"target {name!r} {reason}; leave it out of target_modules, or in Python name it: exclude_modules={fix}"

@@ -4,7 +4,8 @@
 of 1e-3 of a bfloat16 weight is mostly rounded away, and GradScaler refuses float16 gradients. So what is trained
 becomes float32, and a module that holds such a parameter sees it in the base's type during its forward.
 
-*Frozen matrices in half precision* are the opposite: held in fewer bits, they compute in their input's type.
+*Frozen matrices in half precision* are the opposite: held in fewer bits, they compute in their input's type. Quantized
+ones do, too, but under autocast they have to give its type.
 """
 
 from typing import Any
@@ -107,6 +108,17 @@ def compute_in_input_type(module: nn.Module) -> None:
     _remove_hooks(module, _InInputType)
     keys = tuple(key for key, p in module._parameters.items() if p is not None and p.dtype in HALF)
     _add_hooks(module, _InInputType(keys))
+
+
+def compute_in_autocast_type(module: nn.Module) -> None:
+    """Let a quantized layer give autocast's type, as other layers do: torchao's give their input's."""
+    module.register_forward_hook(_in_autocast_type)
+
+
+def _in_autocast_type(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    kind = output.device.type
+    casts = torch.is_autocast_enabled(kind) and output.dtype == torch.float32
+    return output.to(torch.get_autocast_dtype(kind)) if casts else output
 
 
 def _add_hooks(module: nn.Module, show: _ShowCast) -> None:

@@ -164,9 +164,12 @@ def _plain_layout(model: nn.Module, autocast: Autocast) -> Layout:
             error = _error(model, layout, (7, 7, 7), autocast)
         except FAILURES as problem:
             reason = " ".join(str(problem).split())[:200] or type(problem).__name__
+            fix = "use another model"
+            if autocast is not nullcontext:  # DeBERTa's first version and X-MOD run in float32 only
+                fix = "compute in float32 (--precision fp32, or precision='fp32')"
             raise ValueError(
                 f"{name} fails on a batch of {counted(len(PROBED), 'sentence')}, given as token ids and their mask"
-                f" ({reason}): use another model"
+                f" ({reason}): {fix}"
             ) from problem
     if error is not None:
         raise ValueError(

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from lorakit.adapters.unused import unused_parameters
+
 # The first part of the names of other tasks' heads, in transformers' classes. `classifier` and `score` are heads of
 # other shapes than a token classifier's, `decoder` is ModernBERT's output layer or the decoder of T5.
 TASK_HEADS = frozenset(
@@ -56,7 +58,8 @@ def check_report(model: nn.Module, report: LoadingReport) -> None:
     """
     tensors = model.base_model.state_dict().items()
     inside = {f"{model.base_model_prefix}.{name}" for name, t in tensors if t.is_floating_point()}  # not position ids
-    if lost := report.missing & inside:
+    lost = report.missing & inside
+    if lost and (lost := lost - unused_parameters(model)):  # such as a pooler that no tagger runs
         raise ValueError(
             f"the checkpoint lacks weights of the encoder, which would be random: {_listing(lost)}; config.json"
             " describes a larger model or another class, or the file is damaged: fetch or save it again"

@@ -23,7 +23,7 @@ from lorakit.data.tokenization import IGNORE, Encoded
 from lorakit.training.config import TrainConfig
 from lorakit.training.dry_run import dry_run
 from lorakit.training.engine import Objective, own_loss
-from lorakit.training.layout import plain_layout
+from lorakit.training.layout import packed_attention, plain_layout
 from lorakit.training.precision import autocast_for
 
 ClassWeights = str | Sequence[float] | Mapping[str, float] | None  # as TrainConfig has them
@@ -79,7 +79,7 @@ def layout_of_loss(model: nn.Module, layout: Layout, config: TrainConfig) -> Lay
         return layout
     autocast, _ = autocast_for(config.precision, next(model.parameters()).device)
     try:
-        with dry_run(model), torch.no_grad(), autocast():
+        with packed_attention(model), dry_run(model), torch.no_grad(), autocast():
             _unit_of_own_loss(model.eval(), layout)
     except ValueError:
         reason = "its own loss of a packed row is not that of the row's sentences"

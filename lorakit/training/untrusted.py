@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 from lorakit._files import check_regular, read_bounded
@@ -62,7 +63,7 @@ def check_index(path: Path) -> None:
 
 
 def explained(error: Exception) -> str:
-    """What a loader's error says, in one line; in our words where a model brings code, or the hub does not answer."""
+    """What a loader's error says, in one line; in our words where transformers' own would lead nowhere."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if "trust_remote_code" in reason or "custom code" in reason:
         return (
@@ -73,5 +74,16 @@ def explained(error: Exception) -> str:
         return (
             "there is no folder of that name here, the hub cannot be reached, and its cache does not have it; check the"
             " spelling and the folder you are in, or connect to the network"
+        )
+    if re.search(r"file named model\S*\.safetensors", reason):
+        return (
+            "it has no model.safetensors: fetch it; a pytorch_model.bin is a pickle, which can run any code, and is"
+            " never opened here, so where you trust it write safetensors.torch.save_file({k: v.clone() for k, v in"
+            " torch.load('pytorch_model.bin', weights_only=True).items()}, 'model.safetensors', {'format': 'pt'})"
+        )
+    if found := re.search(r"Unrecognized configuration class <class '[\w.]*?(\w+)'>", reason):
+        return (
+            f"transformers has no token classifier for this architecture ({found[1]}); choose a base of one that has,"
+            " such as BERT, RoBERTa, DeBERTa, ModernBERT or those in docs/architectures.md"
         )
     return reason

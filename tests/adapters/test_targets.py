@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from transformers import FalconConfig, FalconForTokenClassification
 
 from lorakit.adapters.targets import DEFAULT_TARGETS, find_head, find_targets, keep_layers
 from lorakit.lora import apply_lora, lora_layers, lora_state
@@ -226,6 +227,18 @@ def test_following_the_message_about_refused_layers_once_is_enough() -> None:
         apply_lora(same_name, r=2, exclude_modules=["up"])
     apply_lora(same_name, r=2, exclude_modules=["up", "attn.out_proj"])
     assert [n for n, _ in lora_layers(same_name)] == ["out_proj"]
+
+
+def test_where_every_target_is_refused_the_message_does_not_say_to_leave_all_of_them_out() -> None:
+    """Falcon's linear layers are all of a class of its own, so without them there would be no target."""
+    config = FalconConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    falcon = FalconForTokenClassification(config)
+    for targets in ("all-linear", ["dense"]):
+        with pytest.raises(
+            ValueError, match=r"a FalconLinear, .* like every layer that .*; train the model in full \(--m"
+        ):
+            apply_lora(falcon, target_modules=targets)
+    apply_lora(falcon, target_modules=["word_embeddings"])  # other layers, as it says
 
 
 def test_a_subclass_that_may_compute_something_else_is_refused() -> None:

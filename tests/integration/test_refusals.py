@@ -609,6 +609,7 @@ ELSEWHERE = {
     "its token table had … rows, this one has": "token_table::test_saving_names_the_new_rows_and_both_fixes_work",
     "was resized here from … to … rows": "token_table::test_saving_names_the_new_rows_and_both_fixes_work",
     "or in Python name it: exclude_modules=": "targets::test_following_the_message_about_refused_layers_once_is_enough",
+    "like every layer that target_modules matches": "targets::test_where_every_target_is_refused_the_message_does",
     "this model uses no linear layer outside its head": "unused::test_where_all_linear_leaves_nothing_it_names_layers",
     "which would not be adapted; target all of them or none": "targets::test_embeddings_that_share_a_table",
     "whose rows would stay as they are; train the table in full": "token_indices::test_a_table_that_others_share",

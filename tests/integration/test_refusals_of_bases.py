@@ -184,6 +184,10 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         for_another_task,
         lambda folder: for_another_task(folder, sentence_classifier),
     ),
+    "given as token ids and their mask": (
+        lambda folder: layout_for(build("deberta"), precision="bf16"),
+        lambda folder: layout_for(build("deberta"), precision="fp32"),
+    ),
 }  # fmt: skip
 ELSEWHERE = {
     "does not say which labels its head has": "advice::test_an_edited_adapter_loads_after",
@@ -206,7 +210,6 @@ ELSEWHERE = {
 NOTHING_TO_FOLLOW = {
     "may not be read: give yourself the right with chmod u+r": "tests may run as root, who reads everything",
     "so it cannot be used in batches: use another model": "another model",
-    "given as token ids and their mask (…): use another model": "another model",
     "has no linear output layer with": "a fact: the class is no tagger",
     "… is damaged (…)": "a damaged index",
 }

@@ -9,7 +9,9 @@ from transformers import AutoTokenizer
 import lorakit
 from lorakit.adapters.quantization import shrink_base
 from lorakit.nn.weights import dequantized
+from lorakit.training.layout import layout_for
 from tests.support.tiny import MINI, make_tiny_model
+from tests.support.token_classifiers import build
 from tests.support.toy import killed_after, quick, toy_data
 
 DATA = toy_data(40, 6, 6)
@@ -62,6 +64,20 @@ def test_a_shrunk_base_trains_packed_saves_reloads_and_merges(
     torch.testing.assert_close(logits(lorakit.merge_lora(model)), tuned, **close)
     assert torch.equal(logits(lorakit.unmerge_lora(model)), tuned)
     torch.testing.assert_close(logits(lorakit.remove_lora(model, merge=True)), tuned, **close)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("targets", ["all-linear", ["value_proj"]])
+@pytest.mark.parametrize("to", ["nf4", "int8"])
+def test_a_quantized_layer_has_autocasts_type_adapted_or_not(to: str, targets: str | list[str]) -> None:
+    """DeBERTa masks its scores with the lowest value of its queries' type, which has to be that of the scores."""
+    pytest.importorskip("torchao", reason="quantized bases need the optional torchao")
+    model = shrink_base(lorakit.apply_lora(build("deberta-v2"), r=4, target_modules=targets), to)
+    assert layout_for(model, precision="bf16").packing
+    query = model.deberta.encoder.layer[0].attention.self.query_proj
+    assert query(torch.ones(3, 32)).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert query(torch.ones(3, 32)).dtype == torch.bfloat16
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -150,6 +150,14 @@ def test_a_model_that_needs_more_than_tokens_is_refused_in_one_line(tiny_model, 
         layout_for(model)
 
 
+@pytest.mark.parametrize("name", ["deberta", "xmod"])
+def test_a_model_that_only_runs_in_float32_says_so(name):
+    """In transformers 5.23 they write values of autocast's type among float32 ones, or the reverse."""
+    with pytest.raises(ValueError, match=r"fails on .*: compute in float32 \(--precision fp32, or precision='fp32'\)$"):
+        layout_for(build(name), precision="bf16")
+    assert layout_for(build(name), precision="fp32").packing
+
+
 def test_a_window_wider_than_the_proof_is_proven_only_for_known_architectures(tiny_model):
     """A sentence longer than the window is part of the proof, so a mask without the window is found out."""
     model = build("mistral")

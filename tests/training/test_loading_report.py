@@ -3,7 +3,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForTokenClassification, BertConfig, BertForPreTraining
+from transformers import (
+    AutoModelForTokenClassification,
+    BertConfig,
+    BertForPreTraining,
+    BigBirdConfig,
+    BigBirdForQuestionAnswering,
+)
 
 from lorakit.training.models import load_tagger, load_token_classifier
 from tests.support.tiny import LABELS, make_tiny_model
@@ -55,6 +61,19 @@ def test_a_missing_encoder_weight_is_named(base):
     edit(base, lambda tensors: tensors.pop("bert.encoder.layer.1.output.dense.bias"))
     with pytest.raises(ValueError, match=r"lacks weights of the encoder.*random: bert\.encoder\.layer\.1\.output\.den"):
         load_token_classifier(base, LABELS)
+
+
+def test_a_missing_pooler_that_no_tagger_runs_is_no_loss(tokenizer, tmp_path):
+    """BigBird's token classifier has a pooler, which question answering does not, and does not run it."""
+    config = BigBirdConfig(**SMALL, intermediate_size=64)
+    trained = BigBirdForQuestionAnswering(config)
+    trained.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, _ = load_token_classifier(tmp_path, LABELS)
+    assert model.bert.pooler is not None
+    ids = torch.arange(20, 44)[None]
+    with torch.no_grad():
+        assert torch.equal(model.bert(ids)[0], trained.eval().bert(ids)[0])
 
 
 def test_a_configuration_with_too_few_layers_is_refused_and_correcting_it_helps(base):

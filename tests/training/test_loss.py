@@ -18,7 +18,7 @@ from lorakit.training import layout
 from lorakit.training.engine import LossSum, Objective
 from lorakit.training.evaluation import encode_tagged
 from lorakit.training.layout import layout_for
-from lorakit.training.loss import weights_of_classes
+from lorakit.training.loss import layout_of_loss, weights_of_classes
 from tests.support.tiny import LABELS, make_tiny_model
 from tests.support.token_classifiers import build
 from tests.support.toy import quick, step_lines, toy_data, weights
@@ -363,3 +363,12 @@ def test_a_batch_that_only_keeps_a_rank_in_step_adds_no_gradient_of_the_models_o
         loss = LossSum(model, plain, Objective(own=unit))
         loss(collate(encoded, [0], plain, counts=False)).backward()
         assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["deberta-v2", "esm", "flaubert", "bloom", "ultrabert"])
+def test_an_own_loss_is_packed_where_a_part_of_the_model_gets_the_mask(name):
+    """Their own losses are the usual cross-entropy; the mask reaches them by a hook, also while this is found out."""
+    model = build(name)
+    found = layout_for(model)
+    assert found.packing
+    assert layout_of_loss(model, found, lorakit.TrainConfig(loss="model")) == found

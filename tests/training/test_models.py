@@ -2,9 +2,10 @@ import json
 import shutil
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CanineTokenizer
+from transformers import AutoTokenizer, BartConfig, CanineTokenizer
 
 import lorakit
 from lorakit.data.encoding import encode
@@ -129,11 +130,24 @@ def test_a_damaged_checkpoint_is_one_error(tmp_path):
         load_token_classifier(tmp_path / "base", LABELS)
 
 
-def test_a_pickle_is_never_loaded(tmp_path):
+def test_a_pickle_is_never_loaded_and_can_be_converted(tmp_path, monkeypatch):
     shutil.copytree(MINI, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
-    torch.save({}, tmp_path / "base" / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="cannot load a model from the folder"):
+    tensors = load_file(MINI / "model.safetensors")
+    torch.save(tensors, tmp_path / "base" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="it has no model.safetensors: .* is never opened here, so .* write") as caught:
         load_token_classifier(tmp_path / "base", LABELS)
+    monkeypatch.chdir(tmp_path / "base")
+    exec(str(caught.value).partition("write ")[2], {"torch": torch, "safetensors": safetensors})  # as the message says
+    loaded, _ = load_token_classifier(tmp_path / "base", LABELS)
+    for name, parameter in loaded.base_model.named_parameters(prefix="roberta"):
+        assert torch.equal(parameter, tensors[name])
+
+
+def test_an_architecture_without_a_token_classifier_is_named(tmp_path):
+    BartConfig().save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(MINI).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"no token classifier for this architecture \(BartConfig\); choose .*\.md$"):
+        load_token_classifier(tmp_path, LABELS)
 
 
 def test_a_hub_id_without_a_network_is_one_error(monkeypatch):
