@@ -181,7 +181,7 @@ def test_a_logger_that_is_not_installed_is_one_line_before_training(tmp_path, mo
     with pytest.raises(SystemExit, match="2"):
         bionlp.main(["--log-to", "wandb", "--output-dir", str(tmp_path / "out")])
     assert capsys.readouterr().err == (
-        "bionlp.py: error: log_to needs a package that is not installed: pip install wandb; or leave it out\n"
+        "bionlp.py: error: --log-to needs a package that is not installed: pip install wandb; or leave it out\n"
     )
     assert list(tmp_path.iterdir()) == []
 
