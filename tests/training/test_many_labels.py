@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import AutoTokenizer
 
 import lorakit
@@ -133,6 +134,37 @@ def test_any_numbers_of_labels(folder, tmp_path_factory, drawn, packing):
         for number, (types, r, size) in enumerate(drawn)
     ]
     assert_as_alone(folder, tmp_path_factory.mktemp("any"), runs)
+
+
+def test_the_gradients_of_each_run_are_those_it_has_alone(folder, tmp_path, monkeypatch):
+    """Tensor by tensor, as training sees them first."""
+    config = quick(epochs=1, batch_size=12, max_grad_norm=1e9)
+    runs = [AdapterRun(f"{types}", {"r": types}, config, corpus_of_types(types)) for types in (1, 3)]
+    step, mine, lone = StackedParameters.step, [], []
+
+    def watched(self, grad, *given):
+        mine.extend(dict(self._views(grad.clone(), row)) for row in range(len(self)))
+        return step(self, grad, *given)
+
+    monkeypatch.setattr(StackedParameters, "step", watched)
+    together(folder, tmp_path, runs)
+    for run in runs:
+        model, tokenizer = load_token_classifier(folder, run.data.labels, run.config.seed)
+        lorakit.apply_lora(model, **run.lora)
+        names, grads = {parameter: name for name, parameter in model.named_parameters()}, {}
+
+        def keep(optimizer, *given, names=names, grads=grads):
+            grads.update({names[p]: p.grad.clone() for group in optimizer.param_groups for p in group["params"]})
+
+        hook = register_optimizer_step_pre_hook(keep)
+        lorakit.train(model, tokenizer, run.data, config)
+        hook.remove()
+        lone.append(grads)
+    for own, other in zip(mine, lone, strict=True):
+        assert own.keys() == other.keys()
+        size = max(float(grad.norm()) for grad in other.values())
+        for name, grad in other.items():
+            assert float((own[name] - grad).norm()) <= 1e-5 * float(grad.norm()) + 1e-8 * size, name
 
 
 def test_what_is_no_label_of_a_run_has_no_weights_and_no_gradient(folder, tmp_path, monkeypatch):
