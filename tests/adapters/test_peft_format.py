@@ -86,7 +86,7 @@ FOREIGN = {
     "an exclusion of nothing": ({"exclude_modules": ["encoder", "vision"]}, None, None),
     "an exclusion": ({"exclude_modules": ["query"]}, None, "unexpected: .*query"),
     "a regex": ({"target_modules": r".*\.(query|value)", "exclude_modules": r".*pooler.*"}, None, None),
-    "a regex for a part": ({"target_modules": "query|value"}, None, "target_modules"),
+    "a regex for a part": ({"target_modules": "query|value"}, None, "adapts query.value, which"),
 }
 
 

@@ -262,7 +262,7 @@ def test_each_split_is_read_by_its_own_scheme(tmp_path: Path, train: str, test: 
 
 def test_a_named_scheme_without_the_letter_is_refused_with_the_place(tmp_path: Path) -> None:
     path = write_text(tmp_path / "corpus.tsv", "a\tO\n\nb\tS-DNA\nc\tO\n")
-    message = "corpus.tsv:3: tag 'S-DNA' does not exist in scheme 'iob2'; name another one: scheme="
+    message = "corpus.tsv:3: tag 'S-DNA' does not exist in scheme 'iob2'; name another scheme"
     with pytest.raises(ValueError, match=message):
         read_ner(path, scheme="iob2")
 

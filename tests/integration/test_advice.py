@@ -19,6 +19,7 @@ THEIRS = {  # flags and arguments of others, and of flags and records of ours, t
     "arguments": {
         "num_labels", "id2label", "label2id", "dtype", "attn_implementation", "push_to_hub", "create_graph",
         "word_embeddings", "nf", "nx", "wh", "grams_per_kwh", "word", "tag", "rows", "protein", "weights_only",
+        "stride",
     },
 }  # fmt: skip
 SENTENCE = "IL-2\tB-DNA\ngene\tI-DNA\nbinds\tO\n\n"

@@ -69,7 +69,7 @@ def test_packing_that_is_impossible_is_refused_before_anything_is_written_and_it
             ["--packing", "on"],
             "cannot be packed, because its convolutions mix neighbouring tokens: train in plain rows",
         ),
-        (["--engine", "compile"], "engine 'compile' needs packed rows, and this model is not packed"),
+        (["--engine", "compile"], "--engine compile needs packed rows, and this model is not packed"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main([*given, *more])
@@ -108,7 +108,7 @@ def test_a_base_is_loaded_with_the_dropout_asked_for_also_in_its_head(base, name
 
 
 def test_dropout_is_refused_where_there_is_none_or_out_of_range():
-    with pytest.raises(ValueError, match=r"none has no dropout to set to 0.1: leave dropout \(--dropout\) out"):
+    with pytest.raises(ValueError, match=r"none has no dropout to set to 0.1: leave dropout out"):
         set_dropout(SimpleNamespace(model_type="none", classifier_dropout=None, token_dropout=True), 0.1)
     with pytest.raises(ValueError, match="dropout is 1.5; it must be from 0 to below 1"):
         set_dropout(build("bert").config, 1.5)

@@ -28,8 +28,9 @@ COMMANDS = [
 ]  # fmt: skip
 DIFFERENT = {  # flag: how it differs between commands, each for a reason
     "--mode": {"default"},  # the example compares the modes, `lorakit train` trains an adapter
-    "--model": {"help", "default", "required"},  # a base to train, or a fine-tuned model
+    "--model": {"help", "default", "required", "type"},  # a base to train, or a fine-tuned model
     "--dataset": {
+        "type",
         "help",
         "default",
         "required",
@@ -153,7 +154,7 @@ def accept(command: str, parsers) -> None:
     words = shlex.split(command)
     if words[0] == "torchrun":
         script = words[words.index("--") + 1 :]
-        words = ["lorakit", *script[1:]] if script[0] == "lorakit.cli" else ["python", *script]
+        words = ["lorakit", *script[1:]] if script[0] in ("lorakit", "lorakit.cli") else ["python", *script]
     if words[0] == "python":
         parsers[f"python {words[1]}"].parse_args(words[2:])
     else:
