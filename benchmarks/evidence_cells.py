@@ -119,6 +119,7 @@ FINAL = [
     full(5e-4, batch_size=16, epochs=4),
     lora(7e-4, batch_size=8, start="plain", r=48, alpha=96, modules_to_save=EMBEDDINGS, module_rates=rates(1e-4)),
     full(5e-4, batch_size=16, epochs=4, config={"decode": "viterbi"}),
+    full(3e-4, batch_size=16, epochs=4, config={"decode": "viterbi"}),  # better on validation, found after the others
     lora(
         7e-4,
         batch_size=8,
