@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from evidence_cells import decoder
+from evidence_cells import Cell, decoder
 from provenance import energy_sources
 from tables import mean_sd
 
@@ -27,8 +27,11 @@ def summary_of(records: Sequence[Record]) -> Record:
     """
     first, *others = by_base(records)
     chosen = chosen_pair(settings_of(first))
+    summary = against(chosen["lora"], chosen["full"]) if chosen else None
+    if summary:
+        summary["better_full"] = better_full(first, chosen["full"][0]["cell"])
     return {
-        "summary": against(chosen["lora"], chosen["full"]) if chosen else None,
+        "summary": summary,
         "by_type": by_type(chosen) if chosen else None,
         "settings": beside_full(settings_of(first)),
         "cells": without_sentences(first),
@@ -57,6 +60,34 @@ def by_base(records: Iterable[Record]) -> list[list[Record]]:
     for record in latest_of(records):
         bases.setdefault(record["cell"].get("model", ""), []).append(record)
     return list(bases.values()) or [[]]
+
+
+def better_full(records: Iterable[Record], chosen: Cell) -> Record | None:
+    """The best full fine-tuning of the whole corpus that ran alone, if it beats the chosen setting there on validation.
+
+    Then the comparison is with full fine-tuning that was not tuned as well as it could be.
+    """
+    alone = [
+        record
+        for record in records
+        if record["cell"]["mode"] == "full" and record["cell"]["sentences"] is None and not record["cell"]["test"]
+        if "error" not in record
+    ]
+
+    def setting_of(cell: Cell) -> Cell:
+        same = {name: value for name, value in cell.items() if name not in ("config", "test", "seed")}
+        config = {name: value for name, value in cell.get("config", {}).items() if name != "decode"}
+        return {**same, "config": config}
+
+    same = [record for record in alone if setting_of(record["cell"]) == setting_of(chosen)]
+    top = max(alone, key=lambda record: best(record)["f1"], default=None)
+    if not same or best(top)["f1"] <= max(best(record)["f1"] for record in same):
+        return None
+    return {
+        "cell": top["cell"],
+        "validation_f1": best(top)["f1"],
+        "chosen_validation_f1": max(best(record)["f1"] for record in same),
+    }
 
 
 def latest_of(records: Iterable[Record]) -> list[Record]:
@@ -112,9 +143,10 @@ def against(runs: Sequence[Record], full: Sequence[Record]) -> Record:
     default, strict = (f1_difference(full, runs, mode) for mode in SPLIT_MODES)
     operations = fmean(r["flops_to_best_epoch"] for r in runs) / fmean(r["flops_to_best_epoch"] for r in full)
     turns = {a["cell"]["seed"] for a, b in zip(runs, full, strict=True) if took_turns(a, b)}
-    time = ratio_interval(
-        *({seed: run["duration_s"] for run in side if (seed := run["cell"]["seed"]) in turns} for side in (full, runs))
-    )
+    seconds = [
+        {seed: run["duration_s"] for run in side if (seed := run["cell"]["seed"]) in turns} for side in (full, runs)
+    ]
+    time = ratio_interval(*seconds) if turns else None
     validation = [best(a)["f1"] - best(b)["f1"] for a, b in zip(runs, full, strict=True)]
     return {
         "cell": {**runs[0]["cell"], "seed": None},
@@ -128,10 +160,13 @@ def against(runs: Sequence[Record], full: Sequence[Record]) -> Record:
         "strict_test_f1_difference": strict.value,
         "strict_test_f1_interval": [strict.low, strict.high],
         "operations_ratio": operations,
-        "time_ratio": time.value,
-        "time_ratio_interval": [time.low, time.high],
+        "time_ratio": time.value if time else None,
+        "time_ratio_interval": [time.low, time.high] if time else None,
         "goal": GOAL,
-        "goal_reached": default.value >= GOAL["f1"] and operations <= GOAL["operations"] and time.value <= GOAL["time"],
+        "goal_reached": default.value >= GOAL["f1"]
+        and operations <= GOAL["operations"]
+        and time is not None
+        and time.value <= GOAL["time"],
     }
 
 
@@ -201,10 +236,25 @@ def verdict(found: Record) -> list[str]:
         f"LoRA's test F1 minus that of full fine-tuning, over {found['seeds']} seeds: "
         f"**{found['test_f1_difference']:+.4f}** (95 % interval {low:+.4f} to {high:+.4f}: "
         f"{found['test_f1_verdict']}), at **{found['operations_ratio']:.2f}** of its operations up to the best epoch "
-        f"and **{found['time_ratio']:.2f}** of its time in runs that took turns.",
+        f"and **{ratio(found['time_ratio'])}** of its time in runs that took turns.",
         "",
         f"The goal was at least {GOAL['f1']:+.3f} at no more than {GOAL['operations']} of the operations and "
         f"{GOAL['time']} of the time: {reached}.",
+        *doubt(found["better_full"]),
+    ]
+
+
+def doubt(better: Record | None) -> list[str]:
+    """That full fine-tuning was not tuned as well as it could be, if so."""
+    if better is None:
+        return []
+    cell = better["cell"]
+    return [
+        "",
+        f"**But this full fine-tuning is not the best one.** On the whole corpus, alone (seed {cell['seed']},"
+        f" {decoder(cell)} tags), a learning rate of {cell['learning_rate']:g}, batch {cell['batch_size']} and"
+        f" {counted(cell['epochs'], 'epoch')} have a validation F1 of {better['validation_f1']:.4f}; the setting above"
+        f" has {better['chosen_validation_f1']:.4f} there. The comparison has to be made with it.",
     ]
 
 
@@ -223,7 +273,7 @@ def final_table(settings: Sequence[Record], cells: Sequence[Record]) -> str:
             f"{runs[0]['trained_parameters']:,}",
             f"{fmean(run['flops_to_best_epoch'] for run in runs) / 1e12:.1f}",
             f"{found['operations_ratio']:.2f}",
-            f"{found['time_ratio']:.2f}",
+            ratio(found["time_ratio"]),
             mean_sd([run["train_tokens_per_s"] for run in runs], "{:,.0f}"),
             known_wh(runs),
             str(found["seeds"]),
@@ -231,6 +281,11 @@ def final_table(settings: Sequence[Record], cells: Sequence[Record]) -> str:
     header = [*SETTING, "validation F1", "test F1", "test F1, strict", "test F1 − full (95 %)", "trained",
               "TFLOPs to best epoch", "/ full", "time / full", "tokens/s", "Wh estimated", "seeds"]  # fmt: skip
     return markdown_table(header, rows)
+
+
+def ratio(value: float | None) -> str:
+    """A ratio of times, a dash where no pair took turns."""
+    return "–" if value is None else f"{value:.2f}"
 
 
 def known_wh(runs: Sequence[Record]) -> str:

@@ -1,12 +1,11 @@
 """`lorakit predict`: the entities of texts from the command line, a file or standard input."""
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -36,6 +35,7 @@ from lorakit.cli.tool_files import (
     with_entities,
     write_tool,
 )
+from lorakit.data.formats.json_text import is_object
 from lorakit.data.formats.text import decoded_lines
 from lorakit.data.tags import types_of_labels
 from lorakit.report.terminal import shows_colours
@@ -431,12 +431,11 @@ def read_texts(arguments: argparse.Namespace) -> Iterable[str]:
 def doubting_json(lines: Iterator[str], parser: argparse.ArgumentParser) -> Iterator[str]:
     """The lines, with a note before the first one if that is a JSON object: more likely a record than a text."""
     for line in islice(lines, 1):
-        with suppress(ValueError, RecursionError):  # not JSON
-            if line.startswith("{") and isinstance(json.loads(line), dict):
-                Notes(parser)(
-                    "line 1 of standard input is a JSON object, tagged as a text; --documents FILE.jsonl finds the text"
-                    " in each object of a file"
-                )
+        if is_object(line):
+            Notes(parser)(
+                "line 1 of standard input is a JSON object, tagged as a text; --documents FILE.jsonl finds the text in"
+                " each object of a file"
+            )
         yield line
     yield from lines
 

@@ -17,16 +17,12 @@ VALUE = r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\{[^}]*\}|[\w+\-]+(?:\.\d+)?"
 
 def in_flags(message: str, parser: argparse.ArgumentParser) -> str:
     """The message with a flag wherever it names the setting that the flag makes."""
-    flags = {
-        action.dest: action for action in parser._actions for option in action.option_strings if option[:2] == "--"
-    }
-    flags = {name: action for name, action in flags.items() if f"--{name.replace('_', '-')}" in action.option_strings}
-    off = {f"no_{name}": name for name in (one.removeprefix("no_") for one in flags if one.startswith("no_"))}
+    flags = {action.dest: action for action in parser._actions if _flag(action.dest) in action.option_strings}
     message = re.sub(r"\b(?:TrainConfig|apply_lora)\((?:\.\.\., )?(\w+=(?:" + VALUE + r"))\)", r"\1", message)
 
     def assigned(found: re.Match[str]) -> str:
         name, value = found[1], found[2]
-        if value == "False" and name in off.values():
+        if value == "False" and f"no_{name}" in flags:
             return _flag(f"no_{name}")
         return _with_value(name, value) if name in flags and value != "[]" else found[0]
 

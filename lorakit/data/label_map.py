@@ -39,12 +39,13 @@ def read_label_map(path: Path) -> dict[str, str | None]:
         table = {}
         for place, line in read_lines(path):
             old, tab, new = line.partition("\t")
-            if line.strip() and not (tab and old.strip()):
+            if not line.strip():
+                continue
+            if not (tab and old.strip()):
                 raise ValueError(f"{place}: broken line {line!r}; a line holds the old type, a tab and the new name")
-            if table.get(old.strip(), new.strip() or None) != (new.strip() or None):
-                raise ValueError(f"{place}: {old.strip()!r} is there twice, with different new names; keep one")
-            if line.strip():
-                table[old.strip()] = new.strip() or None
+            old, name = old.strip(), new.strip() or None
+            if table.setdefault(old, name) != name:
+                raise ValueError(f"{place}: {old!r} is there twice, with different new names; keep one")
     for old, new in table.items():
         if new is not None and (not new or any(character.isspace() for character in new)):
             raise ValueError(f"{path}: {old!r} becomes {new!r}; a type has no space in its name; use an underscore")

@@ -166,7 +166,7 @@ def _plain_layout(model: nn.Module, autocast: Autocast) -> Layout:
             reason = " ".join(str(problem).split())[:200] or type(problem).__name__
             fix = "use another model"
             if autocast is not nullcontext:  # DeBERTa's first version and X-MOD run in float32 only
-                fix = "compute in float32 (--precision fp32, or precision='fp32')"
+                fix = "compute in float32 with precision='fp32'"
             raise ValueError(
                 f"{name} fails on a batch of {counted(len(PROBED), 'sentence')}, given as token ids and their mask"
                 f" ({reason}): {fix}"

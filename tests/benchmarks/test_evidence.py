@@ -105,6 +105,31 @@ def test_only_runs_that_took_turns_are_timed_against_each_other():
     assert summary_of([*full, *lora])["summary"]["time_ratio"] == pytest.approx(ratio, rel=1e-2)
 
 
+def test_without_a_pair_that_took_turns_the_time_is_unknown_and_no_goal_reached():
+    full, lora = cells(loss=[2] * 6)
+    found = summary_of([*full, *({**run, "in_turns_with": 0} for run in lora)])
+    assert (found["summary"]["time_ratio"], found["summary"]["goal_reached"]) == (None, False)
+    assert "**–** of its time" in "\n".join(report(json.loads(json.dumps(found, allow_nan=False))))
+
+
+def test_a_better_full_fine_tuning_that_ran_alone_is_said():
+    full, lora = cells(loss=[2] * 6)
+
+    def alone(f1, **more):
+        run = final_cell("full", 0, [2] * 6, 10e12, 100.0, f1)
+        del run["test_sentences"], run["in_turns_with"]
+        return {**run, "test": None, "cell": {**run["cell"], "test": False, **more}}
+
+    same, better, part = alone(0.7), alone(0.75, learning_rate=5e-4), alone(0.9, sentences=100, learning_rate=5e-4)
+    for others in ([same], [better], [same, alone(0.6, learning_rate=5e-4)], [same, part]):
+        assert summary_of([*full, *lora, *others])["summary"]["better_full"] is None
+    summary = summary_of([*full, *lora, same, better, part])
+    assert summary["summary"]["better_full"]["cell"]["learning_rate"] == 5e-4
+    text = "\n".join(report(json.loads(json.dumps(summary))))
+    assert "a learning rate of 0.0005, batch 16 and 2 epochs have a validation F1 of 0.7500" in text
+    assert "the setting above has 0.7000 there" in text
+
+
 def test_the_goal_is_reached_only_with_all_three():
     full, lora = cells(loss=[2] * 6)
     assert summary_of([*full, *lora])["summary"]["goal_reached"] is True

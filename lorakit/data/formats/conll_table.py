@@ -5,7 +5,6 @@ several words (1-2) and a word that is not in the text (8.1).
 """
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -14,6 +13,7 @@ from pathlib import Path
 from lorakit._counts import counted
 from lorakit.data.formats.conll_lines import lists_in_columns, sentence_form
 from lorakit.data.formats.conll_rows import Block, Table, filtered, values_of
+from lorakit.data.formats.json_text import is_object
 
 BORDERS = ("-DOCSTART-", "###MEDLINE:")  # CoNLL-2003, BioNLP2004
 GLOBAL_COLUMNS = re.compile(r"#\s*global\.columns\s*=\s*(.*)")
@@ -48,7 +48,7 @@ def parse_table(text: str, path: Path) -> Table:
     names = next((tuple(match[1].split()) for line in lines[:100] if (match := GLOBAL_COLUMNS.match(line))), ())
     is_conll2012 = any(line.startswith(_MARKS[0]) for line in lines[:100]) and not names
     plain = list(islice(_rows_of(lines), _FIRST))
-    if plain and _is_json(plain[0]):
+    if plain and is_object(plain[0]):
         example = '{"tokens": ["EU", "ran"], "tags": ["B-ORG", "O"]}'
         raise ValueError(f"{path}: is JSON, and no JSON format has such fields; write each sentence as {example}")
     if not names and plain and (found := _sentences_in_lines(lines, plain, path)):
@@ -236,14 +236,6 @@ def _rows_of(lines: Iterable[str]) -> Iterator[str]:
 
 def _is_border(line: str) -> bool:
     return not line.strip(" \t") or line.startswith(BORDERS)
-
-
-def _is_json(line: str) -> bool:
-    """Whether a line is an object, whose spaces would look like columns."""
-    try:
-        return line.startswith("{") and isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _ends_in_tag(line: str) -> bool:
