@@ -10,13 +10,16 @@ chunks are in memory, however many texts there are. Weights are merged and cast 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from threading import Lock, RLock
 from typing import Any, NamedTuple, TypeVar, overload
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+from lorakit.adapters.adapter import unwrap
 from lorakit.adapters.merging import merged_copies
 from lorakit.data.decoding import decoder_of
 from lorakit.data.habits import habits_of, split_like
@@ -94,7 +97,8 @@ class Predictor:
     """A token classifier that tags chunk after chunk, with everything done once that can be.
 
     While active with `ready`, adapted layers compute with merged copies of their weights (`merged_copies`), and weights
-    that autocast would cast in every batch are held in its type. Do not train, save or switch adapters meanwhile.
+    that autocast would cast in every batch are held in its type. Do not train, save or switch adapters meanwhile. Other
+    threads that predict with the model wait until it is closed.
 
     Example:
         from lorakit.training.models import load_token_classifier
@@ -126,11 +130,14 @@ class Predictor:
         self.model, self.tokenizer, self.precision, self.ready = model, tokenizer, precision, ready
         self.options = {"decode": decoder_of(model, decode), "temperature": temperature}
         check_tokenizer(tokenizer)
-        self.labels, self.layout = label_names(model), remembered_layout(model, packing, precision)
+        self.labels = label_names(model)
+        with one_at_a_time(model):
+            self.layout = remembered_layout(model, packing, precision)
         self.open = ExitStack()
 
     def __enter__(self) -> "Predictor":
         with ExitStack() as opened:  # closed here only if something raises
+            opened.enter_context(one_at_a_time(self.model))
             opened.enter_context(merged_copies(self.model, self.ready and has_room(self.model)))
             wanted = self.ready and has_room(self.model)
             opened.enter_context(cast_once(self.model, self.layout, self.precision, wanted))
@@ -176,6 +183,19 @@ class Predictor:
         classes, probabilities, _ = tag_split(self.model, split, self.precision)
         tags = [self.labels[number] for number in classes.tolist()]
         return Tagged(*(split_by_sentence(row, split.encoded) for row in (tags, probabilities.tolist())), None)
+
+
+_locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_locks_change = Lock()
+
+
+@contextmanager
+def one_at_a_time(model: nn.Module) -> Iterator[None]:
+    """While active, other threads that predict with the model wait: it has other modes, hooks and weights meanwhile."""
+    with _locks_change:
+        lock = _locks.setdefault(unwrap(model), RLock())
+    with lock:
+        yield
 
 
 def in_chunks(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
@@ -258,7 +278,8 @@ def predict(
 
     A text longer than the model can read goes through it in overlapping windows. Models are trained on single sentences
     and work best on them. Under torchrun the ranks share the work and all get the result. With more than a few texts
-    an adapter is merged into copies of its weights meanwhile; the model's own are not written to.
+    an adapter is merged into copies of its weights meanwhile; the model's own are not written to. Threads that share a
+    model take turns, a call each.
 
     Example:
         import lorakit
@@ -300,7 +321,7 @@ def predict(
         found = find_entities(model, tokenizer, texts, precision, packing, adapters, decode, temperature)
         return [entities for _, _, entities in found]
     if adapters is not None:
-        with merged_copies(model, merge=False):
+        with one_at_a_time(model):
             return tag_words(model, tokenizer, texts, precision, packing, adapters=adapters, decode=decode).tags
     ready = sum(map(_characters, texts)) > MANY
     with Predictor(model, tokenizer, precision, packing, decode, ready=ready) as predictor:
@@ -327,7 +348,7 @@ def find_entities(
     reader = _Reader(model, tokenizer)
     words, pieces = reader.words(texts)
     options = {"adapters": adapters, "decode": decode, "temperature": temperature}
-    with merged_copies(model, merge=False):
+    with one_at_a_time(model):
         tagged = tag_words(model, tokenizer, pieces, precision, packing, **options)
     return reader.entities(texts, words, tagged)
 

@@ -1,6 +1,7 @@
 """Raw texts and pre-split words take one path; entities are where they say; many texts give what each alone gives."""
 
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from lorakit.data.pretokenizer import split_words
 from lorakit.data.tags import irregular
 from lorakit.lora import lora_layers
 from lorakit.training import evaluation, layout, prediction
-from lorakit.training.evaluation import tag_words
+from lorakit.training.evaluation import tag_split, tag_words
 from lorakit.training.prediction import Entity, Predictor, find_entities, find_in_chunks, in_chunks
 from tests.data.test_pretokenizer import texts
 from tests.support.tiny import LABELS, MINI, make_tiny_model
@@ -397,6 +398,25 @@ def test_no_gradient_is_kept_and_modes_stay(adapted, tokenizer, small):
     adapted.register_forward_hook(lambda module, _, output: outputs.append((output[0].requires_grad, module.training)))
     lorakit.predict(adapted, tokenizer, MANY_TEXTS)
     assert set(outputs) == {(False, False)} and adapted.training
+
+
+def test_threads_that_share_a_model_take_turns(adapted, tokenizer, small, monkeypatch):
+    inside, most = [], []
+
+    def tag(*arguments):
+        inside.append(None)
+        time.sleep(0.02)  # long enough for another thread to come in
+        most.append(len(inside))
+        inside.pop()
+        return tag_split(*arguments)
+
+    monkeypatch.setattr("lorakit.training.prediction.tag_split", tag)
+    work = [threading.Thread(target=find_entities, args=(adapted, tokenizer, MANY_TEXTS[:n])) for n in (1, 2, None)]
+    for thread in work:
+        thread.start()
+    for thread in work:
+        thread.join()
+    assert len(most) >= 3 and max(most) == 1
 
 
 def test_threads_that_share_a_model_find_what_one_finds(adapted, tokenizer, small):
