@@ -9,8 +9,8 @@
 # linear1.weight and linear2.weight to one fused operator and never calls the two layers. PEFT's wrapper answers .weight
 # with the frozen weight, so the update is passed over without a warning, with gradients enabled, too: the model answers
 # to the last bit as if it had never been trained. LoRA learns the task below (accuracy 1.00 in train mode, without any
-# dropout), and eval mode has the untrained accuracy. Merging the adapter or torch.backends.mha.set_fastpath_enabled(False)
-# brings it back, so two ways of using one adapter disagree.
+# dropout), and eval mode has the untrained accuracy. Merging the adapter brings it back, and so does turning the fast
+# path off (torch.backends.mha.set_fastpath_enabled(False)): the ways of using one adapter disagree.
 #
 # Who is hurt: everybody who puts LoRA on a model built of torch's own encoder layers (tabular, speech, vision and
 # time-series models are): the training loss is fine, validation never moves, and data or rate get the blame.
