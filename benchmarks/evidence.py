@@ -135,10 +135,17 @@ def build(cell: Cell, data: NerData, model_source: str) -> tuple[Any, Any]:
     """A fresh base with its head, adapted where the cell is LoRA's, and the tokenizer."""
     model, tokenizer = load_token_classifier(model_source, data.labels, cell["seed"], cell.get("dropout"))
     if cell["mode"] == "lora":
-        apply_lora(model, **cell["lora"], seed=cell["seed"])
+        rows = {"trainable_token_indices": tokens_of(data, tokenizer)} if cell.get("token_rows") else {}
+        apply_lora(model, **cell["lora"], **rows, seed=cell["seed"])
     for name in cell.get("frozen", ()):
         model.base_model.get_submodule(name).requires_grad_(False)
     return model, tokenizer
+
+
+def tokens_of(data: NerData, tokenizer: Any) -> list[int]:
+    """The tokens of the training sentences, special ones with them."""
+    sentences = [list(example.words) for example in data.train]
+    return sorted({token for ids in tokenizer(sentences, is_split_into_words=True)["input_ids"] for token in ids})
 
 
 def count_flops(cell: Cell, data: NerData, model_source: str) -> float:

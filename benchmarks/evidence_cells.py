@@ -62,6 +62,29 @@ def rates(embeddings: float) -> dict[str, float]:
     return {"word_embeddings": embeddings}
 
 
+def embeddings_too(
+    learning_rate: float, embeddings: float = 1e-4, batch_size: int = 8, r: int = 48, *, token_rows: str | None = None
+) -> Cell:
+    """LoRA on all linear layers beside the token table, without the base's dropout, with Viterbi tags.
+
+    Args:
+        embeddings: the rate of the token table.
+        token_rows: "of the corpus" to train only the rows of tokens in its training sentences; None for all rows.
+    """
+    cell = lora(
+        learning_rate,
+        batch_size=batch_size,
+        start="plain",
+        r=r,
+        alpha=2 * r,
+        module_rates=rates(embeddings),
+        dropout=0.0,
+        decode="viterbi",
+        **({} if token_rows else {"modules_to_save": EMBEDDINGS}),
+    )
+    return {**cell, "token_rows": token_rows} if token_rows else cell
+
+
 SCREEN = [
     lora(2e-3),
     lora(2e-3, batch_size=16),
@@ -112,6 +135,9 @@ WHOLE = [
     lora(7e-4, batch_size=8, start="plain", r=48, alpha=96, modules_to_save=EMBEDDINGS, module_rates=rates(1e-4)),
     full(3e-4, batch_size=16, epochs=4),
     full(5e-4, batch_size=16, epochs=4, dropout=0.0),
+    embeddings_too(5e-4, embeddings=3e-4),
+    embeddings_too(5e-4, batch_size=4, token_rows="of the corpus"),
+    full(3e-4, batch_size=16, config={"decode": "viterbi"}),
 ]
 # What validation on the whole corpus chose: LoRA in two epochs of small batches against full fine-tuning in four. First
 # with greedy tags; then, without the base's dropout for LoRA, with each sentence's most probable valid tags.
@@ -120,15 +146,5 @@ FINAL = [
     lora(7e-4, batch_size=8, start="plain", r=48, alpha=96, modules_to_save=EMBEDDINGS, module_rates=rates(1e-4)),
     full(5e-4, batch_size=16, epochs=4, config={"decode": "viterbi"}),
     full(3e-4, batch_size=16, epochs=4, config={"decode": "viterbi"}),  # better on validation, found after the others
-    lora(
-        7e-4,
-        batch_size=8,
-        start="plain",
-        r=48,
-        alpha=96,
-        modules_to_save=EMBEDDINGS,
-        module_rates=rates(1e-4),
-        dropout=0.0,
-        decode="viterbi",
-    ),
+    embeddings_too(7e-4),
 ]

@@ -350,7 +350,11 @@ def setting(cell: Record) -> list[str]:
 
 def also(options: Mapping[str, Any], cell: Record) -> list[str]:
     """Settings without a column of their own."""
-    named = {**options, **{key: cell[key] for key in ("dropout", "frozen") if key in cell}, **cell.get("config", {})}
+    named = {
+        **options,
+        **{key: cell[key] for key in ("token_rows", "dropout", "frozen") if key in cell},
+        **cell.get("config", {}),
+    }
     lists = {name: " + ".join(map(str, value)) for name, value in named.items() if isinstance(value, list)}
     return [f"{name} {value}" for name, value in {**named, **lists}.items()]
 
