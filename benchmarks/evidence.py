@@ -23,12 +23,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 from evidence_cells import FINAL, SCREEN, WHOLE, Cell, decoder
 from evidence_report import SPLIT_MODES, draw, report, summary_of
@@ -42,6 +43,7 @@ from lorakit.cli.parser import Parser, input_errors
 from lorakit.data.corpus import NerData
 from lorakit.power.reading import Reading
 from lorakit.training.config import TrainResult
+from lorakit.training.loop import Trainer
 from lorakit.training.metrics import Scores
 from lorakit.training.models import load_token_classifier
 from lorakit.training.sentences import read_sentences
@@ -153,11 +155,60 @@ def count_flops(cell: Cell, data: NerData, model_source: str) -> float:
     wanted = COUNTED_BATCHES * cell["batch_size"]
     some = replace(data, train=data.train[:: max(1, len(data.train) // wanted)][:wanted], validation=(), test=())
     model, tokenizer = build(cell, data, model_source)
-    with Operations() as operations:
-        config = config_of(cell)
+    config = config_of(cell)
+    with steps_counted() as operations:
         # a cache is filled once per run, whatever the number of epochs
         result = train(model, tokenizer, some, config if config.cache_prefix else replace(config, epochs=1))
     return operations.flops / result.train_tokens
+
+
+@contextmanager
+def steps_counted() -> Iterator[Operations]:
+    """Count the steps of a training, and the filling of its cache.
+
+    What a run does once whatever its length, such as the proof of its packed rows, would weigh too much here.
+    """
+    operations = Operations()
+
+    def counting(method: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            with operations:
+                return method(*arguments)
+
+        return run
+
+    with (
+        patch.object(Trainer, "train_step", counting(Trainer.train_step)),
+        patch.object(Trainer, "fill_cache", counting(Trainer.fill_cache)),
+    ):
+        yield operations
+
+
+def finished(like: Cell) -> list[Cell]:
+    """The cells of the results with this one's base and corpus that trained to the end."""
+    same = ("model", "dataset")
+    cells = [record["cell"] for record in read_cells(CELLS) if "error" not in record]
+    return [cell for cell in cells if all(cell[name] == like[name] for name in same)]
+
+
+def recount(cells: Sequence[Cell], data: NerData, model_source: str) -> None:
+    """Count the FLOPs of finished cells again."""
+    found = {}
+    for number, cell in enumerate(cells, start=1):
+        found[str(cell)] = per_token = count_flops(cell, part_of(cell, data), model_source)
+        print(f"{number} of {len(cells)}: {per_token / 1e6:.2f} MFLOPs per token: {json.dumps(cell)}", flush=True)
+    with locked(CELLS):
+        records = [
+            with_flops(record, found[str(record["cell"])]) if str(record["cell"]) in found else record
+            for record in read_cells(CELLS)
+        ]
+        write_text(CELLS, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def with_flops(record: dict[str, Any], per_token: float) -> dict[str, Any]:
+    """The record with another count."""
+    tokens = record["train_tokens"] * record["best_epoch"] / record["cell"]["epochs"]
+    return {**record, "flops_per_token": per_token, "flops_to_best_epoch": per_token * tokens}
 
 
 def outcome(result: TrainResult, reading: Reading, flops_per_token: float, counted: Any) -> dict[str, Any]:
@@ -256,6 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar=("K", "N"),
         help="run every Nth cell or seed from the Kth on, beside a process that runs the others (default: all)",
     )
+    add("--recount", action="store_true", help="only count the FLOPs of all finished cells of the base again")
     add("--report", action="store_true", help="only write evidence.json, .md and .png from the cells so far")
     add("--output-dir", default=RESULTS, metavar="FOLDER", help="of the report (default: benchmarks/results)")
     arguments = parser.parse_args(argv)
@@ -267,7 +319,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--model and --dataset are needed, except with --report")
     with input_errors(parser):
         data = read_ner(arguments.dataset)
-        run(planned(arguments, arguments.dataset), data, arguments)
+        if arguments.recount:
+            recount(finished(planned(arguments, arguments.dataset)[0]), data, arguments.model)
+        else:
+            run(planned(arguments, arguments.dataset), data, arguments)
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 import lorakit
@@ -251,3 +252,19 @@ def test_final_cells_take_turns_and_hold_what_the_summary_needs(small, tmp_path)
     found = json.loads(Path(tmp_path, "evidence.json").read_text())["summary"]
     assert found["seeds"] == 2 and found["operations_ratio"] > 0
     assert (tmp_path / "evidence.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_flops_are_those_of_steps_alone_whatever_multiplies_them(mode, small, monkeypatch):
+    options = {"lora": {"r": 2, "lora_alpha": 4, "target_modules": "all-linear"}} if mode == "lora" else {}
+    cell = {"mode": mode, "learning_rate": 1e-3, "batch_size": 4, "epochs": 1, "precision": "fp32", "seed": 0,
+            "sentences": None, "validation_sentences": None, "test": False, **options}  # fmt: skip
+    data, counted = evidence.read_ner(""), []
+    for onednn in "01":  # it builds its kernels before the first step, by multiplying
+        monkeypatch.setenv("LORAKIT_ONEDNN", onednn)
+        counted.append(evidence.count_flops(cell, data, BASE))
+    model = evidence.build(cell, data, BASE)[0]
+    matrices = [module.weight for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    per_token = sum(2 * matrix.numel() for matrix in matrices) * (3 if mode == "full" else 2)
+    assert counted[0] == pytest.approx(counted[1], rel=0.01)  # the widths of rows may differ
+    assert per_token < counted[0] < 1.35 * per_token  # attention, padding and low-rank matrices
