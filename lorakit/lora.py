@@ -5,6 +5,7 @@ the parts; what users call is here, or imported here.
 """
 
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -153,6 +154,7 @@ def apply_lora(
     adapter = new_adapter(model, config, modules_trained_in_full(model, config), seed)
     adapter = replace(adapter, rows=rows_trained(model, config, (*adapter.saved, *adapter.targets)))
     _warn_of_large_ranks(model, adapter)
+    _warn_of_experts(model, adapter)
     return save_adapted(add_adapter(model, adapter_name, adapter), save_adapter)
 
 
@@ -373,4 +375,23 @@ def _warn_of_large_ranks(model: nn.Module, adapter: Adapter) -> None:
         limit = min(math.prod(A[1:]), B[0])
         if r > limit:
             warnings.warn(f"r={r} is more than {name!r} can use: its weight has rank {limit} at most", stacklevel=3)
+            return
+
+
+def _warn_of_experts(model: nn.Module, adapter: Adapter) -> None:
+    """Warn if LoRA is on a mixture's other matrices, but its experts have theirs in one tensor, which is no layer."""
+
+    def in_every_layer(name: str) -> str:
+        return re.sub(r"\.\d+(?=\.|$)", ".*", name)
+
+    adapted = [in_every_layer(name) for name in adapter.targets]
+    for name, module in model.named_modules():
+        parent, _, last = name.rpartition(".")
+        tensors = [of for of, tensor in module.named_parameters(recurse=False) if tensor.dim() == 3]
+        if last.endswith("experts") and tensors and any(a.startswith(in_every_layer(parent) + ".") for a in adapted):
+            warnings.warn(
+                f"{name!r} and its like in other layers hold the matrices of all experts in one tensor each"
+                f" ({', '.join(tensors)}), which LoRA does not reach: they stay frozen",
+                stacklevel=3,
+            )
             return

@@ -2,10 +2,12 @@
 
 import copy
 import pickle
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import Qwen3MoeConfig, Qwen3MoeForTokenClassification
 
 from lorakit.adapters.storage import load_adapter, save_adapter
 from lorakit.lora import (
@@ -133,6 +135,20 @@ def test_bad_arguments_raise_and_leave_the_model_unchanged(options: dict, messag
 def test_a_rank_above_that_of_the_weight_warns() -> None:
     with pytest.warns(UserWarning, match="r=400 is more than .*query' can use: its weight has rank 32 at most"):
         apply_lora(tiny_roberta(), r=400)
+
+
+@pytest.mark.parametrize(
+    ("targets", "warns"), [(["gate_proj", "up_proj", "down_proj"], True), ("all-linear", True), (["q_proj"], False)]
+)
+def test_experts_that_lora_does_not_reach_are_named(targets: str | list[str], warns: bool) -> None:
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8,
+             "num_key_value_heads": 4, "intermediate_size": 48, "moe_intermediate_size": 16}  # fmt: skip
+    config = Qwen3MoeConfig(**sizes, num_experts=4, num_experts_per_tok=2, mlp_only_layers=[0])
+    model = Qwen3MoeForTokenClassification(config)
+    message = r"'model.layers.1.mlp.experts' .* one tensor each \(gate_up_proj, down_proj\), .* stay frozen"
+    with pytest.warns(UserWarning, match=message) if warns else nullcontext():
+        apply_lora(model, r=2, target_modules=targets)
+    assert not any("experts" in name for name, p in model.named_parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("merged", [False, True])
