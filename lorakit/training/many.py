@@ -5,6 +5,9 @@ row of a batch is one run's (`many_batches`), every adapted layer has its update
 what is trained is one matrix with a row for each run (`stacked_parameters`). Each run has its own order, rates,
 clipping and stop, and is what it would be alone, up to rounding. A run that ends makes room for the next, which a
 queue gives (`many_queue`). All are saved at the same moments, and continue from one (`many_checkpoints`).
+
+Under torchrun every rank has all runs and its part of each one's step, as in `train`; it takes the same decisions as
+the others, and they exchange one matrix per step: the gradients, and the losses.
 """
 
 import os
@@ -25,14 +28,14 @@ from lorakit.adapters.storage import save_adapter
 from lorakit.data.decoding import decoder_for, remember_decoder
 from lorakit.data.habits import learn_habits, remember_habits
 from lorakit.data.ner_data import NerData
-from lorakit.data.packing import Batch, plan_batch, without_waiting
+from lorakit.data.packing import Batch, Step, plan_batch, without_waiting
 from lorakit.data.subwords import check_tokenizer
 from lorakit.data.tokenization import IGNORE
 from lorakit.nn.stacked import stacked
 from lorakit.training.adapter_run import AdapterRun
 from lorakit.training.checkpoint import Checkpointer
 from lorakit.training.config import TrainConfig, TrainResult
-from lorakit.training.distributed import device, process_group, world_size
+from lorakit.training.distributed import all_sum, device, main_writes, process_group, rank, world_size
 from lorakit.training.dry_run import dry_run
 from lorakit.training.evaluation import (
     EncodedSplit,
@@ -49,13 +52,13 @@ from lorakit.training.loop import SEEN_WITHOUT_VALIDATION, check_corpus, faster_
 from lorakit.training.loss import objective_for
 from lorakit.training.many_batches import join_corpora, layout_of_many, losses_by_run, micros
 from lorakit.training.many_checkpoints import FIRST, newest_moment, together_at
-from lorakit.training.many_checks import check_runs, new_adapters
+from lorakit.training.many_checks import check_ranks_of_runs, check_ranks_of_start, check_runs, new_adapters
 from lorakit.training.many_queue import RunList, RunQueue
 from lorakit.training.many_run import Corpus, Member, StepOutcome
 from lorakit.training.metrics import SentenceCounts
 from lorakit.training.optimizer import build_optimizer
 from lorakit.training.precision import autocast_for, frozen_in_half
-from lorakit.training.preemption import Preempted, StopRequest
+from lorakit.training.preemption import Preempted, StopAgreement, StopRequest
 from lorakit.training.same_run import frozen_hash, run_identity
 from lorakit.training.scores import Scores
 from lorakit.training.sentences import NAME as SENTENCES
@@ -73,7 +76,8 @@ def train_many(
     gradients are those of each run alone to about 1e-5; with dropout, other values are dropped than alone.
 
     With output_dirs, SIGTERM and SIGINT save a checkpoint of every run and end the process (`Preempted`, status 143 or
-    130); the same call with resume=True in all runs continues, on a CPU bit for bit.
+    130); the same call with resume=True in all runs continues, on a CPU bit for bit. Under torchrun every process calls
+    this with the same arguments, and each run is what `train` gives on as many processes.
 
     Example:
         import dataclasses
@@ -102,8 +106,9 @@ def train_many(
         By run the result of `train`; `train_seconds` is its share by tokens of the time of the steps.
 
     Raises:
-        ValueError: two runs have one name or folder, a setting cannot be batched, or checkpoints belong to other runs;
-            the message names the run and the setting. The model is then unchanged.
+        ValueError: two runs have one name or folder, a setting cannot be batched, checkpoints belong to other runs, or
+            the processes were given different runs; the message names the run and the setting. The model is then
+            unchanged.
         Preempted: a signal asked to stop.
     """
     check_runs(runs, at_once)
@@ -131,9 +136,8 @@ def train_queue(
         check_table(model, tokenizer, (corpus.train, corpus.validation, corpus.test))
     adapters = new_adapters(model, runs)
     with process_group():
-        if world_size() > 1:
-            raise ValueError("train_many runs in one process, and this is one of several; start it without torchrun")
-        seed_everything(runs[0].config.seed, 0)
+        check_ranks_of_runs(model, data, queue, at_once)
+        seed_everything(runs[0].config.seed, rank())
         model.to(device())
         try:
             with StopRequest(active=runs[0].config.output_dir is not None) as stop:
@@ -172,7 +176,8 @@ class _Together:
         remember_habits(model, learn_habits(data.train))  # for `predict` on raw texts, as in `train`
         remember_decoder(model, decoder_for(first.decode, data.labels))
         self.model, self.tokenizer, self.corpora = model, tokenizer, corpora
-        self.of_all, self.queue, self.at_once, self.stop = data, queue, at_once, stop
+        self.of_all, self.queue, self.at_once = data, queue, at_once
+        self.stopping, self.taken = StopAgreement(stop, device()), 0  # steps that this process has taken
         self.encoded = [encode_tagged(model, tokenizer, corpus.train, corpus.labels) for corpus in corpora]
         self.layout = layout_for(model, first.packing, first.precision)
         if self.layout.by_length:
@@ -210,6 +215,7 @@ class _Together:
                 set_random_state(random)
             while self.members:
                 ended = [row for row, member in enumerate(self.members) if member.is_at_the_end_of_an_epoch]
+                self.stopping.resume(self.taken)
                 # left before adapters are switched or saved: they change layers' classes, and weights' types
                 with faster_operators(self.model), frozen_in_half(self.model, self.autocast, self.forward_once):
                     while not ended:
@@ -240,7 +246,7 @@ class _Together:
             self.start(self.queue.run(name), state, moment.runs[name])
         if any(member.has_ended for member in self.members):
             self.finish()
-        return next(iter(moment.members.values()))["random"]
+        return next(iter(moment.members.values())).get("random")  # left out on another number of ranks
 
     def fill(self) -> None:
         """Let waiting runs start where there is room."""
@@ -258,10 +264,11 @@ class _Together:
             former: what the run of the checkpoint is compared by.
 
         Raises:
-            OtherRunError: the checkpoint is another run's.
+            OtherRunError: the checkpoint is another run's, or other ranks start another run.
         """
         config, number = run.config, self.corpus_of(run)
         adapter = self.adapters.pop(run.name, None) or new_adapters(self.model, [run])[0]
+        check_ranks_of_start(run, adapter)
         save_adapted(add_adapter(self.model, run.name, adapter), save_adapter)
         corpus = Corpus(self.corpora[number], self.encoded[number], number, self.run_layout)
         identity = {}
@@ -301,24 +308,41 @@ class _Together:
         began, members, parameters = time.perf_counter(), self.members, self.parameters
         self.model.train()
         steps = [member.next_step() for member in members]
-        targets = self.column([step.targets for step in steps])
-        losses, grad = torch.zeros(len(members), device=device()), None
-        for plans in micros([(member.corpus.number, step) for member, step in zip(members, steps, strict=True)]):
-            loss, more = self.forward_backward(*self.table.batch(plans), targets)
-            losses, grad = losses + loss, more if grad is None else grad + more
+        losses, grad = self.gradients(steps)
         rates = self.column([member.rate for member in members])
         norms, skipped = parameters.step(grad, rates, self.column([m.config.max_grad_norm for m in members]))
         seconds, tokens = time.perf_counter() - began, [sum(p.tokens for p in step.micros) for step in steps]
         outcome = StepOutcome(losses, norms, skipped)
         ended = [
-            member.after_step(step, row, outcome, seconds * tokens[row] / sum(tokens))
+            member.after_step(step, row, outcome, seconds * tokens[row] / max(1, sum(tokens)))
             for row, (member, step) in enumerate(zip(members, steps, strict=True))
         ]
-        if self.stop.number:
+        self.taken += 1
+        if self.stopping.is_due(self.taken):
+            self.stopping.meet(self.taken, losses.new_zeros(()))
+        if self.stopping.is_agreed():
             self.leave()
         if any(m.config.save_every and m.counters.step % m.config.save_every == 0 for m in members):
             self.save()
         return [row for row, end in enumerate(ended) if end]
+
+    def gradients(self, steps: Sequence[Step]) -> tuple[Tensor, Tensor]:
+        """The loss of each run's step, (runs,), and its gradient, (runs, width), both over all ranks.
+
+        Args:
+            steps: this rank's part of each run's.
+        """
+        targets = self.column([step.targets for step in steps])
+        losses, grad = torch.zeros(len(steps), device=device()), None
+        numbers = [member.corpus.number for member in self.members]
+        for plans in micros(list(zip(numbers, steps, strict=True))):
+            loss, more = self.forward_backward(*self.table.batch(plans), targets)
+            losses, grad = losses + loss, more if grad is None else grad + more
+        if world_size() == 1:
+            return losses, grad
+        grad = torch.zeros_like(self.parameters.values) if grad is None else grad  # other ranks have the whole steps
+        both = all_sum(torch.cat([losses[:, None], grad], dim=1))  # one exchange
+        return both[:, 0], both[:, 1:]
 
     def end_epochs(self, rows: Sequence[int]) -> None:
         """Evaluate these runs and save all; those that have ended make room for others."""
@@ -358,7 +382,7 @@ class _Together:
             Preempted: always.
         """
         folders = [os.fspath(Path(member.config.output_dir).resolve()) for member in self.members]
-        raise Preempted(self.stop.number, os.path.commonpath(folders), self.save() if save else True)
+        raise Preempted(self.stopping.signal, os.path.commonpath(folders), self.save() if save else True)
 
     def forward_backward(self, batch: Batch, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Each run's share of its step's loss in this batch, and the gradient (runs, width)."""
@@ -400,7 +424,8 @@ class _Together:
                 self.test(member)
             if config.output_dir and not member.stopped and not member.diverged:
                 scores = {"validation": counters.history[counters.best_epoch - 1]["f1"]} if counters.history else {}
-                save_adapter(self.model, Path(config.output_dir) / "adapter", metrics=scores)
+                folder = Path(config.output_dir) / "adapter"
+                main_writes(lambda folder=folder, scores=scores: save_adapter(self.model, folder, metrics=scores))
                 member.write_sentences()
             member.close()
             result = result_of(counters, member.test, time.perf_counter() - member.began)
@@ -416,7 +441,7 @@ class _Together:
         """Score a run's best adapter, which the model has, on test, and on validation if a resume lost that."""
 
         def between(done: int, total: int) -> None:
-            if self.stop.number:
+            if self.stopping.ask_all():
                 self.leave(save=False)  # all were saved when the run ended
 
         for name in ("validation", "test"):
@@ -433,7 +458,7 @@ class _Together:
         """Score a run's present adapter; None where its corpus has no such split."""
 
         def between(done: int, total: int) -> None:
-            if self.stop.number:
+            if self.stopping.ask_all():
                 self.leave()
 
         member = self.members[row]

@@ -80,9 +80,13 @@ def layout_of_many(layout: Layout, sizes: Sequence[tuple[Encoded, int]], at_once
 
 
 def micros(steps: Sequence[tuple[int, Step]]) -> Iterator[list[tuple[int, Plan] | None]]:
-    """The plans of each run for one batch after another, until every run has had all of its step."""
-    for number in range(max(len(step.micros) for _, step in steps)):
-        yield [(corpus, step.micros[number]) if number < len(step.micros) else None for corpus, step in steps]
+    """The plans of each run for one batch after another, until every run has had this rank's part of its step.
+
+    A run's is None where it has nothing to do; there may be no batch at all, where other ranks have the whole steps.
+    """
+    found = [[(corpus, plan) for plan in step.micros if plan.counts] for corpus, step in steps]
+    for number in range(max(map(len, found))):
+        yield [plans[number] if number < len(plans) else None for plans in found]
 
 
 def losses_by_run(losses: Tensor, rows: Tensor, runs: int) -> Tensor:

@@ -291,14 +291,6 @@ def test_what_cannot_be_batched_is_refused_by_name_and_the_model_stays(tiny_mode
         lorakit.train_many(model, tokenizer, DATA, [AdapterRun("b")])
 
 
-def test_several_processes_are_refused_and_the_model_stays(tiny_model, tokenizer, monkeypatch):
-    monkeypatch.setattr(many, "world_size", lambda: 2)
-    model = tiny_model()
-    with pytest.raises(ValueError, match="runs in one process, and this is one of several; start it without torchrun"):
-        lorakit.train_many(model, tokenizer, DATA, [AdapterRun("a", config=quick())])
-    assert weights(model).keys() == weights(tiny_model()).keys()
-
-
 def test_a_folder_that_holds_another_run_is_refused_unless_it_is_to_be_overwritten(tiny_model, tokenizer, tmp_path):
     model = tiny_model()
     lorakit.apply_lora(model, r=2)
