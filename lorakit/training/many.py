@@ -12,14 +12,14 @@ the others, and they exchange one matrix per step: the gradients, and the losses
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lorakit.adapters.adapter import STATE, Adapter
 from lorakit.adapters.pretrained import SAVE, save_adapted
@@ -30,8 +30,6 @@ from lorakit.data.habits import learn_habits, remember_habits
 from lorakit.data.ner_data import NerData
 from lorakit.data.packing import Batch, Step, plan_batch, without_waiting
 from lorakit.data.subwords import check_tokenizer
-from lorakit.data.tokenization import IGNORE
-from lorakit.nn.stacked import stacked
 from lorakit.training.adapter_run import AdapterRun
 from lorakit.training.checkpoint import Checkpointer
 from lorakit.training.config import TrainConfig, TrainResult
@@ -47,12 +45,20 @@ from lorakit.training.evaluation import (
     score_split,
 )
 from lorakit.training.identity import check_same_run
-from lorakit.training.layout import is_rounding, layout_for, packed_attention, relative_error
+from lorakit.training.layout import (
+    COMPILED_UNIT,
+    check_layout,
+    is_rounding,
+    layout_for,
+    packed_attention,
+    relative_error,
+)
 from lorakit.training.loop import SEEN_WITHOUT_VALIDATION, check_corpus, faster_operators, result_of
 from lorakit.training.loss import objective_for
 from lorakit.training.many_batches import join_corpora, layout_of_many, losses_by_run, micros
 from lorakit.training.many_checkpoints import FIRST, newest_moment, together_at
 from lorakit.training.many_checks import check_ranks_of_runs, check_ranks_of_start, check_runs, new_adapters
+from lorakit.training.many_forward import CompiledRows, EagerRows, RowLosses
 from lorakit.training.many_queue import RunList, RunQueue
 from lorakit.training.many_run import Corpus, Member, StepOutcome
 from lorakit.training.metrics import SentenceCounts
@@ -185,14 +191,22 @@ class _Together:
                 f"{type(model).__name__} takes only sentences of equal length in a batch, because"
                 f" {self.layout.reason or 'padding changes its output'}; train its runs one after the other with train"
             )
+        check_layout(self.layout, first.engine)
+        self.compiles = first.engine == "compile"
+        if self.compiles:
+            self.layout = replace(self.layout, unit=COMPILED_UNIT, part_length=None)
         self.autocast, scaled = autocast_for(first.precision, device())
         if scaled:
             raise ValueError("precision 'fp16' scales the loss of each run; use precision='bf16' or 'fp32'")
         objective_for(model, self.layout, self.encoded[0], label_names(model), first, self.autocast)
         sizes = [(self.encoded[self.corpus_of(run)], run.config.batch_size) for run in runs]
         self.run_layout = layout_of_many(self.layout, sizes, min(at_once, queue.most))
-        self.table = join_corpora(self.encoded, self.layout, device())
-        self.parameters = StackedParameters(model, adapters)
+        self.table = join_corpora(self.encoded, self.layout, device(), few_shapes=self.compiles)
+        self.parameters = StackedParameters(model, adapters, steady=self.compiles)
+        self.losses = RowLosses(model, self.layout, self.parameters)
+        self.rows = (CompiledRows if self.compiles else EagerRows)(self.losses, self.autocast)
+        self.label_counts = [len(corpus.labels) for corpus in corpora]
+        self.first: str | None = None  # run that started
         self.adapters = {run.name: adapter for run, adapter in zip(runs, adapters, strict=True)}
         self.members: list[Member] = []
         self.results: dict[str, TrainResult] = {}
@@ -216,8 +230,7 @@ class _Together:
             while self.members:
                 ended = [row for row, member in enumerate(self.members) if member.is_at_the_end_of_an_epoch]
                 self.stopping.resume(self.taken)
-                # left before adapters are switched or saved: they change layers' classes, and weights' types
-                with faster_operators(self.model), frozen_in_half(self.model, self.autocast, self.forward_once):
+                with self.steps_follow():
                     while not ended:
                         ended = self.step()
                 self.end_epochs(ended)
@@ -225,6 +238,19 @@ class _Together:
             for member in self.members:
                 member.close()
         return self.results
+
+    @contextmanager
+    def steps_follow(self) -> Iterator[None]:
+        """While active, steps are fast; left before adapters are switched or saved, which changes what is made fast."""
+        state = getattr(self.model, STATE)
+        if self.compiles and state.active != self.first:  # another one's layers would be compiled again
+            add_adapter(self.model, self.first, state.adapters[self.first])
+        with (
+            faster_operators(self.model),  # changes layers' classes
+            frozen_in_half(self.model, self.autocast, self.forward_once),  # changes weights' types
+            self.rows.open(),  # changes layers' forward
+        ):
+            yield
 
     def begin(self) -> dict[str, Any] | None:
         """Continue from the newest moment, whose random numbers it returns, or begin in folders without other runs."""
@@ -270,6 +296,7 @@ class _Together:
         adapter = self.adapters.pop(run.name, None) or new_adapters(self.model, [run])[0]
         check_ranks_of_start(run, adapter)
         save_adapted(add_adapter(self.model, run.name, adapter), save_adapter)
+        self.first = self.first or run.name
         corpus = Corpus(self.corpora[number], self.encoded[number], number, self.run_layout)
         identity = {}
         if self.is_saved:
@@ -306,12 +333,14 @@ class _Together:
     def step(self) -> list[int]:
         """Take one optimizer step of every run; returns the rows of those whose epoch has ended."""
         began, members, parameters = time.perf_counter(), self.members, self.parameters
+        self.compile_s = 0.0
         self.model.train()
         steps = [member.next_step() for member in members]
         losses, grad = self.gradients(steps)
         rates = self.column([member.rate for member in members])
         norms, skipped = parameters.step(grad, rates, self.column([m.config.max_grad_norm for m in members]))
-        seconds, tokens = time.perf_counter() - began, [sum(p.tokens for p in step.micros) for step in steps]
+        seconds = time.perf_counter() - began - self.compile_s
+        tokens = [sum(p.tokens for p in step.micros) for step in steps]
         outcome = StepOutcome(losses, norms, skipped)
         ended = [
             member.after_step(step, row, outcome, seconds * tokens[row] / max(1, sum(tokens)))
@@ -387,26 +416,20 @@ class _Together:
     def forward_backward(self, batch: Batch, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Each run's share of its step's loss in this batch, and the gradient (runs, width)."""
         values = self.parameters.values.detach().requires_grad_()
-        with self.autocast():
-            logits = self.of_own_labels(self.logits(batch, rows, values), rows)
-        words = F.cross_entropy(
-            logits.flatten(0, 1).float(), batch.labels.flatten(), ignore_index=IGNORE, reduction="none"
-        )
-        losses = losses_by_run(words, rows, len(values)) / targets[:, 0]
+        given = batch, *self.parameters.of_rows(values, rows), self.outside(rows)
+        if (seconds := self.rows.prepare(*given)) is not None:
+            self.compile_s += seconds
+            for member in self.members:
+                member.count_compiling(batch.input_ids.shape, seconds / len(self.members))
+        losses = losses_by_run(self.rows(*given), rows, len(values)) / targets[:, 0]
         return losses.detach(), torch.autograd.grad(losses.sum(), values)[0]
 
-    def logits(self, batch: Batch, rows: Tensor, values: Tensor) -> Tensor:
-        """The model's output, with each run's adapter for its rows."""
-        with stacked(self.parameters.modules, self.parameters.stacks(values, rows), len(rows)):
-            return self.model(**self.layout.inputs(batch))[0]
-
-    def of_own_labels(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """The logits, with -inf for what is no label of a row's run: the output layer has room for the most labels."""
-        counts = [len(member.corpus.data.labels) for member in self.members]
-        if min(counts) == logits.shape[-1]:
-            return logits
-        outside = torch.arange(logits.shape[-1], device=logits.device) >= self.column(counts)
-        return logits.masked_fill(outside.index_select(0, rows)[:, None], -torch.inf)
+    def outside(self, rows: Tensor) -> Tensor | None:
+        """Whether a label is none of a row's run, (rows, labels): the output layer has room for the most labels."""
+        if min(self.label_counts) == max(self.label_counts):
+            return None
+        counts = self.column([len(member.corpus.data.labels) for member in self.members])
+        return (torch.arange(max(self.label_counts), device=rows.device) >= counts).index_select(0, rows)
 
     def finish(self, again: bool = False) -> None:
         """Test and save the runs that have ended.
@@ -492,7 +515,7 @@ class _Together:
         plans = [(m.corpus.number, plan_batch(m.corpus.encoded, [0], self.layout)) for m in members]
         batch, rows = self.table.batch(plans)
         coarsest = max(torch.finfo(p.dtype).eps for p in self.model.parameters() if p.is_floating_point())
-        together = self.without_dropout(lambda: self.logits(batch, rows, moved))
+        together = self.without_dropout(lambda: self.losses.logits(batch, *parameters.of_rows(moved, rows)))
         parameters.values = moved
         last = {member.corpus.number: row for row, member in enumerate(members)}  # each corpus may have its own head
         for row in sorted({0, *last.values()}):

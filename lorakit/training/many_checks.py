@@ -26,7 +26,7 @@ from lorakit.training.output_layer import new_rows
 from lorakit.training.same_run import compare_ranks, config_of_rank, corpus_of_rank, model_of_rank
 from lorakit.training.stacked_parameters import tensors_of
 
-SHARED = ("precision", "packing", "decode", "resume")
+SHARED = ("precision", "packing", "decode", "resume", "engine")
 """Settings that all runs must have in common."""
 FIXED = ("engine", "strategy", "cache_prefix", "class_weights", "log_to", "loss")
 """Settings that must have their default, because there is no such thing for several runs at once."""
@@ -62,7 +62,7 @@ def check_runs(runs: Sequence[AdapterRun], at_once: int) -> None:
             raise ValueError("precision 'fp16' scales the loss of each run; use precision='bf16' or 'fp32'")
         for name in FIXED:
             default, value = TrainConfig.__dataclass_fields__[name].default, getattr(run.config, name)
-            if value != default and (name, value) != ("loss", "cross_entropy"):
+            if value != default and (name, value) not in (("loss", "cross_entropy"), ("engine", "compile")):
                 raise ValueError(
                     f"run {run.name!r}: {name}={value!r} cannot be batched with other runs; leave it at {default!r}, or"
                     " train this run alone with train"

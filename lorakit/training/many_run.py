@@ -186,6 +186,12 @@ class Member:
             self._log(rate)
         return self.is_at_the_end_of_an_epoch or self.diverged
 
+    def count_compiling(self, shape: tuple[int, int], seconds: float) -> None:
+        """Count time spent compiling a shape, this run's share, separately from that of training."""
+        self.counters.compile_seconds += seconds
+        self._logged_at += seconds
+        self.log.compiled(rows=shape[0], width=shape[1], seconds=seconds)
+
     def evaluated(self, scores: Scores | None, counts: SentenceCounts | None, adapter: Adapter) -> None:
         """Count an epoch, and keep its adapter if it is the best so far.
 

@@ -229,9 +229,9 @@ def test_a_run_ends_with_its_patience_and_keeps_its_best_epoch(tiny_model, token
 
 
 def test_a_batch_that_gives_a_run_the_adapter_of_another_is_refused(tiny_model, tokenizer, monkeypatch):
-    stacks = StackedParameters.stacks
+    of_rows = StackedParameters.of_rows
     monkeypatch.setattr(
-        StackedParameters, "stacks", lambda self, values, rows: stacks(self, values, torch.zeros_like(rows))
+        StackedParameters, "of_rows", lambda self, values, rows: of_rows(self, values, torch.zeros_like(rows))
     )
     runs = [AdapterRun(name, config=quick()) for name in ("a", "b")]
     with pytest.raises(ValueError, match="gives other outputs for several adapters in a batch than for each alone"):
@@ -248,7 +248,11 @@ def test_a_batch_that_gives_a_run_the_adapter_of_another_is_refused(tiny_model, 
             [AdapterRun("a", config=quick(output_dir="x")), AdapterRun("b")],
             "'a' and 'b' only one has an output_dir; give",
         ),
-        ([AdapterRun("a", config=quick(engine="compile"))], "run 'a': engine='compile' cannot be batched .* 'eager'"),
+        (
+            [AdapterRun("a", config=quick(engine="cuda_graphs"))],
+            "'a': engine='cuda_graphs' cannot be batched .* 'eager'",
+        ),
+        ([AdapterRun("a"), AdapterRun("b", config=quick(engine="compile"))], "have engine 'eager' and 'compile'"),
         ([AdapterRun("a", config=quick(class_weights="balanced"))], "class_weights='balanced' cannot be batched"),
         (
             [AdapterRun("a"), AdapterRun("b", config=quick(decode="greedy"))],
