@@ -42,7 +42,7 @@ def choose_folder(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: The folder holds another run's results, or --overwrite would delete what the command reads.
     """
-    from lorakit.training.distributed import gather_bytes, is_main
+    from lorakit.training.distributed import is_main, of_main
 
     answer = {}
     if is_main():  # the others may look after this rank has begun to write
@@ -50,7 +50,7 @@ def choose_folder(arguments: argparse.Namespace) -> None:
             answer = {"folder": str(_folder_for(arguments))}
         except ValueError as error:
             answer = {"error": str(error)}
-    answer = json.loads(gather_bytes(json.dumps(answer).encode())[0])
+    answer = of_main(answer)
     if "error" in answer:
         raise ValueError(answer["error"])
     arguments.output_dir = Path(answer["folder"])

@@ -130,6 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from lorakit.cli.measured_training import exit_status
     from lorakit.training.checkpoint import OtherRunError, run_lock
+    from lorakit.training.distributed import is_main
     from lorakit.training.preemption import Preempted
 
     with processes(arguments), ExitStack() as locked:
@@ -137,24 +138,24 @@ def run(arguments: argparse.Namespace) -> int:
             job = prepare(arguments, config)
             locked.enter_context(run_lock(arguments.output_dir))
         check_stopped()
-        if arguments.overwrite:
+        if arguments.overwrite and is_main():
             clear(arguments.output_dir)
         try:
-            record = job.run()
+            has_winner = job.run()
         except (Preempted, MemoryError, OSError) as stopped:
             return exit_status(stopped, arguments.parser)
         except (ValueError, OtherRunError) as error:  # these runs cannot be trained together, or are others
             folder: Path = arguments.output_dir
-            if not arguments.resume and not is_searched(folder):
+            if is_main() and not arguments.resume and not is_searched(folder):
                 clear(folder)
                 if not any(folder.iterdir()):
                     folder.rmdir()
             arguments.parser.error(str(error))
-    return 0 if record["finalists"] else 1
+    return 0 if has_winner else 1
 
 
 class TuningJob:
-    """One search.
+    """One search; every process has it, and the main one writes and prints.
 
     Args:
         arguments: the command line.
@@ -177,11 +178,18 @@ class TuningJob:
         self._began, self._meters = time.monotonic(), []
 
     def spent(self) -> dict[str, float]:
-        """What this process has spent: time, and energy as far as it is known."""
-        return {
+        """What was spent since the start: the main process's time, and the energy of all as far as it is known.
+
+        Every process calls it at the same moments, so that all stop by the same figures.
+        """
+        from lorakit.training.distributed import gather_bytes
+
+        mine = {
             "seconds": time.monotonic() - self._began,
             "wh": sum(meter.turn_wh() or 0.0 for meter in self._meters),
         }
+        of_ranks = [json.loads(part) for part in gather_bytes(json.dumps(mine).encode())]
+        return {"seconds": of_ranks[0]["seconds"], "wh": sum(part["wh"] for part in of_ranks)}
 
     def meter(self, name: str) -> "RunMeter":
         """A meter whose journal is in this folder."""
@@ -204,16 +212,31 @@ class TuningJob:
         base, dropout = _base(self.arguments.model), self.arguments.dropout
         return load_token_classifier(base, self.data.labels, seed, dropout, note=self.note)
 
-    def run(self) -> dict[str, Any]:
-        """Search, train the finalists, write the files and print what was found; returns that of tuning.json."""
+    def run(self) -> bool:
+        """Search, train the finalists, write the files and print what was found; returns False without a winner."""
+        from lorakit.training.distributed import is_main
+
+        found = self.searched()
+        seeds, wh = self.train_finalists(found)
+        return not is_main() or self.report(found, seeds, wh)
+
+    def report(self, found: Mapping[str, Any], seeds: Sequence[int], wh: float | None) -> bool:
+        """Write the files and print what was found.
+
+        Args:
+            found: the content of search.json.
+            seeds: of the finalists.
+            wh: energy of the finalists; None where it is unknown.
+
+        Returns:
+            False if there is no winner.
+        """
         from lorakit._files import write_text
         from lorakit.cli.comparison import environment
         from lorakit.cli.tuning_record import record_of, winner_file
         from lorakit.report.tuning import tuning_page, tuning_text
         from lorakit.training.checkpoint import delete_checkpoints
 
-        found = self.searched()
-        seeds, wh = self.train_finalists(found)
         names = found["best"][: self.arguments.finalists]
         splits = [split for split in ("validation", "test") if len(getattr(self.data, split)) > 1]
         record = {
@@ -239,19 +262,20 @@ class TuningJob:
         print(tuning_text(record), end="")
         if record["finalists"]:
             print(f"train it: lorakit train --config {shlex.quote(str(self.folder / WINNER))}")
-        return record
+        return bool(record["finalists"])
 
     def searched(self) -> dict[str, Any]:
         """The content of search.json: that of a search that has ended, or of the one that is made now."""
         from lorakit._files import write_text
         from lorakit.cli.tuning_record import energy_of, trials_of, weights_of
+        from lorakit.training.distributed import is_main, main_writes, of_main
         from lorakit.training.identity import check_same_run
         from lorakit.training.many import train_queue
 
         given, path, search = self.arguments, self.folder / SEARCH, self.search()
         settings = {**search.settings(), **self.identity()}
-        if given.resume and path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
+        has_ended = given.resume and is_main() and path.exists()
+        if found := of_main(json.loads(path.read_text(encoding="utf-8")) if has_ended else None):
             check_same_run(self.folder, found["settings"], settings)
             self.budget.before = found["spent"]
             return found
@@ -262,21 +286,24 @@ class TuningJob:
             # the test split is for the finalists alone
             results = train_queue(model, tokenizer, replace(self.data, test=()), search, given.at_once)
         method, wh = energy_of(meter.reading)
-        found = {
-            "settings": settings,
-            "spent": self.budget.spent(),
-            "combinations": len(self.space),
-            "trials": trials_of(search, results, sizes, wh),
-            "best": [trial.name for trial in search.best(len(search.trials))],
-            "method": method,
-            "wh": wh,
-        }
-        write_text(path, json.dumps(found, indent=1) + "\n")
+        found = of_main(
+            {  # the energy that a stopped search had used is in the main process's journal
+                "settings": settings,
+                "spent": self.budget.spent(),
+                "combinations": len(self.space),
+                "trials": trials_of(search, results, sizes, wh),
+                "best": [trial.name for trial in search.best(len(search.trials))],
+                "method": method,
+                "wh": wh,
+            }
+        )
+        main_writes(lambda: write_text(path, json.dumps(found, indent=1) + "\n"))
         return found
 
     def train_finalists(self, found: Mapping[str, Any]) -> tuple[list[int], float | None]:
         """Train the finalists with other seeds, at least one; returns which were trained, and the energy, Wh."""
         from lorakit.cli.tuning_record import energy_of
+        from lorakit.training.distributed import of_main
         from lorakit.training.many import train_many
         from lorakit.training.sentences import NAME
 
@@ -289,7 +316,8 @@ class TuningJob:
                     break
                 seeds.append(seed)
                 runs = [self.finalist(trials[name], seed) for name in names]
-                if not all((Path(run.config.output_dir) / NAME).exists() for run in runs):
+                # a process may look after the main one has begun to write
+                if not of_main(all((Path(run.config.output_dir) / NAME).exists() for run in runs)):
                     model, tokenizer = self.load(seed)
                     train_many(model, tokenizer, self.data, runs, given.at_once)
         return seeds, energy_of(meter.reading)[1]
@@ -435,7 +463,8 @@ def check_budget(wh: float | None) -> None:
         return
     with EnergyMeter() as meter:
         time.sleep(0.01)
-    if meter.reading.measured_wh is None and meter.reading.estimated_wh is None:
+    reading = meter.gather()  # of several processes only one counts a device
+    if reading.measured_wh is None and reading.estimated_wh is None:
         raise ValueError(
             f"--budget-wh {wh:g}: no energy is known on this machine (lorakit energy doctor says why); give --budget or"
             " --trials instead"

@@ -5,10 +5,11 @@ for the rows of adapter n, however many adapters there are. Adapters of a lower 
 one that does not adapt the layer: where A and B are both zero, so are their gradients.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +82,31 @@ def stacked(modules: Mapping[str, nn.Module], stacks: Mapping[str, Stack], rows:
         yield
     finally:
         for name in stacks:
-            del modules[name].forward  # the class's own again
+            if torch.compiler.is_compiling():
+                modules[name].forward = not_stacked
+            else:
+                del modules[name].forward  # the class's own again
+
+
+@contextmanager
+def compiled_stacks(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """While active, code with `stacked` can be compiled, and these modules can only be called inside it.
+
+    torch.compile can change an attribute, but not make one and delete it.
+    """
+    modules = list(modules)
+    for module in modules:
+        module.forward = not_stacked
+    try:
+        yield
+    finally:
+        for module in modules:
+            vars(module).pop("forward", None)
+
+
+def not_stacked(*given: Any) -> NoReturn:
+    """The forward of a module in `compiled_stacks`, outside `stacked`."""
+    raise AssertionError("called without a stack")
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ One process alone is the plain case of world size 1. DDP keeps the full model on
 a slice of every parameter on each and gathers a layer only while it is used; parameters are then `DTensor`s.
 """
 
+import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -92,6 +94,28 @@ def gather_bytes(mine: bytes) -> list[bytes]:
     parts = [torch.zeros_like(padded, device=here) for _ in range(world_size())]
     dist.all_gather(parts, padded.to(here))
     return [bytes(part[:length].tolist()) for part, length in zip(parts, lengths.tolist(), strict=True)]
+
+
+def of_main(value: Any) -> Any:
+    """The main rank's value, which JSON can hold, on every rank."""
+    return json.loads(gather_bytes(json.dumps(value).encode())[0])
+
+
+def main_writes(write: Callable[[], Any]) -> None:
+    """Let the main rank write something, while the others wait.
+
+    Raises:
+        OSError: on all ranks, if it cannot be written.
+    """
+    problem: OSError | None = None
+    if is_main():
+        try:
+            write()
+        except OSError as error:
+            problem = error
+    said = of_main(None if problem is None else str(problem))
+    if said is not None:
+        raise problem or OSError(f"rank 0 could not write a file: {said}")
 
 
 def wrap_for_ddp(module: nn.Module) -> nn.Module:

@@ -10,12 +10,13 @@ graphs, of better kernels, but compiling takes long for each shape; recording on
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorakit.data.packing import Plan, TokenTable
 from lorakit.training.distributed import world_size
@@ -41,9 +42,7 @@ class CompiledEngine:
     def __init__(self, forward_backward: ForwardBackward, table: TokenTable) -> None:
         self.forward_backward, self.table = forward_backward, table
         self.device = table.values.device
-        check_compiler(self.device)
-        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
-        forward_backward.loss.compile(backend=BACKEND, mode=mode, dynamic=False, fullgraph=True)
+        compile_in_place(forward_backward.loss, self.device)
         self.total = torch.zeros((), device=self.device)
         self.ready: set[torch.Size] = set()
 
@@ -69,16 +68,9 @@ class CompiledEngine:
         if cuda:
             torch.cuda.synchronize()  # work in flight is training
         began = time.perf_counter()
-        # by default torch falls back to eager operations after 8 shapes
-        limits = torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000)
-        try:
-            with limits:  # on a GPU the first run warms up, the second records, the third replays
-                dry_run_backward(loss, self.forward_backward.trained, compile_both, times=3 if cuda else 1)
-        except (torch._dynamo.exc.Unsupported, torch._dynamo.exc.UserError) as problem:
-            name = type(self.forward_backward.model).__name__
-            raise ValueError(
-                f"{name} does not compile into one graph ({_first_line(problem)}); train it with engine 'eager'"
-            ) from problem
+        with one_graph(self.forward_backward.model):
+            # on a GPU the first run warms up, the second records, the third replays
+            dry_run_backward(loss, self.forward_backward.trained, compile_both, times=3 if cuda else 1)
         if cuda:
             torch.cuda.synchronize()
         self.ready.add(plan.source.shape)
@@ -86,6 +78,36 @@ class CompiledEngine:
 
     def run(self, plan: Plan, targets: float, last: bool) -> None:
         self.total += self.forward_backward(self.table.batch(plan), targets, last)
+
+
+def compile_in_place(module: nn.Module, device: torch.device) -> None:
+    """Let a module on a device be compiled, shape by shape, when it is called.
+
+    Raises:
+        ValueError: there is no C++ compiler for a CPU.
+    """
+    check_compiler(device)
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    module.compile(backend=BACKEND, mode=mode, dynamic=False, fullgraph=True)
+
+
+@contextmanager
+def one_graph(model: nn.Module) -> Iterator[None]:
+    """While active, something that runs the model may be compiled for any number of shapes.
+
+    Raises:
+        ValueError: it does not compile into one graph.
+    """
+    # by default torch falls back to eager operations after 8 shapes
+    limits = torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000)
+    try:
+        with limits:
+            yield
+    except (torch._dynamo.exc.Unsupported, torch._dynamo.exc.UserError) as problem:
+        name = type(model).__name__
+        raise ValueError(
+            f"{name} does not compile into one graph ({_first_line(problem)}); train it with engine 'eager'"
+        ) from problem
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,21 @@ row of a batch is one run's (`many_batches`), every adapted layer has its update
 what is trained is one matrix with a row for each run (`stacked_parameters`). Each run has its own order, rates,
 clipping and stop, and is what it would be alone, up to rounding. A run that ends makes room for the next, which a
 queue gives (`many_queue`). All are saved at the same moments, and continue from one (`many_checkpoints`).
+
+Under torchrun every rank has all runs and its part of each one's step, as in `train`; it takes the same decisions as
+the others, and they exchange one matrix per step: the gradients, and the losses.
 """
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lorakit.adapters.adapter import STATE, Adapter
 from lorakit.adapters.pretrained import SAVE, save_adapted
@@ -25,14 +28,12 @@ from lorakit.adapters.storage import save_adapter
 from lorakit.data.decoding import decoder_for, remember_decoder
 from lorakit.data.habits import learn_habits, remember_habits
 from lorakit.data.ner_data import NerData
-from lorakit.data.packing import Batch, plan_batch, without_waiting
+from lorakit.data.packing import Batch, Step, plan_batch, without_waiting
 from lorakit.data.subwords import check_tokenizer
-from lorakit.data.tokenization import IGNORE
-from lorakit.nn.stacked import stacked
 from lorakit.training.adapter_run import AdapterRun
 from lorakit.training.checkpoint import Checkpointer
 from lorakit.training.config import TrainConfig, TrainResult
-from lorakit.training.distributed import device, process_group, world_size
+from lorakit.training.distributed import all_sum, device, main_writes, process_group, rank, world_size
 from lorakit.training.dry_run import dry_run
 from lorakit.training.evaluation import (
     EncodedSplit,
@@ -44,18 +45,26 @@ from lorakit.training.evaluation import (
     score_split,
 )
 from lorakit.training.identity import check_same_run
-from lorakit.training.layout import is_rounding, layout_for, packed_attention, relative_error
+from lorakit.training.layout import (
+    COMPILED_UNIT,
+    check_layout,
+    is_rounding,
+    layout_for,
+    packed_attention,
+    relative_error,
+)
 from lorakit.training.loop import SEEN_WITHOUT_VALIDATION, check_corpus, faster_operators, result_of
 from lorakit.training.loss import objective_for
 from lorakit.training.many_batches import join_corpora, layout_of_many, losses_by_run, micros
 from lorakit.training.many_checkpoints import FIRST, newest_moment, together_at
-from lorakit.training.many_checks import check_runs, new_adapters
+from lorakit.training.many_checks import check_ranks_of_runs, check_ranks_of_start, check_runs, new_adapters
+from lorakit.training.many_forward import CompiledRows, EagerRows, RowLosses
 from lorakit.training.many_queue import RunList, RunQueue
 from lorakit.training.many_run import Corpus, Member, StepOutcome
 from lorakit.training.metrics import SentenceCounts
 from lorakit.training.optimizer import build_optimizer
 from lorakit.training.precision import autocast_for, frozen_in_half
-from lorakit.training.preemption import Preempted, StopRequest
+from lorakit.training.preemption import Preempted, StopAgreement, StopRequest
 from lorakit.training.same_run import frozen_hash, run_identity
 from lorakit.training.scores import Scores
 from lorakit.training.sentences import NAME as SENTENCES
@@ -73,7 +82,8 @@ def train_many(
     gradients are those of each run alone to about 1e-5; with dropout, other values are dropped than alone.
 
     With output_dirs, SIGTERM and SIGINT save a checkpoint of every run and end the process (`Preempted`, status 143 or
-    130); the same call with resume=True in all runs continues, on a CPU bit for bit.
+    130); the same call with resume=True in all runs continues, on a CPU bit for bit. Under torchrun every process calls
+    this with the same arguments, and each run is what `train` gives on as many processes.
 
     Example:
         import dataclasses
@@ -102,8 +112,9 @@ def train_many(
         By run the result of `train`; `train_seconds` is its share by tokens of the time of the steps.
 
     Raises:
-        ValueError: two runs have one name or folder, a setting cannot be batched, or checkpoints belong to other runs;
-            the message names the run and the setting. The model is then unchanged.
+        ValueError: two runs have one name or folder, a setting cannot be batched, checkpoints belong to other runs, or
+            the processes were given different runs; the message names the run and the setting. The model is then
+            unchanged.
         Preempted: a signal asked to stop.
     """
     check_runs(runs, at_once)
@@ -131,9 +142,8 @@ def train_queue(
         check_table(model, tokenizer, (corpus.train, corpus.validation, corpus.test))
     adapters = new_adapters(model, runs)
     with process_group():
-        if world_size() > 1:
-            raise ValueError("train_many runs in one process, and this is one of several; start it without torchrun")
-        seed_everything(runs[0].config.seed, 0)
+        check_ranks_of_runs(model, data, queue, at_once)
+        seed_everything(runs[0].config.seed, rank())
         model.to(device())
         try:
             with StopRequest(active=runs[0].config.output_dir is not None) as stop:
@@ -172,7 +182,8 @@ class _Together:
         remember_habits(model, learn_habits(data.train))  # for `predict` on raw texts, as in `train`
         remember_decoder(model, decoder_for(first.decode, data.labels))
         self.model, self.tokenizer, self.corpora = model, tokenizer, corpora
-        self.of_all, self.queue, self.at_once, self.stop = data, queue, at_once, stop
+        self.of_all, self.queue, self.at_once = data, queue, at_once
+        self.stopping, self.taken = StopAgreement(stop, device()), 0  # steps that this process has taken
         self.encoded = [encode_tagged(model, tokenizer, corpus.train, corpus.labels) for corpus in corpora]
         self.layout = layout_for(model, first.packing, first.precision)
         if self.layout.by_length:
@@ -180,14 +191,22 @@ class _Together:
                 f"{type(model).__name__} takes only sentences of equal length in a batch, because"
                 f" {self.layout.reason or 'padding changes its output'}; train its runs one after the other with train"
             )
+        check_layout(self.layout, first.engine)
+        self.compiles = first.engine == "compile"
+        if self.compiles:
+            self.layout = replace(self.layout, unit=COMPILED_UNIT, part_length=None)
         self.autocast, scaled = autocast_for(first.precision, device())
         if scaled:
             raise ValueError("precision 'fp16' scales the loss of each run; use precision='bf16' or 'fp32'")
         objective_for(model, self.layout, self.encoded[0], label_names(model), first, self.autocast)
         sizes = [(self.encoded[self.corpus_of(run)], run.config.batch_size) for run in runs]
         self.run_layout = layout_of_many(self.layout, sizes, min(at_once, queue.most))
-        self.table = join_corpora(self.encoded, self.layout, device())
-        self.parameters = StackedParameters(model, adapters)
+        self.table = join_corpora(self.encoded, self.layout, device(), few_shapes=self.compiles)
+        self.parameters = StackedParameters(model, adapters, steady=self.compiles)
+        self.losses = RowLosses(model, self.layout, self.parameters)
+        self.rows = (CompiledRows if self.compiles else EagerRows)(self.losses, self.autocast)
+        self.label_counts = [len(corpus.labels) for corpus in corpora]
+        self.first: str | None = None  # run that started
         self.adapters = {run.name: adapter for run, adapter in zip(runs, adapters, strict=True)}
         self.members: list[Member] = []
         self.results: dict[str, TrainResult] = {}
@@ -210,8 +229,8 @@ class _Together:
                 set_random_state(random)
             while self.members:
                 ended = [row for row, member in enumerate(self.members) if member.is_at_the_end_of_an_epoch]
-                # left before adapters are switched or saved: they change layers' classes, and weights' types
-                with faster_operators(self.model), frozen_in_half(self.model, self.autocast, self.forward_once):
+                self.stopping.resume(self.taken)
+                with self.steps_follow():
                     while not ended:
                         ended = self.step()
                 self.end_epochs(ended)
@@ -219,6 +238,19 @@ class _Together:
             for member in self.members:
                 member.close()
         return self.results
+
+    @contextmanager
+    def steps_follow(self) -> Iterator[None]:
+        """While active, steps are fast; left before adapters are switched or saved, which changes what is made fast."""
+        state = getattr(self.model, STATE)
+        if self.compiles and state.active != self.first:  # another one's layers would be compiled again
+            add_adapter(self.model, self.first, state.adapters[self.first])
+        with (
+            faster_operators(self.model),  # changes layers' classes
+            frozen_in_half(self.model, self.autocast, self.forward_once),  # changes weights' types
+            self.rows.open(),  # changes layers' forward
+        ):
+            yield
 
     def begin(self) -> dict[str, Any] | None:
         """Continue from the newest moment, whose random numbers it returns, or begin in folders without other runs."""
@@ -240,7 +272,7 @@ class _Together:
             self.start(self.queue.run(name), state, moment.runs[name])
         if any(member.has_ended for member in self.members):
             self.finish()
-        return next(iter(moment.members.values()))["random"]
+        return next(iter(moment.members.values())).get("random")  # left out on another number of ranks
 
     def fill(self) -> None:
         """Let waiting runs start where there is room."""
@@ -258,11 +290,13 @@ class _Together:
             former: what the run of the checkpoint is compared by.
 
         Raises:
-            OtherRunError: the checkpoint is another run's.
+            OtherRunError: the checkpoint is another run's, or other ranks start another run.
         """
         config, number = run.config, self.corpus_of(run)
         adapter = self.adapters.pop(run.name, None) or new_adapters(self.model, [run])[0]
+        check_ranks_of_start(run, adapter)
         save_adapted(add_adapter(self.model, run.name, adapter), save_adapter)
+        self.first = self.first or run.name
         corpus = Corpus(self.corpora[number], self.encoded[number], number, self.run_layout)
         identity = {}
         if self.is_saved:
@@ -299,26 +333,45 @@ class _Together:
     def step(self) -> list[int]:
         """Take one optimizer step of every run; returns the rows of those whose epoch has ended."""
         began, members, parameters = time.perf_counter(), self.members, self.parameters
+        self.compile_s = 0.0
         self.model.train()
         steps = [member.next_step() for member in members]
-        targets = self.column([step.targets for step in steps])
-        losses, grad = torch.zeros(len(members), device=device()), None
-        for plans in micros([(member.corpus.number, step) for member, step in zip(members, steps, strict=True)]):
-            loss, more = self.forward_backward(*self.table.batch(plans), targets)
-            losses, grad = losses + loss, more if grad is None else grad + more
+        losses, grad = self.gradients(steps)
         rates = self.column([member.rate for member in members])
         norms, skipped = parameters.step(grad, rates, self.column([m.config.max_grad_norm for m in members]))
-        seconds, tokens = time.perf_counter() - began, [sum(p.tokens for p in step.micros) for step in steps]
+        seconds = time.perf_counter() - began - self.compile_s
+        tokens = [sum(p.tokens for p in step.micros) for step in steps]
         outcome = StepOutcome(losses, norms, skipped)
         ended = [
-            member.after_step(step, row, outcome, seconds * tokens[row] / sum(tokens))
+            member.after_step(step, row, outcome, seconds * tokens[row] / max(1, sum(tokens)))
             for row, (member, step) in enumerate(zip(members, steps, strict=True))
         ]
-        if self.stop.number:
+        self.taken += 1
+        if self.stopping.is_due(self.taken):
+            self.stopping.meet(self.taken, losses.new_zeros(()))
+        if self.stopping.is_agreed():
             self.leave()
         if any(m.config.save_every and m.counters.step % m.config.save_every == 0 for m in members):
             self.save()
         return [row for row, end in enumerate(ended) if end]
+
+    def gradients(self, steps: Sequence[Step]) -> tuple[Tensor, Tensor]:
+        """The loss of each run's step, (runs,), and its gradient, (runs, width), both over all ranks.
+
+        Args:
+            steps: this rank's part of each run's.
+        """
+        targets = self.column([step.targets for step in steps])
+        losses, grad = torch.zeros(len(steps), device=device()), None
+        numbers = [member.corpus.number for member in self.members]
+        for plans in micros(list(zip(numbers, steps, strict=True))):
+            loss, more = self.forward_backward(*self.table.batch(plans), targets)
+            losses, grad = losses + loss, more if grad is None else grad + more
+        if world_size() == 1:
+            return losses, grad
+        grad = torch.zeros_like(self.parameters.values) if grad is None else grad  # other ranks have the whole steps
+        both = all_sum(torch.cat([losses[:, None], grad], dim=1))  # one exchange
+        return both[:, 0], both[:, 1:]
 
     def end_epochs(self, rows: Sequence[int]) -> None:
         """Evaluate these runs and save all; those that have ended make room for others."""
@@ -358,31 +411,25 @@ class _Together:
             Preempted: always.
         """
         folders = [os.fspath(Path(member.config.output_dir).resolve()) for member in self.members]
-        raise Preempted(self.stop.number, os.path.commonpath(folders), self.save() if save else True)
+        raise Preempted(self.stopping.signal, os.path.commonpath(folders), self.save() if save else True)
 
     def forward_backward(self, batch: Batch, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Each run's share of its step's loss in this batch, and the gradient (runs, width)."""
         values = self.parameters.values.detach().requires_grad_()
-        with self.autocast():
-            logits = self.of_own_labels(self.logits(batch, rows, values), rows)
-        words = F.cross_entropy(
-            logits.flatten(0, 1).float(), batch.labels.flatten(), ignore_index=IGNORE, reduction="none"
-        )
-        losses = losses_by_run(words, rows, len(values)) / targets[:, 0]
+        given = batch, *self.parameters.of_rows(values, rows), self.outside(rows)
+        if (seconds := self.rows.prepare(*given)) is not None:
+            self.compile_s += seconds
+            for member in self.members:
+                member.count_compiling(batch.input_ids.shape, seconds / len(self.members))
+        losses = losses_by_run(self.rows(*given), rows, len(values)) / targets[:, 0]
         return losses.detach(), torch.autograd.grad(losses.sum(), values)[0]
 
-    def logits(self, batch: Batch, rows: Tensor, values: Tensor) -> Tensor:
-        """The model's output, with each run's adapter for its rows."""
-        with stacked(self.parameters.modules, self.parameters.stacks(values, rows), len(rows)):
-            return self.model(**self.layout.inputs(batch))[0]
-
-    def of_own_labels(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """The logits, with -inf for what is no label of a row's run: the output layer has room for the most labels."""
-        counts = [len(member.corpus.data.labels) for member in self.members]
-        if min(counts) == logits.shape[-1]:
-            return logits
-        outside = torch.arange(logits.shape[-1], device=logits.device) >= self.column(counts)
-        return logits.masked_fill(outside.index_select(0, rows)[:, None], -torch.inf)
+    def outside(self, rows: Tensor) -> Tensor | None:
+        """Whether a label is none of a row's run, (rows, labels): the output layer has room for the most labels."""
+        if min(self.label_counts) == max(self.label_counts):
+            return None
+        counts = self.column([len(member.corpus.data.labels) for member in self.members])
+        return (torch.arange(max(self.label_counts), device=rows.device) >= counts).index_select(0, rows)
 
     def finish(self, again: bool = False) -> None:
         """Test and save the runs that have ended.
@@ -400,7 +447,8 @@ class _Together:
                 self.test(member)
             if config.output_dir and not member.stopped and not member.diverged:
                 scores = {"validation": counters.history[counters.best_epoch - 1]["f1"]} if counters.history else {}
-                save_adapter(self.model, Path(config.output_dir) / "adapter", metrics=scores)
+                folder = Path(config.output_dir) / "adapter"
+                main_writes(lambda folder=folder, scores=scores: save_adapter(self.model, folder, metrics=scores))
                 member.write_sentences()
             member.close()
             result = result_of(counters, member.test, time.perf_counter() - member.began)
@@ -416,7 +464,7 @@ class _Together:
         """Score a run's best adapter, which the model has, on test, and on validation if a resume lost that."""
 
         def between(done: int, total: int) -> None:
-            if self.stop.number:
+            if self.stopping.ask_all():
                 self.leave(save=False)  # all were saved when the run ended
 
         for name in ("validation", "test"):
@@ -433,7 +481,7 @@ class _Together:
         """Score a run's present adapter; None where its corpus has no such split."""
 
         def between(done: int, total: int) -> None:
-            if self.stop.number:
+            if self.stopping.ask_all():
                 self.leave()
 
         member = self.members[row]
@@ -467,7 +515,7 @@ class _Together:
         plans = [(m.corpus.number, plan_batch(m.corpus.encoded, [0], self.layout)) for m in members]
         batch, rows = self.table.batch(plans)
         coarsest = max(torch.finfo(p.dtype).eps for p in self.model.parameters() if p.is_floating_point())
-        together = self.without_dropout(lambda: self.logits(batch, rows, moved))
+        together = self.without_dropout(lambda: self.losses.logits(batch, *parameters.of_rows(moved, rows)))
         parameters.values = moved
         last = {member.corpus.number: row for row, member in enumerate(members)}  # each corpus may have its own head
         for row in sorted({0, *last.values()}):

@@ -22,6 +22,7 @@ class Corpora:
         begins: by corpus, as they are numbered, where its tokens begin.
         windows: the number of each token's window.
         layout: how the model takes its batches.
+        few_shapes: whether batches have few shapes.
     """
 
     table: TokenTable
@@ -29,6 +30,7 @@ class Corpora:
     begins: tuple[int, ...]
     windows: np.ndarray
     layout: Layout
+    few_shapes: bool = False
 
     def batch(self, plans: Sequence[tuple[int, Plan] | None]) -> tuple[Batch, Tensor]:
         """One batch of what all runs read now, and the run of each of its rows, both on the device.
@@ -47,11 +49,11 @@ class Corpora:
             items.append(read)
             owners.append(np.full(len(read), run))
         windows, owners = np.concatenate(items), np.concatenate(owners)
-        plan, rows = plan_by_adapter(self.encoded, windows, owners, self.layout)
+        plan, rows = plan_by_adapter(self.encoded, windows, owners, self.layout, self.few_shapes)
         return self.table.batch(plan), without_waiting(torch.from_numpy(rows), self.table.values.device)
 
 
-def join_corpora(parts: Sequence[Encoded], layout: Layout, device: torch.device) -> Corpora:
+def join_corpora(parts: Sequence[Encoded], layout: Layout, device: torch.device, few_shapes: bool = False) -> Corpora:
     """Put the corpora of all runs on a device."""
     begins = np.cumsum([0, *(len(part.ids) for part in parts)])
     offsets = [part.offsets[:-1] + begin for part, begin in zip(parts, begins, strict=False)]
@@ -61,7 +63,7 @@ def join_corpora(parts: Sequence[Encoded], layout: Layout, device: torch.device)
         np.concatenate([part.sentence_lengths for part in parts]),
     )
     windows = np.repeat(np.arange(len(every)), every.lengths)
-    return Corpora(TokenTable(every, layout, device), every, tuple(begins.tolist()), windows, layout)
+    return Corpora(TokenTable(every, layout, device), every, tuple(begins.tolist()), windows, layout, few_shapes)
 
 
 def layout_of_many(layout: Layout, sizes: Sequence[tuple[Encoded, int]], at_once: int) -> Layout:
@@ -80,11 +82,15 @@ def layout_of_many(layout: Layout, sizes: Sequence[tuple[Encoded, int]], at_once
 
 
 def micros(steps: Sequence[tuple[int, Step]]) -> Iterator[list[tuple[int, Plan] | None]]:
-    """The plans of each run for one batch after another, until every run has had all of its step."""
-    for number in range(max(len(step.micros) for _, step in steps)):
-        yield [(corpus, step.micros[number]) if number < len(step.micros) else None for corpus, step in steps]
+    """The plans of each run for one batch after another, until every run has had this rank's part of its step.
+
+    A run's is None where it has nothing to do; there may be no batch at all, where other ranks have the whole steps.
+    """
+    found = [[(corpus, plan) for plan in step.micros if plan.counts] for corpus, step in steps]
+    for number in range(max(map(len, found))):
+        yield [plans[number] if number < len(plans) else None for plans in found]
 
 
 def losses_by_run(losses: Tensor, rows: Tensor, runs: int) -> Tensor:
-    """The sum of each run's losses: (rows · width,) and the run of each row to (runs,)."""
-    return losses.new_zeros(runs).index_add(0, rows, losses.view(len(rows), -1).sum(1))
+    """The sum of each run's losses: those of a batch's rows, and the run of each, to (runs,)."""
+    return losses.new_zeros(runs).index_add(0, rows, losses)

@@ -18,6 +18,7 @@ from lorakit.training.checkpoint import (
     read_checkpoint,
     state_of_this_rank,
 )
+from lorakit.training.distributed import gather_bytes
 from lorakit.training.identity import OtherRunError, check_same_run
 
 FIRST = 1  # number of the first moment
@@ -57,7 +58,7 @@ def together_at(
 
 
 def newest_moment(folders: Mapping[str, Path], settings: Mapping[str, Any]) -> Moment | None:
-    """The newest moment of which all checkpoints are intact; None where nothing was saved completely.
+    """The newest moment of which all checkpoints are intact, the same on all ranks; None where nothing was saved.
 
     Args:
         folders: by run, of its checkpoints.
@@ -65,7 +66,20 @@ def newest_moment(folders: Mapping[str, Path], settings: Mapping[str, Any]) -> M
 
     Raises:
         OtherRunError: the runs were others, or their checkpoints are not of one moment.
+        ValueError: the ranks see different folders.
     """
+    found = _newest_here(folders, settings)
+    numbers = [int(number) for number in gather_bytes(str(found.number if found else 0).encode())]
+    if len(set(numbers)) > 1:
+        raise ValueError(
+            f"the processes find different checkpoints of the runs {', '.join(folders)}: the newest were saved at the"
+            f" moments {numbers}; each run's output_dir must be on a disk that all nodes share"
+        )
+    return found
+
+
+def _newest_here(folders: Mapping[str, Path], settings: Mapping[str, Any]) -> Moment | None:
+    """As `newest_moment`, of the folders as this rank sees them."""
     places: dict[tuple[str, int], Path] = {}
     moments: dict[int, Mapping[str, Any]] = {}
     for name, folder in folders.items():

@@ -16,11 +16,17 @@ from lorakit.data.decoding import KEY as DECODER
 from lorakit.data.decoding import decoder_for
 from lorakit.data.habits import KEY as HABITS
 from lorakit.data.habits import learn_habits
+from lorakit.data.ner_data import NerData
 from lorakit.training.adapter_run import AdapterRun
 from lorakit.training.config import TrainConfig
+from lorakit.training.distributed import world_size
+from lorakit.training.identity import hash_of_tensors
+from lorakit.training.many_queue import RunQueue
 from lorakit.training.output_layer import new_rows
+from lorakit.training.same_run import compare_ranks, config_of_rank, corpus_of_rank, model_of_rank
+from lorakit.training.stacked_parameters import tensors_of
 
-SHARED = ("precision", "packing", "decode", "resume")
+SHARED = ("precision", "packing", "decode", "resume", "engine")
 """Settings that all runs must have in common."""
 FIXED = ("engine", "strategy", "cache_prefix", "class_weights", "log_to", "loss")
 """Settings that must have their default, because there is no such thing for several runs at once."""
@@ -56,11 +62,46 @@ def check_runs(runs: Sequence[AdapterRun], at_once: int) -> None:
             raise ValueError("precision 'fp16' scales the loss of each run; use precision='bf16' or 'fp32'")
         for name in FIXED:
             default, value = TrainConfig.__dataclass_fields__[name].default, getattr(run.config, name)
-            if value != default and (name, value) != ("loss", "cross_entropy"):
+            if value != default and (name, value) not in (("loss", "cross_entropy"), ("engine", "compile")):
                 raise ValueError(
                     f"run {run.name!r}: {name}={value!r} cannot be batched with other runs; leave it at {default!r}, or"
                     " train this run alone with train"
                 )
+
+
+def check_ranks_of_runs(model: nn.Module, data: NerData, queue: RunQueue, at_once: int) -> None:
+    """Compare what the ranks were given; does nothing in a single process.
+
+    Args:
+        model: the base.
+        data: the corpus of all runs that have none of their own.
+        queue: of the runs.
+        at_once: runs that share a step.
+
+    Raises:
+        OtherRunError: on every rank, if they differ; the message names the first difference.
+    """
+    if world_size() == 1:
+        return
+    runs = queue.largest()
+    mine = {"runs": [run.name for run in runs], "at_once": at_once, **queue.settings(), **corpus_of_rank(data)}
+    for run in runs:
+        found = {**config_of_rank(run.config), **(corpus_of_rank(run.data) if run.data else {})}
+        mine |= {f"{run.name}: {name}": value for name, value in found.items()}
+    compare_ranks({**mine, **model_of_rank(model)})
+
+
+def check_ranks_of_start(run: AdapterRun, adapter: Adapter) -> None:
+    """Compare the run that starts now, and its adapter as it starts; does nothing in a single process.
+
+    Raises:
+        OtherRunError: on every rank, if they differ.
+    """
+    if world_size() == 1:
+        return
+    settings = {f"{run.name}: {name}": value for name, value in config_of_rank(run.config).items()}
+    weights = {f"{run.name}: weights (hash)": hash_of_tensors(tensors_of(adapter).items())}
+    compare_ranks({"the next run": run.name, **settings, **weights})
 
 
 def new_adapters(model: nn.Module, runs: Sequence[AdapterRun]) -> list[Adapter]:

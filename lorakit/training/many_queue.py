@@ -7,10 +7,12 @@ from typing import Any, Protocol
 
 from lorakit.training.adapter_run import AdapterRun
 from lorakit.training.config import TrainConfig
-from lorakit.training.identity import as_json
+from lorakit.training.distributed import world_size
+from lorakit.training.identity import SENTENCES, as_json
 from lorakit.training.scores import Scores
 
 NOT_SETTINGS = ("output_dir", "resume", "overwrite", "save_every", "log_every", "progress", "log_to")
+BATCH = ("batch_size", "accumulate")  # only their product with the number of processes must stay
 
 
 class RunQueue(Protocol):
@@ -103,9 +105,10 @@ class RunList:
 
 
 def settings_of_run(run: AdapterRun) -> dict[str, Any]:
-    """A run's settings that are not the defaults, by "RUN: NAME"; its corpus is not among them."""
-    found: Mapping[str, Any] = {f"LoRA's {name}": value for name, value in run.lora.items()}
+    """A run's settings that are not the defaults, and its sentences per step, by "RUN: NAME"; not its corpus."""
+    found: dict[str, Any] = {f"LoRA's {name}": value for name, value in run.lora.items()}
     for field in fields(TrainConfig):
-        if field.name not in NOT_SETTINGS and getattr(run.config, field.name) != field.default:
+        if field.name not in (*NOT_SETTINGS, *BATCH) and getattr(run.config, field.name) != field.default:
             found[field.name] = getattr(run.config, field.name)
+    found[SENTENCES] = run.config.batch_size * run.config.accumulate * world_size()
     return {run.name: "among the runs"} | {f"{run.name}: {name}": as_json(value) for name, value in found.items()}

@@ -17,6 +17,7 @@ from lorakit.data.packing import Layout, Step, epoch_steps, steps_per_epoch
 from lorakit.data.tokenization import Encoded
 from lorakit.training.adapter_run import AdapterRun
 from lorakit.training.checkpoint import run_lock
+from lorakit.training.distributed import is_main, rank, world_size
 from lorakit.training.identity import digest_of
 from lorakit.training.logger import TrainingLog
 from lorakit.training.metrics import SentenceCounts
@@ -33,7 +34,7 @@ class StepOutcome:
     """What a step gave for each run, on the device until the first of them logs it.
 
     Args:
-        losses: (runs,). norms, skipped: (runs, 1).
+        losses: (runs,), over all ranks. norms, skipped: (runs, 1).
     """
 
     def __init__(self, losses: Tensor, norms: Tensor, skipped: Tensor) -> None:
@@ -114,7 +115,7 @@ class Member:
     ) -> None:
         self.run, self.config, self.adapter, self.corpus, self.identity = run, run.config, adapter, corpus, identity
         config = run.config
-        self.steps_per_epoch = steps_per_epoch(len(corpus.encoded), config.batch_size, config.accumulate, 1)
+        self.steps_per_epoch = steps_per_epoch(len(corpus.encoded), config.batch_size, config.accumulate, world_size())
         self.counters, self.began = Counters(), time.perf_counter()
         self.test: Scores | None = None
         self.counts: dict[str, SentenceCounts] = {}  # by split, of the best epoch
@@ -149,12 +150,19 @@ class Member:
         return self.diverged or self.stopped or self.counters.has_ended(self.config.epochs, self.config.patience)
 
     def next_step(self) -> Step:
-        """The next step of its order."""
+        """This rank's part of the next step of its order."""
         config, counters = self.config, self.counters
         if self._steps is None:
-            sizes = (config.batch_size, config.accumulate, config.seed)
             self._steps = epoch_steps(
-                self.corpus.encoded, self.corpus.layout, *sizes, counters.epoch, first_step=counters.epoch_step
+                self.corpus.encoded,
+                self.corpus.layout,
+                config.batch_size,
+                config.accumulate,
+                config.seed,
+                counters.epoch,
+                rank(),
+                world_size(),
+                first_step=counters.epoch_step,
             )
         return next(self._steps)
 
@@ -169,7 +177,7 @@ class Member:
         """
         counters, rate = self.counters, self.rate
         tokens = sum(micro.tokens for micro in step.micros)
-        counters.count_step(tokens, sum(micro.computed_tokens for micro in step.micros))
+        counters.count_step(tokens, sum(micro.computed_tokens for micro in step.micros if micro.counts))
         counters.train_seconds += seconds
         self._since.tokens += tokens
         self._since.steps += 1
@@ -177,6 +185,12 @@ class Member:
         if self.is_at_the_end_of_an_epoch or self._since.steps == self.config.log_every:
             self._log(rate)
         return self.is_at_the_end_of_an_epoch or self.diverged
+
+    def count_compiling(self, shape: tuple[int, int], seconds: float) -> None:
+        """Count time spent compiling a shape, this run's share, separately from that of training."""
+        self.counters.compile_seconds += seconds
+        self._logged_at += seconds
+        self.log.compiled(rows=shape[0], width=shape[1], seconds=seconds)
 
     def evaluated(self, scores: Scores | None, counts: SentenceCounts | None, adapter: Adapter) -> None:
         """Count an epoch, and keep its adapter if it is the best so far.
@@ -215,19 +229,24 @@ class Member:
         """
         self._sum_up()
         self.counters.log_bytes = self.log.length()
+        since = asdict(self._since)
+        if not is_main():  # that of all ranks is the main one's: a run that continues alone adds up its ranks'
+            since["loss"] = 0.0
         content = {
             **row,
             "best": tensors_of(self.adapter) if self.counters.best_epoch else {},
             "scaler": {},
             "counters": asdict(self.counters),
-            "since_log": asdict(self._since),
+            "since_log": since,
             "random": random_state(),
             "together": {**together, "diverged": self.diverged, "stopped": self.stopped},
         }
         return Snapshot(device, self.counters, content)
 
     def write_sentences(self) -> None:
-        """Write sentences.json; a disk that cannot take it does not end the training."""
+        """Write sentences.json on the main rank; a disk that cannot take it does not end the training."""
+        if not is_main():
+            return
         splits = {
             split: SplitSentences(digest_of(getattr(self.corpus.data, split)), counts)
             for split, counts in self.counts.items()
@@ -246,7 +265,7 @@ class Member:
     def _load(self, state: Mapping[str, Any]) -> None:
         for item in fields(Counters):
             setattr(self.counters, item.name, state["counters"][item.name])
-        self._since = Since(**state["since_log"])
+        self._since = Since(**state.get("since_log", {}))  # left out on another number of ranks
         self.diverged, self.stopped = state["together"]["diverged"], state["together"]["stopped"]
         self.saved_at = state["together"]["number"]
         if state["best"]:
@@ -272,15 +291,17 @@ class Member:
             learning_rate=rate,
             grad_norm=None if self._was_skipped else self._norm,
             skipped=self.counters.skipped,
-            tokens_per_s=since.tokens / (now - self._logged_at),
+            tokens_per_s=since.tokens * world_size() / (now - self._logged_at),
         )
         self._since, self._logged_at = Since(in_a_row=since.in_a_row), now
         if since.in_a_row >= GIVE_UP_AFTER:
             self._diverge(f"the last {since.in_a_row} steps had no finite gradient")
 
     def _diverge(self, why: str) -> None:
-        if not self.diverged:
-            self.diverged = True
+        if self.diverged:
+            return
+        self.diverged = True
+        if is_main():
             self.log.problem(
                 f"run {self.run.name!r}: {why}, so it ends here and the others continue; try a lower learning rate"
                 f" ({self.config.learning_rate:.2g}), or precision='fp32'"

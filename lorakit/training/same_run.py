@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -108,21 +108,46 @@ def check_ranks(config: TrainConfig, model: nn.Module, data: NerData) -> None:
     """
     if world_size() == 1:
         return
-    settings = {name: value for name, value in vars(config).items() if name not in EACH_RANKS_OWN}
-    mine = {
-        **{name: repr(value) for name, value in settings.items()},
+    compare_ranks({**config_of_rank(config), **corpus_of_rank(data), **model_of_rank(model)})
+
+
+def config_of_rank(config: TrainConfig) -> dict[str, Any]:
+    """The settings that all ranks must have in common, for `compare_ranks`."""
+    return {name: repr(value) for name, value in vars(config).items() if name not in EACH_RANKS_OWN}
+
+
+def corpus_of_rank(data: NerData) -> dict[str, Any]:
+    """What tells two corpora apart, for `compare_ranks`."""
+    splits = ("train", "validation", "test")
+    return {
         "labels": list(data.labels),
-        **{f"{split} set (hash)": digest_of(getattr(data, split)) for split in ("train", "validation", "test")},
+        **{f"{split} set (hash)": digest_of(getattr(data, split)) for split in splits},
+    }
+
+
+def model_of_rank(model: nn.Module) -> dict[str, Any]:
+    """What tells two models apart, for `compare_ranks`."""
+    return {
         LORA: lora_settings(model),
         DROPOUT: dropout_settings(model),
         "parameters": {name: [list(p.shape), p.requires_grad] for name, p in model.named_parameters()},
         "weights (hash)": hash_of_tensors(model.named_parameters()),
     }
+
+
+def compare_ranks(mine: Mapping[str, Any]) -> None:
+    """Compare JSON values by name with those of all other ranks, which call this at the same moment.
+
+    Raises:
+        OtherRunError: on every rank, if they differ; the message names the first difference.
+    """
+    if world_size() == 1:
+        return
     first, *others = (json.loads(part) for part in gather_bytes(json.dumps(mine).encode()))
     for number, other in enumerate(others, start=1):
-        for name in first:
-            if first[name] != other.get(name):
-                where, ours, theirs = difference(name, first[name], other.get(name))
+        for name in {**first, **other}:
+            if first.get(name) != other.get(name):
+                where, ours, theirs = difference(name, first.get(name), other.get(name))
                 raise OtherRunError(
                     f"the processes were given different settings: {where} is {shown(ours)} on rank 0 and"
                     f" {shown(theirs)} on rank {number}; start all with the same command"

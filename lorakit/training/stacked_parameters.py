@@ -50,10 +50,12 @@ class StackedParameters:
         model: an adapted model, on its device.
         adapters: all that will ever have a row, which decide the columns; what of the base they train in place is in
             their `values`.
+        steady: always stack the constants that any of them has, so that a step's tensors stay the same ones.
     """
 
-    def __init__(self, model: nn.Module, adapters: Iterable[Adapter]) -> None:
+    def __init__(self, model: nn.Module, adapters: Iterable[Adapter], steady: bool = False) -> None:
         adapters = list(adapters)
+        self.in_any = adapters if steady else []
         keys = {key for adapter in adapters for key in adapter.values}
         self.base = {key: untouched(model, key) for key in keys}
         self.same_keys = all(adapter.values.keys() == keys for adapter in adapters)
@@ -143,21 +145,19 @@ class StackedParameters:
             if like is not None:
                 yield part.parameter, corner(matrix[row, part.columns].view(part.shape), like.shape)
 
-    def stacks(self, values: Tensor, rows: Tensor) -> dict[str, Stack]:
-        """The stacks of all modules, with an adapter for each row of a batch, as views of one matrix.
+    def of_rows(self, values: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
+        """What `stacks_of` needs for a batch: for each of its rows a matrix' row, and by module what is not trained.
 
         Args:
             values: (adapters, width), which may require a gradient.
             rows: (rows of the batch,), the adapter of each.
         """
-        found: dict[str, dict[str, Tensor]] = {}
-        # split's backward is one cat; that of slices would fill a matrix for each
-        views = (values * self.scale).index_select(0, rows).split([math.prod(part.shape) for part in self.parts], dim=1)
-        for part, view in zip(self.parts, views, strict=True):
-            found.setdefault(part.module, {})[part.key] = view.view(-1, *part.shape)
-        for name, constants in self._constants.items():
-            found[name] |= {key: value.index_select(0, rows) for key, value in constants.items()}
-        return {name: Stack(**tensors) for name, tensors in found.items()}
+        chosen = (values * self.scale).index_select(0, rows)
+        constants = {
+            name: {key: value.index_select(0, rows) for key, value in kept.items()}
+            for name, kept in self._constants.items()
+        }
+        return chosen, constants
 
     @torch.no_grad()
     def step(self, grad: Tensor, rates: Tensor, max_norms: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,15 +195,31 @@ class StackedParameters:
         """Stack what is not trained: dropout rates, and the starts of PiSSA and OLoRA."""
         self._constants: dict[str, dict[str, Tensor]] = {}
         rates = torch.tensor([adapter.config.lora_dropout for adapter in self.adapters], device=self.device)
+        drops = any(adapter.config.lora_dropout for adapter in [*self.in_any, *self.adapters])
         for part in self.parts:
             if part.key not in "AB":
                 continue
             constants = self._constants.setdefault(part.module, {})
-            if rates.any():
+            if drops:
                 constants["dropout"] = rates[:, None, None]
             starts = [_start_of(part, adapter) for adapter in self.adapters]
-            if any(start is not None for start in starts):
+            if any(_start_of(part, adapter) is not None for adapter in [*self.in_any, *self.adapters]):
                 constants[f"start_{part.key}"] = padded(starts, part.shape, self.device)
+
+
+def stacks_of(parts: Sequence[Part], chosen: Tensor, constants: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Stack]:
+    """The stacks of all modules, with an adapter for each row of a batch, as views of one matrix.
+
+    Args:
+        parts: of `StackedParameters`.
+        chosen, constants: from `StackedParameters.of_rows`.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    # split's backward is one cat; that of slices would fill a matrix for each
+    views = chosen.split([math.prod(part.shape) for part in parts], dim=1)
+    for part, view in zip(parts, views, strict=True):
+        found.setdefault(part.module, {})[part.key] = view.view(-1, *part.shape)
+    return {name: Stack(**tensors, **constants.get(name, {})) for name, tensors in found.items()}
 
 
 def tensors_of(adapter: Adapter) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch._dynamo.backends.registry import lookup_backend
 
 import lorakit
 from lorakit.data.corpus import NerData
@@ -32,21 +31,6 @@ CASES = {
     "dropout": {"dropout": 0.2},
     "prefix": {"cache_prefix": True, "lora": {"layers_to_transform": [1]}},
 }
-
-
-@pytest.fixture
-def graphs(monkeypatch):
-    """What is handed to a backend, one entry a graph; it traces forward and backward and runs torch's own kernels."""
-    seen, inner = [], lookup_backend("aot_eager")
-
-    def backend(graph, inputs, mode=None):  # on a GPU a mode is asked for
-        seen.append(graph)
-        return inner(graph, inputs)
-
-    monkeypatch.setattr(graph_engines, "BACKEND", backend)
-    torch._dynamo.reset()
-    yield seen
-    torch._dynamo.reset()
 
 
 def engine_of(engine, model, tokenizer, data, precision="fp32", device="cpu"):

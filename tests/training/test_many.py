@@ -229,9 +229,9 @@ def test_a_run_ends_with_its_patience_and_keeps_its_best_epoch(tiny_model, token
 
 
 def test_a_batch_that_gives_a_run_the_adapter_of_another_is_refused(tiny_model, tokenizer, monkeypatch):
-    stacks = StackedParameters.stacks
+    of_rows = StackedParameters.of_rows
     monkeypatch.setattr(
-        StackedParameters, "stacks", lambda self, values, rows: stacks(self, values, torch.zeros_like(rows))
+        StackedParameters, "of_rows", lambda self, values, rows: of_rows(self, values, torch.zeros_like(rows))
     )
     runs = [AdapterRun(name, config=quick()) for name in ("a", "b")]
     with pytest.raises(ValueError, match="gives other outputs for several adapters in a batch than for each alone"):
@@ -248,7 +248,11 @@ def test_a_batch_that_gives_a_run_the_adapter_of_another_is_refused(tiny_model, 
             [AdapterRun("a", config=quick(output_dir="x")), AdapterRun("b")],
             "'a' and 'b' only one has an output_dir; give",
         ),
-        ([AdapterRun("a", config=quick(engine="compile"))], "run 'a': engine='compile' cannot be batched .* 'eager'"),
+        (
+            [AdapterRun("a", config=quick(engine="cuda_graphs"))],
+            "'a': engine='cuda_graphs' cannot be batched .* 'eager'",
+        ),
+        ([AdapterRun("a"), AdapterRun("b", config=quick(engine="compile"))], "have engine 'eager' and 'compile'"),
         ([AdapterRun("a", config=quick(class_weights="balanced"))], "class_weights='balanced' cannot be batched"),
         (
             [AdapterRun("a"), AdapterRun("b", config=quick(decode="greedy"))],
@@ -289,14 +293,6 @@ def test_what_cannot_be_batched_is_refused_by_name_and_the_model_stays(tiny_mode
     assert lorakit.train_many(model, tokenizer, DATA, [AdapterRun("a", config=quick(epochs=1))])["a"].steps == 4
     with pytest.raises(ValueError, match=r"this model has LoRA; call remove_lora\(model\) first"):
         lorakit.train_many(model, tokenizer, DATA, [AdapterRun("b")])
-
-
-def test_several_processes_are_refused_and_the_model_stays(tiny_model, tokenizer, monkeypatch):
-    monkeypatch.setattr(many, "world_size", lambda: 2)
-    model = tiny_model()
-    with pytest.raises(ValueError, match="runs in one process, and this is one of several; start it without torchrun"):
-        lorakit.train_many(model, tokenizer, DATA, [AdapterRun("a", config=quick())])
-    assert weights(model).keys() == weights(tiny_model()).keys()
 
 
 def test_a_folder_that_holds_another_run_is_refused_unless_it_is_to_be_overwritten(tiny_model, tokenizer, tmp_path):
