@@ -30,11 +30,11 @@ class Carbon:
     def __post_init__(self) -> None:
         if self.units is not None and (self.grams_per_kwh is None or self.embodied_g is None or self.units <= 0):
             raise ValueError(
-                "--sci needs a number of units above 0 and your own factors: --co2 400 (g per kWh) --embodied 120 (g "
-                "of CO2 for this run's share of making the hardware)"
+                "units= needs a number above 0 and your own factors: grams_per_kwh=400 (of CO2, of your grid) and "
+                "embodied_g=120 (g of CO2 for this run's share of making the hardware)"
             )
         if self.embodied_g is not None and self.units is None:
-            raise ValueError("--embodied is part of the SCI: add --sci N, the number of units of work (ISO 21031's R)")
+            raise ValueError("embodied_g= is part of the SCI: add units=N, the number of units of work (ISO 21031's R)")
 
     def grams(self, measured_kwh: float | None) -> float | None:
         """CO2 of the measured energy, g; None without a factor, or if nothing was measured."""
