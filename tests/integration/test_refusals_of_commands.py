@@ -469,6 +469,7 @@ NOTHING_TO_FOLLOW = {
     "--budget-wh is 0; it must be above 0": "a budget above 0 is a search of its own",
     "which is not installed: pip install": "an installation",
     "the model's classes are not entity tags": "a fact: the model tags something else",
+    "the run's record of how it read them": "a damaged file",
     "its powers are impossible": "caught where it is raised",
     "not a non-negative integer": "a broken sensor, which the reading tells",
     "not a count of microjoules": "the same",
