@@ -110,17 +110,20 @@ def clear_after_error(part: Path, whole: Path) -> None:
 
 def what_stays(arguments: argparse.Namespace) -> str:
     """What a command that was stopped outside of its steps has left in its folder, and how to go on."""
-    folder: Path = arguments.output_dir
-    if not any(folder.rglob("checkpoints/step-*")) and not any(folder.rglob(RECORD)):
-        return NOTHING_KEPT
-    return how_to_continue(arguments)
+    parts = list(_parts(arguments.output_dir))
+    is_kept = any((part / RECORD).exists() or any(part.glob("checkpoints/step-*")) for part in parts)
+    return how_to_continue(arguments) if is_kept else NOTHING_KEPT
 
 
 def how_to_continue(arguments: argparse.Namespace) -> str:
     """The advice for a stopped command whose folder holds what it has done so far."""
-    instead = " instead of --overwrite" if arguments.overwrite else ""
-    flag = "" if arguments.resume else f" with --resume{instead}"
+    flag = "" if arguments.resume else f" with {resume_flag(arguments)}"
     return f"what was done is in {arguments.output_dir}: run the same again{flag} to continue"
+
+
+def resume_flag(arguments: argparse.Namespace) -> str:
+    """--resume, and what has to go for it from this command line."""
+    return "--resume instead of --overwrite" if arguments.overwrite else "--resume"
 
 
 def forget_summary(folder: Path) -> None:

@@ -163,7 +163,7 @@ def fine_tune(
                     if not arguments.keep_checkpoints:
                         delete_checkpoints_of(plan)
         except (Preempted, MemoryError, OSError) as stopped:  # OSError: a full disk, for example, after the training
-            return exit_status(stopped, arguments.parser)
+            return exit_status(stopped, arguments)
         # what was asked for cannot be trained: a rate at which it diverges, or parameters without a gradient
         except (FloatingPointError, NoGradientError, OtherRunError) as error:
             if is_main() and not arguments.resume:

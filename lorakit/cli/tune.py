@@ -147,7 +147,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             record = job.run()
         except (Preempted, MemoryError, OSError) as stopped:
-            return exit_status(stopped, arguments.parser)
+            return exit_status(stopped, arguments)
         except (ValueError, OtherRunError) as error:  # these runs cannot be trained together, or are others
             folder: Path = arguments.output_dir
             if not arguments.resume and not is_searched(folder):

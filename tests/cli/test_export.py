@@ -149,6 +149,7 @@ def test_a_damaged_record_of_the_reading_is_one_line(reading, tmp_path, capsys):
     run = train_on_a_file(tmp_path)
     record = json.loads((run / "comparison.json").read_text())
     (run / "comparison.json").write_text(json.dumps(record | {"reading": reading}))
+    capsys.readouterr()
     with pytest.raises(SystemExit, match="2"):
         main(["export", str(run), str(tmp_path / "out"), "--to", "hf"])
     told = capsys.readouterr().err
