@@ -108,8 +108,8 @@ def read_own(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(
             f"{path} is missing, without which nothing says which labels and base fit; copy it too, or, if it is lost,"
-            " give check_base=False, the tag of each class in order as labels (--labels), and decode='viterbi' if the"
-            " adapter was trained with it"
+            " give check_base=False, the tag of each class in order, such as labels=['O', 'B-DNA', 'I-DNA'], and"
+            " decode='viterbi' if the adapter was trained with it"
         )
     own = read_json(path)
     if own.get("schema") != SCHEMA:

@@ -193,7 +193,7 @@ def find_targets(
         if len(refused) == len(matched):  # Falcon's
             raise ValueError(
                 f"target {name!r} {reason}, like every layer that target_modules matches; train the model in full"
-                " (--mode full), or name other layers"
+                " (lorakit train --mode full), or name other layers"
             )
         fix = [*([] if isinstance(exclude_modules, str) else exclude_modules), *_shortest(refused, matched)]
         raise ValueError(

@@ -17,7 +17,7 @@ from lorakit.cli.parser import add_command, input_errors, processes
 
 EXAMPLES = """
 lorakit calibrate --adapter runs/mine/adapter --dataset path/to/corpus
-lorakit predict --adapter runs/mine/adapter --min-score DNA=0.8 --min-precision protein=0.95 "IL-2 gene"
+lorakit predict "IL-2 gene" --adapter runs/mine/adapter --min-score DNA=0.8 --min-precision protein=0.95
 """
 
 

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lorakit.cli.parser import Parser, file_or_folder
+from lorakit.cli.parser import Parser, comma_hint, file_or_folder
 
 
 def add_config_flag(parser: Parser) -> None:
@@ -152,12 +152,13 @@ def _single(action: argparse.Action, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{value!r} is not a single value, which this flag needs")
     convert = action.type or str
+    hint = comma_hint(str(value), convert)
     try:
         found = convert(str(value))  # text, as on the command line: YAML, too, reads 1e-3 as text
     except argparse.ArgumentTypeError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(str(error) + hint) from None
     except ValueError:
-        raise ValueError(f"invalid {getattr(convert, '__name__', 'value')} value: {value!r}") from None
+        raise ValueError(f"invalid {getattr(convert, '__name__', 'value')} value: {value!r}{hint}") from None
     if action.choices is not None and found not in action.choices:
         raise ValueError(f"{value!r} is not one of {', '.join(map(str, action.choices))}")
     return found

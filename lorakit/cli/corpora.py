@@ -1,8 +1,9 @@
 """The flags that say which corpus to read and how, and the corpus they stand for."""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
 
 from lorakit.cli.parser import file_or_folder, folder_or_id
 from lorakit.data.corpus import as_sentences, read_written
@@ -12,6 +13,8 @@ from lorakit.data.label_map import read_label_map
 from lorakit.data.ner_data import NerData, join
 from lorakit.data.schemes import SCHEME_NAMES
 from lorakit.data.written import CorpusOptions
+
+_UNCHANGED = asdict(CorpusOptions()) | {"sentences": None}
 
 
 def add_corpus_flags(
@@ -83,9 +86,38 @@ def read_corpus(arguments: argparse.Namespace) -> NerData:
     Raises:
         ValueError: It cannot be read, or --sentences is below 1.
     """
-    options = corpus_options(arguments)
-    corpora = read_written(list(arguments.dataset), options)
-    return first_sentences(join([as_sentences(corpus, name, options) for name, corpus in corpora]), arguments.sentences)
+    return _read(arguments.dataset, corpus_options(arguments), arguments.sentences)
+
+
+def _read(sources: Sequence[str], options: CorpusOptions, sentences: int | None) -> NerData:
+    corpora = read_written(list(sources), options)
+    return first_sentences(join([as_sentences(corpus, name, options) for name, corpus in corpora]), sentences)
+
+
+def reading_record(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How the flags have the corpus read, for the run's record: what they change, with the label map itself."""
+    if not hasattr(arguments, "label_map"):
+        return {}  # a program of its own reads its corpus
+    options = asdict(corpus_options(arguments)) | {"sentences": arguments.sentences}
+    return {name: value for name, value in options.items() if value != _UNCHANGED[name]}
+
+
+def read_again(sources: Sequence[str], reading: Mapping[str, Any], arguments: argparse.Namespace) -> NerData:
+    """The corpora as a run read them, by its `reading_record`; flags that are given now count more.
+
+    Raises:
+        ValueError: They cannot be read, or the record is damaged.
+    """
+    merged = _UNCHANGED | dict(reading) | reading_record(arguments)
+    if unknown := sorted(merged.keys() - _UNCHANGED.keys()):
+        raise ValueError(
+            f"the run's record of how it read them has {', '.join(unknown)}, which this lorakit does not know"
+        )
+    sentences = merged.pop("sentences")
+    if not all(isinstance(merged[name], Mapping | None) for name in ("columns", "label_map")):
+        raise ValueError("the run's record of how it read them is damaged: columns or label_map is no table")
+    options = CorpusOptions(**merged)
+    return _read(sources, options, sentences)
 
 
 def first_sentences(data: NerData, count: int | None) -> NerData:

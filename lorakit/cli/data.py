@@ -3,11 +3,13 @@
 import argparse
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from lorakit._counts import counted
 from lorakit.cli.corpora import add_reading_flags, add_split_flags, corpus_options
 from lorakit.cli.flags import check_writable
 from lorakit.cli.parser import Parser, add_command, file_or_folder, folder_or_id, input_errors
+from lorakit.cli.wording import in_flags
 from lorakit.data.conversion import convert, writable_formats
 from lorakit.data.corpus import as_sentences, read_written
 from lorakit.data.formats.registry import FORMATS, format_named
@@ -77,6 +79,7 @@ def run_show(arguments: argparse.Namespace) -> int:
         options = corpus_options(arguments)
         [(name, written)] = read_written(arguments.corpus, options)
         data = as_sentences(written, name, options)
+        data = replace(data, notes=tuple(in_flags(note, arguments.parser) for note in data.notes))
         window = window_lines(arguments.model, data) if arguments.model else []
     print("\n".join(describe(written, data, arguments.first, shows_colours(), window)))
     return 0
@@ -87,7 +90,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
     with input_errors(arguments.parser):
         check_writable(arguments.out.parent, "OUT")
         lines = convert(arguments.corpus, arguments.out, arguments.format, corpus_options(arguments))
-    print("\n".join(map(visible, lines)))
+    print("\n".join(visible(in_flags(line, arguments.parser)) for line in lines))
     return 0
 
 

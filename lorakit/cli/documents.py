@@ -21,6 +21,13 @@ def part_of(output: Path) -> Path:
     return output.with_name(output.name + ".part")
 
 
+def what_stays(output: Path | None) -> str:
+    """What a stopped command has left, and how to go on."""
+    if output is None or not part_of(output).exists():
+        return "nothing was written: run the same again"
+    return f"what was found is in {part_of(output)}: run the same again with --resume-output to continue"
+
+
 class Finished(NamedTuple):
     """What an interrupted command has written, in whole batches.
 

@@ -19,6 +19,7 @@ from lorakit.cli.energy_doctor import doctor
 from lorakit.cli.energy_report import append_csv, check_csv, csv_row, measured_kwh, report, write_prometheus
 from lorakit.cli.json_output import add_json_flag, write_json
 from lorakit.cli.parser import add_co2_flag, add_command, add_sci_flags, at_least_0, file_or_folder
+from lorakit.cli.wording import in_flags
 from lorakit.energy import EnergyMeter
 from lorakit.power.calibration import calibrate, calibration_file, machine_name, save_calibration
 from lorakit.power.journal import merge_runs, read_journal
@@ -59,7 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         epilog=RUN_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.set_defaults(parser=run)
     add_config_flag(run)
     run.add_argument("--json", type=file_or_folder, metavar="FILE", help="also write the result here")
     run.add_argument(
@@ -105,6 +105,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     calibration.add_argument("--load", type=at_least_0, nargs="+", required=True, metavar="W", help=about)
     about = "the meter's own error (default: %(default)s %%)"
     calibration.add_argument("--error", type=at_least_0, default=2.0, metavar="PERCENT", help=about)
+    for command in (run, about_doctor, merge, calibration):
+        command.set_defaults(parser=command)
     about = "the kernel's folder (default: %(default)s)"
     for command in (run, about_doctor):
         command.add_argument(
@@ -123,7 +125,7 @@ def execute(arguments: argparse.Namespace) -> int:
         _say(f"lorakit energy {arguments.energy_command}: error: {reason}")
         return 2
     except ValueError as error:
-        _say(f"lorakit energy {arguments.energy_command}: error: {error}")
+        _say(f"lorakit energy {arguments.energy_command}: error: {in_flags(str(error), arguments.parser)}")
         return 2
     except KeyboardInterrupt:  # before or after the command; while it runs, signals are passed on to it
         return 128 + signal.SIGINT

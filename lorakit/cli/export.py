@@ -8,7 +8,7 @@ from typing import Any
 
 from lorakit._files import atomic_folder, read_bounded
 from lorakit.cli.config import add_config_flag
-from lorakit.cli.corpora import add_corpus_flags, read_corpus
+from lorakit.cli.corpora import add_corpus_flags, read_again, read_corpus
 from lorakit.cli.flags import check_utf8, check_writable, tag_names
 from lorakit.cli.parser import add_command, file_or_folder, folder_or_id, input_errors
 from lorakit.export.packages import TARGETS, check_packages
@@ -117,7 +117,7 @@ def read_record(source: str, is_adapter: bool) -> dict[str, Any]:
             try:
                 record = json.loads(read_bounded(folder / RECORD, MOST_RECORD_BYTES))
                 mode = record["modes"]["lora" if is_adapter else "full"]
-                return {**{key: record.get(key) for key in ("command", "model", "dataset")}, "mode": mode}
+                return {**{key: record.get(key) for key in ("command", "model", "dataset", "reading")}, "mode": mode}
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
                     f"{folder / RECORD} is damaged ({error!r}); move it away to export without it"
@@ -151,8 +151,7 @@ def proof_sentences(arguments: argparse.Namespace, record: dict[str, Any]) -> tu
         )
     else:
         try:
-            own = argparse.Namespace(**{**vars(arguments), "dataset": datasets})
-            data = read_corpus(own)
+            data = read_again(datasets, record.get("reading") or {}, arguments)
         except (ValueError, OSError) as error:
             if arguments.sentences is not None and arguments.sentences < 1:
                 raise

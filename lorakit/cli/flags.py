@@ -14,7 +14,7 @@ from typing import Any
 
 from lorakit._files import is_utf8
 from lorakit.adapters.config import ALL_LINEAR, BIASES, INITS, LoRAConfig, pissa_steps
-from lorakit.cli.parser import add_co2_flag, file_or_folder, folder_or_id
+from lorakit.cli.parser import add_co2_flag, add_sci_flags, comma_hint, file_or_folder, folder_or_id
 from lorakit.data.tags import DECODERS
 from lorakit.training.config import (
     DEFAULT_LEARNING_RATE,
@@ -168,6 +168,7 @@ def add_output_flags(parser: argparse.ArgumentParser, default: str) -> None:
     about = "also log to tensorboard, wandb, or both"
     add("--log-to", nargs="+", default=TrainConfig.log_to, choices=tuple(LOGGERS), metavar="NAME", help=about)
     add_co2_flag(parser)
+    add_sci_flags(parser)
     about = "continue the stopped run in the output folder, or train a finished one longer (--keep-checkpoints)"
     add("--resume", action="store_true", help=about)
 
@@ -300,9 +301,10 @@ def class_weights(words: Sequence[str] | None) -> str | list[float] | dict[str, 
         if len({sign for _, sign, _ in pairs}) > 1:
             raise ValueError("numbers with and without a label")
     except ValueError:
+        hints = "".join(comma_hint(number, float) for _, _, number in pairs)
         raise ValueError(
             f"--class-weights {' '.join(map(str, words))}: give balanced, or a number for each label in their order, or"
-            " some labels' numbers, such as B-DNA=5 I-DNA=5"
+            f" some labels' numbers, such as B-DNA=5 I-DNA=5{hints}"
         ) from None
     return {label: number for (label, _, _), number in zip(pairs, numbers, strict=True)} if pairs[0][1] else numbers
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from lorakit.cli.run_folder import resume_flag
 from lorakit.cli.wording import in_flags
 from lorakit.data.ner_data import NerData
 from lorakit.energy import EnergyMeter
@@ -177,14 +178,16 @@ def _pausable(name: str, one: Contestant, meter: RunMeter, stop: StopRequest) ->
     return PausableRun(one.model, one.tokenizer, one.data, one.config, stop, observe, NAMES.get(name, name))
 
 
-def exit_status(stopped: Preempted | MemoryError | OSError, parser: argparse.ArgumentParser) -> int:
-    """Print why training stopped; returns the exit status.
+def exit_status(stopped: Preempted | MemoryError | OSError, arguments: argparse.Namespace) -> int:
+    """Print why training stopped, and how to continue; returns the exit status.
 
     Raises:
         SystemExit: Memory ran out on this rank alone, so it must not wait for the others.
     """
     if is_main():
-        print(f"{parser.prog}: {in_flags(' '.join(str(stopped).split()), parser)}", file=sys.stderr)
+        told = in_flags(" ".join(str(stopped).split()), arguments.parser)
+        told = told.replace("again with --resume", f"again with {resume_flag(arguments)}")
+        print(f"{arguments.parser.prog}: {told}", file=sys.stderr)
     if isinstance(stopped, MemoryError):
         raise SystemExit(1) from None
     return stopped.code if isinstance(stopped, Preempted) else 1

@@ -51,6 +51,13 @@ class Parser(argparse.ArgumentParser):
         near = short or difflib.get_close_matches(flag, flags, n=1, cutoff=0.75)
         return f"; did you mean {near[0]}?" if near else ""
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            error.message += comma_hint(arg_string, action.type or str, several=action.nargs == "+")
+            raise
+
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
@@ -110,6 +117,32 @@ def at_least_0(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
     return value
+
+
+def comma_hint(text: str, convert: Callable[[str], Any], several: bool = False) -> str:
+    """What to write instead of a number with a comma, to add to an error; "" where that is not what is wrong.
+
+    Example:
+        from lorakit.cli.parser import comma_hint
+        comma_hint("38,39", float, several=True)  # '; a number has no comma: write 38.39 or 38 39'
+
+    Args:
+        text: what was refused.
+        convert: makes the value, or raises ValueError, TypeError or ArgumentTypeError.
+        several: whether the flag takes more than one value.
+    """
+
+    def is_taken(way: str) -> bool:
+        try:
+            return [convert(word) for word in way.split()] != []
+        except (ValueError, TypeError, argparse.ArgumentTypeError):
+            return False
+
+    ways = [text.replace(",", ".")] if text.count(",") == 1 else []
+    ways += [text.replace(",", "")] if re.fullmatch(r"\d{1,3}(,\d{3})+", text) else []
+    ways += [text.replace(",", " ")] if several else []
+    taken = [way for way in ways if "," in text and is_taken(way)]
+    return f"; a number has no comma: write {' or '.join(taken)}" if taken else ""
 
 
 LEAST_G_PER_KWH, MOST_G_PER_KWH = 2.0, 5000.0  # no grid is cleaner or dirtier; figures beyond are of another unit

@@ -23,7 +23,8 @@ from lorakit.cli.flags import (
     tag_names,
 )
 from lorakit.cli.notes import Notes
-from lorakit.cli.parser import add_command, file_or_folder, folder_or_id, input_errors, processes
+from lorakit.cli.parser import add_command, comma_hint, file_or_folder, folder_or_id, input_errors, processes
+from lorakit.cli.stopping import advice_if_stopped
 from lorakit.cli.tool_files import ENDINGS as TOOL_ENDINGS
 from lorakit.cli.tool_files import (
     TOOLS,
@@ -161,10 +162,10 @@ def found_in(
 
 def run_documents(arguments: argparse.Namespace) -> int:
     """Find the entities of whole documents; returns the exit status."""
-    from lorakit.cli.documents import predict_documents
+    from lorakit.cli.documents import predict_documents, what_stays
     from lorakit.training.distributed import world_size
 
-    with processes(arguments), input_errors(arguments.parser):
+    with advice_if_stopped(lambda: what_stays(arguments.output)), processes(arguments), input_errors(arguments.parser):
         if arguments.texts or arguments.file or arguments.format not in (None, "jsonl"):
             raise ValueError("--documents writes JSON lines of its own texts; leave out TEXT, --file and --format")
         if world_size() > 1:
@@ -391,6 +392,7 @@ def numbers_by_type(given: Sequence[str] | None, flag: str) -> list[tuple[str | 
         if not 0 <= value <= 1:
             raise ValueError(
                 f"{flag} {text}: give X or TYPE=X with X from 0 to 1, such as 0.8 or DNA=0.8; texts come first"
+                f"{comma_hint(number, float)}"
             )
         found.append((kind if equals else None, value))
     return found

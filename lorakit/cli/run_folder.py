@@ -33,6 +33,8 @@ INSIDE = {
 }
 """The folders that a run makes, and what it, and `lorakit calibrate` after it, writes into them."""
 WRITTEN = (*SIGNS, *SUMMARY[1:], *INSIDE, "wandb-run-id")
+UNCHANGED = "nothing was changed: run the same again"
+NOTHING_KEPT = "nothing was kept yet: run the same again"
 SEARCH_SIGNS, SEARCH_FOLDERS = ("search.json", "tuning.json"), ("trials", "finalists")  # of `lorakit tune`
 
 
@@ -104,6 +106,24 @@ def clear_after_error(part: Path, whole: Path) -> None:
         clear_folder(part)
     for folder in (part, whole):
         remove_if_empty(folder)
+
+
+def what_stays(arguments: argparse.Namespace) -> str:
+    """What a command that was stopped outside of its steps has left in its folder, and how to go on."""
+    parts = list(_parts(arguments.output_dir))
+    is_kept = any((part / RECORD).exists() or any(part.glob("checkpoints/step-*")) for part in parts)
+    return how_to_continue(arguments) if is_kept else NOTHING_KEPT
+
+
+def how_to_continue(arguments: argparse.Namespace) -> str:
+    """The advice for a stopped command whose folder holds what it has done so far."""
+    flag = "" if arguments.resume else f" with {resume_flag(arguments)}"
+    return f"what was done is in {arguments.output_dir}: run the same again{flag} to continue"
+
+
+def resume_flag(arguments: argparse.Namespace) -> str:
+    """--resume, and what has to go for it from this command line."""
+    return "--resume instead of --overwrite" if arguments.overwrite else "--resume"
 
 
 def forget_summary(folder: Path) -> None:

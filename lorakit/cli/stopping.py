@@ -9,10 +9,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _arrived: list[int] = []  # signals that should have ended the command that runs now
+_advice: list[str] = []  # what its blocks said on their way out, the innermost first
 
 
 def stoppable(program: str, run: Callable[[], int]) -> int:
@@ -36,12 +38,13 @@ def stoppable(program: str, run: Callable[[], int]) -> int:
             raise
         number = signal.Signals(_arrived[-1] if _arrived else signal.SIGINT)
         if os.environ.get("RANK", "0") == "0":
-            print(f"{program}: stopped by {number.name}", file=sys.stderr)
+            print("; ".join([f"{program}: stopped by {number.name}", *_advice[:1]]), file=sys.stderr)
         status = 128 + number
     finally:
         for number, handler in caught.items():
             signal.signal(number, handler)
         _arrived.clear()
+        _advice.clear()
     if status in (128 + signal.SIGINT, 128 + signal.SIGTERM) and caught:
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # libraries' own hooks do not expect one
     return status
@@ -55,6 +58,21 @@ def check_stopped() -> None:
     """
     if _arrived:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def advice_if_stopped(advice: Callable[[], str]) -> Iterator[None]:
+    """While active, a signal that ends the command is reported together with what stays and how to continue.
+
+    Args:
+        advice: Is asked once the block has been left; of nested blocks the innermost counts.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if _arrived or isinstance(error, KeyboardInterrupt):
+            _advice.append(advice())
+        raise
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

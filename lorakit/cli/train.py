@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit.cli.checks import check_batches, check_interleaving, check_machine, check_rank, check_resume
 from lorakit.cli.config import add_config_flag
-from lorakit.cli.corpora import add_corpus_flags, read_corpus
+from lorakit.cli.corpora import add_corpus_flags, read_corpus, reading_record
 from lorakit.cli.flags import (
     add_lora_flags,
     add_mode_flag,
@@ -31,11 +31,20 @@ from lorakit.cli.flags import (
 )
 from lorakit.cli.notes import Notes, case_note, check_entities, describe_corpus, unscored_note
 from lorakit.cli.parser import add_command, folder_or_id, input_errors, processes
-from lorakit.cli.run_folder import SUMMARY, choose_folder, clear_after_error, clear_folder, forget_summary
+from lorakit.cli.run_folder import (
+    SUMMARY,
+    UNCHANGED,
+    choose_folder,
+    clear_after_error,
+    clear_folder,
+    forget_summary,
+    what_stays,
+)
 from lorakit.cli.saving import save_or_rescue, saved_as
 from lorakit.cli.seeds import SeedRuns, check_seeds, delete_checkpoints_of, plan_seeds, seeds_record
-from lorakit.cli.stopping import check_stopped
+from lorakit.cli.stopping import advice_if_stopped, check_stopped
 from lorakit.data.ner_data import NerData
+from lorakit.report.carbon import Carbon
 from lorakit.training.config import TrainConfig, TrainResult
 
 if TYPE_CHECKING:
@@ -92,6 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     return fine_tune(arguments, read_corpus, folder_of, command, arguments.model, keep_full=True)
 
 
+@advice_if_stopped(lambda: UNCHANGED)
 def fine_tune(
     arguments: argparse.Namespace,
     read: Callable[[argparse.Namespace], NerData],
@@ -122,6 +132,7 @@ def fine_tune(
         modes = modes_of(arguments)
         check_settings(arguments, modes)
         check_seeds(arguments, modes)
+        carbon = Carbon(arguments.co2, arguments.embodied, arguments.sci)
 
     from lorakit.cli.comparison import environment
     from lorakit.cli.measured_training import exit_status
@@ -137,8 +148,10 @@ def fine_tune(
             job = prepare(arguments, read, folder_of)
             locked.enter_context(run_lock(arguments.output_dir))
         about = {"command": command, "environment": environment(), "model": name, "dataset": job.data.source}
-        about |= {"study": study, "interleaved": job.interleaved, "co2_g_per_kwh": arguments.co2}
+        about |= {"study": study, "interleaved": job.interleaved, "carbon": carbon}
+        about["reading"] = reading_record(arguments)
         check_stopped()
+        locked.enter_context(advice_if_stopped(lambda: what_stays(arguments)))
         if is_main():
             prepare_folder(job)
         try:
@@ -150,7 +163,7 @@ def fine_tune(
                     if not arguments.keep_checkpoints:
                         delete_checkpoints_of(plan)
         except (Preempted, MemoryError, OSError) as stopped:  # OSError: a full disk, for example, after the training
-            return exit_status(stopped, arguments.parser)
+            return exit_status(stopped, arguments)
         # what was asked for cannot be trained: a rate at which it diverges, or parameters without a gradient
         except (FloatingPointError, NoGradientError, OtherRunError) as error:
             if is_main() and not arguments.resume:

@@ -31,14 +31,17 @@ from lorakit.cli.flags import (
 from lorakit.cli.notes import Notes, check_entities, describe_corpus
 from lorakit.cli.parser import add_command, at_least_0, file_or_folder, folder_or_id, input_errors, processes
 from lorakit.cli.run_folder import (
+    NOTHING_KEPT,
     SEARCH_FOLDERS,
     SEARCH_SIGNS,
+    UNCHANGED,
     check_own_place,
     clear_folder,
     holds_results,
+    how_to_continue,
     remove_if_empty,
 )
-from lorakit.cli.stopping import check_stopped
+from lorakit.cli.stopping import advice_if_stopped, check_stopped
 from lorakit.data.ner_data import NerData
 from lorakit.training.config import TrainConfig, check_dropout
 
@@ -123,6 +126,7 @@ def _seconds(text: str) -> float:
     return float(found[1]) * UNITS_S[found[2]]
 
 
+@advice_if_stopped(lambda: UNCHANGED)
 def run(arguments: argparse.Namespace) -> int:
     """Search, train the finalists and report; returns the exit status."""
     with input_errors(arguments.parser):
@@ -138,12 +142,13 @@ def run(arguments: argparse.Namespace) -> int:
             job = prepare(arguments, config)
             locked.enter_context(run_lock(arguments.output_dir))
         check_stopped()
+        locked.enter_context(advice_if_stopped(lambda: what_stays(arguments)))
         if arguments.overwrite and is_main():
             clear(arguments.output_dir)
         try:
             has_winner = job.run()
         except (Preempted, MemoryError, OSError) as stopped:
-            return exit_status(stopped, arguments.parser)
+            return exit_status(stopped, arguments)
         except (ValueError, OtherRunError) as error:  # these runs cannot be trained together, or are others
             folder: Path = arguments.output_dir
             if is_main() and not arguments.resume and not is_searched(folder):
@@ -479,6 +484,11 @@ def holds_search(folder: Path) -> bool:
 def is_searched(folder: Path) -> bool:
     """Whether a folder holds a search that has ended."""
     return (folder / SEARCH).exists()
+
+
+def what_stays(arguments: argparse.Namespace) -> str:
+    """What a search that was stopped outside of its steps has left, and how to go on."""
+    return how_to_continue(arguments) if holds_search(arguments.output_dir) else NOTHING_KEPT
 
 
 def clear(folder: Path) -> None:

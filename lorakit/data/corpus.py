@@ -27,14 +27,14 @@ from lorakit.data.formats.json_lines import read_labels
 from lorakit.data.formats.label_names import FILES as LABEL_FILES
 from lorakit.data.formats.label_names import KEY as CLASS_LABELS
 from lorakit.data.formats.offsets import check_ends
-from lorakit.data.formats.record import Document, Note, Reading
+from lorakit.data.formats.record import Document, Note, Reading, as_argument
 from lorakit.data.formats.registry import ENDINGS, Found, files_beside, format_named, format_of, recognised
 from lorakit.data.label_map import check_label_map
 from lorakit.data.ner_data import NerData, Sentence, join
 from lorakit.data.partition import parse_shares, partition
 from lorakit.data.schemes import as_iob2, iob2_labels, rename_tags, scheme_named, used_tags
 from lorakit.data.split_files import SPLIT_NAMES, SplitFiles, split_files
-from lorakit.data.written import DEFAULTS, CorpusOptions, Read, Written, lines_of
+from lorakit.data.written import DEFAULTS, CorpusOptions, Read, Written, column_names, lines_of
 
 MOST_BYTES = 1 << 32  # of a file, which is read into memory
 
@@ -43,7 +43,7 @@ def read_ner(
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     scheme: str | None = None,
     *,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | int] | None = None,
     layer: str | None = None,
     label_map: Mapping[str, str | None] | None = None,
     shares: str | None = None,
@@ -68,7 +68,7 @@ def read_ner(
             splits are joined and whose labels are united.
         scheme: how the tags are written: "iob2", "iob1", "bioes" or another name of one of these ("bilou", "bmes",
             "io"). None detects it from the tags and raises if they obey no scheme.
-        columns: where the words and tags are in a table: {"word": "2", "tag": "3"}, counted from 1, or their names; of
+        columns: where the words and tags are in a table: {"word": 2, "tag": 3}, counted from 1, or their names; of
             JSON, the names of the fields, such as {"tag": "fine_ner_tags"}.
         layer: "outer" or "inner": which of nested entities to keep, and which of two columns of tags to read.
         label_map: entity type -> its new name, or None to drop its entities.
@@ -86,7 +86,7 @@ def read_ner(
             column, an unknown tag, different numbers of tokens and tags, an empty split, tags that obey no scheme,
             columns that cannot be told apart. For a hub id: the answer of each route, and what to do without network.
     """
-    options = CorpusOptions(scheme, columns, layer, label_map, shares, seed, offsets)
+    options = CorpusOptions(scheme, column_names(columns), layer, label_map, shares, seed, offsets)
     return join([as_sentences(corpus, str(name), options) for name, corpus in read_written(source, options)])
 
 
@@ -270,10 +270,10 @@ def _unused_options(found: Found, path: Path, options: CorpusOptions) -> list[st
     """
     form = found.format
     if options.columns and not form.has_columns:
-        named = ",".join(f"{role}={name}" for role, name in options.columns.items())
-        raise ValueError(f"--columns {named}: {path} has no columns, it is {form.about}; leave --columns out")
+        named = as_argument(options.columns)
+        raise ValueError(f"{named}: {path} has no columns, it is {form.about}; leave columns= out")
     if options.layer and not form.has_layers and not found.layered:
-        return [f"--layer {options.layer} has no effect: {path} is {form.about}, which has one layer"]
+        return [f"layer={options.layer!r} has no effect: {path} is {form.about}, which has one layer"]
     return []
 
 
@@ -377,5 +377,5 @@ def check_types(written: Written) -> None:
                 listed = ", and also ".join(f"from {one!r} to {other!r}" for one, other in new.items())
                 raise ValueError(
                     f"{document.place}{name and f', {name}'}: the type {kind!r} has a space in its name; rename it with"
-                    f" a label map (--label-map) {listed}"
+                    f" a label map (label_map) {listed}"
                 )

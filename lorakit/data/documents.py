@@ -52,13 +52,13 @@ def sentences(text: str) -> list[tuple[int, str]]:
     return found
 
 
-def read_documents(paths: Sequence[Path], field: str = "text") -> Iterator[Document]:
+def read_documents(paths: Sequence[Path], text_field: str = "text") -> Iterator[Document]:
     """Read the documents of files and folders, in the order given and inside a folder by name.
 
     Args:
         paths: text files (each a document), JSON lines (each line an object with a text), or folders of both; other
             files in a folder are ignored, and so are hidden files and folders.
-        field: the name of the text in JSON lines.
+        text_field: the name of the text in JSON lines.
 
     Raises:
         ValueError: a file is not UTF-8, a line has no such text, a file that is not called .jsonl holds JSON, or a
@@ -67,7 +67,7 @@ def read_documents(paths: Sequence[Path], field: str = "text") -> Iterator[Docum
     """
     for path in paths:
         if not path.is_dir():
-            yield from _read(path, field)
+            yield from _read(path, text_field)
             continue
         inside = sorted(part for part in path.rglob("*") if part.suffix.lower() in ENDINGS and part.is_file())
         # macOS' ._doc.txt of doc.txt, and what is in a folder such as .ipynb_checkpoints
@@ -75,7 +75,7 @@ def read_documents(paths: Sequence[Path], field: str = "text") -> Iterator[Docum
         if not inside:
             raise ValueError(f"{path} holds no file that ends in {' or '.join(ENDINGS)}; give the files by name")
         for part in inside:
-            yield from _read(part, field)
+            yield from _read(part, text_field)
 
 
 def _read(path: Path, field: str) -> Iterator[Document]:
@@ -102,11 +102,11 @@ def _records(lines: Iterator[str], path: Path, field: str) -> Iterator[Document]
         if isinstance(record, dict) and field in record and not isinstance(record[field], str):
             raise ValueError(
                 f"{path}:{number}: {field!r} is {json.dumps(record[field])[:MOST_SHOWN]}, not a text; leave the line"
-                " out, or name another field with --text-field"
+                " out, or name another field with text_field="
             )
         if not isinstance(record, dict) or field not in record:
             names = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
-            raise ValueError(f"{path}:{number}: no text in {field!r}; it has {names}: name the field with --text-field")
+            raise ValueError(f"{path}:{number}: no text in {field!r}; it has {names}: name the field with text_field=")
         try:
             check_text(record[field])
         except ValueError as error:

@@ -92,5 +92,5 @@ def _classes(words: Sequence[str], tags: Sequence[str], classes: dict[str, int],
     except KeyError as error:
         raise ValueError(
             f"sentence {number} has the tag {error}; the model knows {', '.join(classes)}: rename other types, or leave"
-            " them out, with a label map (--label-map), or give a corpus of the model's types"
+            " them out, with a label map (label_map), or give a corpus of the model's types"
         ) from None

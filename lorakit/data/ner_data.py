@@ -78,7 +78,7 @@ def about_case(labels: Iterable[str]) -> list[str]:
         if label != "O":
             groups.setdefault(label[2:].casefold(), set()).add(label[2:])
     return [
-        f"{' and '.join(sorted(group))} are types of their own; if they are one, a table renames them (--label-map)"
+        f"{' and '.join(sorted(group))} are types of their own; if they are one, a table renames them (label_map)"
         for group in groups.values()
         if len(group) > 1
     ]

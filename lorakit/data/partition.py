@@ -25,7 +25,9 @@ def parse_shares(text: str) -> tuple[int, int, int]:
         train, validation, test = map(int, text.split("/"))
         if train and train + validation + test == 100:
             return train, validation, test
-    raise ValueError(f"{text!r} does not divide a corpus; give three percentages that add up to 100, such as {SHARES}")
+    raise ValueError(
+        f"shares is {text!r}, which divides no corpus; give three percentages that add up to 100, such as {SHARES}"
+    )
 
 
 def partition(
@@ -54,9 +56,7 @@ def partition(
     """
     others = [split for split in splits if split != "train"]
     if others:
-        raise ValueError(
-            f"{source}: has a {others[0]} split already, so it is not divided; leave shares= (--split) out"
-        )
+        raise ValueError(f"{source}: has a {others[0]} split already, so it is not divided; leave shares= out")
     documents = splits["train"]
     sizes = [len(in_sentences(document)) for document in documents]
     without = [i for i, size in enumerate(sizes) if not size]  # texts that were left out, with the notes on why

@@ -152,7 +152,7 @@ def _about_two(splits: Splits) -> list[str]:
                 raise ValueError(
                     f"{document.place}: word {i + 1}, {document.words[i]!r}, has two tags, {tag!r}: keep one of them; "
                     "or in a file of columns give each layer of nested entities a column of its own, and choose one "
-                    "with --layer outer or --layer inner"
+                    "with layer='outer' or layer='inner'"
                 )
     types = {split_tag(tag)[1] for tag in used}
     joined = {kind: there for kind in types if len(there := _BETWEEN.split(kind)) > 1 and types.issuperset(there)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lorakit.data.formats.offsets import UNITS
-from lorakit.data.formats.record import LAYERS, ROLES, Document, Note
+from lorakit.data.formats.record import LAYERS, ROLES, Document, Note, as_argument
 from lorakit.data.partition import parse_shares
 from lorakit.data.schemes import scheme_named
 
@@ -43,13 +43,27 @@ class CorpusOptions:
         for role, name in (self.columns or {}).items():
             if role not in ROLES:
                 raise ValueError(
-                    f"--columns {role}={name}: unknown role {role!r}; it is word or tag, as in word=1,tag=3"
+                    f"{as_argument({role: name})}: unknown role {role!r}; it is word or tag, as in"
+                    f" {as_argument({'word': 1, 'tag': 3})}"
                 )
         if self.shares is not None:
             parse_shares(self.shares)
 
 
 DEFAULTS = CorpusOptions()
+
+
+def column_names(columns: Mapping[str, str | int] | None) -> dict[str, str] | None:
+    """The columns by what files call them: 2 is "2".
+
+    Raises:
+        ValueError: they are not a table of roles.
+    """
+    if columns is None:
+        return None
+    if not isinstance(columns, Mapping):
+        raise ValueError(f"columns is {columns!r}; give a dictionary, as in {as_argument({'word': 1, 'tag': 3})}")
+    return {role: str(name) for role, name in columns.items()}
 
 
 class Read(NamedTuple):

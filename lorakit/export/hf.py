@@ -67,7 +67,7 @@ def write_hf(
         except NotProven as error:
             if through == "pipeline":
                 raise NotProven(
-                    f"{error}; the pipeline may split a word of this tokenizer again: leave --through out, and the"
+                    f"{error}; the pipeline may split a word of this tokenizer again: leave through= out, and the"
                     " proof reads the words' first subwords instead, as README.md then shows"
                 ) from None
             difference = str(error).partition(": ")[2]

@@ -98,7 +98,7 @@ def _write_graph(model: nn.Module, path: Path) -> None:
         cause = error.__cause__ or error
         reason = " ".join(str(cause).split())[:300] or type(cause).__name__
         raise ValueError(
-            f"torch.onnx cannot export {type(model).__name__}: {reason}; export --to hf or --to spacy instead"
+            f"torch.onnx cannot export {type(model).__name__}: {reason}; use lorakit export --to hf or --to spacy"
         ) from error
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     program.save(path, external_data=size > MOST_INLINE_BYTES)

@@ -15,5 +15,5 @@ def check_packages(target: str) -> None:
     missing = [name for name in NEEDED[target] if find_spec(name) is None]
     if missing:
         raise ImportError(
-            f"--to {target} needs {', '.join(missing)}, which is not installed: pip install 'lorakit[{target}]'"
+            f"target={target!r} needs {', '.join(missing)}, which is not installed: pip install 'lorakit[{target}]'"
         )

@@ -129,8 +129,8 @@ def find_reference(
     found = Reference(own, entities, gold, decode, sum(count > 1 for count in windows), split)
     if not found.count(decode):
         raise ValueError(
-            f"the model finds no entity in {counted(len(kept), 'sentence')}, which proves nothing; give others with"
-            " --dataset, or train longer"
+            f"the model finds no entity in {counted(len(kept), 'sentence')}, which proves nothing; give others"
+            " (lorakit export --dataset), or train longer"
         )
     return found
 

@@ -34,6 +34,6 @@ def portable_tokenizer(model: nn.Module, tokenizer: Any) -> Any:
     if misread(shipped, "", tokenizer):
         raise ValueError(
             f"{type(tokenizer).__name__} reads words only with a space before each, and cannot be changed to add it;"
-            " export --to spacy, which reads them through lorakit"
+            " use lorakit export --to spacy, which reads them through lorakit"
         )
     return shipped

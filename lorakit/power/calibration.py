@@ -65,7 +65,7 @@ def calibrate(idle_w: Sequence[float], load_w: Sequence[float], meter_error: flo
         ValueError: a reading is not that of a computer in W, the loaded machine draws no more than the idle one, or the
             meter's error and the spread of the readings leave nothing to be said.
     """
-    shown = f"--idle {_listed(idle_w)} --load {_listed(load_w)}"
+    shown = f"idle_w={_listed(idle_w)} and load_w={_listed(load_w)}"
     wrong = [watts for watts in (*idle_w, *load_w) if not LEAST_W <= watts <= MOST_W]
     if wrong:
         raise ValueError(
@@ -80,13 +80,13 @@ def calibrate(idle_w: Sequence[float], load_w: Sequence[float], meter_error: flo
     if meter_error + spread >= 1:
         raise ValueError(
             f"the meter's error of {meter_error:.0%} and the readings' spread of {spread:.0%} make 100 % or more; give "
-            "the meter's own --error and readings of one load each"
+            "the meter's own error (meter_error=) and readings of one load each"
         )
     return Calibration(means[0], means[1], meter_error + spread, machine)
 
 
 def _listed(values: Sequence[float]) -> str:
-    return " ".join(f"{value:g}" for value in values)
+    return f"[{', '.join(f'{value:g}' for value in values)}]"
 
 
 def machine_name(proc: Path = Path("/proc")) -> str:

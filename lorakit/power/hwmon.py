@@ -13,8 +13,8 @@ A sensor's role comes from the driver's name and the channel's label, never from
 - ibmpowernv: a POWER server: "System", "Chip N" and "Chip N Memory"; what else it has are parts or channels of these
   (Documentation/hwmon/ibmpowernv.rst; the labels: hw/occ-sensor.c of skiboot).
 - apm_xgene: an X-Gene, eMAG or Altra: its CPU's power and its IO's (Documentation/hwmon/xgene-hwmon.rst).
-- smpro_hwmon: an Altra's voltage regulators (Documentation/hwmon/smpro-hwmon.rst). On a board controller (BMC) the same
-  driver shows the server that it controls.
+- smpro_hwmon: an Altra's voltage regulators (Documentation/hwmon/smpro-hwmon.rst). On a board controller (BMC), known
+  by its chip in the device tree, the same driver shows the server that it controls: named, and not counted.
 - scmi_sensors: whatever the firmware calls by names of its own, so it is named and not counted.
 
 A machine's own power contains its parts, so it is a quantity of its own that is added to nothing. Not yet run on such
@@ -33,6 +33,7 @@ from lorakit.power.kernel_files import closed_folder, read_count, read_if_allowe
 CHANNEL = re.compile(r"^(energy|power)(\d+)_(input|average)$")
 GRACE = re.compile(r"^(Module|Grace|CPU|SysIO) Power Socket (\d+)$", re.IGNORECASE)
 MACHINE = "machine"
+BOARD_CONTROLLERS = r"aspeed,ast\d+|nuvoton,npcm\d+"  # Documentation/devicetree/bindings/arm/aspeed, …/arm/npcm
 UNKNOWN_W = {"gpu": 1000.0, "cpu": 1000.0, "ram": 1000.0, MACHINE: 20_000.0}  # no such device draws more
 PEAK = 1.25  # power may exceed its cap by this factor for a moment
 INTERVAL_S = 1.0  # over which a driver averages that does not tell
@@ -264,6 +265,10 @@ LABELS = {  # of the channels that are whole devices or disjoint rails of one
 def _labelled(folder: Path, driver: str) -> Iterator[HwmonSensor]:
     """One sensor per label, by energy where the driver counts it; the labels alone say what a channel is."""
     channels = list(_channels(folder))  # energy first
+    if driver == "smpro_hwmon" and _is_board_controller(folder.parent):
+        paths = tuple(path for path, _ in channels)
+        yield _unknown(folder, driver, paths, "it is of the server that this board controller (BMC) controls")
+        return
     closed = closed_files(path.with_name(path.name.rpartition("_")[0] + "_label") for path, _ in channels)
     if closed:
         id_ = f"{driver} {_address(folder)}"
@@ -289,6 +294,12 @@ def _labelled(folder: Path, driver: str) -> Iterator[HwmonSensor]:
             is_unknown=is_unknown,
             max_w=UNKNOWN_W[kind or MACHINE],
         )
+
+
+def _is_board_controller(root: Path) -> bool:
+    """Whether this machine is a board controller, by the device tree beside sysfs' class/hwmon."""
+    chips = read_if_allowed(root.parent.parent / "firmware" / "devicetree" / "base" / "compatible").split("\0")
+    return any(re.fullmatch(BOARD_CONTROLLERS, chip) for chip in chips)
 
 
 DRIVERS = (

@@ -1,7 +1,10 @@
 """CO2 and the SCI of ISO 21031, by the user's own factors and of measured energy alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+RECORDED = ("co2_g_per_kwh", "embodied_g", "sci_units")  # in a record, in the order of Carbon's arguments
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,22 @@ class Carbon:
     def __post_init__(self) -> None:
         if self.units is not None and (self.grams_per_kwh is None or self.embodied_g is None or self.units <= 0):
             raise ValueError(
-                "--sci needs a number of units above 0 and your own factors: --co2 400 (g per kWh) --embodied 120 (g "
-                "of CO2 for this run's share of making the hardware)"
+                "units= needs a number above 0 and your own factors: grams_per_kwh=400 (of CO2, of your grid) and "
+                "embodied_g=120 (g of CO2 for this run's share of making the hardware)"
             )
         if self.embodied_g is not None and self.units is None:
-            raise ValueError("--embodied is part of the SCI: add --sci N, the number of units of work (ISO 21031's R)")
+            raise ValueError("embodied_g= is part of the SCI: add units=N, the number of units of work (ISO 21031's R)")
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> "Carbon":
+        """The factors that a run was given, from its comparison.json or a mode's part of it."""
+        return cls(*(record.get(name) for name in RECORDED))
+
+    @property
+    def recorded(self) -> dict[str, float]:
+        """The same for comparison.json: the factors that are known."""
+        values = (self.grams_per_kwh, self.embodied_g, self.units)
+        return {name: value for name, value in zip(RECORDED, values, strict=True) if value is not None}
 
     def grams(self, measured_kwh: float | None) -> float | None:
         """CO2 of the measured energy, g; None without a factor, or if nothing was measured."""

@@ -63,7 +63,8 @@ def comparison_record(
     study: bool = False,
     interleaved: bool = False,
     settings: Mapping[str, Any] | None = None,
-    co2_g_per_kwh: float | None = None,
+    carbon: Carbon | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Make the content of comparison.json.
 
@@ -76,10 +77,12 @@ def comparison_record(
         study: add the figures that the study published.
         interleaved: the modes were trained in turns, not one after the other.
         settings: what the runs depend on besides the seed, as JSON values by name.
-        co2_g_per_kwh: the user's factor, by which the record and the tables give the CO2 of what was measured.
+        carbon: the user's factors, by which the record and the tables give the CO2, and the SCI, of what was measured.
+        reading: how the corpus was read, where that is not the default.
     """
-    if co2_g_per_kwh is not None:
-        modes = {name: _with_co2(values, co2_g_per_kwh) for name, values in modes.items()}
+    factors = carbon.recorded if carbon else {}
+    if factors:
+        modes = {name: _with_co2(values, carbon) for name, values in modes.items()}
     return {
         "schema": SCHEMA,
         "command": command,
@@ -88,16 +91,20 @@ def comparison_record(
         "dataset": dataset,
         "interleaved": interleaved,
         "modes": dict(modes),
+        **({"reading": dict(reading)} if reading else {}),
         **({"settings": dict(settings)} if settings else {}),
-        **({} if co2_g_per_kwh is None else {"co2_g_per_kwh": co2_g_per_kwh}),
+        **factors,
         **({"study": STUDY} if study else {}),
     }
 
 
-def _with_co2(values: Mapping[str, Any], grams_per_kwh: float) -> dict[str, Any]:
-    """A mode's record with the CO2 of what was measured, g; null if nothing was."""
+def _with_co2(values: Mapping[str, Any], carbon: Carbon) -> dict[str, Any]:
+    """A mode's record with the CO2 of what was measured, g, and the SCI if it is asked for; null if nothing was."""
     energy = values["energy"]
-    return {**values, "energy": {**energy, "co2_g": Carbon(grams_per_kwh).grams(energy["measured_kwh"])}}
+    found = {"co2_g": carbon.grams(energy["measured_kwh"])}
+    if carbon.units is not None:
+        found["sci_g_per_unit"] = carbon.sci_g(energy["measured_kwh"])
+    return {**values, "energy": {**energy, **found}}
 
 
 def comparison_split(modes: Mapping[str, Mapping[str, Any]]) -> str | None:

@@ -146,7 +146,7 @@ def energy_notes(runs: Sequence[Run], carbon: Carbon | None = None) -> list[str]
     for run in runs:
         energy = run.values.get("energy")
         if energy is not None:
-            own = carbon or Carbon(run.values.get("co2_g_per_kwh"))
+            own = carbon or Carbon.of_record(run.values)
             notes.setdefault(energy_sentence(energy, own), []).append(run.label)
     for run in runs:
         for name in COMPONENTS:

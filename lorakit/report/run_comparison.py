@@ -195,7 +195,7 @@ def check_comparable(runs: Sequence[ScoredRun], split: str) -> None:
     for run in runs:
         if split not in run.sentences.splits:
             there = ", ".join(run.sentences.splits) or "none"
-            raise ValueError(f"{run.folder} was not scored on a {split} set (it has: {there}); use --split")
+            raise ValueError(f"{run.folder} was not scored on a {split} set (it has: {there}); choose one with split=")
     for other in others:
         a, b = (run.sentences.splits[split] for run in (first, other))
         if a.digest != b.digest or len(a.counts.default) != len(b.counts.default):

@@ -15,6 +15,7 @@ from lorakit._counts import counted
 from lorakit._files import read_json_lines
 from lorakit.power.journal import merge_runs, read_course, read_journal
 from lorakit.power.reading import MEASURED
+from lorakit.report.carbon import Carbon
 from lorakit.report.comparison import NAMES, read_comparison
 from lorakit.report.means import mean_of
 
@@ -133,7 +134,7 @@ def _read_source(folder: Path, name: str) -> Source:
 
 def _read_comparison(folder: Path, name: str) -> Source:
     record = read_comparison(folder / "comparison.json")
-    about = {"co2_g_per_kwh": record.get("co2_g_per_kwh")}
+    about = Carbon.of_record(record).recorded
     record["modes"] = {mode: {**values, **about} for mode, values in record["modes"].items()}
     if "seeds" in record:
         parts = [

@@ -120,7 +120,7 @@ def _over(record: Mapping[str, Any], how: str) -> str:
 def energy_notes(record: Mapping[str, Any]) -> list[str]:
     """What spoils the comparison of times and energies, and how each component was obtained, one line each."""
     lines = contention_notes({NAMES[mode]: values for mode, values in record["modes"].items()})
-    carbon, notes = Carbon(record.get("co2_g_per_kwh")), dict[str, list[str]]()
+    carbon, notes = Carbon.of_record(record), dict[str, list[str]]()
     for mode, values in record["modes"].items():
         lines.append(f"{NAMES[mode]}: {energy_sentence(values['energy'], carbon)}")
         for note in values["energy"].get("notes") or ():

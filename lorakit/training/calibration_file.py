@@ -105,13 +105,29 @@ def save_calibration(calibration: Calibration, folder: Path) -> Path:
 
 
 def folder_of(adapter: str | None, model: str | None) -> Path:
-    """Where the weights are that `load_tagger` loads: of an adapter's hub id the cache's folder.
+    """Where the weights are that `load_tagger` loads: of a hub id the cache's folder.
 
     Args:
         adapter: a folder or hub id.
-        model: without an adapter, a folder; a hub id gives a path that is not there.
+        model: without an adapter, a folder, or the hub id of a model that has been loaded, which is in the cache then.
+            Nothing more is fetched, so its calibration is there only if all of it was (hf download).
     """
-    return find_folder(adapter) if adapter else Path(model or "")
+    if adapter:
+        return find_folder(adapter)
+    folder = Path(model or "")
+    return folder if not model or folder.is_dir() else _cached(model) or folder
+
+
+def _cached(hub_id: str) -> Path | None:
+    """The folder of the hub's cache that a model was loaded from."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(hub_id, "config.json")
+    except HFValidationError:  # a path of a folder that is not there
+        return None
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def load_calibration(folder: Path) -> Calibration | None:

@@ -63,7 +63,7 @@ def on_device(kind: str | None) -> Iterator[None]:
         ValueError: "cuda" where torch finds no GPU.
     """
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no GPU here; leave --device out, or use --device cpu")
+        raise ValueError("device='cuda': torch finds no GPU here; leave device= out, or use device='cpu'")
     if kind is None:
         yield
         return

@@ -215,24 +215,24 @@ def load_tagger(
     """
     if adapter is None:
         if model is None:
-            raise ValueError("give --adapter FOLDER_OR_ID, or --model FOLDER_OR_ID for a model fine-tuned in full")
+            raise ValueError("give adapter='FOLDER_OR_ID', or model='FOLDER_OR_ID' for a model fine-tuned in full")
         if (Path(model) / CONFIG).is_file():
-            raise ValueError(f"--model {model} is a LoRA adapter: give it as --adapter {model}")
+            raise ValueError(f"model={model!r} is a LoRA adapter: give it as adapter={model!r}")
         if labels is not None:
-            raise ValueError(f"--labels are for an adapter; the model {model} has its own: leave them out")
+            raise ValueError(f"labels= is for an adapter; the model {model} has its own: leave it out")
         if not check_base:
-            raise ValueError(f"--no-check-base is for an adapter, and {model} is a whole model: leave it out")
+            raise ValueError(f"check_base=False is for an adapter, and {model} is a whole model: leave it out")
         return load_token_classifier(model, labels=None)
     labels, base = _labels_and_base(_adapter_folder(adapter), labels, check_base)
     if model is None and base is None:
-        raise ValueError(f"{adapter}: {CONFIG} does not name the base (base_model_name_or_path); give it with --model")
+        raise ValueError(f"{adapter}: {CONFIG} does not name the base (base_model_name_or_path); give it with model=")
     try:
         # what becomes of the base's own head does not matter: the adapter brings one
         loaded, tokenizer = load_token_classifier(model or base, labels, note=lambda message: None)
     except (ValueError, OSError) as error:
         if model is not None:
             raise
-        raise ValueError(f"{error}; {CONFIG} names this base: give it with --model if it is elsewhere") from error
+        raise ValueError(f"{error}; {CONFIG} names this base: give it with model= if it is elsewhere") from error
     return load_adapter(loaded, adapter, check_base=check_base), tokenizer
 
 
@@ -248,10 +248,10 @@ def _labels_and_base(adapter: str, given: Sequence[str] | None, check_base: bool
     if given is None and own is None:
         raise ValueError(
             f"the adapter {adapter} does not say which labels its head has: {OWN} is missing, as in PEFT's adapters, or"
-            " no head was trained; give the tag of each class in order, such as --labels O B-DNA I-DNA"
+            " no head was trained; give the tag of each class in order, such as labels=['O', 'B-DNA', 'I-DNA']"
         )
     if own is not None and given is not None and list(own) != list(given):
-        raise ValueError(f"--labels differ from the adapter's own, which are {' '.join(own)}; leave --labels out")
+        raise ValueError(f"labels= differs from the adapter's own, which are {' '.join(own)}; leave labels= out")
     return own or given, base
 
 
@@ -265,8 +265,9 @@ def checked_source(source: str | os.PathLike[str]) -> str:
         raise FileNotFoundError(f"there is no model folder {name!r}; give a folder with config.json, or a hub id")
     if (Path(name) / CONFIG).is_file():
         raise ValueError(
-            f"{name!r} is a LoRA adapter, not a model: evaluate and predict take it as --adapter; to train on, write a"
-            " model with what it learned: remove_lora(load_adapter(base, adapter), merge=True).save_pretrained(folder)"
+            f"{name!r} is a LoRA adapter, not a model: lorakit evaluate and predict take it as --adapter, and in Python"
+            " load_tagger loads it; to train on, write a model with what it learned:"
+            " remove_lora(load_adapter(base, adapter), merge=True).save_pretrained(folder)"
         )
     if Path(name).is_dir() and not (Path(name) / "config.json").exists():
         raise ValueError(f"the folder {name!r} has no config.json, so it is no model; {_inside(Path(name))}")
@@ -287,7 +288,7 @@ def _inside(folder: Path) -> str:
             return f"did you mean {model}?"
     for adapter in (folder / "adapter", folder / "lora" / "adapter"):
         if (adapter / CONFIG).is_file():
-            return f"did you mean --adapter {adapter}?"
+            return f"did you mean adapter={str(adapter)!r}?"
     return "give a folder with config.json, or a hub id"
 
 

@@ -73,7 +73,7 @@ def test_uploading_before_the_adapter_is_written_is_refused(tmp_path):
 
 def test_such_a_folder_as_a_model_is_refused_and_as_an_adapter_right(saved):
     model, folder = saved
-    with pytest.raises(ValueError, match=f"--model {folder} is a LoRA adapter: give it as --adapter {folder}"):
+    with pytest.raises(ValueError, match=f"model='{folder}' is a LoRA adapter: give it as adapter='{folder}'"):
         load_tagger(model=str(folder))
     again, _ = load_tagger(str(folder))
     torch.testing.assert_close(again.eval()(IDS).logits, model(IDS).logits)

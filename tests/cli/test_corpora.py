@@ -50,9 +50,12 @@ def test_split_divides_a_file_of_one_document_by_sentences(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("shares", "message"),
     [
-        ("80/10", "'80/10' does not divide a corpus; give three percentages that add up to 100, such as 80/10/10"),
-        ("80/10/20", "'80/10/20' does not divide a corpus"),
-        ("0/50/50", "'0/50/50' does not divide a corpus"),
+        (
+            "80/10",
+            "shares is '80/10', which divides no corpus; give three percentages that add up to 100, such as 80/10/10",
+        ),
+        ("80/10/20", "shares is '80/10/20', which divides no corpus"),
+        ("0/50/50", "shares is '0/50/50', which divides no corpus"),
     ],
 )
 def test_shares_that_are_none_are_refused(tmp_path: Path, shares: str, message: str) -> None:
@@ -63,6 +66,6 @@ def test_shares_that_are_none_are_refused(tmp_path: Path, shares: str, message: 
 def test_a_corpus_with_splits_is_not_divided(tmp_path: Path) -> None:
     columns(tmp_path / "train.tsv", 0)
     columns(tmp_path / "test.tsv", 0)
-    with pytest.raises(ValueError, match="has a test split already, so it is not divided; leave shares= .--split. out"):
+    with pytest.raises(ValueError, match="has a test split already, so it is not divided; leave shares= out"):
         corpus(tmp_path, "--split", "80/10/10")
     assert len(corpus(tmp_path).test) == 20

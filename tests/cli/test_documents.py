@@ -1,6 +1,8 @@
 """`lorakit predict --documents`: positions in the whole text, and the same lines after an interruption."""
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -47,6 +49,15 @@ def test_an_interrupted_command_continues_where_it_was(run, folder, tmp_path, mo
     with pytest.raises(SystemExit, match="2"):
         predicted(run, folder, out)
     assert "continue it with --resume-output, or delete it" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(documents, "read_documents", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        for output, advice in (
+            (out, f"what was found is in {part}: run the same again with --resume-output to continue"),
+            (tmp_path / "new.jsonl", "nothing was written: run the same again"),
+        ):
+            command = ["predict", *saved(run, "lora"), "--documents", str(folder), "--output", str(output)]
+            assert main([*command, "--resume-output"]) == 130
+            assert capsys.readouterr().err.endswith(f"{advice}\n")
     assert predicted(run, folder, out, "--resume-output") == whole
     assert not part.exists()
     part.write_text(f"{whole[1]}\n{whole[0]}\n")

@@ -37,7 +37,7 @@ def test_sci_is_energy_times_intensity_plus_embodied_per_unit():
     assert "measured in total: 200 Wh ± 0.5 Wh" in text
     assert "SCI (ISO 21031) of the measured part: 0.1 g of CO2 per unit = (80 g for energy + 20 g embodied)" in text
     for wrong in ({"units": 5.0}, {"grams_per_kwh": 1.0, "units": 5.0}, {"embodied_g": 3.0}):
-        with pytest.raises(ValueError, match="--sci"):
+        with pytest.raises(ValueError, match="units="):
             Carbon(**wrong)
 
 

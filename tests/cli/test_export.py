@@ -6,7 +6,9 @@ import shutil
 
 import pytest
 
-from lorakit.cli.__main__ import main
+from lorakit.cli.__main__ import build_parser, main
+from lorakit.cli.export import proof_sentences, read_record
+from lorakit.data.corpus import read_ner
 from lorakit.training.models import load_token_classifier
 from tests.support.tiny import LABELS, MINI
 
@@ -32,7 +34,7 @@ def test_a_runs_folder_gives_the_model_the_corpus_and_the_card(run, tmp_path, ca
         (["CORPUS", "out", "--to", "hf"], "CORPUS holds no trained model (adapter, model, lora/adapter, full/model)"),
         (["LORA", "out", "--to", "hf", "--sentences", "0"], "--sentences is 0; it must be at least 1"),
         (["LORA", "out", "--to", "hf", "--dataset", "./nowhere"], "nowhere"),
-        (["LORA", "out", "--to", "hf", "--labels", "O", "B-x"], "--labels differ from the adapter's own"),
+        (["LORA", "out", "--to", "hf", "--labels", "O", "B-x"], "--labels differs from the adapter's own"),
         (["./nowhere", "out", "--to", "hf", "--dataset", "CORPUS"], "no adapter folder nowhere"),
         (["./nowhere", "out", "--to", "hf"], "no adapter folder nowhere"),
         (["LORA", "out", "--to", "hf", "--model", "OTHER"], "the adapter was trained on another base"),
@@ -109,3 +111,47 @@ def test_the_corpora_of_a_run_on_several_are_found(run, tmp_path, capsys):
     (tmp_path / "run" / "comparison.json").write_text(json.dumps(record))
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--to", "hf"]) == 0
     assert "of the validation set" in capsys.readouterr().out
+
+
+def train_on_a_file(folder, *more):
+    """A run of one epoch on a file without splits and with types to rename."""
+    rows = ("IL-2\tB-DNA\ngene\tI-DNA\nbinds\tO\n\n", "GATA-1\tB-protein\nin\tO\nT\tB-cell\n\n")
+    (folder / "all.tsv").write_text("".join(rows[i % 2].replace("IL-2", f"IL-{i}") for i in range(40)))
+    (folder / "types.tsv").write_text("protein\tgene\ncell\t\n")
+    flags = ["--epochs", "1", "--r", "2", "--split", "60/20/20", "--split-seed", "3", *more]
+    paths = ["--dataset", folder / "all.tsv", "--label-map", folder / "types.tsv", "--output-dir", folder / "run"]
+    assert main(["train", "--model", str(MINI), *flags, *map(str, paths)]) == 0
+    return folder / "run"
+
+
+def sentences_of_the_proof(run, *more):
+    arguments = build_parser().parse_args(["export", str(run), "out", "--to", "hf", *more])
+    return proof_sentences(arguments, read_record(str(run / "adapter"), is_adapter=True))
+
+
+def test_the_proof_reads_the_runs_corpus_as_training_did(tmp_path):
+    run = train_on_a_file(tmp_path, "--sentences", "20")
+    table = {"protein": "gene", "cell": None}
+    assert json.loads((run / "comparison.json").read_text())["reading"] == {
+        "label_map": table, "shares": "60/20/20", "seed": 3, "sentences": 20
+    }  # fmt: skip
+    whole = read_ner(tmp_path / "all.tsv", label_map=table, shares="60/20/20", seed=3)
+    (tmp_path / "types.tsv").unlink()  # the record holds the table itself
+    assert sentences_of_the_proof(run) == ("validation", whole.validation)
+    assert sentences_of_the_proof(run, "--sentences", "2") == ("validation", whole.validation[:2])
+    (tmp_path / "other.tsv").write_text("protein\tX\n")
+    _, found = sentences_of_the_proof(run, "--label-map", str(tmp_path / "other.tsv"))
+    assert {tag for sentence in found for tag in sentence.tags} > {"B-X", "B-cell"}
+
+
+@pytest.mark.parametrize("reading", [{"colums": 1}, {"columns": 3}, {"label_map": 3}])
+def test_a_damaged_record_of_the_reading_is_one_line(reading, tmp_path, capsys):
+    run = train_on_a_file(tmp_path)
+    record = json.loads((run / "comparison.json").read_text())
+    (run / "comparison.json").write_text(json.dumps(record | {"reading": reading}))
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", str(run), str(tmp_path / "out"), "--to", "hf"])
+    told = capsys.readouterr().err
+    assert "the run's own corpus cannot be read (the run's record of how it read" in told
+    assert len(told.splitlines()) == 1 and not (tmp_path / "out").exists()

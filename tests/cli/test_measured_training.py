@@ -1,5 +1,6 @@
 """Training under an energy meter, and the exit status of a run that stopped early."""
 
+import argparse
 import json
 import warnings
 
@@ -55,15 +56,27 @@ def test_a_run_whose_power_was_measured_says_how_long_a_window_of_it_must_be(tmp
     assert meter.reading.notes.count(note) == 1
 
 
+def command(overwrite=False):
+    parser = Parser(prog="lorakit train")
+    parser.add_argument("--resume", action="store_true")
+    return argparse.Namespace(parser=parser, overwrite=overwrite)
+
+
 @pytest.mark.parametrize(("stopped", "status"), [(Preempted(15, "runs/x"), 143), (OSError("full"), 1)])
 def test_a_run_that_stopped_says_why_and_has_its_status(stopped, status, capsys):
-    assert exit_status(stopped, Parser(prog="lorakit train")) == status
-    assert capsys.readouterr().err == f"lorakit train: {stopped}\n"
+    assert exit_status(stopped, command()) == status
+    told = str(stopped).replace("resume=True", "--resume")
+    assert capsys.readouterr().err == f"lorakit train: {told}\n"
+
+
+def test_a_run_that_overwrote_another_does_not_overwrite_when_it_resumes(capsys):
+    assert exit_status(Preempted(2, "runs/x"), command(overwrite=True)) == 130
+    assert capsys.readouterr().err.endswith("the same again with --resume instead of --overwrite to continue\n")
 
 
 def test_a_rank_without_memory_ends_at_once(capsys):
     with pytest.raises(SystemExit, match="1"):
-        exit_status(MemoryError("out of memory on rank 1"), Parser(prog="lorakit train"))
+        exit_status(MemoryError("out of memory on rank 1"), command())
     assert capsys.readouterr().err == "lorakit train: out of memory on rank 1\n"
 
 

@@ -1,10 +1,12 @@
 """One-line errors, examples in the help, and which flags were given."""
 
+import argparse
+
 import pytest
 
 from lorakit._files import write_text
-from lorakit.cli.__main__ import main
-from lorakit.cli.parser import Parser, add_command, input_errors
+from lorakit.cli.__main__ import build_parser, main
+from lorakit.cli.parser import Parser, add_command, comma_hint, input_errors
 from tests.support.tiny import MINI, ROOT
 
 
@@ -129,3 +131,67 @@ def test_an_empty_name_is_never_the_folder_one_is_in(tmp_path, monkeypatch, caps
             main(command)
         assert "the name is empty; give a file or folder" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def numeric_flags(parser, name="lorakit"):
+    """(command, action, a number that it takes) of a parser and its commands; numbers are those that are no text."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for child, its in action.choices.items():
+                yield from numeric_flags(its, f"{name} {child}")
+        for number in ("2000", "0.5") if action.option_strings and action.type else ():
+            try:
+                value = action.type(number)
+            except (ValueError, argparse.ArgumentTypeError):
+                continue
+            if isinstance(value, int | float):
+                yield name, parser, action, number
+
+
+def test_a_comma_in_a_number_is_met_with_what_to_write_for_every_numeric_flag(capsys):
+    flags = list(numeric_flags(build_parser()))
+    assert {action.option_strings[0] for *_, action, _ in flags} > {"--idle", "--epochs", "--co2", "--f1", "--margin"}
+    for name, parser, action, number in flags:
+        wrong = {"2000": "2,000", "0.5": "0,5"}[number]
+        with pytest.raises(argparse.ArgumentError) as error:
+            parser._get_value(action, wrong)
+        assert "; a number has no comma: write " in str(error.value), (name, action.option_strings)
+        assert number in str(error.value).rpartition("write ")[2].split(), (name, action.option_strings)
+
+
+@pytest.mark.parametrize(
+    ("text", "convert", "several", "ways"),
+    [
+        ("38,39", float, True, "38.39 or 38 39"),
+        ("38,39", float, False, "38.39"),
+        ("4,8", int, True, "4 8"),
+        ("4,8", int, False, None),
+        ("1e-3,2e-3", float, True, "1e-3 2e-3"),
+        ("1,000", int, False, "1000"),
+        ("1,000", float, True, "1.000 or 1000 or 1 000"),
+        ("abc", float, True, None),
+        ("a,b", float, True, None),
+        (",", float, True, None),
+        ("nan,", float, False, None),
+    ],
+)
+def test_what_a_number_with_a_comma_may_mean(text, convert, several, ways):
+    assert comma_hint(text, convert, several) == ("" if ways is None else f"; a number has no comma: write {ways}")
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        (["energy", "calibrate", "--idle", "38,39", "--load", "92"], "write 38.39 or 38 39"),
+        (["train", "--model", "x", "--dataset", "x", "--module-learning-rates", "lora_B=0,5"], "write lora_B=0.5"),
+        (["train", "--model", "x", "--dataset", "x", "--class-weights", "B-DNA=0,5"], "write 0.5"),
+        (["predict", "--adapter", "x", "--min-score", "DNA=0,8", "--", "a"], "write 0.8"),
+        (["params", "x", "--config", "settings.yaml"], "write 0.5"),
+    ],
+)
+def test_a_decimal_comma_is_explained_wherever_a_number_is_read(line, hint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "settings.yaml", "lora-dropout: 0,5\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(line)
+    assert f"; a number has no comma: {hint}\n" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 
 from lorakit.cli import measured_training
 from lorakit.cli.__main__ import main
-from lorakit.cli.stopping import check_stopped, stoppable
+from lorakit.cli.stopping import advice_if_stopped, check_stopped, stoppable
 from tests.support.tiny import MINI, ROOT
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -54,13 +54,63 @@ def test_without_a_signal_errors_and_statuses_are_as_they_were(capsys):
 @pytest.mark.parametrize(
     ("number", "status", "resume"), [(signal.SIGINT, 130, []), (signal.SIGTERM, 143, ["--resume"])]
 )
-def test_a_signal_before_the_first_step_leaves_no_run_behind(number, status, resume, corpus, tmp_path, monkeypatch):
+def test_a_signal_before_the_first_step_leaves_no_run_behind(
+    number, status, resume, corpus, tmp_path, monkeypatch, capsys
+):
     """The meter's journal is there by then, and would keep the same command from being given again."""
     arguments = ["train", "--model", MINI, "--dataset", corpus, "--epochs", 1, "--r", 2, "--output-dir", tmp_path / "x"]
     arguments = [str(word) for word in (*arguments, *resume)]
     monkeypatch.setattr(measured_training, "train", lambda *given, **more: os.kill(os.getpid(), number))
     assert main(arguments) == status
     assert (tmp_path / "x").exists() == bool(resume)
+    assert capsys.readouterr().err.splitlines()[-1].endswith("; nothing was kept yet: run the same again")
+
+
+def stop(*_, **__):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+STAGES = {  # what a stage calls -> what is said of a stop there, and what completes the command
+    "lorakit.cli.train.read_corpus": ("nothing was changed: run the same again", []),
+    "lorakit.cli.train.save_mode": ("run the same again with --resume to continue", ["--resume"]),
+    "lorakit.cli.train.write_results": ("run the same again with --resume to continue", ["--resume"]),
+    "lorakit.cli.train.show_results": ("run the same again with --resume to continue", ["--resume"]),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stop_outside_of_training_says_how_to_continue_and_that_works(stage, corpus, tmp_path, monkeypatch, capsys):
+    said, more = STAGES[stage]
+    arguments = ["train", "--model", MINI, "--dataset", corpus, "--epochs", 1, "--r", 2, "--output-dir", tmp_path / "x"]
+    arguments = [str(word) for word in arguments]
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, stop)
+        assert main(arguments) == 143
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("lorakit: stopped by SIGTERM; ") and last.endswith(said)
+    assert (str(tmp_path / "x") in last) == bool(more) == (tmp_path / "x").exists()
+    assert main([*arguments, *more]) == 0
+    assert (tmp_path / "x" / "report.html").exists() and (tmp_path / "x" / "adapter").exists()
+
+
+def test_the_advice_names_only_flags_that_go_together(corpus, tmp_path, monkeypatch, capsys):
+    arguments = ["train", "--model", MINI, "--dataset", corpus, "--epochs", 1, "--r", 2, "--output-dir", tmp_path / "x"]
+    arguments = [str(word) for word in arguments]
+    monkeypatch.setattr("lorakit.cli.train.save_mode", stop)
+    assert main([*arguments, "--overwrite"]) == 143
+    assert capsys.readouterr().err.endswith("run the same again with --resume instead of --overwrite to continue\n")
+    assert main([*arguments, "--resume"]) == 143
+    assert capsys.readouterr().err.endswith(f"what was done is in {tmp_path / 'x'}: run the same again to continue\n")
+
+
+def test_the_innermost_advice_counts_and_none_is_kept_for_the_next_command(capsys):
+    def run():
+        with advice_if_stopped(lambda: "outer"), advice_if_stopped(lambda: "inner"):
+            stop()
+
+    assert stoppable("lorakit", run) == 143
+    assert stoppable("lorakit", stop) == 143
+    assert capsys.readouterr().err == "lorakit: stopped by SIGTERM; inner\nlorakit: stopped by SIGTERM\n"
 
 
 @pytest.mark.parametrize("status", [130, "SIGINT"])

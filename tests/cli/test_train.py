@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from lorakit.cli.__main__ import main
+from lorakit.report.page import make_page
+from lorakit.report.runs import read_sources
+from lorakit.report.tables import as_markdown
 from lorakit.training import memory
+from tests.support.reports import change
 from tests.support.tiny import MINI, ROOT
 
 
@@ -200,3 +204,22 @@ def test_before_the_first_step_only_torch_and_transformers_are_loaded_and_the_co
         [sys.executable, "-c", BEFORE_THE_FIRST_STEP, *arguments], capture_output=True, text=True, cwd=ROOT
     )
     assert done.stdout == "['torch.distributed.fsdp.sharded_grad_scaler'] [84]\n", done.stderr
+
+
+def test_a_run_that_was_given_the_factors_has_the_sci_in_its_record_tables_and_page(corpus, tmp_path, capsys):
+    command = ["train", "--model", str(MINI), "--dataset", str(corpus), "--epochs", "1", "--r", "2"]
+    command += ["--output-dir", str(tmp_path / "new"), "--sci", "10"]
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert "--sci needs a number above 0 and your own factors: --co2 400" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    assert main([*command, "--co2", "400", "--embodied", "20"]) == 0
+    made = json.loads((tmp_path / "new" / "comparison.json").read_text())
+    assert (made["co2_g_per_kwh"], made["embodied_g"], made["sci_units"]) == (400.0, 20.0, 10.0)
+    energy = made["modes"]["lora"]["energy"]
+    measured = energy["measured_kwh"]
+    assert energy["sci_g_per_unit"] == (None if measured is None else pytest.approx((400 * measured + 20) / 10))
+    change(tmp_path / "new", lambda record: record["modes"]["lora"]["energy"].update(measured_kwh=0.2))
+    record = json.loads((tmp_path / "new" / "comparison.json").read_text())
+    sci = "SCI (ISO 21031) of the measured part: 10 g of CO2 per unit = (80 g for energy + 20 g embodied) / 10 units"
+    assert sci in as_markdown(record) and sci in make_page(read_sources([tmp_path / "new"]))

@@ -124,6 +124,7 @@ def test_a_search_that_is_killed_continues_to_the_same_result(found, tuned, tmp_
 
     with mock.patch.object(StackedParameters, "step", die):
         assert tuned(tmp_path / "found") == 130
+        assert capsys.readouterr().err.endswith("run the same again with --resume to continue\n")
         assert not (tmp_path / "found" / "search.json").exists()
         assert tuned(tmp_path / "found", "--resume") == 130
         assert (tmp_path / "found" / "search.json").exists()

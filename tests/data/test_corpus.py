@@ -7,7 +7,7 @@ import pytest
 
 from lorakit.data.corpus import NerData, Sentence, read_ner, read_written
 from lorakit.data.tags import spans
-from tests.support.corpora import LABELS, ROW, write_folder, write_lines, write_text
+from tests.support.corpora import LABELS, ROW, named_columns, write_folder, write_lines, write_text
 
 
 def test_bionlp2004_has_the_published_counts(bionlp2004: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_folder_with_numbers_is_read_by_label_json(tmp_path: Path) -> None:
 
 def test_types_that_differ_in_case_alone_are_noted_also_of_two_corpora(tmp_path: Path) -> None:
     names = {name: write_text(tmp_path / f"{name}.tsv", f"a\tB-{name}\n") for name in ("Per", "PER", "ORG")}
-    note = "PER and Per are types of their own; if they are one, a table renames them (--label-map)"
+    note = "PER and Per are types of their own; if they are one, a table renames them (label_map)"
     assert read_ner([names["Per"], names["ORG"], names["PER"]]).notes[-1] == note
     both = write_text(tmp_path / "both.tsv", "a\tB-Per\nb\tB-PER\nb\tB-ORG\n")
     assert read_ner(both).notes[-1] == note
@@ -100,7 +100,8 @@ def test_a_folder_without_train_says_what_it_holds(tmp_path: Path) -> None:
 def test_a_training_file_whose_columns_must_be_chosen_says_so_and_is_read_then(tmp_path: Path) -> None:
     (tmp_path / "corpus-train-en.tsv").write_text("Mr\tO\tO\nSwift\tB-pers\tB-pers.ind\n", encoding="utf-8")
     with pytest.raises(
-        ValueError, match="corpus-train-en.tsv: columns 2 .* and 3 .* all look like tags; .* word=1,tag=2"
+        ValueError,
+        match="corpus-train-en.tsv: columns 2 .* and 3 .* all look like tags; .*={'word': 1, 'tag': 2}",
     ):
         read_ner(tmp_path)
     assert read_ner(tmp_path, columns={"word": "1", "tag": "2"}).train[0].tags == ("O", "B-pers")
@@ -543,10 +544,10 @@ def test_a_bracket_around_one_word_is_an_entity(tmp_path: Path) -> None:
     [
         ({"offsets": "utf16"}, "unknown unit of offsets 'utf16'; it is one of characters, utf-16, bytes"),
         ({"layer": "middle"}, "unknown layer 'middle'; it is outer or inner"),
-        ({"columns": {"words": "1"}}, "--columns words=1: unknown role 'words'; it is word or tag"),
+        ({"columns": {"words": "1"}}, "columns={'words': 1}: unknown role 'words'; it is word or tag"),
         (
             {"columns": {"word": "1"}},
-            "--columns word=1: no field '1' of .*corpus.jsonl holds lists of words; name one that does",
+            "columns={'word': 1}: no field '1' of .*corpus.jsonl holds lists of words; name one that does",
         ),
     ],
 )
@@ -556,6 +557,17 @@ def test_an_option_that_says_nothing_about_the_corpus_is_refused(tmp_path: Path,
         read_ner(path, **options)
 
 
+def test_columns_are_given_as_numbers_or_text_and_in_a_dictionary(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.tsv", "B-X EU B-ORG\nO says O\n")
+    data = read_ner(path, columns={"word": 2, "tag": 3})
+    assert data == read_ner(path, columns={"word": "2", "tag": "3"})
+    assert data.train[0].tags == ("B-ORG", "O")
+    with pytest.raises(ValueError, match="columns is 'word=2,tag=3'; give a dictionary, as in ") as error:
+        read_ner(path, columns="word=2,tag=3")
+    assert named_columns(str(error.value)) == [{"word": 1, "tag": 3}]
+    read_ner(path, columns=named_columns(str(error.value))[0])
+
+
 def test_a_layer_of_a_format_that_has_one_is_noted(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "corpus.jsonl", ROW)
-    assert any(note.startswith("--layer inner has no effect: ") for note in read_ner(path, layer="inner").notes)
+    assert any(note.startswith("layer='inner' has no effect: ") for note in read_ner(path, layer="inner").notes)

@@ -44,7 +44,7 @@ def test_files_folders_and_fields_are_read_in_order(tmp_path):
         ("a.txt", b"x\n\xff", r"a\.txt:2: not UTF-8 .*; convert the file to UTF-8"),
         ("a.jsonl", b'{"text": "x", "text": "y"}', r"a\.jsonl:1: not JSON \(the key 'text' is twice"),
         ("a.jsonl", b'{"text": "x"}\n{', r"a\.jsonl:2: not JSON"),
-        ("a.jsonl", b'{"body": "x"}', r"a\.jsonl:1: no text in 'text'; it has body: name the field with --text-field"),
+        ("a.jsonl", b'{"body": "x"}', r"a\.jsonl:1: no text in 'text'; it has body: name the field with text_field="),
         ("a.jsonl", b"[1]", r"no text in 'text'; it has list"),
         ("a.jsonl", b'{"text": null}', r"a\.jsonl:1: 'text' is null, not a text; leave the line out, or name another"),
         ("a.jsonl", b'\n{"text": "x \\ud83d"}', r"a\.jsonl:2: character 2 of the text is .*half a surrogate pair"),

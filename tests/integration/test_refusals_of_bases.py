@@ -167,15 +167,15 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
     ),
     "in the checkpoint and … by config.json; correct config.json": (loaded(vocab_size=9000), loaded(vocab_size=8192)),
     "and only safetensors files beside it are read": (loaded_by_index("pytorch_model.bin"), loaded_by_index("")),
-    "give --adapter FOLDER_OR_ID, or --model FOLDER_OR_ID": (
+    "give adapter='FOLDER_OR_ID', or model='FOLDER_OR_ID'": (
         tagged(),
         tagged(adapter="ADAPTER"),
         tagged(model="BASE"),
     ),
-    "is a LoRA adapter: give it as --adapter": (tagged(model="ADAPTER"), tagged(adapter="ADAPTER")),
-    "has its own: leave them out": (tagged(model="BASE", labels=LABELS), tagged(model="BASE")),
+    "is a LoRA adapter: give it as adapter=": (tagged(model="ADAPTER"), tagged(adapter="ADAPTER")),
+    "has its own: leave it out": (tagged(model="BASE", labels=LABELS), tagged(model="BASE")),
     "is a whole model: leave it out": (tagged(model="BASE", check_base=False), tagged(model="BASE")),
-    "--labels differ from the adapter's own": (
+    "labels= differs from the adapter's own": (
         tagged(adapter="ADAPTER", labels=["O", "X"]),
         tagged(adapter="ADAPTER"),
     ),
@@ -194,7 +194,7 @@ ELSEWHERE = {
     "got no gradient in the first step": "gradients::test_a_layer_that_never_runs_is_named",
     "cannot be packed, because": "architectures::test_packing_that_is_impossible_is_refused",
     "does not name the base (base_model_name_or_path)": "models::test_a_base_that_is_elsewhere_is_given_by_hand",
-    "names this base: give it with --model if it is elsewhere": "models::test_a_base_that_is_elsewhere_is_given",
+    "names this base: give it with model= if it is elsewhere": "models::test_a_base_that_is_elsewhere_is_given",
     "is a LoRA adapter, not a model": "pretrained::test_training_on_from_such_a_folder",
     "the checkpoint holds LoRA's tensors beside the base's": "pretrained::test_a_state_of_an_adapted_model_alone",
     "has no place for these weights of the checkpoint": "loading_report::test_a_taggers_other_weights_are_not_dropped",

@@ -219,11 +219,11 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         after(metered("--csv a.csv"), ("a.csv", "a,b\n1,2\n")),
         metered("--csv b.csv"),
     ),
-    "--sci needs a number of units above 0 and your own factors": (
+    "needs a number above 0 and your own factors": (
         metered("--sci 2"),
         metered("--sci 2 --co2 400 --embodied 120"),
     ),
-    "--embodied is part of the SCI: add --sci N": (
+    "is part of the SCI: add": (
         metered("--embodied 120"),
         metered("--embodied 120 --sci 2 --co2 400"),
     ),
@@ -345,7 +345,7 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         "train --model BASE --dataset NOTHING --output-dir out",
         "data show NOTHING",
     ),
-    "the model finds no entity in …, which proves nothing; give others with --dataset": (
+    "the model finds no entity in …, which proves nothing; give others (lorakit export --dataset)": (
         "export LORA out --to peft --dataset NOTHING",
         "export LORA out --to peft --dataset CORPUS",
     ),
@@ -401,7 +401,7 @@ FOLLOWED: dict[str, tuple[Act, ...]] = {
         "energy calibrate --idle 38 --load 38",
         "energy calibrate --idle 38 --load 92",
     ),
-    "give the meter's own --error and readings of one load each": (
+    "make 100 % or more; give the meter's own error": (
         "energy calibrate --idle 38 --load 92 --error 100",
         "energy calibrate --idle 38 --load 92 --error 2",
     ),
@@ -445,13 +445,13 @@ ELSEWHERE = {
     "is not a time; write 90s, 20m or 2h": "tune::test_times_have_a_unit",
     "holds another search; give another folder": "tune::test_a_folder_of_another_search_is_left_alone",
     "no energy is known on this machine": "tune::test_a_budget_of_energy_needs_energy_that_is_known",
-    "torch.onnx cannot export …: …; export --to hf or": "onnx_graph::test_a_model_that_the_exporter_cannot_trace",
-    "cannot be changed to add it; export --to spacy": "tokenizer::test_a_tokenizer_that_cannot_add_the_space",
+    "torch.onnx cannot export …: …; use lorakit": "onnx_graph::test_a_model_that_the_exporter_cannot_trace",
+    "cannot be changed to add it; use lorakit": "tokenizer::test_a_tokenizer_that_cannot_add_the_space",
     "holds no energy readings": "energy::test_merge_of_what_is_no_journal_says_what_to_give",
     "ended before its first reading; leave it out": "energy::test_merge_says_which_run_was_killed",
     "merge only one of them": "energy::test_merge_refuses_to_count_a_device_twice",
     "add only one of them, or let EnergyMeter.gather": "reading::test_a_device_of_one_machine_is_added_once",
-    "was not scored on a … set (it has: …); use --split": "run_comparison::test_a_split_that_a_run_lacks_is_refused",
+    "was not scored on a … set (it has: …); choose": "run_comparison::test_a_split_that_a_run_lacks_is_refused",
     "compare runs on the same corpus and split": "run_comparison::test_another_corpus_is_refused_with_both_names",
     "finish it, or train it again": "run_comparison::test_a_run_without_the_file_is_refused_with_the_name",
     "train the run again": "run_comparison::test_a_file_of_another_run_than_the_scores_beside_it_is_refused",
@@ -469,6 +469,7 @@ NOTHING_TO_FOLLOW = {
     "--budget-wh is 0; it must be above 0": "a budget above 0 is a search of its own",
     "which is not installed: pip install": "an installation",
     "the model's classes are not entity tags": "a fact: the model tags something else",
+    "the run's record of how it read them": "a damaged file",
     "its powers are impossible": "caught where it is raised",
     "not a non-negative integer": "a broken sensor, which the reading tells",
     "not a count of microjoules": "the same",

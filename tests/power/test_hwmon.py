@@ -377,6 +377,30 @@ def test_an_altras_regulators_are_its_cpu_and_its_memory(tmp_path):
     assert empty["why"] == "draws nothing: no memory module is on it"
 
 
+@pytest.mark.parametrize(
+    ("chips", "counted"),
+    [
+        ("ampere,mtjade-bmc\0aspeed,ast2500\0", False),
+        ("nuvoton,npcm845\0", False),
+        ("ampere,altra\0", True),
+        (None, True),
+    ],
+)
+def test_on_a_board_controller_the_altra_is_another_machine(tmp_path, chips, counted):
+    """As aspeed-bmc-ampere-mtjade.dts names itself; strings of a device tree end in a NUL."""
+    if chips is not None:
+        (tmp_path / "firmware" / "devicetree" / "base").mkdir(parents=True)
+        (tmp_path / "firmware" / "devicetree" / "base" / "compatible").write_text(chips)
+    (tmp_path / "class").mkdir()
+    found = find_hwmon(tree(tmp_path / "class" / "hwmon", [("smpro-hwmon.0", ALTRA)]))
+    if counted:
+        assert [sensor.kind for sensor in found] == ["cpu", "cpu", "ram", None, "cpu"]
+        return
+    (sensor,) = found
+    assert (sensor.kind, sensor.is_unknown, len(sensor.paths)) == (None, True, 5)
+    assert sensor.why == "it is of the server that this board controller (BMC) controls"
+
+
 def test_the_memorys_sensor_is_left_out_where_rapl_counts_it(tmp_path):
     dram = ("intel-rapl:0:0", "dram", Profile((0, 15.0)))
     reading = Hwmon(tmp_path, [("smpro-hwmon.0", ALTRA)], {}, zones=[*ZONE, dram]).run(12)

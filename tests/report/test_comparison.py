@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from lorakit.report.carbon import Carbon
 from lorakit.report.comparison import SCHEMA, STUDY, as_json, comparison_record, read_comparison
 
 
@@ -44,6 +45,6 @@ def test_a_number_that_is_not_finite_is_null(record):
 
 def test_the_record_gives_the_co2_of_what_was_measured():
     modes = {"full": {"energy": {"measured_kwh": 0.2}}, "lora": {"energy": {"measured_kwh": None}}}
-    found = comparison_record("c", {}, "m", "d", modes, co2_g_per_kwh=400.0)["modes"]
+    found = comparison_record("c", {}, "m", "d", modes, carbon=Carbon(400.0))["modes"]
     assert [values["energy"]["co2_g"] for values in found.values()] == [80.0, None]
     assert "co2_g" not in comparison_record("c", {}, "m", "d", modes)["modes"]["full"]["energy"]

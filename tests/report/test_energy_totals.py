@@ -53,7 +53,7 @@ def test_the_report_gives_the_sci_of_the_users_factors(run, tmp_path, capsys):
     command = ["report", str(run), "--output", str(page), "--sci", "10"]
     with pytest.raises(SystemExit, match="2"):
         main(command)
-    assert "--sci needs a number of units above 0 and your own factors: --co2 400" in capsys.readouterr().err
+    assert "--sci needs a number above 0 and your own factors: --co2 400" in capsys.readouterr().err
     assert not page.exists()
     assert main([*command, "--co2", "400", "--embodied", "20"]) == 0
     sci = "SCI (ISO 21031) of the measured part: 10 g of CO2 per unit = (80 g for energy + 20 g embodied) / 10 units"

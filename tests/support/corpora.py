@@ -1,6 +1,8 @@
 """Small corpora on disk, in the layouts that `read_ner` reads."""
 
+import ast
 import json
+import re
 from pathlib import Path
 
 LABELS = {"O": 0, "B-DNA": 1, "I-DNA": 2, "B-protein": 3, "I-protein": 4}
@@ -26,3 +28,8 @@ def write_text(path: Path, text: str) -> Path:
     """Write a file with exactly these characters, line ends included."""
     path.write_bytes(text.encode("utf-8"))
     return path
+
+
+def named_columns(message: str) -> list[dict[str, int | str]]:
+    """Each `columns=` that a message says to give, as `read_ner` takes it."""
+    return [ast.literal_eval(found) for found in re.findall(r"columns=(\{[^}]*\})", message)]

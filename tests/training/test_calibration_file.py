@@ -132,3 +132,21 @@ def test_the_calibration_of_an_adapter_on_a_hub_comes_with_it(tmp_path, monkeypa
     assert load_calibration(folder_of("someone/an-adapter", None)).temperature == 2.0
     assert FILE in asked
     assert folder_of(None, str(adapter)) == adapter
+
+
+def test_a_model_of_the_hub_has_the_calibration_that_is_in_its_cache(tmp_path, monkeypatch):
+    """The cache's layout: snapshots by commit, and a file that names the branch's; nothing is fetched."""
+    snapshot = tmp_path / "models--someone--tagger" / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--someone--tagger" / "refs").mkdir()
+    (tmp_path / "models--someone--tagger" / "refs" / "main").write_text(snapshot.name)
+    for name, content in (("config.json", b"{}"), ("model.safetensors", b"weights")):
+        (snapshot / name).write_bytes(content)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
+    assert folder_of(None, "someone/tagger") == snapshot
+    assert load_calibration(snapshot) is None
+    save_calibration(Calibration(1.5, {"DNA": [(0.9, True)]}, "viterbi"), snapshot)
+    assert load_calibration(folder_of(None, "someone/tagger")).temperature == 1.5
+    for other in ("someone/other", "no/such/folder", "../x", ""):
+        assert str(folder_of(None, other)) == (other or ".")

@@ -97,7 +97,7 @@ def test_a_missing_folder_is_named():
         ("notes.txt", r"give a folder with config.json, or a hub id"),
         ("full/model/config.json", r"did you mean \S+/full/model\?"),
         ("lorakit_ner/config.json", r"did you mean \S+/lorakit_ner\?"),  # a spaCy pipeline's
-        ("adapter/adapter_config.json", r"did you mean --adapter \S+/adapter\?"),
+        ("adapter/adapter_config.json", r"did you mean adapter='\S+/adapter'\?"),
     ],
 )
 def test_a_folder_that_is_no_model_names_the_one_inside(inside, advice, tmp_path):
@@ -188,12 +188,12 @@ def test_an_adapter_says_what_it_lacks(adapter, tmp_path):
 def test_a_base_that_is_elsewhere_is_given_by_hand(adapter, monkeypatch):
     monkeypatch.setattr("lorakit.training.models.base_and_labels", lambda *_: ("/nowhere/base", list(LABELS)))
     adapter = str(adapter)
-    with pytest.raises(ValueError, match="'/nowhere/base'.*adapter_config.json names this base: give it with --model"):
+    with pytest.raises(ValueError, match="'/nowhere/base'.*adapter_config.json names this base: give it with model="):
         load_tagger(adapter)
     model, _ = load_tagger(adapter, str(MINI))
     assert model.config.id2label == dict(enumerate(LABELS))
     monkeypatch.setattr("lorakit.training.models.base_and_labels", lambda *_: (None, list(LABELS)))
-    with pytest.raises(ValueError, match=r"does not name the base \(base_model_name_or_path\); give it with --model"):
+    with pytest.raises(ValueError, match=r"does not name the base \(base_model_name_or_path\); give it with model="):
         load_tagger(adapter)
     assert load_tagger(adapter, str(MINI))[0].config.id2label == dict(enumerate(LABELS))
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from lorakit._counts import counted
 from lorakit.data.formats import field_names
-from lorakit.data.formats.record import Note, Reading
+from lorakit.data.formats.record import Note, Reading, as_argument
 from lorakit.data.spelling import plain_tags, spelling_of
 from lorakit.data.tags import spans
 
@@ -120,8 +120,8 @@ def choose_field(records: Iterable[tuple[str, Any]], reading: Reading, source: s
     named = reading.columns or {}
     if "word" in named and not found.words:
         raise ValueError(
-            f"--columns word={named['word']}: no field {named['word']!r} of {source} holds lists of words; name one"
-            " that does, or leave word= out"
+            f"{as_argument({'word': named['word']})}: no field {named['word']!r} of {source} holds lists of words; name"
+            " one that does, or leave word out"
         )
     if "tag" in named:
         chosen, layered = _named(found, named, source), False
@@ -139,8 +139,8 @@ def choose_field(records: Iterable[tuple[str, Any]], reading: Reading, source: s
         return None
     if "word" in named and one.format != "tokens-jsonl":
         raise ValueError(
-            f"--columns word={named['word']}: {source} has spans of texts in {one.name!r}, which are read with the"
-            " words of the text; leave word= out"
+            f"{as_argument({'word': named['word']})}: {source} has spans of texts in {one.name!r}, which are read with"
+            " the words of the text; leave word out"
         )
     if one.format != "tokens-jsonl":
         _check_types(one, source)
@@ -292,7 +292,7 @@ def _named(found: _Survey, named: Mapping[str, str], source: str) -> list[str]:
     able = [f.name for f in found.fields.values() if f.kinds and f.kinds <= {"tags", "spans", "offsets", "triples"}]
     if one is None or name not in able:
         listed = f"fields that do are {', '.join(able)}" if able else "and no other field does"
-        raise ValueError(f"--columns tag={name}: no field {name!r} of {source} holds annotations; {listed}")
+        raise ValueError(f"{as_argument({'tag': name})}: no field {name!r} of {source} holds annotations; {listed}")
     return [name]
 
 
@@ -329,7 +329,7 @@ def _in_turns(found: _Survey, pieces: list[str], source: str) -> list[str] | Non
         listed = " and ".join(map(repr, pieces))
         raise ValueError(
             f"{source}: annotations are in {listed}, in different records; put all of them into one field, or choose"
-            f" one with --columns tag={pieces[0]}"
+            f" one with {as_argument({'tag': pieces[0]})}"
         )
     return pieces
 
@@ -337,8 +337,8 @@ def _in_turns(found: _Survey, pieces: list[str], source: str) -> list[str] | Non
 def _both(place: str, pair: Sequence[str]) -> str:
     one, other = pair
     return (
-        f"{place}: {one!r} and {other!r} both hold annotations, and they differ; choose one with --columns tag={one} or"
-        f" --columns tag={other}"
+        f"{place}: {one!r} and {other!r} both hold annotations, and they differ; choose one with"
+        f" {as_argument({'tag': one})} or {as_argument({'tag': other})}"
     )
 
 
@@ -395,7 +395,7 @@ def _about_others(found: _Survey, chosen: Sequence[str]) -> list[str]:
             if same and one.records == found.fields[chosen[0]].records:
                 said.append(f"field {one.name!r} holds the same annotations as {chosen[0]!r}, which is read")
             else:
-                said.append(f"field {one.name!r}{count} is not used; --columns tag={one.name} reads it instead")
+                said.append(f"field {one.name!r}{count} is not used; {as_argument({'tag': one.name})} reads it instead")
         elif one.kinds - {"tags"}:
             said.append(f"field {one.name!r} {_OTHER}")
         elif not one.kinds and one.name in _SPAN_NAMES:

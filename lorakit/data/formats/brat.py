@@ -158,7 +158,7 @@ def write_brat(documents: Sequence[Document], path: Path) -> list[str]:
                 better = "_".join(item.label.split())
                 raise ValueError(
                     f"{document.place}: the label {item.label!r} holds white space, which brat does not allow; rename"
-                    f" it to {better!r}, in a corpus with --label-map"
+                    f" it to {better!r}, in a corpus with a label map (label_map)"
                 )
     path.mkdir(parents=True)
     for document, name in zip(documents, file_names(documents), strict=True):

@@ -20,7 +20,7 @@ from lorakit._counts import counted
 from lorakit.data.formats.conll_brackets import is_bracket
 from lorakit.data.formats.conll_expressions import is_expression
 from lorakit.data.formats.conll_rows import Table, values_of
-from lorakit.data.formats.record import Note, Reading
+from lorakit.data.formats.record import Note, Reading, as_argument
 from lorakit.data.spelling import plain_tags, spelling_of
 from lorakit.data.tags import spans
 
@@ -134,10 +134,7 @@ def _named_columns(table: Table, distinct: Sequence[set[str]], reading: Reading)
     if reading.columns:
         named = {role: _column(role, name, table, width) for role, name in reading.columns.items()}
         if len(named) > len(set(named.values())):
-            raise ValueError(
-                f"--columns word={reading.columns['word']},tag={reading.columns['tag']}: words and tags cannot be in"
-                " the same column"
-            )
+            raise ValueError(f"{as_argument(reading.columns)}: words and tags cannot be in the same column")
         return named
     if table.is_conll2012 and width > 10:  # document, part, number, word, POS, parse, lemma, frame, sense, speaker, NE
         return {"word": 3, "tag": 10}
@@ -153,7 +150,7 @@ def _column(role: str, name: str, table: Table, width: int) -> int:
         return table.names.index(name)
     if not re.fullmatch(r"\d+", str(name)) or not 1 <= int(name) <= width:
         named = f" or one of {', '.join(table.names)}" if table.names else ""
-        raise ValueError(f"--columns {role}={name}: {table.path} has columns 1 to {width}{named}")
+        raise ValueError(f"{as_argument({role: name})}: {table.path} has columns 1 to {width}{named}")
     return int(name) - 1
 
 
@@ -175,7 +172,7 @@ def _tag_column(table: Table, distinct: Sequence[set[str]], word: int | None, re
     notes += [Note(f"column {i + 1} {about}", str(table.path)) for i in empty if found and i not in found]
     if len(found) == 1:
         if reading.layer:
-            kind = f"--layer {reading.layer} has no effect: the only tags are in column {found[0] + 1}"
+            kind = f"layer={reading.layer!r} has no effect: the only tags are in column {found[0] + 1}"
             notes.append(Note(kind, str(table.path)))
         return found[0]
     if not found:
@@ -188,13 +185,10 @@ def _tag_column(table: Table, distinct: Sequence[set[str]], word: int | None, re
         notes.append(Note(f"{kind}is left out", str(table.path)))
         return chosen
     listed = " and ".join(f"{i + 1} ({_sample(distinct[i])})" for i in found)
-    layers = f", or --layer outer for {found[0] + 1} or inner for {found[1] + 1}" if len(found) == 2 else ""
-    layers = layers or "".join(f" or tag={i + 1}" for i in found[1:])
+    layers = f", or layer='outer' for {found[0] + 1} or layer='inner' for {found[1] + 1}" if len(found) == 2 else ""
     words = word if word is not None else _word_column(table, distinct, found[0], [])
-    raise ValueError(
-        f"{table.path}: columns {listed} all look like tags; choose one with --columns word={words + 1},"
-        f"tag={found[0] + 1}{layers}"
-    )
+    ways = [as_argument({"word": words + 1, "tag": i + 1}) for i in (found[:1] if layers else found)]
+    raise ValueError(f"{table.path}: columns {listed} all look like tags; choose one with {' or '.join(ways)}{layers}")
 
 
 def _without_words(distinct: Sequence[set[str]], columns: Sequence[int], found: Sequence[int]) -> list[int]:
@@ -298,7 +292,7 @@ def _hint(table: Table, distinct: Sequence[set[str]], column: int, line: int, re
     )
     holders = [i for i in range(len(distinct)) if i != column and spelling_of(distinct[i], bare=False)]
     if reading.columns and holders:
-        return f"tags are in column {' or '.join(str(i + 1) for i in holders)}: --columns tag={holders[0] + 1}"
+        return f"tags are in column {' or '.join(str(i + 1) for i in holders)}: {as_argument({'tag': holders[0] + 1})}"
     if _is_parts_of_speech(distinct[column]):
         return f"column {column + 1} holds parts of speech: add a column with the tags of entities"
     rest = plain_tags(distinct[column], "prefix").keys()
@@ -342,7 +336,7 @@ def _word_column(table: Table, distinct: Sequence[set[str]], tag: int, notes: li
                 kind = f"column {column + 1} is read as words, but has a number in every line"
                 notes.append(Note(f"{kind} ({_example(distinct[column])})", f"{table.path}"))
             return column
-        fix = f"--columns word={column + 1},tag={tag + 1}"
+        fix = as_argument({"word": column + 1, "tag": tag + 1})
         if not rest:
             raise ValueError(
                 f"{table.path}: column {column + 1} {what}, and no other column can hold the words; add the words to"

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from lorakit.data.formats import field_names
 from lorakit.data.formats.annotation_fields import Choice, choose_field
 from lorakit.data.formats.label_names import KEY
-from lorakit.data.formats.record import Document, Note, Reading, about_texts
+from lorakit.data.formats.record import Document, Note, Reading, about_texts, as_argument
 from lorakit.data.formats.tagged_record import read_record
 from lorakit.data.tags import check_labels
 
@@ -144,7 +144,7 @@ def _refuse(rows: Any, named: Mapping[str, str], choice: Choice | None, source: 
     for role, name in named.items():
         if name not in rows.features:
             raise ValueError(
-                f"{source}: no column {name!r}; the columns are {listed}: name it with --columns {role}=NAME"
+                f"{source}: no column {name!r}; the columns are {listed}: name it with {as_argument({role: 'NAME'})}"
             )
     is_text = any(name in rows.features for name in field_names.TEXTS)
     if is_text and (choice is not None or not any(name in rows.features for name in field_names.WORDS)):
@@ -159,14 +159,16 @@ def _refuse(rows: Any, named: Mapping[str, str], choice: Choice | None, source: 
     ] or [("tag", field_names.TAGS)]
     role, usual = missing[0]
     wanted = " or ".join(map(repr, usual))
-    raise ValueError(f"{source}: no column {wanted}; the columns are {listed}: name it with --columns {role}=NAME")
+    raise ValueError(
+        f"{source}: no column {wanted}; the columns are {listed}: name it with {as_argument({role: 'NAME'})}"
+    )
 
 
 def _layer_notes(reading: Reading, choice: Choice, source: str) -> list[Note]:
     """A note for a layer that was asked for and is the only one."""
     if not reading.layer or choice.layered or not choice.format:
         return []
-    return [Note(f"--layer {reading.layer} has no effect: the only tags are in {choice.field!r}", source)]
+    return [Note(f"layer={reading.layer!r} has no effect: the only tags are in {choice.field!r}", source)]
 
 
 def class_names(features: Mapping[str, Any], column: str) -> tuple[str, ...] | None:

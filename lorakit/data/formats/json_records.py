@@ -7,7 +7,7 @@ from typing import Any
 
 from lorakit.data.formats import field_names
 from lorakit.data.formats.json_text import DECODER
-from lorakit.data.formats.record import Annotation, Note, Reading
+from lorakit.data.formats.record import Annotation, Note, Reading, as_argument
 from lorakit.data.formats.text import read_head, read_text
 
 HEAD_BYTES = 1 << 20  # enough for the first record of most files
@@ -104,16 +104,22 @@ def annotations_key(record: dict[str, Any], keys: Sequence[str], place: str, rea
     or the first; None for none.
 
     Raises:
-        ValueError: with the place: several hold some, of which all but one would be lost.
+        ValueError: with the place: several hold some that differ, of which all but one's would be lost.
     """
     if reading.columns and "tag" in reading.columns:
         return reading.columns["tag"]
     there = [key for key in keys if key in record]
     full = [key for key in there if record[key]]
-    if len(full) > 1 and not reading.unannotated:  # to predict, the text is enough
+    differ = any(_sorted(record[key]) != _sorted(record[full[0]]) for key in full[1:])
+    if differ and not reading.unannotated:  # to predict, the text is enough
         listed = " and ".join(map(repr, full))
-        raise ValueError(f"{place}: {listed} both hold annotations; choose one with --columns tag={full[0]}")
+        raise ValueError(f"{place}: {listed} both hold annotations; choose one with {as_argument({'tag': full[0]})}")
     return next(iter(full or there), None)
+
+
+def _sorted(annotations: Any) -> list[str]:
+    items = annotations if isinstance(annotations, list) else [annotations]
+    return sorted(json.dumps(item, sort_keys=True) for item in items)
 
 
 def name_of(record: dict[str, Any], *keys: str) -> str:

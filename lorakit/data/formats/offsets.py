@@ -14,7 +14,7 @@ from lorakit.data.formats.record import Annotation, Document, Note
 
 UNITS = ("characters", "utf-16", "bytes", "inclusive")
 _UNSPACED = "\u0e00"  # from here on are Thai and other scripts whose words no space separates
-ASSUMED = "comes after a character beyond U+FFFF, which was counted as one character; --offsets says otherwise"
+ASSUMED = "comes after a character beyond U+FFFF, which was counted as one character; offsets= says otherwise"
 
 Pieces = tuple[tuple[int, int], ...]
 
@@ -111,8 +111,8 @@ def check_ends(documents: Iterable[Document], source: str) -> None:
     if inside >= max(2, count / 2):
         raise ValueError(
             f"{source}: all {counted(count, 'annotation')} end one character before their words do, the first at"
-            f" {first}; if the file names the last character of each, say --offsets inclusive, and if not, --offsets"
-            " characters"
+            f" {first}; if the file names the last character of each, say offsets='inclusive', and if not,"
+            " offsets='characters'"
         )
 
 
@@ -229,7 +229,7 @@ def _explain(text: str, item: Annotation, covered: str | None, pieces: Pieces, p
     if not pieces:
         raise ValueError(
             f"{where} are outside of the text of {len(text)} characters, or inside a character; correct them or"
-            " the text, or say with --offsets how they count"
+            " the text, or say with offsets= how they count"
         )
     raise ValueError(
         f"{where} cover {_cover(text, pieces)[:60]!r}, but beside them the file has {str(covered)[:60]!r}; correct the"

@@ -5,6 +5,7 @@ A format with a column or a list of tags gives `words` and `tags`. A format that
 reader: `lorakit.data.corpus` turns a document into tagged sentences and accounts for what does not fit.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -104,6 +105,20 @@ class Reading(NamedTuple):
     agreed: dict[str, Any] | None = None
     offsets: str | None = None
     unannotated: bool = False
+
+
+def as_argument(columns: Mapping[str, str | int]) -> str:
+    """What names these columns to `read_ner`; messages have it, and a command line shows --columns in its place.
+
+    Example:
+        from lorakit.data.formats.record import as_argument
+        as_argument({"word": "1", "tag": "ner"})  # "columns={'word': 1, 'tag': 'ner'}"
+
+    Args:
+        columns: role -> a number from 1, or a name.
+    """
+    named = {role: int(name) if re.fullmatch("[1-9][0-9]*", str(name)) else name for role, name in columns.items()}
+    return f"columns={named}"
 
 
 def about_gaps(documents: Sequence[Document], unit: str = "character") -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lorakit.data.formats import field_names
-from lorakit.data.formats.record import Document
+from lorakit.data.formats.record import Document, as_argument
 
 _HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair
 
@@ -78,7 +78,7 @@ def _where_tags_may_be(record: Mapping[str, Any], words: Sequence[str], named: M
     if tags is not None and "tag" in named:  # which other records have
         return f": if {tags!r} holds them here, rename it"
     if tags is not None:
-        return f": name that of the tags, such as --columns tag={tags}"
+        return f": name that of the tags, such as {as_argument({'tag': tags})}"
     if any(name in field_names.SPANS + field_names.DOCCANO for name in lists):
         return (
             ". Spans of words without a text are read as GLiNER writes them, with the last word of each entity:"

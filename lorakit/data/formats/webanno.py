@@ -22,7 +22,7 @@ from lorakit.data.alignment import sentence_places
 from lorakit.data.formats.file_names import file_names, files_in
 from lorakit.data.formats.json_records import check_label
 from lorakit.data.formats.offsets import place_spans
-from lorakit.data.formats.record import Annotation, Document, Note, Reading, about_gaps
+from lorakit.data.formats.record import Annotation, Document, Note, Reading, about_gaps, as_argument
 from lorakit.data.formats.text import read_head, read_lines
 from lorakit.data.pretokenizer import Word, split_words
 from lorakit.data.split_files import SPLIT_NAMES
@@ -183,10 +183,9 @@ def _chosen(columns: Sequence[_Column], reading: Reading, path: Path) -> int:
         named = str(reading.columns.get("tag", ""))
         wanted = [i for i in spans if named in (str(i + 4), columns[i].name, columns[i].feature)]
         if len(wanted) != 1 or "word" in reading.columns:
-            given = ",".join(f"{role}={name}" for role, name in reading.columns.items())
             raise ValueError(
-                f"--columns {given}: {path} has its words in column 3; name the one column of types, such as"
-                f" tag={spans[0] + 4 if spans else 4}, of {listed}"
+                f"{as_argument(reading.columns)}: {path} has its words in column 3; name the one column of types, such"
+                f" as {as_argument({'tag': spans[0] + 4 if spans else 4})}, of {listed}"
             )
         return wanted[0]
     named_entities = [i for i in spans if columns[i].layer.endswith(".NamedEntity")]
@@ -195,8 +194,8 @@ def _chosen(columns: Sequence[_Column], reading: Reading, path: Path) -> int:
     own = values or own
     if len(own) != 1:
         raise ValueError(
-            f"{path}: which column holds the types of the entities? There are {listed}; name it, such as --columns"
-            f" tag={own[0] + 4 if own else 4}"
+            f"{path}: which column holds the types of the entities? There are {listed}; name it, such as"
+            f" {as_argument({'tag': own[0] + 4 if own else 4})}"
         )
     return own[0]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lorakit.data.corpus import read_ner, read_written
 from lorakit.data.tags import spans
-from tests.support.corpora import write_lines, write_text
+from tests.support.corpora import named_columns, write_lines, write_text
 
 TEXT = "EU rejects German call"
 WORDS = TEXT.split()
@@ -72,7 +72,7 @@ def test_all_records_decide_and_not_the_first(tmp_path: Path) -> None:
     assert entities(path) == FOUND
     path = write_lines(tmp_path / "b.jsonl", *[first] * 9, first | {"entities": SPANS})
     assert entities(path) == FOUND
-    assert "field 'ner_tags' is not used; --columns tag=ner_tags reads it instead" in about(path)
+    assert "field 'ner_tags' is not used; columns={'tag': 'ner_tags'} reads it instead" in about(path)
     path = write_lines(tmp_path / "c.jsonl", *[first] * 9, first | {"label": TRIPLES})
     assert entities(path) == FOUND
 
@@ -92,6 +92,12 @@ def test_two_fields_that_hold_the_same_are_no_question(tmp_path: Path, fields: d
     assert about(path) == [f"field {same!r} holds the same annotations as {used!r}, which is read"]
 
 
+def test_fields_that_take_turns_may_both_hold_the_same(tmp_path: Path) -> None:
+    one, other, both = {"spans": SPANS, "ents": []}, {"spans": [], "ents": SPANS}, {"spans": SPANS, "ents": SPANS[::-1]}
+    path = write_lines(tmp_path / "a.jsonl", *({"text": TEXT} | fields for fields in (one, other, both)))
+    assert entities(path) == FOUND * 3
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -106,8 +112,8 @@ def test_two_fields_that_differ_are_refused_until_one_is_named(tmp_path: Path, f
     same = {"text": "a", **{name: ["O"] if name.endswith("tags") else [] for name in fields}, "tokens": ["a"]}
     path = write_lines(tmp_path / "a.jsonl", same, {"text": TEXT, **fields})
     one, other = (name for name in fields if name != "tokens")
-    message = rf"a.jsonl:2: '{one}' and '{other}' both hold annotations, and they differ; choose one with --columns "
-    with pytest.raises(ValueError, match=f"{message}tag={one} or --columns tag={other}"):
+    message = rf"a.jsonl:2: '{one}' and '{other}' both hold annotations, and they differ; choose one with "
+    with pytest.raises(ValueError, match=f"{message}columns={{'tag': '{one}'}} or columns={{'tag': '{other}'}}"):
         read_ner(path)
     write_text(tmp_path / "labels.txt", "O\nB-ORG\nB-MISC\n")
     write_text(tmp_path / "label.json", json.dumps({"O": 0, "B-ORG": 1, "B-MISC": 2}))
@@ -147,11 +153,13 @@ def test_a_text_by_another_name_is_refused_and_its_name_is_the_fix(tmp_path: Pat
 def test_a_named_field_must_hold_annotations(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", {"text": TEXT, "tokens": WORDS, "ner_tags": TAGS, "spans": []})
     for name in ("spans", "text", "nothing"):
-        with pytest.raises(ValueError, match=f"--columns tag={name}: no field '{name}' .* fields that do are ner_tags"):
+        with pytest.raises(
+            ValueError, match=f"columns={{'tag': '{name}'}}: no field '{name}' .* fields that do are ner_tags"
+        ):
             read_ner(path, columns={"tag": name})
-    with pytest.raises(ValueError, match="--columns word=1: no field '1' of .* holds lists of words"):
+    with pytest.raises(ValueError, match="columns={'word': 1}: no field '1' of .* holds lists of words"):
         read_ner(path, columns={"word": "1"})
-    with pytest.raises(ValueError, match="--columns word=tokens: .* has spans of texts in 'ents'.*leave word="):
+    with pytest.raises(ValueError, match="columns={'word': 'tokens'}: .* has spans of texts in 'ents'.*leave word out"):
         read_ner(write_lines(path, {"text": TEXT, "tokens": WORDS, "ents": SPANS}), columns={"word": "tokens"})
     assert entities(path) == FOUND
 
@@ -189,9 +197,12 @@ def test_other_layers_of_tags_are_named_and_may_be_chosen(tmp_path: Path, make) 
     path = make(tmp_path)
     assert entities(path) == FOUND
     said = about(path)
-    assert "field 'ner_nested_tags', with 1 entity, is not used; --columns tag=ner_nested_tags reads it instead" in said
-    assert "field 'chunk_tags', with 3 entities, is not used; --columns tag=chunk_tags reads it instead" in said
-    assert "field 'pos_tags' is not used; --columns tag=pos_tags reads it instead" in said
+    assert (
+        "field 'ner_nested_tags', with 1 entity, is not used; columns={'tag': 'ner_nested_tags'} reads it instead"
+        in said
+    )
+    assert "field 'chunk_tags', with 3 entities, is not used; columns={'tag': 'chunk_tags'} reads it instead" in said
+    assert "field 'pos_tags' is not used; columns={'tag': 'pos_tags'} reads it instead" in said
     for how in ({"layer": "inner"}, {"columns": {"tag": "ner_nested_tags"}}):
         assert entities(path, **how) == [("LOC", "German")]
         assert any(note.startswith("field 'ner_tags', with 2 entities, is not used") for note in about(path, **how))
@@ -208,7 +219,7 @@ def test_fields_of_tags_by_other_names_are_found_by_their_values(tmp_path: Path)
         read_ner(path)
     assert entities(path, columns={"tag": "gold"}) == FOUND
     write_lines(path, {"tokens": WORDS, "types": [1, 0, 2, 0]})
-    with pytest.raises(ValueError, match="name that of the tags, such as --columns tag=types"):
+    with pytest.raises(ValueError, match="name that of the tags, such as columns={'tag': 'types'}"):
         read_ner(path)
     write_text(tmp_path / "label.json", json.dumps({"O": 0, "B-ORG": 1, "B-MISC": 2}))
     assert entities(path, columns={"tag": "types"}) == FOUND
@@ -290,8 +301,8 @@ def test_no_annotation_is_lost_without_a_word(tmp_path_factory: pytest.TempPathF
         read, said = len(entities(path)), " ".join(about(path))
     except ValueError as error:
         assert "both hold annotations, and they differ" in str(error) or "in different records" in str(error)
-        for name in (name for name in fields if f"--columns tag={name}" in str(error)):
-            assert len(entities(path, columns={"tag": name})) == counts[name]
+        for columns in named_columns(str(error)):
+            assert len(entities(path, columns=columns)) == counts[columns["tag"]]
         return
     assert read == max(counts.values()) or "annotations are read from" in said
     for name in fields:

@@ -8,7 +8,7 @@ from lorakit.data.formats.conll import read_conll
 from lorakit.data.formats.conll_brackets import read_brackets
 from lorakit.data.formats.conll_expressions import read_expressions
 from lorakit.data.formats.record import Reading
-from tests.support.corpora import write_text
+from tests.support.corpora import named_columns, write_text
 
 
 @pytest.mark.parametrize("end", [".tsv", ".txt", ".iob2", ".conll", ".bio", ".TSV"])
@@ -179,12 +179,12 @@ def test_two_columns_of_tags_are_refused_and_either_fix_works(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"tag": "4"}, "--columns tag=4: .* has columns 1 to 3"),
-        ({"tag": "0"}, "--columns tag=0: .* has columns 1 to 3"),
-        ({"tag": "NE"}, "--columns tag=NE: .* has columns 1 to 3"),
-        ({"word": "2", "tag": "2"}, "--columns word=2,tag=2: words and tags cannot be in the same column"),
-        ({"word": "2", "tag": "1"}, "unknown tag 'Helsingin'; .*; tags are in column 2 or 3: --columns tag=2"),
-        ({"word": "3", "tag": "1"}, "unknown tag 'Helsingin'; .*; tags are in column 2 or 3: --columns tag=2"),
+        ({"tag": "4"}, "columns={'tag': 4}: .* has columns 1 to 3"),
+        ({"tag": "0"}, "columns={'tag': '0'}: .* has columns 1 to 3"),
+        ({"tag": "NE"}, "columns={'tag': 'NE'}: .* has columns 1 to 3"),
+        ({"word": "2", "tag": "2"}, "columns={'word': 2, 'tag': 2}: words and tags cannot be in the same column"),
+        ({"word": "2", "tag": "1"}, "unknown tag 'Helsingin'; .*; tags are in column 2 or 3: columns={'tag': 2}"),
+        ({"word": "3", "tag": "1"}, "unknown tag 'Helsingin'; .*; tags are in column 2 or 3: columns={'tag': 2}"),
     ],
 )
 def test_a_named_column_that_is_none_is_refused(tmp_path: Path, columns: dict[str, str], message: str) -> None:
@@ -194,10 +194,10 @@ def test_a_named_column_that_is_none_is_refused(tmp_path: Path, columns: dict[st
 
 def test_numbers_are_never_words_in_silence(tmp_path: Path) -> None:
     assert kinds(tmp_path, NUMBERED) == [
-        "column 1 counts 1, 2, 3, …: not read as words (if it is the words: --columns word=1,tag=5)"
+        "column 1 counts 1, 2, 3, …: not read as words (if it is the words: columns={'word': 1, 'tag': 5})"
     ]
     text = "1\tB-ORG\n2\tO\n"
-    with pytest.raises(ValueError, match="column 1 counts 1, 2, 3, …, and no other .*: --columns word=1,tag=2$"):
+    with pytest.raises(ValueError, match="column 1 counts 1, 2, 3, …, and no other .*: columns={'word': 1, 'tag': 2}$"):
         read(tmp_path, text)
     assert read(tmp_path, text, columns={"word": "1", "tag": "2"}) == [[("1", "B-ORG"), ("2", "O")]]
 
@@ -305,8 +305,8 @@ def test_a_column_before_the_words_is_skipped_and_named(tmp_path: Path, text: st
     expected = [cells_of(line)[word] for line in text.splitlines() if line]
     assert [pair[0] for sentence in read(tmp_path, text) for pair in sentence] == expected
     said = [kind for kind in kinds(tmp_path, text) if what in kind]
-    named = re.search(r"column (\d) .*: not read as words \(if it is the words: --columns (word=\1,tag=\d)\)", said[0])
-    columns = dict(pair.split("=") for pair in named[2].split(","))
+    named = re.search(r"column (\d) .*: not read as words \(if it is the words: columns={'word': \1, .*\)", said[0])
+    [columns] = named_columns(named[0])
     other = read(tmp_path, text, columns=columns)
     assert [pair[0] for sentence in other for pair in sentence] == [
         cells_of(line)[int(named[1]) - 1] for line in text.splitlines() if line
@@ -383,7 +383,8 @@ def test_a_word_o_makes_no_column_of_types(tmp_path: Path, text: str) -> None:
 def test_two_columns_of_types_are_refused(tmp_path: Path) -> None:
     text = "EU ORG LOC\nran O O\n"
     with pytest.raises(
-        ValueError, match=r"columns 2 \(ORG\) and 3 \(LOC\) all look like tags; .* word=1,tag=2, or --layer"
+        ValueError,
+        match=r"columns 2 \(ORG\) and 3 \(LOC\) all look like tags; .*={'word': 1, 'tag': 2}, or layer='outer' for 2",
     ):
         read(tmp_path, text)
     assert read(tmp_path, text, layer="inner") == [[("EU", "I-LOC"), ("ran", "O")]]
@@ -392,7 +393,8 @@ def test_two_columns_of_types_are_refused(tmp_path: Path) -> None:
 def test_a_first_column_of_tags_beside_another_is_refused_and_either_fix_works(tmp_path: Path) -> None:
     text = "B-ORG EU B-LOC\nO says O\n"
     with pytest.raises(
-        ValueError, match="columns 1 .* and 3 .* all look like tags; .* --columns word=2,tag=1, or --layer"
+        ValueError,
+        match="columns 1 .* and 3 .* all look like tags; .* columns={'word': 2, 'tag': 1}, or layer=",
     ):
         read(tmp_path, text)
     assert read(tmp_path, text, columns={"word": "2", "tag": "1"}) == [[("EU", "B-ORG"), ("says", "O")]]
@@ -409,7 +411,7 @@ def test_a_prefix_that_only_most_words_have_is_kept_and_said(tmp_path: Path) -> 
 
 def test_a_layer_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert kinds(tmp_path, "EU\tB-ORG\n", layer="inner") == [
-        "--layer inner has no effect: the only tags are in column 2"
+        "layer='inner' has no effect: the only tags are in column 2"
     ]
 
 

@@ -111,7 +111,7 @@ def test_columns_that_are_named_hold_for_every_file(tmp_path: Path) -> None:
     layers = "EU\tB-ORG\tB-LOC\nrejects\tO\tB-X\n"
     data = corpus(tmp_path / "c", layers, layers, columns={"word": "1", "tag": "3"})
     assert data.train[0].tags == data.test[0].tags == ("B-LOC", "B-X")
-    with pytest.raises(ValueError, match=r"--columns tag=3: .*test.tsv has columns 1 to 2"):
+    with pytest.raises(ValueError, match=r"columns={'tag': 3}: .*test.tsv has columns 1 to 2"):
         corpus(tmp_path / "d", layers, TWO, columns={"word": "1", "tag": "3"})
 
 

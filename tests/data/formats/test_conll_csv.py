@@ -54,7 +54,7 @@ def test_rows_are_words_and_blank_rows_end_sentences(tmp_path: Path, text: str, 
         ("Bonn,NNP\nis,VBZ\n", "a.csv:1: unknown tag 'NNP'; .*; column 2 holds parts of speech"),
         (
             "Bonn,B-LOC,O\nis,O,B-X\n",
-            "columns 2 .* and 3 .* all look like tags; choose one with --columns word=1,tag=2",
+            "columns 2 .* and 3 .* all look like tags; choose one with columns={'word': 1, 'tag': 2}, or layer=",
         ),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from lorakit.data.corpus import read_ner
 from lorakit.data.ner_data import NerData
-from tests.support.corpora import write_text
+from tests.support.corpora import named_columns, write_text
 from tests.support.tiny import ROOT
 
 FILES = sorted((ROOT / "lorakit" / "data" / "formats").glob("conll*.py"))
@@ -90,12 +90,12 @@ FOLLOWED: dict[str, tuple[Corpus, ...]] = {
         Corpus(LAYERS, {"word": "2", "tag": "2"}),
         Corpus(LAYERS, {"word": "1", "tag": "2"}),
     ),
-    "…=…: … has columns 1 to …": (
+    "…: … has columns 1 to ……": (
         Corpus("word one ner\nEU B-X B-Y\n", {"word": "1", "tag": "4"}),
         Corpus("word one ner\nEU B-X B-Y\n", {"word": "1", "tag": "3"}),
         Corpus("word one ner\nEU B-X B-Y\n", {"word": "word", "tag": "one"}),
     ),
-    "all look like tags; choose one with --columns word=…,tag=……": (
+    "all look like tags; choose one with …": (
         Corpus(LAYERS),
         Corpus(LAYERS, {"word": "1", "tag": "2"}),
         Corpus(LAYERS, layer="outer"),
@@ -123,7 +123,7 @@ FOLLOWED: dict[str, tuple[Corpus, ...]] = {
 }
 DIRECT = ("is not a bracket such as", "is not an expression such as")  # of such a file, a cell is called an unknown tag
 HINTS: dict[str, tuple[Corpus, ...]] = {
-    "tags are in column 2: --columns tag=2": (
+    "tags are in column 2: columns={'tag': 2}": (
         Corpus("EU B-ORG\nsays O\n", {"word": "2", "tag": "1"}),
         Corpus("EU B-ORG\nsays O\n", {"tag": "2"}),
     ),
@@ -185,7 +185,7 @@ def test_what_the_message_says_to_do_works(words: str, tmp_path: Path) -> None:
     refused, *advice = (FOLLOWED | HINTS)[words]
     with pytest.raises(ValueError, match=".*".join(map(re.escape, words.split("…")))) as error:
         refused.read(tmp_path / "refused")
-    assert f"train.{refused.name.rpartition('.')[2]}" in str(error.value) or "--columns" in str(error.value)
+    assert f"train.{refused.name.rpartition('.')[2]}" in str(error.value) or "columns={" in str(error.value)
     for number, follow in enumerate(advice):
         data = follow.read(tmp_path / str(number))
         assert any(tag != "O" for sentence in data.train for tag in sentence.tags), number
@@ -198,8 +198,8 @@ def test_a_file_of_tags_alone_is_not_read_as_words(text: str, tmp_path: Path) ->
         ValueError, match=r"column 1 holds tags \(B-.*\), and no other column can hold the words"
     ) as error:
         Corpus(text).read(tmp_path / "refused")
-    assert "if these are the words, say so: --columns word=1,tag=2" in str(error.value)
-    assert Corpus(text, {"word": "1", "tag": "2"}).read(tmp_path / "followed").train[0].words[0] == "B-ORG"
+    [columns] = named_columns(str(error.value).partition("if these are the words, say so: ")[2])
+    assert Corpus(text, columns).read(tmp_path / "followed").train[0].words[0] == "B-ORG"
 
 
 def test_a_header_above_numbers_can_be_deleted_as_the_message_says(tmp_path: Path) -> None:
@@ -223,14 +223,13 @@ def test_a_header_above_numbers_can_be_deleted_as_the_message_says(tmp_path: Pat
 )
 def test_every_column_that_is_offered_can_be_chosen(tmp_path: Path, text: str) -> None:
     path = write_text(tmp_path / "a.tsv", text)
-    with pytest.raises(ValueError, match="look like tags; choose one with --columns word=") as error:
+    with pytest.raises(ValueError, match="look like tags; choose one with columns=") as error:
         read_ner(path)
-    word = re.search(r"word=(\d)", str(error.value))[1]
-    offered = re.findall(r"tag=(\d)", str(error.value))
-    for tag in offered:
-        data = read_ner(path, columns={"word": word, "tag": tag})
+    assert (offered := named_columns(str(error.value)))
+    for columns in offered:
+        data = read_ner(path, columns=columns)
         cells = [line.split() for line in text.splitlines()]
-        assert [s.words for s in data.train] == [tuple(row[int(word) - 1] for row in cells)]
-        assert [s.tags for s in data.train] == [tuple(row[int(tag) - 1] for row in cells)]
-    for layer in ("outer", "inner") if "--layer" in str(error.value) else ():
+        assert [s.words for s in data.train] == [tuple(row[columns["word"] - 1] for row in cells)]
+        assert [s.tags for s in data.train] == [tuple(row[columns["tag"] - 1] for row in cells)]
+    for layer in re.findall(r"layer='(\w+)'", str(error.value)):
         assert read_ner(path, layer=layer).train

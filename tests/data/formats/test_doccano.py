@@ -55,7 +55,7 @@ def test_a_label_may_hold_a_space(tmp_path: Path) -> None:
     [
         (
             {"text": TEXT, "label": [[0, 2, "A"]], "entities": [[3, 4, "B"]]},
-            "a.jsonl:2: 'label' and 'entities' both hold annotations; choose one with --columns tag=label",
+            "a.jsonl:2: 'label' and 'entities' both hold annotations; choose one with columns={'tag': 'label'}",
         ),
         ({"text": TEXT}, "a.jsonl:2: no 'label', 'labels' or 'entities'; the keys are text"),
         ({"label": []}, "a.jsonl:2: 'text' must be a string, got None"),

@@ -109,7 +109,7 @@ def of_words(*pieces: tuple[int, int], is_proven: bool = False) -> list[Document
 
 def test_ends_that_all_are_one_character_short_are_refused() -> None:
     message = "f: all 3 annotations end one character before their words do, the first at f:1: 'E' of 'EU'; if the file"
-    with pytest.raises(ValueError, match=f"{message} names the last character of each, say --offsets inclusive"):
+    with pytest.raises(ValueError, match=f"{message} names the last character of each, say offsets='inclusive'"):
         check_ends(of_words((0, 1), (11, 16), (42, 45)), "f")
 
 
@@ -141,7 +141,7 @@ def test_both_ways_out_of_short_ends_work(tmp_path: Path, form: str) -> None:
         "prodigy": {"text": TEXT_OF_ENDS, "spans": spans, "tokens": tokens, "answer": "accept"},
     }[form]
     path = write_lines(tmp_path / "a.jsonl", record)
-    with pytest.raises(ValueError, match="say --offsets inclusive, and if not, --offsets characters"):
+    with pytest.raises(ValueError, match="say offsets='inclusive', and if not, offsets='characters'"):
         read_ner(path)
     for way, tags in (("inclusive", ("B-ORG", "O", "B-MISC", "O")), ("characters", ("B-ORG", "O", "O", "B-MISC"))):
         assert read_ner(path, offsets=way).train[0].tags[:4] == tags

@@ -113,7 +113,9 @@ TWO = f"""{HEAD}#T_SP=webanno.custom.Frame|FE|{SLOT}
 
 @pytest.mark.parametrize("name", ["4", "FE", "Frame.FE"])
 def test_of_several_layers_one_must_be_named(tmp_path: Path, name: str) -> None:
-    message = "which column holds the types .* There are 4 .Frame.FE., 7 .Lu.luvalue.; name it, such as --columns tag=4"
+    message = (
+        "which column holds the types .* There are 4 .Frame.FE., 7 .Lu.luvalue.; name it, such as columns={'tag': 4}"
+    )
     with pytest.raises(ValueError, match=message):
         read(tmp_path, TWO)
     document = read(tmp_path, TWO, columns={"tag": name})
@@ -129,7 +131,7 @@ def test_of_several_layers_one_must_be_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("columns", [{"tag": "5"}, {"tag": "9"}, {"word": "3", "tag": "4"}, {"word": "3"}])
 def test_other_columns_are_refused(tmp_path: Path, columns: dict) -> None:
     with pytest.raises(
-        ValueError, match="has its words in column 3; name the one column of types, such as tag=4, of 4"
+        ValueError, match="has its words in column 3; name the one column of types, such as columns={'tag': 4}, of 4"
     ):
         read(tmp_path, TWO, columns=columns)
 
