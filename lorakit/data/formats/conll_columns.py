@@ -407,9 +407,11 @@ def _why_no_words(table: Table, distinct: Sequence[set[str]], column: int, rest:
     values = distinct[column]
     if _counts(table, column):
         return "counts 1, 2, 3, …"
-    others = [i for i in rest if _can_be_words(distinct[i]) and not _are_ids(distinct[i])]
+    lettered = [i for i in rest if _can_be_words(distinct[i])]
+    others = [i for i in lettered if not _are_ids(distinct[i])]
     if not others:
-        return None
+        are_numbers = lettered and all(map(_NUMBER.fullmatch, values))
+        return f"has only numbers ({_example(values)})" if are_numbers else None
     if _is_constant(table, column):
         return f"is the same in all lines of a sentence ({_example(values)})"
     if _are_ids(values):
