@@ -9,15 +9,27 @@ numbers never go on after a blank line (those of pages or lines do) and the sent
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
-
-from lorakit.data.formats.conll_rows import Table
 
 _DIGITS = re.compile(r"\d+")
 _STOPS = tuple(".!?…。！？।۔")
 Values = Sequence[Any]  # of a column, from the first line of the file to the last
+
+
+class Rows(NamedTuple):
+    """The rows of a column file, from the first line to the last.
+
+    Attributes:
+        cells: a column, from 0 -> its cells.
+        width: the number of columns.
+        tops: the first row, and each one after a blank line.
+    """
+
+    cells: Callable[[int], list[str]]
+    width: int
+    tops: list[int]
 
 
 class Told(NamedTuple):
@@ -32,28 +44,23 @@ class Told(NamedTuple):
     columns: list[int]
 
 
-def sentences_told(table: Table, word: int, tag: int) -> Told:
+def sentences_told(rows: Rows, word: int, tag: int) -> Told:
     """The sentences that the columns other than those of words and tags tell."""
-    told = _before_words(table, word, tag)
-    return told if told.columns else _after_words(table, word, tag)
+    told = _before_words(rows, word, tag)
+    return told if told.columns else _after_words(rows, word, tag)
 
 
-def end_documents(table: Table, word: int, told: Told) -> bool:
+def end_documents(rows: Rows, word: int, told: Told) -> bool:
     """Whether blank lines end documents of several sentences, and the sentences are those told."""
-    tops = _tops(table)
-    cells = list(zip(*(filled(column_of(table, column)) for column in told.columns), strict=True))
+    tops = rows.tops
+    cells = list(zip(*(filled(rows.cells(column)) for column in told.columns), strict=True))
     firsts = [cells[top] for top in tops]
     go_on = any(cells[top] == cells[top - 1] for top in tops[1:])
     if go_on and len(set(firsts)) > 1:
         return False
-    words = column_of(table, word)
+    words = rows.cells(word)
     inside = sorted(told.starts.difference(tops))
     return _look_like_starts(words, inside) or not _look_like_starts(words, tops[1:])
-
-
-def column_of(table: Table, column: int) -> list[str]:
-    """The cells of a column, from the first line of the file to the last."""
-    return [cell for block in table.blocks for cell in block.columns[column]]
 
 
 def filled(values: Sequence[str]) -> list[str]:
@@ -70,13 +77,17 @@ def changes(values: Values) -> set[int]:
     return {0, *(i for i, (above, value) in enumerate(pairwise(values), start=1) if value != above)}
 
 
-def _before_words(table: Table, word: int, tag: int) -> Told:
-    keys: list[tuple] = _keys(table)
-    borders, told = changes(keys), []
-    for column in range(min(word, table.width)):
-        for values in _parts(filled(column_of(table, column))) if column != tag else ():
+def _before_words(rows: Rows, word: int, tag: int) -> Told:
+    columns = range(min(word, rows.width))
+    columns = [column for column in columns if column != tag and rows.cells(column) != rows.cells(tag)]
+    borders, told = set(rows.tops), []
+    keys: list[tuple] = _keys(rows, word) if columns else []
+    for column in columns:
+        for values in _parts(filled(rows.cells(column))):
             longer = [(*key, value) for key, value in zip(keys, values, strict=True)]
             found = changes(longer)
+            if len(rows.tops) > 1 and not _are_numbers(values) and len(changes(values)) > len(set(values)):
+                continue  # a name comes again after a blank line: a class, such as a part of speech
             if _are_names(longer, values, len(found), len(borders)):
                 keys = longer
             elif not _are_numbers(values) or not (found := _restarts(values)):
@@ -86,17 +97,17 @@ def _before_words(table: Table, word: int, tag: int) -> Told:
     return Told(borders, told)
 
 
-def _after_words(table: Table, word: int, tag: int) -> Told:
-    tops = set(_tops(table))
+def _after_words(rows: Rows, word: int, tag: int) -> Told:
+    tops = set(rows.tops)
     numbered = []
-    for column in range(word + 1, table.width):
-        if column == tag or not any(map(str.isdigit, table.blocks[0].columns[column][0])):
+    for column in range(word + 1, rows.width):
+        if column == tag:
             continue
-        parts = _parts(column_of(table, column))
-        if not all(map(_are_numbers, parts)):
+        cells = rows.cells(column)
+        if not any(map(str.isdigit, cells[0])) or not all(map(_are_numbers, parts := _parts(cells))):
             continue
         values = parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
-        if len(parts) == 1 and (found := _restarts_of_words(values, column_of(table, word))) and tops <= found:
+        if len(parts) == 1 and (found := _restarts_of_words(values, rows.cells(word))) and tops <= found:
             return Told(found, [column] if found - tops else [])
         numbered.append((column, values))
     if len(numbered) == 1 and (found := _counted(numbered[0][1], tops)) - tops:
@@ -104,16 +115,10 @@ def _after_words(table: Table, word: int, tag: int) -> Told:
     return Told(tops, [])
 
 
-def _tops(table: Table) -> list[int]:
-    """The row at which each block begins."""
-    tops = [0]
-    for block in table.blocks:
-        tops.append(tops[-1] + len(block.lines))
-    return tops[:-1]
-
-
-def _keys(table: Table) -> list[tuple]:
-    return [(i,) for i, block in enumerate(table.blocks) for _ in block.lines]
+def _keys(rows: Rows, column: int) -> list[tuple]:
+    """(which part between blank lines,) of each row."""
+    ends = [*rows.tops[1:], len(rows.cells(column))]
+    return [(i,) for i, (top, end) in enumerate(zip(rows.tops, ends, strict=True)) for _ in range(top, end)]
 
 
 def _are_names(keys: Sequence[tuple], values: Values, runs: int, runs_before: int) -> bool:

@@ -9,10 +9,11 @@ Numbers that change between blank lines too tell that those end documents (see `
 """
 
 import re
-from itertools import pairwise
+from functools import partial
+from itertools import accumulate, pairwise
 
 from lorakit._counts import counted
-from lorakit.data.formats.conll_numbers import changes, column_of, end_documents, filled, sentences_told
+from lorakit.data.formats.conll_numbers import Rows, changes, end_documents, filled, sentences_told
 from lorakit.data.formats.conll_rows import Block, Table
 
 LONG = 500  # words: a file that is one sentence of at least this many gets a note
@@ -29,7 +30,7 @@ def with_sentences(table: Table, word: int, tag: int) -> Table:
     named = [i for i, name in enumerate(table.names) if _SENTENCE_NAME.fullmatch(name.upper()) and i not in (word, tag)]
     if named:
         parents = [i for i, name in enumerate(table.names) if _DOCUMENT_NAME.fullmatch(name.upper()) and i != word]
-        names = [filled(column_of(table, i)) for i in (*parents, named[0])]
+        names = [filled(_column(table, i)) for i in (*parents, named[0])]
         kind = f"column {named[0] + 1} ({table.names[named[0]]}) tells where sentences begin"
         table = _divided(table, changes(list(zip(*names, strict=True))), kind)
     elif found := _flagged(table, word, tag):
@@ -42,7 +43,8 @@ def with_sentences(table: Table, word: int, tag: int) -> Table:
 
 def _as_numbered(table: Table, word: int, tag: int) -> Table:
     """The table divided where numbers say so, or with a note that they do."""
-    told = sentences_told(table, word, tag)
+    rows = Rows(partial(_column, table), table.width, _tops(table))
+    told = sentences_told(rows, word, tag)
     if not told.columns:
         return table
     listed = " and ".join(str(column + 1) for column in told.columns)
@@ -50,8 +52,9 @@ def _as_numbered(table: Table, word: int, tag: int) -> Table:
     if table.is_undivided:
         kind = f"no blank line in the file: {which} where sentences begin (if not, end them with blank lines)"
         return _divided(table, told.starts, kind)
-    if end_documents(table, word, told):
-        kind = f"blank lines end documents: {which} where sentences begin (if blank lines end sentences, remove the numbers)"
+    if end_documents(rows, word, told):
+        fix = "if blank lines end sentences, remove the numbers"
+        kind = f"blank lines end documents: {which} where sentences begin ({fix})"
         return _divided(_with_documents(table), told.starts, kind)
     kind = (
         f"{which} of {counted(len(told.starts), 'sentence')}, and blank lines of {len(table.blocks):,}, which are read"
@@ -99,8 +102,17 @@ def _flagged(table: Table, word: int, tag: int) -> tuple[int, str, set[int]] | N
     for column in range(table.width):
         if column in (word, tag):
             continue
-        cells = column_of(table, column)
+        cells = _column(table, column)
         for flag in _ENDS:
             if ends := {i for i, cell in enumerate(cells, start=1) if flag in cell and flag in cell.split("|")}:
                 return column, flag, ends
     return None
+
+
+def _column(table: Table, column: int) -> list[str]:
+    return [cell for block in table.blocks for cell in block.columns[column]]
+
+
+def _tops(table: Table) -> list[int]:
+    """The row at which each block begins."""
+    return [0, *accumulate(len(block.lines) for block in table.blocks[:-1])]
