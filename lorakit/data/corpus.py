@@ -26,7 +26,7 @@ from lorakit.data.formats.datasets import read_rows
 from lorakit.data.formats.json_lines import read_labels
 from lorakit.data.formats.label_names import FILES as LABEL_FILES
 from lorakit.data.formats.label_names import KEY as CLASS_LABELS
-from lorakit.data.formats.offsets import check_ends
+from lorakit.data.formats.offsets import check_ends, check_starts
 from lorakit.data.formats.record import Document, Note, Reading
 from lorakit.data.formats.registry import ENDINGS, Found, files_beside, format_named, format_of, recognised
 from lorakit.data.label_map import check_label_map
@@ -75,8 +75,9 @@ def read_ner(
         shares: "80/10/10": divide a corpus without splits into train, validation and test by these shares; sentences of
             one document stay together.
         seed: shuffles the documents for `shares`.
-        offsets: "characters", "utf-16", "bytes" or "inclusive" (characters, and an end is the last one of the entity):
-            how the annotation tool counts, where its files do not tell.
+        offsets: how the annotation tool counts, where its files do not tell: "characters", "utf-16", "bytes",
+            "inclusive" (characters, and an end is the last one of the entity), "from-one" or "from-one-inclusive" (the
+            first character is 1).
 
     Returns:
         The corpus; `notes` says what was converted, repaired, dropped, left out or missing.
@@ -253,6 +254,7 @@ def _read_files(
             documents = list(form.read(path, found.reading))
             if options.offsets is None:
                 check_ends(documents, str(path))
+                check_starts(documents, str(path))
             if not any(document.words or document.text for document in documents):
                 why = "; ".join(lines_of([note for document in documents for note in document.notes]))
                 raise ValueError(f"{path}: empty: it holds no sentence{why and f': {why}'}")
