@@ -7,7 +7,7 @@ an array.
 https://huggingface.co/docs/transformers/main_classes/pipelines#transformers.TokenClassificationPipeline
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,12 @@ def read_spans_jsonl(path: Path, reading: Reading) -> Iterator[Document]:
     Raises:
         ValueError: with the line: invalid JSON, a key that is missing or of another kind, offsets outside of the text.
     """
-    for place, record in read_objects(path):
+    yield from read_span_records(read_objects(path), reading)
+
+
+def read_span_records(records: Iterable[tuple[str, dict[str, Any]]], reading: Reading) -> Iterator[Document]:
+    """Yield a document for each (place, object); arguments and errors as above."""
+    for place, record in records:
         text = check_text(record.get("text"), "text", place)
         key = annotations_key(record, field_names.SPANS, place, reading)
         if record.get(key) is None:
