@@ -143,6 +143,8 @@ def _read_block(block: Block, table: Table, layout: Layout, plain: dict[str, str
     words, cells = block.columns[layout.word], block.columns[layout.tag]
     if layout.prefixes:
         words = tuple([word.partition(":")[2] for word in words])
+    if layout.is_numbered:
+        words = tuple([word[0] for word in words])
     name = f"{table.path.name}#{block.document}" if block.document else ""
     if layout.spelling not in (BRACKETS, EXPRESSIONS):
         tags = cells if plain is None else tuple([plain[cell] for cell in cells])

@@ -53,6 +53,7 @@ class Layout(NamedTuple):
         spelling: of the tags, or BRACKETS or EXPRESSIONS.
         prefixes: what the words of a sentence begin with and is not part of them: "en:" of WikiANN.
         notes: what to know about the choice.
+        is_numbered: whether words are characters with their numbers in a word, as in the Weibo corpus: 北0 京1.
     """
 
     word: int
@@ -60,6 +61,7 @@ class Layout(NamedTuple):
     spelling: str
     prefixes: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
+    is_numbered: bool = False
 
 
 def find_layout(table: Table, reading: Reading) -> Layout:
@@ -83,7 +85,8 @@ def find_layout(table: Table, reading: Reading) -> Layout:
         notes += _maybe_header(table, tag)
     word = named["word"] if "word" in named else _word_column(table, distinct, tag, notes)
     prefixes = () if "word" in named else _shared_prefixes(table, word, notes)
-    return Layout(word, tag, spelling, prefixes, tuple(notes))
+    is_numbered = "word" not in named and _are_numbered(table, word, notes)
+    return Layout(word, tag, spelling, prefixes, tuple(notes), is_numbered)
 
 
 def layout_as_in(first: Layout, table: Table, reading: Reading, other: Table) -> Layout | None:
@@ -111,7 +114,8 @@ def layout_as_in(first: Layout, table: Table, reading: Reading, other: Table) ->
         return None
     notes: list[Note] = []
     prefixes = () if (reading.columns or {}).get("word") else _shared_prefixes(table, first.word, notes)
-    return Layout(first.word, first.tag, spelling, prefixes, tuple(notes))
+    is_numbered = not (reading.columns or {}).get("word") and _are_numbered(table, first.word, notes)
+    return Layout(first.word, first.tag, spelling, prefixes, tuple(notes), is_numbered)
 
 
 def types_in(table: Table, column: int, spelling: str) -> set[str]:
@@ -404,6 +408,22 @@ def _shared_prefixes(table: Table, column: int, notes: list[Note]) -> tuple[str,
         return ()
     notes.append(Note(f"every word begins with {listed}, which was removed", str(table.path)))
     return tuple(codes)
+
+
+def _are_numbered(table: Table, column: int, notes: list[Note]) -> bool:
+    """Whether all words are one character and a number that counts from 0 in each word of the text; with a note."""
+    count = 0
+    for block in table.blocks:
+        before = -1
+        for word in block.columns[column]:
+            if not word[1:].isdecimal() or int(word[1:]) not in (0, before + 1):
+                return False
+            before = int(word[1:])
+            count += before > 0
+    if count:
+        kind = "every word is a character with its number in a word (北0 京1): the numbers were removed"
+        notes.append(Note(kind, str(table.path)))
+    return count > 0
 
 
 def _is_parts_of_speech(values: set[str]) -> bool:

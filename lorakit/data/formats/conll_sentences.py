@@ -20,6 +20,7 @@ LONG = 500  # words: a file that is one sentence of at least this many gets a no
 _SENTENCE_NAME = re.compile(r"SENT(ENCE)?S?[ _.-]*(#|IDX?|NO|NUM|NUMBER|NR|INDEX)?|S_?IDX?")
 _DOCUMENT_NAME = re.compile(r"(DOC(UMENT)?|FILE|ARTICLE|TEXT|ABSTRACT)S?[ _.-]*(#|IDX?|NO|NUM|NUMBER|NR|INDEX|NAME)|"
                         r"DOC|DOCUMENT|FILE|FILENAME|ARTICLE|PMID")  # fmt: skip
+_MARKS = frozenset("<s> </s> <bos> <eos> <BOS> <EOS> [CLS] [SEP] [PAD] <pad> BOS EOS".split())
 _ENDS = ("EndOfSentence", "PySBDSegment")  # HIPE's flags: by annotators, or by the sentence splitter pySBD
 
 
@@ -38,7 +39,7 @@ def with_sentences(table: Table, word: int, tag: int) -> Table:
         table = _divided(table, starts, f"column {column + 1} tells where sentences end ({flag})")
     elif table.is_undivided or not table.is_conll2012:
         table = _as_numbered(table, word, tag)
-    return _about_length(table)
+    return _about_marks(_about_length(table), word)
 
 
 def _as_numbered(table: Table, word: int, tag: int) -> Table:
@@ -82,6 +83,18 @@ def _about_length(table: Table) -> Table:
         long = sum(len(block.lines) >= LONG for block in table.blocks)
         kind = f"{counted(long, 'sentence')} of at least {LONG} words (end each sentence with a blank line)"
     return table._replace(notes=(*table.notes, (kind, f"{table.path}:{longest.lines[0]}")))
+
+
+def _about_marks(table: Table, word: int) -> Table:
+    """The table with a note on lines whose word is only a mark that a tokenizer or a tool adds, or is empty."""
+    there = set().union(*(block.columns[word] for block in table.blocks))
+    marks = sorted(there & _MARKS)
+    kinds = [f"{', '.join(marks)} read as words (delete these lines, or empty them where sentences end)"] * bool(marks)
+    if table.is_undivided and "" in there:
+        kinds.append("no blank line in the file, but lines without a word (if sentences end there, empty these lines)")
+    if any(cell.startswith("##") and cell[2:].isalpha() for cell in there if cell[:1] == "#"):
+        kinds.append("words begin with ##, as pieces of a tokenizer do: give whole words, which are split in training")
+    return table._replace(notes=(*table.notes, *((kind, str(table.path)) for kind in kinds)))
 
 
 def _divided(table: Table, starts: set[int], kind: str) -> Table:

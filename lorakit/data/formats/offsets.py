@@ -133,7 +133,7 @@ def check_starts(documents: Iterable[Document], source: str) -> None:
     ]
 
     def wholes(earlier: int, shorter: int) -> int:
-        return sum(_is_whole(doc.text or "", item.start - earlier, item.end - shorter) for doc, item in found)
+        return sum(is_whole(doc.text or "", item.start - earlier, item.end - shorter) for doc, item in found)
 
     if len(found) < 2 or 10 * wholes(0, 0) > len(found):
         return
@@ -149,7 +149,7 @@ def check_starts(documents: Iterable[Document], source: str) -> None:
             )
 
 
-def _is_whole(text: str, start: int, end: int) -> bool:
+def is_whole(text: str, start: int, end: int) -> bool:
     """Whether a piece of a text begins and ends with a word or a sign, and in the middle of no word."""
     piece = text[max(start, 0) : end]
     if start < 0 or not piece or piece[:1].isspace() or piece[-1:].isspace():

@@ -109,3 +109,17 @@ def test_numbers_are_no_words_beside_words_with_numbers(tmp_path: Path):
     data = read_ner(write_text(tmp_path / "a.tsv", "1\tIL2\tB-X\n1\tp53\tO\n2\tCD4\tO\n2\tHIV1\tB-X\n\n1\tx1\tO\n"))
     assert [s.words for s in data.train][0][0] == "IL2"
     assert any("column 1 has only numbers (1, 2)" in note for note in data.notes)
+
+
+def test_numbers_of_characters_are_removed_with_a_note(tmp_path: Path):
+    path = write_text(tmp_path / "a.conll", "科0\tO\n技1\tO\n10\tO\n\n对0\tO\n北0\tB-GPE.NAM\n京1\tI-GPE.NAM\n")
+    data = read_ner(path)
+    assert [s.words for s in data.train] == [("科", "技", "1"), ("对", "北", "京")]
+    assert any("every word is a character with its number in a word" in note for note in data.notes)
+    assert read_ner(path, columns={"word": "1", "tag": "2"}).train[0].words == ("科0", "技1", "10")
+
+
+@pytest.mark.parametrize("words", ["a0 b2", "a1 b2", "a0 b0", "ab0 c1", "a0 b", "a0 b1 c1"])
+def test_other_words_with_numbers_stay_as_they_are(tmp_path: Path, words: str):
+    path = write_text(tmp_path / "a.tsv", "".join(f"{word}\tB-X\n" for word in words.split()))
+    assert read_ner(path).train[0].words == tuple(words.split())
