@@ -26,9 +26,17 @@ from lorakit.data.formats.datasets import read_rows
 from lorakit.data.formats.json_lines import read_labels
 from lorakit.data.formats.label_names import FILES as LABEL_FILES
 from lorakit.data.formats.label_names import KEY as CLASS_LABELS
-from lorakit.data.formats.offsets import check_ends
+from lorakit.data.formats.offsets import check_ends, check_starts
 from lorakit.data.formats.record import Document, Note, Reading, as_argument
-from lorakit.data.formats.registry import ENDINGS, Found, files_beside, format_named, format_of, recognised
+from lorakit.data.formats.registry import (
+    ENDINGS,
+    SPAN_READERS,
+    Found,
+    files_beside,
+    format_named,
+    format_of,
+    recognised,
+)
 from lorakit.data.label_map import check_label_map
 from lorakit.data.ner_data import NerData, Sentence, join
 from lorakit.data.partition import parse_shares, partition
@@ -75,8 +83,9 @@ def read_ner(
         shares: "80/10/10": divide a corpus without splits into train, validation and test by these shares; sentences of
             one document stay together.
         seed: shuffles the documents for `shares`.
-        offsets: "characters", "utf-16", "bytes" or "inclusive" (characters, and an end is the last one of the entity):
-            how the annotation tool counts, where its files do not tell.
+        offsets: how the annotation tool counts, where its files do not tell: "characters", "utf-16", "bytes",
+            "inclusive" (characters, and an end is the last one of the entity), "from-one" or "from-one-inclusive" (the
+            first character is 1).
 
     Returns:
         The corpus; `notes` says what was converted, repaired, dropped, left out or missing.
@@ -253,6 +262,7 @@ def _read_files(
             documents = list(form.read(path, found.reading))
             if options.offsets is None:
                 check_ends(documents, str(path))
+                check_starts(documents, str(path))
             if not any(document.words or document.text for document in documents):
                 why = "; ".join(lines_of([note for document in documents for note in document.notes]))
                 raise ValueError(f"{path}: empty: it holds no sentence{why and f': {why}'}")
@@ -301,12 +311,15 @@ def _read_splits(name: str, loaded: Mapping[str, Any], options: CorpusOptions) -
     if names["train"] is None:
         raise ValueError(f"{name}: no split 'train'; it has {', '.join(loaded)}")
     agreed: dict[str, Any] = {}
-    reading = Reading(columns=options.columns, layer=options.layer, agreed=agreed)
+    reading = Reading(columns=options.columns, layer=options.layer, agreed=agreed, offsets=options.offsets)
     splits: dict[str, list[Document]] = {}
     for split, its_name in names.items():
         if its_name is not None:
-            splits[split] = list(read_rows(loaded[its_name], reading, f"{name} {its_name}"))
-            if not any(document.words for document in splits[split]):
+            splits[split] = list(read_rows(loaded[its_name], reading, f"{name} {its_name}", SPAN_READERS))
+            if options.offsets is None:
+                check_ends(splits[split], f"{name} {its_name}")
+                check_starts(splits[split], f"{name} {its_name}")
+            if not any(document.words or document.text for document in splits[split]):
                 raise ValueError(f"{name}: split {its_name!r} is empty")
     labels = agreed.get(CLASS_LABELS)
     notes = [f"no {split} split: {name} has none" for split in SPLIT_NAMES if split not in splits]

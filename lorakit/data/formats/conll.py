@@ -1,11 +1,11 @@
 """Column files: a word and its tag per line, among other columns or not, and a blank line after each sentence.
 
 Tabs separate the columns, or spaces in a line without tabs. `conll_table` finds the rows, `conll_columns` the columns
-of words and tags, `conll_sentences` the sentences that no blank line ends; `conll_agreement` compares a file with the
-training file. Read by these rules, among others: CoNLL-2002 and -2003 with or without a column of numbers, WNUT17,
-GermEval 2014 (two layers), CoNLL-2012 (brackets), CoNLL-U (`NE=B-PER` in its last column), CoNLL-U Plus
-(`# global.columns`), PARSEME's .cupt (numbered expressions), WikiANN (`en:` before each word), the MIT corpora (tag
-first). A header is read as the names of the columns.
+of words and tags, `conll_sentences` and `conll_numbers` the sentences that no blank line ends; `conll_agreement`
+compares a file with the training file. Read by these rules, among others: CoNLL-2002 and -2003 with or without a column
+of numbers, WNUT17, GermEval 2014 (two layers), CoNLL-2012 (brackets), CoNLL-U (`NE=B-PER` in its last column), CoNLL-U
+Plus (`# global.columns`), PARSEME's .cupt (numbered expressions), WikiANN (`en:` before each word), the MIT corpora
+(tag first). A header is read as the names of the columns.
 """
 
 import csv
@@ -143,6 +143,8 @@ def _read_block(block: Block, table: Table, layout: Layout, plain: dict[str, str
     words, cells = block.columns[layout.word], block.columns[layout.tag]
     if layout.prefixes:
         words = tuple([word.partition(":")[2] for word in words])
+    if layout.is_numbered:
+        words = tuple([word[0] for word in words])
     name = f"{table.path.name}#{block.document}" if block.document else ""
     if layout.spelling not in (BRACKETS, EXPRESSIONS):
         tags = cells if plain is None else tuple([plain[cell] for cell in cells])

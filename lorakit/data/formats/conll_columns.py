@@ -5,9 +5,9 @@ where nothing else does. If several columns are tags, they are layers or a gold 
 user can tell apart; GermEval's layout, a number before the word and two columns of tags, is known.
 
 The words are in the first column that can be words: not one with a number in every line (places, ids), not one that is
-the same throughout each sentence (the name of the document), not one of parts of speech, and not lemmas that the words
-follow. Each column that is skipped is a note. It is skipped only for one that can hold words; nothing but numbers that
-count is refused.
+the same throughout each sentence (the name of the document), not one of parts of speech or of few values before many,
+and not lemmas that the words follow. Each column that is skipped is a note. It is skipped only for one that can hold
+words; nothing but numbers that count is refused.
 """
 
 import re
@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple, NoReturn
+from unicodedata import category
 
 from lorakit._counts import counted
 from lorakit.data.formats.conll_brackets import is_bracket
@@ -37,8 +38,8 @@ _PARTS_OF_SPEECH = frozenset(
     " WDT WP WP$ WRB HYPH AFX NFP ADD GW XX -LRB- -RRB- LRB RRB"
     " ADJ ADP ADV AUX CCONJ CONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ VERB X SPACE".split()
 )
-_MANY_ROWS = 2000  # from which on the number of different values tells words from classes
-_MOST_CLASSES = 100
+_MANY_ROWS = 2000  # by which a prefix of all words is told
+_MOST_CLASSES = 100  # different values of a column that is no words: parts of speech, shapes, sources
 _TAG_NAMES = re.compile(r"(^|[^A-Z])(NER?|MWE|BIO|IOB2?|ENTIT(Y|IES)|NAMED_ENTITY|TAGS?|LABELS?)($|[^A-Z])")
 _WORD_NAMES = ("FORM", "WORD", "TOKEN", "TEXT", "FORMS", "WORDS", "TOKENS", "TEXTS")
 
@@ -52,6 +53,7 @@ class Layout(NamedTuple):
         spelling: of the tags, or BRACKETS or EXPRESSIONS.
         prefixes: what the words of a sentence begin with and is not part of them: "en:" of WikiANN.
         notes: what to know about the choice.
+        is_numbered: whether words are characters with their numbers in a word, as in the Weibo corpus: 北0 京1.
     """
 
     word: int
@@ -59,6 +61,7 @@ class Layout(NamedTuple):
     spelling: str
     prefixes: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
+    is_numbered: bool = False
 
 
 def find_layout(table: Table, reading: Reading) -> Layout:
@@ -82,7 +85,8 @@ def find_layout(table: Table, reading: Reading) -> Layout:
         notes += _maybe_header(table, tag)
     word = named["word"] if "word" in named else _word_column(table, distinct, tag, notes)
     prefixes = () if "word" in named else _shared_prefixes(table, word, notes)
-    return Layout(word, tag, spelling, prefixes, tuple(notes))
+    is_numbered = "word" not in named and _are_numbered(table, word, notes)
+    return Layout(word, tag, spelling, prefixes, tuple(notes), is_numbered)
 
 
 def layout_as_in(first: Layout, table: Table, reading: Reading, other: Table) -> Layout | None:
@@ -110,7 +114,8 @@ def layout_as_in(first: Layout, table: Table, reading: Reading, other: Table) ->
         return None
     notes: list[Note] = []
     prefixes = () if (reading.columns or {}).get("word") else _shared_prefixes(table, first.word, notes)
-    return Layout(first.word, first.tag, spelling, prefixes, tuple(notes))
+    is_numbered = not (reading.columns or {}).get("word") and _are_numbered(table, first.word, notes)
+    return Layout(first.word, first.tag, spelling, prefixes, tuple(notes), is_numbered)
 
 
 def types_in(table: Table, column: int, spelling: str) -> set[str]:
@@ -335,6 +340,7 @@ def _word_column(table: Table, distinct: Sequence[set[str]], tag: int, notes: li
             if len(texts) > 1 and _are_ids(distinct[column]) and len(distinct[column]) > 2:
                 kind = f"column {column + 1} is read as words, but has a number in every line"
                 notes.append(Note(f"{kind} ({_example(distinct[column])})", f"{table.path}"))
+            notes += _maybe_words(table, distinct, column, rest, tag)
             return column
         fix = as_argument({"word": column + 1, "tag": tag + 1})
         if not rest:
@@ -345,6 +351,19 @@ def _word_column(table: Table, distinct: Sequence[set[str]], tag: int, notes: li
         kind = f"column {column + 1} {what}: not read as words (if it is the words: {fix})"
         notes.append(Note(kind, f"{table.path}"))
     raise AssertionError("the last column is returned or refused")
+
+
+def _maybe_words(table: Table, distinct: Sequence[set[str]], column: int, rest: Sequence[int], tag: int) -> list[Note]:
+    """A note on a later column of more different words than the one that is read as words: those may be lemmas."""
+    counts = [(_count_letters(distinct[i]), -i) for i in rest if _can_be_words(distinct[i])]
+    most, later = max(counts, default=(0, 0))
+    if tag < 0 or most <= len(distinct[column]):
+        return []
+    kind = (
+        f"column {column + 1} is read as words, but column {1 - later} has more different ones"
+        f" ({most:,}, not {len(distinct[column]):,}; if those are the words: --columns word={1 - later},tag={tag + 1})"
+    )
+    return [Note(kind, str(table.path))]
 
 
 def _are_typed_tags(values: set[str]) -> bool:
@@ -385,6 +404,22 @@ def _shared_prefixes(table: Table, column: int, notes: list[Note]) -> tuple[str,
     return tuple(codes)
 
 
+def _are_numbered(table: Table, column: int, notes: list[Note]) -> bool:
+    """Whether all words are one character and a number that counts from 0 in each word of the text; with a note."""
+    count = 0
+    for block in table.blocks:
+        before = -1
+        for word in block.columns[column]:
+            if not word[1:].isdecimal() or int(word[1:]) not in (0, before + 1):
+                return False
+            before = int(word[1:])
+            count += before > 0
+    if count:
+        kind = "every word is a character with its number in a word (北0 京1): the numbers were removed"
+        notes.append(Note(kind, str(table.path)))
+    return count > 0
+
+
 def _is_parts_of_speech(values: set[str]) -> bool:
     """Whether all these cells are parts of speech (NNP, VBZ, PROPN) or signs, and at least one is the former."""
     found = False
@@ -401,9 +436,11 @@ def _why_no_words(table: Table, distinct: Sequence[set[str]], column: int, rest:
     values = distinct[column]
     if _counts(table, column):
         return "counts 1, 2, 3, …"
-    others = [i for i in rest if _can_be_words(distinct[i]) and not _are_ids(distinct[i])]
+    lettered = [i for i in rest if _can_be_words(distinct[i])]
+    others = [i for i in lettered if not _are_ids(distinct[i])]
     if not others:
-        return None
+        are_numbers = lettered and all(map(_NUMBER.fullmatch, values))
+        return f"has only numbers ({_example(values)})" if are_numbers else None
     if _is_constant(table, column):
         return f"is the same in all lines of a sentence ({_example(values)})"
     if _are_ids(values):
@@ -414,14 +451,26 @@ def _why_no_words(table: Table, distinct: Sequence[set[str]], column: int, rest:
         return f"is the same in many lines that follow each other ({_example(values)})"
     if _is_parts_of_speech(values):
         return f"holds parts of speech ({_example(values)})"
-    rows = sum(len(block.lines) for block in table.blocks)
-    if rows >= _MANY_ROWS and len(values) <= _MOST_CLASSES:
-        words = max(sum(map(str.isalpha, distinct[i])) for i in others)
-        if words >= 10 * len(values):
-            return f"has {len(values)} different values in {rows:,} lines ({_example(values)})"
-    if _are_lemmas_of(table, column, distinct, others[0]):
+    if _are_classes(len(values), max(map(_count_letters, (distinct[i] for i in others)))):
+        rows = sum(len(block.lines) for block in table.blocks)
+        return f"has {len(values)} different values in {rows:,} lines ({_example(values)})"
+    if _are_lemmas_of(table, column, others[0]):
         return f"holds lemmas ({_example(values)})"
     return None
+
+
+def _count_letters(values: set[str]) -> int:
+    """How many values are letters only, and the marks that belong to them in scripts such as Devanagari."""
+    return sum(value.isalpha() or value[:1].isalpha() and all(map(_is_letter, value)) for value in values)
+
+
+def _is_letter(character: str) -> bool:
+    return character.isalpha() or category(character).startswith("M")
+
+
+def _are_classes(values: int, words: int) -> bool:
+    """Whether a column of so many different values holds classes of what another has so many different words of."""
+    return values <= _MOST_CLASSES and words >= 2 * values
 
 
 def _can_be_words(values: set[str]) -> bool:
@@ -455,17 +504,16 @@ def _is_constant(table: Table, column: int) -> bool:
     return several and all(len(set(block.columns[column])) == 1 for block in table.blocks)
 
 
-def _are_lemmas_of(table: Table, column: int, distinct: Sequence[set[str]], other: int) -> bool:
-    """Whether a column has the other's cells without their capitals, but hardly ever the other way round."""
-    without = {value.lower() for value in distinct[other]}
-    if 2 * len(distinct[column] & without) < len(distinct[column]):
-        return False
+def _are_lemmas_of(table: Table, column: int, other: int) -> bool:
+    """Whether a column begins as the other one does, but without capitals, and hardly ever with a new one."""
     equal = lower = capital = rows = 0
     for block in table.blocks:
         for one, two in zip(block.columns[column], block.columns[other], strict=True):
-            equal += one.lower() == two.lower()
-            lower += one != two and one == two.lower()
-            capital += one != two and two == one.lower()
+            first, second = one[:1], two[:1]
+            equal += first.lower() == second.lower()
+            if first != second:
+                lower += first == second.lower()
+                capital += second == first.lower()
             rows += 1
     return 2 * equal > rows and lower > 4 * capital
 

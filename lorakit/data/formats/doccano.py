@@ -11,7 +11,7 @@ versions: UTF-16 units).
 https://doccano.github.io/doccano/tutorial/#export-a-dataset
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,12 @@ def read_doccano(path: Path, reading: Reading) -> Iterator[Document]:
     Raises:
         ValueError: with the line: invalid JSON, a key that is missing or of another kind, offsets outside of the text.
     """
-    for place, record in read_objects(path):
+    yield from read_doccano_records(read_objects(path), reading)
+
+
+def read_doccano_records(records: Iterable[tuple[str, dict[str, Any]]], reading: Reading) -> Iterator[Document]:
+    """Yield a document for each (place, object); arguments and errors as above."""
+    for place, record in records:
         name = next((key for key in field_names.TEXTS if key in record), "text")
         text = check_text(record.get(name), name, place)
         key = annotations_key(record, field_names.DOCCANO, place, reading)

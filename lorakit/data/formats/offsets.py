@@ -2,7 +2,7 @@
 
 Tools count Unicode characters (Python), UTF-16 units (JavaScript, Java) or UTF-8 bytes; some count a CRLF line end as
 one character, some count from 1, and some name the last character of an annotation instead of the one after it. Most
-texts read the same in all of these but the last. Where they do not, the text that the file has beside an annotation
+texts read the same in all of these but the last two. Where they do not, the text that the file has beside an annotation
 decides: the first way of counting under which all annotations of a document cover the text that they should.
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from lorakit._counts import counted
 from lorakit.data.formats.record import Annotation, Document, Note
 
-UNITS = ("characters", "utf-16", "bytes", "inclusive")
+UNITS = ("characters", "utf-16", "bytes", "inclusive", "from-one", "from-one-inclusive")
 _UNSPACED = "\u0e00"  # from here on are Thai and other scripts whose words no space separates
 ASSUMED = "comes after a character beyond U+FFFF, which was counted as one character; offsets= says otherwise"
 
@@ -116,6 +116,48 @@ def check_ends(documents: Iterable[Document], source: str) -> None:
         )
 
 
+def check_starts(documents: Iterable[Document], source: str) -> None:
+    """Refuse annotations whose starts all are one too high, such as those of tools that count characters from 1.
+
+    Only places that the file does not prove are looked at: of two or more, at most a tenth are whole words, but at
+    least nine tenths are if they begin one character earlier, and end one earlier too or not.
+
+    Raises:
+        ValueError: with the first of them, and both ways out.
+    """
+    found = [
+        (document, item)
+        for document in documents
+        if document.text and not document.is_proven
+        for item in document.spans
+    ]
+
+    def wholes(earlier: int, shorter: int) -> int:
+        return sum(is_whole(doc.text or "", item.start - earlier, item.end - shorter) for doc, item in found)
+
+    if len(found) < 2 or 10 * wholes(0, 0) > len(found):
+        return
+    for unit, shorter in (("from-one", 1), ("from-one-inclusive", 0)):
+        if 10 * wholes(1, shorter) >= 9 * len(found):
+            document, item = found[0]
+            text = document.text or ""
+            read, meant = text[item.start : item.end], text[item.start - 1 : item.end - shorter]
+            raise ValueError(
+                f"{source}: the {counted(len(found), 'annotation')} begin one character after their words do, the"
+                f" first at {document.place}: {read!r} instead of {meant!r}; if the file counts characters from 1, say"
+                f" --offsets {unit}, and if not, --offsets characters"
+            )
+
+
+def is_whole(text: str, start: int, end: int) -> bool:
+    """Whether a piece of a text begins and ends with a word or a sign, and in the middle of no word."""
+    piece = text[max(start, 0) : end]
+    if start < 0 or not piece or piece[:1].isspace() or piece[-1:].isspace():
+        return False
+    cuts = (text[place - 1 : place + 1] for place in (start, end) if place)
+    return not any(len(cut) == 2 and cut.isalnum() for cut in cuts)
+
+
 def _moved(item: Annotation, pieces: Pieces) -> Annotation:
     return item._replace(start=pieces[0][0], end=pieces[-1][1], fragments=pieces if len(pieces) > 1 else ())
 
@@ -165,9 +207,9 @@ def _ways(text: str) -> Iterator[_Way]:
     if "\r\n" in text:
         yield _Way("characters", "characters with each line end as one", _line_ends_as_one(text))
     # a text with a byte-order mark also counts like this
-    yield _Way("characters", "counted from 1", from_one)
+    yield _Way("from-one", "counted from 1", from_one)
     yield _Way("inclusive", "those of the first and the last character", same, last=1)
-    yield _Way("inclusive", "those of the first and the last character, counted from 1,", from_one, last=1)
+    yield _Way("from-one-inclusive", "those of the first and the last character, counted from 1,", from_one, last=1)
 
 
 def _counter(text: str, size: Callable[[str], int]) -> Callable[[int], int | None]:

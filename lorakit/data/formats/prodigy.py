@@ -8,7 +8,7 @@ rejected or skipped are left out and counted.
 https://prodi.gy/docs/api-interfaces#ner_manual
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,12 @@ def read_prodigy(path: Path, reading: Reading) -> Iterator[Document]:
         ValueError: with the line: invalid JSON, a key that is missing or of another kind, offsets outside of the text,
             tokens that are not in the text.
     """
-    for place, record in read_objects(path):
+    yield from read_prodigy_records(read_objects(path), reading)
+
+
+def read_prodigy_records(records: Iterable[tuple[str, dict[str, Any]]], reading: Reading) -> Iterator[Document]:
+    """Yield a document for each (place, object); arguments and errors as above."""
+    for place, record in records:
         text = check_text(record.get("text"), "text", place)
         key = (reading.columns or {}).get("tag", "spans")
         values = check_list(record.get(key) or [], key, place)

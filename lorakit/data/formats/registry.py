@@ -6,6 +6,7 @@ To add one, write its reader in a file of this folder and list it in FORMATS.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,17 +31,22 @@ from lorakit.data.formats.datasets import (
     write_dataset,
     write_parquet,
 )
-from lorakit.data.formats.doccano import read_doccano, recognise_doccano, write_doccano
+from lorakit.data.formats.doccano import read_doccano, read_doccano_records, recognise_doccano, write_doccano
 from lorakit.data.formats.gliner import read_gliner, recognise_gliner, write_gliner
 from lorakit.data.formats.json_lines import read_json_lines, recognise_json_lines, write_json_lines
 from lorakit.data.formats.json_records import read_records
 from lorakit.data.formats.label_studio import read_label_studio, recognise_label_studio, write_label_studio
-from lorakit.data.formats.prodigy import read_prodigy, recognise_prodigy, write_prodigy
+from lorakit.data.formats.prodigy import read_prodigy, read_prodigy_records, recognise_prodigy, write_prodigy
 from lorakit.data.formats.pubtator import read_pubtator, recognise_pubtator, write_pubtator
 from lorakit.data.formats.record import Document, Note, Reading
 from lorakit.data.formats.spacy_docbin import read_docbin, recognise_docbin, write_docbin
 from lorakit.data.formats.spacy_json import read_spacy_json, recognise_spacy_json, write_spacy_json
-from lorakit.data.formats.spans_jsonl import read_spans_jsonl, recognise_spans_jsonl, write_spans_jsonl
+from lorakit.data.formats.spans_jsonl import (
+    read_span_records,
+    read_spans_jsonl,
+    recognise_spans_jsonl,
+    write_spans_jsonl,
+)
 from lorakit.data.formats.webanno import read_webanno, recognise_webanno, write_webanno
 from lorakit.data.split_files import SPLIT_NAMES
 
@@ -81,15 +87,17 @@ class Format:
     has_layers: bool = True
 
 
+SPAN_READERS = {"spans-jsonl": read_span_records, "doccano": read_doccano_records, "prodigy": read_prodigy_records}
+
 # In the order in which they are tried: the narrower first.
 FORMATS = (
     Format(
         name="parquet",
-        about="Parquet with columns of tokens and tags",
+        about="Parquet with columns of tokens and tags, or of texts and spans",
         specification="https://huggingface.co/docs/datasets/loading#parquet",
         endings=(".parquet",),
         recognise=recognise_parquet,
-        read=read_parquet,
+        read=partial(read_parquet, readers=SPAN_READERS),
         write=write_parquet,
         takes="tags",
         has_columns=True,
@@ -100,7 +108,7 @@ FORMATS = (
         specification="https://huggingface.co/docs/datasets/process#save",
         endings=(),
         recognise=recognise_dataset,
-        read=read_dataset,
+        read=partial(read_dataset, readers=SPAN_READERS),
         write=write_dataset,
         takes="tags",
         files=("*.arrow", "state.json", "dataset_info.json"),

@@ -7,7 +7,7 @@ an array.
 https://huggingface.co/docs/transformers/main_classes/pipelines#transformers.TokenClassificationPipeline
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from lorakit.data.formats.json_records import (
     read_tokens,
 )
 from lorakit.data.formats.json_writing import write_lines
-from lorakit.data.formats.offsets import place_spans, place_words
+from lorakit.data.formats.offsets import is_whole, place_spans, place_words
 from lorakit.data.formats.record import Annotation, Document, Reading, about_gaps
 from lorakit.data.formats.span_pieces import are_tagged_pieces, join_pieces
 from lorakit.data.formats.tagged_record import other_form
@@ -46,7 +46,17 @@ def read_spans_jsonl(path: Path, reading: Reading) -> Iterator[Document]:
     Raises:
         ValueError: with the line: invalid JSON, a key that is missing or of another kind, offsets outside of the text.
     """
-    for place, record in read_objects(path):
+    yield from read_span_records(read_objects(path), reading)
+
+
+def read_span_records(records: Iterable[tuple[str, dict[str, Any]]], reading: Reading) -> Iterator[Document]:
+    """Yield a document for each (place, object).
+
+    Raises:
+        ValueError: as above; or the spans of the file count the words of "tokens", not characters.
+    """
+    counts = _Counts()
+    for place, record in records:
         text = check_text(record.get("text"), "text", place)
         key = annotations_key(record, field_names.SPANS, place, reading)
         if record.get(key) is None:
@@ -61,8 +71,42 @@ def read_spans_jsonl(path: Path, reading: Reading) -> Iterator[Document]:
             notes += joined
         offsets = place_words(text, *read_tokens(record.get("tokens"), place), place, reading.offsets)
         is_proven = any(letters is not None for letters in covered)
+        if not is_proven and reading.offsets is None:
+            counts.add(text, placed, record, place)
         words, name = tuple(text[start:end] for start, end in offsets), name_of(record)
         yield Document(words, None, place, text, offsets, placed, name, (), tuple(notes), is_proven)
+    counts.check()
+
+
+class _Counts:
+    """How many spans of a file may count words: all end among those of "tokens", and hardly any is a whole word."""
+
+    def __init__(self) -> None:
+        self.spans = self.whole = 0
+        self.are_words = True
+        self.first = ""
+
+    def add(self, text: str, spans: Sequence[Annotation], record: dict[str, Any], place: str) -> None:
+        """Count the spans of a record."""
+        words = record.get("tokens") or record.get("words") or []
+        strings = isinstance(words, list) and all(isinstance(word, str) for word in words)
+        self.are_words &= strings and all(span.end <= len(words) for span in spans)
+        self.first = self.first or (spans and f"{place}, {spans[0].name}") or ""
+        self.spans += len(spans)
+        self.whole += sum(is_whole(text, span.start, span.end) for span in spans)
+
+    def check(self) -> None:
+        """Refuse spans of words.
+
+        Raises:
+            ValueError: with the first, and both ways out.
+        """
+        if self.are_words and self.spans > 1 and 10 * self.whole <= self.spans:
+            raise ValueError(
+                f"{self.first}: the places seem to count words, not characters of the text; write spans of words as"
+                ' GLiNER does, with the last word of each: {"tokenized_text": ["New", "York"], "ner": [[0, 1, "LOC"]]};'
+                " if they do count characters, say --offsets characters"
+            )
 
 
 def write_spans_jsonl(documents: Sequence[Document], path: Path) -> list[str]:

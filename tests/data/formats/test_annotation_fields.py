@@ -245,18 +245,6 @@ def test_words_marked_without_a_text_are_refused_and_gliners_form_is_the_fix(tmp
     assert entities(path) == FOUND
 
 
-def test_texts_in_a_table_are_refused_and_json_lines_are_the_fix(tmp_path: Path) -> None:
-    import datasets
-
-    datasets.disable_progress_bars()
-    rows = datasets.Dataset.from_dict({"text": [TEXT], "entities": [SPANS]})
-    rows.to_parquet(str(tmp_path / "a.parquet"))
-    with pytest.raises(ValueError, match="spans of texts are not read from tables; .* as JSON lines first, with data"):
-        read_ner(tmp_path / "a.parquet")
-    rows.to_json(str(tmp_path / "a.jsonl"))
-    assert entities(tmp_path / "a.jsonl") == FOUND
-
-
 def test_types_that_are_tags_are_refused_and_the_key_of_pipelines_is_the_fix(tmp_path: Path) -> None:
     pieces = [{"start": 0, "end": 1, "label": "B-ORG"}, {"start": 1, "end": 2, "label": "I-ORG"}]
     path = write_lines(tmp_path / "a.jsonl", {"text": TEXT, "spans": pieces})

@@ -159,3 +159,21 @@ def test_sentences_of_any_length_are_told_by_numbers(lengths: list[int], name: s
     ]
     path = tmp_path / ("a.csv" if comma else "a.tsv")
     assert read(path, rows, "," if comma else "\t") == sentences
+
+
+@pytest.mark.parametrize(("mark", "row"), [("</s>", "</s>\tO"), ("EOS", "EOS\tO"), ("", "\tO")])
+def test_marks_of_sentences_are_a_note_that_works(tmp_path: Path, mark: str, row: str):
+    path = write_text(tmp_path / "a.tsv", f"EU\tB-ORG\nruns\tO\n{row}\nIt\tO\n{row}\n")
+    assert [s.words for s in read_ner(path).train] == [("EU", "runs", mark, "It", mark)]
+    [note] = [note for note in read_ner(path).notes if "lines" in note]
+    assert ("empty them where sentences end" if mark else "(if sentences end there, empty these lines)") in note
+    write_text(path, path.read_text().replace(f"\n{row}\n", "\n\n"))
+    assert [s.words for s in read_ner(path).train] == [("EU", "runs"), ("It",)]
+    assert not [note for note in read_ner(path).notes if "lines" in note]
+
+
+def test_word_pieces_are_a_note(tmp_path: Path):
+    path = write_text(tmp_path / "a.tsv", "[CLS]\tO\nEU\tB-ORG\nre\tO\n##jects\tO\n[SEP]\tO\n\nIt\tO\n")
+    notes = " ".join(read_ner(path).notes)
+    assert "[CLS], [SEP] read as words" in notes and "words begin with ##, as pieces of a tokenizer do" in notes
+    assert "##" not in " ".join(read_ner(write_text(path, "EU\tB-ORG\n##\tO\n#1\tO\n")).notes)

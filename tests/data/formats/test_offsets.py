@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorakit.data.corpus import read_ner
-from lorakit.data.formats.offsets import ASSUMED, check_ends, place_spans
+from lorakit.data.formats.offsets import ASSUMED, check_ends, check_starts, place_spans
 from lorakit.data.formats.record import Annotation, Document
 from tests.support.corpora import write_lines
 
@@ -145,3 +145,71 @@ def test_both_ways_out_of_short_ends_work(tmp_path: Path, form: str) -> None:
         read_ner(path)
     for way, tags in (("inclusive", ("B-ORG", "O", "B-MISC", "O")), ("characters", ("B-ORG", "O", "O", "B-MISC"))):
         assert read_ner(path, offsets=way).train[0].tags[:4] == tags
+
+
+def test_starts_that_all_are_one_too_high_are_refused() -> None:
+    message = (
+        "f: the 3 annotations begin one character after their words do, the first at f:1: 'U ' instead of 'EU'; if"
+    )
+    with pytest.raises(ValueError, match=f"{message} the file counts characters from 1, say --offsets from-one, and"):
+        check_starts(of_words((1, 3), (12, 18), (43, 47)), "f")
+    with pytest.raises(ValueError, match="'U' instead of 'EU'; .* say --offsets from-one-inclusive, and if not, --off"):
+        check_starts(of_words((1, 2), (12, 17), (43, 46)), "f")
+
+
+@pytest.mark.parametrize(
+    "documents",
+    [
+        of_words((0, 2), (11, 17), (42, 46)),  # right ones
+        of_words((1, 3), (12, 18), (42, 46)),  # a third is right
+        of_words((1, 3)),  # one may be a mistake
+        of_words((1, 3), (12, 18), is_proven=True),
+        of_words((4, 6), (13, 15)),  # pieces of words
+        [Document((), None, "f:1", "我在北京", spans=(Annotation("X", 1, 2), Annotation("X", 2, 4)), is_proven=False)],
+        [Document(("a", "b"), None, "f:1", spans=(Annotation("X", 0, 1), Annotation("X", 1, 2)), is_proven=False)],
+        [],
+    ],
+)
+def test_other_starts_are_kept(documents: list[Document]) -> None:
+    check_starts(documents, "f")
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    st.lists(st.sampled_from(["EU", "IL-2", "é", "(p50)", "U.S.", "naïve", "“a”"]), min_size=2, max_size=8),
+    st.booleans(),
+)
+def test_places_counted_from_one_are_found_and_read(words: list[str], inclusive: bool) -> None:
+    """What is written from 1 is refused, unless signs beside words hide it; the flag it names reads all of it."""
+    text, items, at = " ".join(words), [], 0
+    for word in words:
+        items.append(Annotation("X", at + 1, at + len(word) + (not inclusive)))
+        at += len(word) + 1
+    text += " "  # the last end is a place, too
+    unit = "from-one-inclusive" if inclusive else "from-one"
+    shifted = Document((), None, "f:1", text, spans=tuple(items), is_proven=False)
+    if not inclusive or all(word[0].isalnum() for word in words):  # "(p50)" is "p50)" then, which is whole too
+        with pytest.raises(ValueError, match=f"say --offsets {unit}, and"):
+            check_starts([shifted], "f")
+    placed, _ = place_spans(text, items, [None] * len(items), "f:1", unit)
+    assert [text[item.start : item.end] for item in placed] == words
+    check_starts([shifted._replace(spans=placed)], "f")
+
+
+@pytest.mark.parametrize("form", ["doccano", "spans-jsonl", "spacy-json", "prodigy"])
+@pytest.mark.parametrize("unit", ["from-one", "from-one-inclusive"])
+def test_both_ways_out_of_high_starts_work(tmp_path: Path, form: str, unit: str) -> None:
+    last = unit == "from-one-inclusive"
+    triples = [[1, 3 - last, "ORG"], [12, 18 - last, "MISC"], [35, 42 - last, "MISC"]]
+    spans = [dict(zip(("start", "end", "label"), triple, strict=True)) for triple in triples]
+    record = {
+        "doccano": {"text": TEXT_OF_ENDS, "label": triples},
+        "spans-jsonl": {"text": TEXT_OF_ENDS, "spans": spans},
+        "spacy-json": [TEXT_OF_ENDS, {"entities": triples}],
+        "prodigy": {"text": TEXT_OF_ENDS, "spans": spans, "answer": "accept"},
+    }[form]
+    path = write_lines(tmp_path / "a.jsonl", record)
+    with pytest.raises(ValueError, match=f"say --offsets {unit}, and if not, --offsets characters"):
+        read_ner(path)
+    assert read_ner(path, offsets=unit).train[0].tags[:4] == ("B-ORG", "O", "B-MISC", "O")
+    assert read_ner(path, offsets="characters").train[0].tags[:2] == ("O", "B-ORG")

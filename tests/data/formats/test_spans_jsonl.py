@@ -88,3 +88,28 @@ def test_words_given_as_objects_are_the_words(tmp_path: Path) -> None:
     record["tokens"][1]["start"] = 3
     with pytest.raises(ValueError, match="a.jsonl:1, token 2: it begins before the token before it ends"):
         read_ner(write_lines(path, record))
+
+
+def of_words(*spans: tuple[int, int], tokens: bool = True) -> dict[str, object]:
+    record = {"text": "EU rejects German call .", "spans": [{"start": a, "end": b, "label": "X"} for a, b in spans]}
+    return record | ({"tokens": ["EU", "rejects", "German", "call", "."]} if tokens else {})
+
+
+def test_places_that_count_words_are_refused_and_both_ways_out_work(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", of_words((0, 1), (2, 4)), of_words())
+    with pytest.raises(
+        ValueError, match=r"a.jsonl:1, X 0-1: the places seem to count words, not characters"
+    ) as refusal:
+        read_ner(path)
+    assert '{"tokenized_text": ["New", "York"], "ner": [[0, 1, "LOC"]]}' in str(refusal.value)
+    assert read_ner(path, offsets="characters").train[0].words[:2] == ("E", "U")
+    write_lines(path, {"tokenized_text": of_words()["tokens"], "ner": [[0, 0, "X"], [2, 3, "X"]]})
+    assert read_ner(path).train[0].tags == ("B-X", "O", "B-X", "I-X", "O")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [of_words((0, 2), (11, 17)), of_words((0, 1)), of_words((0, 1), (2, 4), tokens=False), of_words((1, 2), (3, 9))],
+)
+def test_other_places_count_characters(tmp_path: Path, record: dict[str, object]) -> None:
+    assert read_ner(write_lines(tmp_path / "a.jsonl", record)).train
