@@ -359,9 +359,10 @@ def _maybe_words(table: Table, distinct: Sequence[set[str]], column: int, rest: 
     most, later = max(counts, default=(0, 0))
     if tag < 0 or most <= len(distinct[column]):
         return []
+    fix = as_argument({"word": 1 - later, "tag": tag + 1})
     kind = (
         f"column {column + 1} is read as words, but column {1 - later} has more different ones"
-        f" ({most:,}, not {len(distinct[column]):,}; if those are the words: --columns word={1 - later},tag={tag + 1})"
+        f" ({most:,}, not {len(distinct[column]):,}; if those are the words: {fix})"
     )
     return [Note(kind, str(table.path))]
 

@@ -145,7 +145,7 @@ def check_starts(documents: Iterable[Document], source: str) -> None:
             raise ValueError(
                 f"{source}: the {counted(len(found), 'annotation')} begin one character after their words do, the"
                 f" first at {document.place}: {read!r} instead of {meant!r}; if the file counts characters from 1, say"
-                f" --offsets {unit}, and if not, --offsets characters"
+                f" offsets={unit!r}, and if not, offsets='characters'"
             )
 
 

@@ -105,7 +105,7 @@ class _Counts:
             raise ValueError(
                 f"{self.first}: the places seem to count words, not characters of the text; write spans of words as"
                 ' GLiNER does, with the last word of each: {"tokenized_text": ["New", "York"], "ner": [[0, 1, "LOC"]]};'
-                " if they do count characters, say --offsets characters"
+                " if they do count characters, say offsets='characters'"
             )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorakit.data.corpus import read_ner
-from tests.support.corpora import write_text
+from tests.support.corpora import named_columns, write_text
 
 # word, lemma, part of speech, tag; a number of the word comes first
 SENTENCES = """The the DT O|European european NNP B-ORG|Commission commission NNP I-ORG|said say VBD O|on on IN O
@@ -48,7 +48,7 @@ def test_a_column_of_few_values_is_no_words_in_a_small_file(tmp_path: Path, name
     path = write(tmp_path / "a.tsv", lambda t, w, lemma, pos, tag: [make(w, pos), w, *[pos] * after, tag])
     assert words(path) == WORDS
     [note] = [note for note in read_ner(path).notes if "not read as words" in note]
-    columns = dict(part.split("=") for part in re.findall(r"(?:word|tag)=\d", note))
+    [columns] = named_columns(note)
     assert words(path, columns=columns) == [make(*token.split()[::2]) for token in re.findall(r"[^|\n]+", SENTENCES)]
 
 
@@ -84,7 +84,7 @@ def test_lemmas_before_the_words_are_skipped(tmp_path: Path, lemma_of: Callable[
     path = write(tmp_path / "a.tsv", lambda t, w, lemma, pos, tag: [*[t] * number, lemma_of(lemma), w, tag])
     assert words(path) == WORDS
     [note] = [note for note in read_ner(path).notes if "holds lemmas" in note]
-    columns = dict(part.split("=") for part in re.findall(r"(?:word|tag)=\d", note))
+    [columns] = named_columns(note)
     assert words(path, columns=columns) == list(map(lemma_of, LEMMAS))
 
 
@@ -101,7 +101,7 @@ def test_what_may_be_lemmas_is_a_note_that_works(tmp_path: Path):
     path = write_text(tmp_path / "a.tsv", rows)
     [note] = [note for note in read_ner(path).notes if "more different ones" in note]
     assert "column 1 is read as words, but column 2 has more different ones (6, not 4; if those are the words" in note
-    columns = dict(part.split("=") for part in re.findall(r"(?:word|tag)=\d", note))
+    [columns] = named_columns(note)
     assert [read_ner(path, columns=columns).train[0].words] == [tuple(word for word, _ in pairs)]
 
 
