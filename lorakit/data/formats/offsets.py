@@ -137,16 +137,23 @@ def check_starts(documents: Iterable[Document], source: str) -> None:
 
     if len(found) < 2 or 10 * wholes(0, 0) > len(found):
         return
-    for unit, shorter in (("from-one", 1), ("from-one-inclusive", 0)):
-        if 10 * wholes(1, shorter) >= 9 * len(found):
-            document, item = found[0]
-            text = document.text or ""
-            read, meant = text[item.start : item.end], text[item.start - 1 : item.end - shorter]
-            raise ValueError(
-                f"{source}: the {counted(len(found), 'annotation')} begin one character after their words do, the"
-                f" first at {document.place}: {read!r} instead of {meant!r}; if the file counts characters from 1, say"
-                f" offsets={unit!r}, and if not, offsets='characters'"
-            )
+
+    def before_space(shorter: int) -> int:
+        return sum(not (doc.text or "")[item.end - shorter :][:1].strip() for doc, item in found)
+
+    units = {"from-one": 1, "from-one-inclusive": 0}
+    possible = [unit for unit, shorter in units.items() if 10 * wholes(1, shorter) >= 9 * len(found)]
+    if not possible:
+        return
+    unit = max(possible, key=lambda unit: before_space(units[unit]))  # of "IL-2", "IL-" seems whole, too
+    document, item = found[0]
+    text = document.text or ""
+    read, meant = text[item.start : item.end], text[item.start - 1 : item.end - units[unit]]
+    raise ValueError(
+        f"{source}: the {counted(len(found), 'annotation')} begin one character after their words do, the first at"
+        f" {document.place}: {read!r} instead of {meant!r}; if the file counts characters from 1, say"
+        f" offsets={unit!r}, and if not, offsets='characters'"
+    )
 
 
 def is_whole(text: str, start: int, end: int) -> bool:
