@@ -16,6 +16,7 @@ from lorakit.training.tuning import front as front_of
 
 Record = dict[str, Any]
 SPLIT_MODES = ("default", "strict")
+ENOUGH_SEEDS = 3  # of both modes, for a decoder to be the summary's
 GOAL = {"f1": -0.003, "operations": 0.45, "time": 0.65}
 
 
@@ -23,7 +24,8 @@ def summary_of(records: Sequence[Record]) -> Record:
     """Everything that the report shows; "summary" is LoRA against full fine-tuning in the final stage.
 
     Only runs of one base and one decoder are compared. The summary is of the base of the first record, and of the
-    decoder with the most seeds; its settings of LoRA and of full fine-tuning are those that are best on validation.
+    decoder with which full fine-tuning is best on validation, of those with enough seeds; its settings of LoRA and of
+    full fine-tuning are those that are best on validation.
     """
     first, *others = by_base(records)
     chosen = chosen_pair(settings_of(first))
@@ -97,8 +99,11 @@ def latest_of(records: Iterable[Record]) -> list[Record]:
 
 def chosen_pair(settings: Iterable[list[Record]]) -> dict[str, list[Record]]:
     """The final runs by mode that the summary is of; empty where there are none of both modes."""
-    pairs = pairs_of(settings).values()
-    return max(pairs, key=lambda pair: (min(map(len, pair.values())), validation_f1(pair["lora"])), default={})
+
+    def rank(pair: Mapping[str, list[Record]]) -> tuple[int, float]:
+        return min(ENOUGH_SEEDS, *map(len, pair.values())), validation_f1(pair["full"])
+
+    return max(pairs_of(settings).values(), key=rank, default={})
 
 
 def pairs_of(settings: Iterable[list[Record]]) -> dict[str, dict[str, list[Record]]]:
@@ -194,11 +199,12 @@ def table_of(columns: Sequence[str]) -> np.ndarray:
 
 
 def by_type(chosen: Mapping[str, Sequence[Record]]) -> dict[str, dict[str, float]]:
-    """Test F1 of each entity type, mean over the seeds."""
-    types = chosen["full"][0]["test"]["by_type"]
+    """Test F1 of each entity type, mean over the seeds that all settings have."""
+    shared = set.intersection(*({run["cell"]["seed"] for run in runs} for runs in chosen.values()))
+    found = {mode: [run["test"] for run in runs if run["cell"]["seed"] in shared] for mode, runs in chosen.items()}
     return {
-        name: {mode: fmean(run["test"]["by_type"][name] for run in runs) for mode, runs in chosen.items()}
-        for name in types
+        name: {mode: fmean(test["by_type"][name] for test in tests) for mode, tests in found.items()}
+        for name in found["full"][0]["by_type"]
     }
 
 
@@ -222,9 +228,7 @@ def report(summary: Record) -> list[str]:
         lines += [f"## The final settings on another base: {other['cells'][0]['cell']['model']}", ""]
         lines += [final_table(other["settings"], other["cells"]), ""]
     found = [cell["energy"] for cell in cells if "energy" in cell]
-    shared = (
-        "Cells outside the final stage ran alone, some beside other load: their tokens/s and Wh are not comparable."
-    )
+    shared = "Cells that took no turns ran on several machines, some beside other load: their tokens/s and Wh are not comparable."
     return [*lines, f"{shared} Compare operations and CPU seconds.", "", *energy_sources(found)]
 
 
@@ -232,11 +236,14 @@ def verdict(found: Record) -> list[str]:
     """The summary in words."""
     low, high = found["test_f1_interval"]
     reached = "reached" if found["goal_reached"] else "missed"
+    time = "its time is unknown, because these runs took no turns"
+    if found["time_ratio"] is not None:
+        time = f"at **{found['time_ratio']:.2f}** of its time in runs that took turns"
     return [
         f"LoRA's test F1 minus that of full fine-tuning, over {found['seeds']} seeds: "
         f"**{found['test_f1_difference']:+.4f}** (95 % interval {low:+.4f} to {high:+.4f}: "
-        f"{found['test_f1_verdict']}), at **{found['operations_ratio']:.2f}** of its operations up to the best epoch "
-        f"and **{ratio(found['time_ratio'])}** of its time in runs that took turns.",
+        f"{found['test_f1_verdict']}), at **{found['operations_ratio']:.2f}** of its operations up to the best epoch; "
+        f"{time}.",
         "",
         f"The goal was at least {GOAL['f1']:+.3f} at no more than {GOAL['operations']} of the operations and "
         f"{GOAL['time']} of the time: {reached}.",
