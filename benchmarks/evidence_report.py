@@ -228,8 +228,8 @@ def report(summary: Record) -> list[str]:
         lines += [f"## The final settings on another base: {other['cells'][0]['cell']['model']}", ""]
         lines += [final_table(other["settings"], other["cells"]), ""]
     found = [cell["energy"] for cell in cells if "energy" in cell]
-    shared = "Cells that took no turns ran on several machines, some beside other load: their tokens/s and Wh are not comparable."
-    return [*lines, f"{shared} Compare operations and CPU seconds.", "", *energy_sources(found)]
+    about = "Cells that took no turns ran on several machines, some beside other load, so their tokens/s and Wh are not"
+    return [*lines, f"{about} comparable. Compare operations and CPU seconds.", "", *energy_sources(found)]
 
 
 def verdict(found: Record) -> list[str]:
@@ -382,7 +382,7 @@ def draw(summary: Record, figure: Any) -> None:
         axes.set_title(f"{screen[0]['cell']['sentences']:,} sentences, one seed" if screen else "")
     for axes, name in zip(bottom, COSTS, strict=True):
         draw_points(axes, final, name, "test")
-        axes.set_title(f"whole corpus, {max(map(len, final), default=0)} seeds; bars: lowest to highest seed")
+        axes.set_title(f"whole corpus, up to {max(map(len, final), default=0)} seeds; bars: lowest to highest seed")
     handles, labels = top[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
 

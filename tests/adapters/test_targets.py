@@ -235,7 +235,8 @@ def test_where_every_target_is_refused_the_message_does_not_say_to_leave_all_of_
     falcon = FalconForTokenClassification(config)
     for targets in ("all-linear", ["dense"]):
         with pytest.raises(
-            ValueError, match=r"a FalconLinear, .* like every layer that .*; train the model in full \(lorakit train --m"
+            ValueError,
+            match=r"a FalconLinear, .* like every layer that .*; train the model in full \(lorakit train --m",
         ):
             apply_lora(falcon, target_modules=targets)
     apply_lora(falcon, target_modules=["word_embeddings"])  # other layers, as it says

@@ -137,7 +137,10 @@ def test_convert_writes_no_text_for_one_that_nobody_annotated(tmp_path: Path, ca
         (["show", "examples/conll", "--columns", "tag=1"], "unknown tag '.*; tags are in column 2: --columns tag=2"),
         (["show", "examples/conll", "--columns", "word=2"], "unknown tag '.*; tags are in column 2: --columns tag=2"),
         (["show", "examples/conll", "--columns", "word=1,word=2"], "word=2: a role is named twice"),
-        (["show", "examples/conll", "--columns", "words=1"], "unknown role 'words'; it is word or tag, as in --columns word=1"),
+        (
+            ["show", "examples/conll", "--columns", "words=1"],
+            "unknown role 'words'; it is word or tag, as in --columns word=1",
+        ),
         (["show", "examples/conll", "--layer", "middle"], "invalid choice: 'middle'"),
         (["show", "examples/conll", "--offsets", "utf16"], "invalid choice: 'utf16'"),
         (["show", "examples/conll", "--label-map", "{}/nothing"], "nothing: cannot be read"),

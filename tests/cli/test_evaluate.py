@@ -82,7 +82,10 @@ def test_an_adapter_that_peft_made_is_scored_with_labels_as_the_model_itself(cor
             ["evaluate", "--adapter", "LORA", "--dataset", "CORPUS/train.json", "--split", "test"],
             "has no test set; it has train: choose one with --split",
         ),
-        (["evaluate", "--model", "RUN/full/model", "--dataset", "CORPUS", "--labels", "O"], "has its own: leave it out"),
+        (
+            ["evaluate", "--model", "RUN/full/model", "--dataset", "CORPUS", "--labels", "O"],
+            "has its own: leave it out",
+        ),
         (["evaluate", "--adapter", "LORA", "--dataset", "CORPUS", "--labels", "O", "B-X"], "; leave --labels out"),
     ],
 )
