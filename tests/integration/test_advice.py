@@ -12,6 +12,10 @@ import pytest
 import lorakit
 from lorakit.adapters.config import LoRAConfig
 from lorakit.cli.__main__ import build_parser, main
+from lorakit.export.packages import check_packages
+from lorakit.power.calibration import calibrate
+from lorakit.report.carbon import Carbon
+from lorakit.training.models import load_tagger
 from tests.support.tiny import MINI, ROOT
 
 THEIRS = {  # flags and arguments of others, and of flags and records of ours, that texts name
@@ -22,6 +26,7 @@ THEIRS = {  # flags and arguments of others, and of flags and records of ours, t
         "stride",
     },
 }  # fmt: skip
+OTHERS_WITH_ARGUMENTS = (load_tagger, calibrate, Carbon, check_packages)
 SENTENCE = "IL-2\tB-DNA\ngene\tI-DNA\nbinds\tO\n\n"
 
 
@@ -63,8 +68,8 @@ def test_every_flag_that_a_message_names_exists():
 def test_every_argument_that_a_message_names_exists():
     """`name=value` in a sentence: a setting of a config, or an argument of a public function or method."""
     known = {field.name for record in (lorakit.TrainConfig, LoRAConfig) for field in fields(record)}
-    for name in lorakit.__all__:
-        known |= set(inspect.signature(getattr(lorakit, name)).parameters)
+    for function in (*(getattr(lorakit, name) for name in lorakit.__all__), *OTHERS_WITH_ARGUMENTS):
+        known |= set(inspect.signature(function).parameters)
     named = {}
     for text in TEXTS:
         if " " in text.strip() and "<" not in text:
