@@ -13,8 +13,8 @@ cells of a seed take turns of a few steps, so that other load on the machine slo
 Each finished cell is one line of benchmarks/results/evidence-cells.jsonl. A cell whose settings are already there is
 skipped, so the same command continues where a killed one stopped. --report writes evidence.json, .md and .png from
 these lines. FLOPs are counted on four batches spread evenly over the corpus, in a separate run that is neither timed
-nor metered, and scaled to the tokens trained on up to the best epoch. Set OMP_NUM_THREADS=1 to reproduce the recorded
-speeds.
+nor metered, and scaled to the tokens trained on up to the best epoch; --recount does it again for all finished cells of
+a base. Set OMP_NUM_THREADS=1 to reproduce the recorded speeds.
 """
 
 import argparse
@@ -207,8 +207,13 @@ def recount(cells: Sequence[Cell], data: NerData, model_source: str) -> None:
 
 def with_flops(record: dict[str, Any], per_token: float) -> dict[str, Any]:
     """The record with another count."""
-    tokens = record["train_tokens"] * record["best_epoch"] / record["cell"]["epochs"]
-    return {**record, "flops_per_token": per_token, "flops_to_best_epoch": per_token * tokens}
+    epochs = record["cell"]["epochs"]
+    return {**record, **flops_of(per_token, record["train_tokens"], record["best_epoch"], epochs)}
+
+
+def flops_of(per_token: float, train_tokens: int, best_epoch: int, epochs: int) -> dict[str, float]:
+    """A run's FLOPs for its record, from those per token."""
+    return {"flops_per_token": per_token, "flops_to_best_epoch": per_token * train_tokens * best_epoch / epochs}
 
 
 def outcome(result: TrainResult, reading: Reading, flops_per_token: float, counted: Any) -> dict[str, Any]:
@@ -229,8 +234,7 @@ def outcome(result: TrainResult, reading: Reading, flops_per_token: float, count
         "train_tokens_per_s": result.train_tokens_per_s,
         "train_seconds": result.train_seconds,
         "duration_s": result.duration_s,
-        "flops_per_token": flops_per_token,
-        "flops_to_best_epoch": flops_per_token * result.train_tokens * result.best_epoch / result.epochs,
+        **flops_of(flops_per_token, result.train_tokens, result.best_epoch, result.epochs),
         "energy": {**energy, "measured_wh": reading.measured_wh, "estimated_wh": reading.estimated_wh},
     }
 

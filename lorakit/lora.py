@@ -5,7 +5,6 @@ the parts; what users call is here, or imported here.
 """
 
 import math
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -44,6 +43,7 @@ from lorakit.adapters.pretrained import SAVE, save_adapted
 from lorakit.adapters.state import add_adapter, configure, fill, refuse_other_parameters, restore_base, switch
 from lorakit.adapters.storage import save_adapter
 from lorakit.adapters.token_indices import common_rows, rows_trained
+from lorakit.adapters.unused import in_every_layer
 from lorakit.nn.layers import LoRALinear as LoRALinear
 from lorakit.nn.token_rows import ROWS
 from lorakit.nn.weights import refuse_sharded, update_shapes
@@ -380,10 +380,6 @@ def _warn_of_large_ranks(model: nn.Module, adapter: Adapter) -> None:
 
 def _warn_of_experts(model: nn.Module, adapter: Adapter) -> None:
     """Warn if LoRA is on a mixture's other matrices, but its experts have theirs in one tensor, which is no layer."""
-
-    def in_every_layer(name: str) -> str:
-        return re.sub(r"\.\d+(?=\.|$)", ".*", name)
-
     adapted = [in_every_layer(name) for name in adapter.targets]
     for name, module in model.named_modules():
         parent, _, last = name.rpartition(".")

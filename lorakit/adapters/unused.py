@@ -49,7 +49,7 @@ def unused_parameters(model: nn.Module) -> frozenset[str]:
     return frozenset() if copied is None else _without_gradient(copied, trained)
 
 
-def _place(name: str) -> str:
+def in_every_layer(name: str) -> str:
     """The name without its number in a list of layers or experts, which is the same for all of the list."""
     return re.sub(r"\.\d+(?=\.|$)", ".*", name)
 
@@ -89,6 +89,6 @@ def _without_gradient(model: nn.Module, tensors: dict[str, Tensor]) -> frozenset
         except Exception:  # whatever its reason, a model that does not run so says nothing here
             return frozenset()
     used = [name for name, gradient in zip(tensors, gradients, strict=True) if gradient is not None]
-    places, members = {_place(name) for name in used}, {_member(name) for name in used}
+    places, members = {in_every_layer(name) for name in used}, {_member(name) for name in used}
     unused = tensors.keys() - set(used)
-    return frozenset(name for name in unused if _place(name) not in places or _member(name) in members)
+    return frozenset(name for name in unused if in_every_layer(name) not in places or _member(name) in members)
